@@ -1,0 +1,282 @@
+//! A YAML file as a tree in which every node knows its place.
+//!
+//! A configuration is a plain tree: anchors, aliases, tags and a second document are refused, and so
+//! is a key that is given twice.
+
+use std::fmt;
+use std::sync::Arc;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+
+/// Nesting beyond this is no configuration.
+const MAX_DEPTH: usize = 32;
+
+/// Where something stands: a file with line and column, or an environment variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// File name, or name of the variable.
+    pub source: Arc<str>,
+    /// 1-based; 0 where the source has no lines.
+    pub line: usize,
+    /// 1-based; 0 where the source has no lines.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.source),
+            line => write!(f, "{}:{line}:{}", self.source, self.column),
+        }
+    }
+}
+
+/// One mistake in a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it stands.
+    pub place: Place,
+    /// Path in the document, such as `inbound.ports[0].mode`.
+    pub path: String,
+    /// What is wrong, and how to mend it.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, path, message } = self;
+        if path.is_empty() { write!(f, "{place}: {message}") } else { write!(f, "{place}: {path}: {message}") }
+    }
+}
+
+/// All mistakes of a document; as text one line each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// `value` if there is no problem, else all of them.
+    ///
+    /// # Errors
+    /// `self`, if it holds a problem.
+    pub fn or<T>(self, value: T) -> Result<T, Self> {
+        if self.0.is_empty() { Ok(value) } else { Err(self) }
+    }
+
+    pub(crate) fn push(&mut self, place: &Place, path: &str, message: impl Into<String>) {
+        self.0.push(Problem { place: place.clone(), path: path.to_owned(), message: message.into() });
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// A value and its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Where the value starts.
+    pub place: Place,
+    /// The value.
+    pub value: Value,
+}
+
+/// A YAML value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Null, boolean, number or string.
+    Scalar(serde_json::Value),
+    /// A sequence.
+    List(Vec<Node>),
+    /// A mapping, in the order of the file, each key with its place.
+    Map(Vec<(String, Place, Node)>),
+}
+
+impl Node {
+    /// Parses one YAML document. An empty one is an empty mapping.
+    ///
+    /// # Errors
+    /// The first syntax error: what follows one can't be trusted.
+    pub fn parse(source: &str, text: &str) -> Result<Self, Problems> {
+        let mut reader = Reader { parser: Parser::new_from_str(text), source: source.into() };
+        reader.document().map_err(|problem| Problems(vec![problem]))
+    }
+
+    /// The node at `path`, as deep as it exists: for a missing key the place of its nearest parent.
+    #[must_use]
+    pub fn nearest(&self, path: &str) -> &Node {
+        let mut node = self;
+        for step in path.split(['.', '[']).filter(|s| !s.is_empty()) {
+            let next = match &node.value {
+                Value::Map(entries) => entries.iter().find(|(key, _, _)| key == step).map(|(_, _, n)| n),
+                Value::List(items) => step.trim_end_matches(']').parse().ok().and_then(|i: usize| items.get(i)),
+                Value::Scalar(_) => None,
+            };
+            let Some(next) = next else { break };
+            node = next;
+        }
+        node
+    }
+
+    /// The tree without its places.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Scalar(scalar) => scalar.clone(),
+            Value::List(items) => items.iter().map(Self::to_json).collect(),
+            Value::Map(entries) => serde_json::Value::Object(entries.iter().map(|(key, _, node)| (key.clone(), node.to_json())).collect()),
+        }
+    }
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    source: Arc<str>,
+}
+
+impl<'a> Reader<'a> {
+    fn place(&self, span: Span) -> Place {
+        Place { source: self.source.clone(), line: span.start.line(), column: span.start.col() + 1 }
+    }
+
+    fn problem(&self, span: Span, message: impl Into<String>) -> Problem {
+        Problem { place: self.place(span), path: String::new(), message: message.into() }
+    }
+
+    fn next(&mut self) -> Result<(Event<'a>, Span), Problem> {
+        match self.parser.next_event() {
+            Some(Ok(event)) => Ok(event),
+            Some(Err(error)) => Err(Problem {
+                place: Place { source: self.source.clone(), line: error.marker().line(), column: error.marker().col() + 1 },
+                path: String::new(),
+                message: format!("not YAML: {}", error.info()),
+            }),
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    fn document(&mut self) -> Result<Node, Problem> {
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamStart | Event::DocumentStart(_) => {}
+                Event::StreamEnd => {
+                    let place = Place { source: self.source.clone(), line: 1, column: 1 };
+                    return Ok(Node { place, value: Value::Map(Vec::new()) });
+                }
+                event => {
+                    let mut node = self.node(event, span, 0)?;
+                    if node.value == Value::Scalar(serde_json::Value::Null) {
+                        node.value = Value::Map(Vec::new());
+                    }
+                    loop {
+                        match self.next()? {
+                            (Event::DocumentEnd, _) => {}
+                            (Event::StreamEnd, _) => return Ok(node),
+                            (_, span) => return Err(self.problem(span, "a second document; one file holds one")),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Problem> {
+        if depth > MAX_DEPTH {
+            return Err(self.problem(span, format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        let place = self.place(span);
+        let value = match event {
+            Event::Scalar(text, style, 0, None) => Value::Scalar(scalar(&text, style)),
+            Event::SequenceStart(0, None) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next()? {
+                        (Event::SequenceEnd, _) => break Value::List(items),
+                        (event, span) => items.push(self.node(event, span, depth + 1)?),
+                    }
+                }
+            }
+            Event::MappingStart(0, None) => {
+                let mut entries: Vec<(String, Place, Node)> = Vec::new();
+                loop {
+                    let (event, span) = self.next()?;
+                    let key = match event {
+                        Event::MappingEnd => break Value::Map(entries),
+                        Event::Scalar(key, _, 0, None) => key.into_owned(),
+                        _ => return Err(self.problem(span, "a key must be a plain word")),
+                    };
+                    if let Some((_, first, _)) = entries.iter().find(|(k, _, _)| *k == key) {
+                        return Err(self.problem(span, format!("`{key}` is given twice, first on line {}", first.line)));
+                    }
+                    let key_place = self.place(span);
+                    let (event, span) = self.next()?;
+                    let node = self.node(event, span, depth + 1)?;
+                    entries.push((key, key_place, node));
+                }
+            }
+            _ => return Err(self.problem(span, "anchors, aliases and tags are not used here; write the value out")),
+        };
+        Ok(Node { place, value })
+    }
+}
+
+/// The YAML 1.2 core schema; what is quoted is a string.
+fn scalar(text: &str, style: ScalarStyle) -> serde_json::Value {
+    use serde_json::Value as Json;
+    if style != ScalarStyle::Plain {
+        return Json::String(text.to_owned());
+    }
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Json::Null,
+        "true" | "True" | "TRUE" => Json::Bool(true),
+        "false" | "False" | "FALSE" => Json::Bool(false),
+        _ => match text.parse::<i64>() {
+            Ok(number) => Json::from(number),
+            Err(_) => match text.parse::<f64>() {
+                Ok(number) if number.is_finite() && text.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '.') => {
+                    Json::from(number)
+                }
+                _ => Json::String(text.to_owned()),
+            },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_those_of_the_file() {
+        let node = Node::parse("f.yaml", "a: 1\nb:\n  - c: x\n  - c: 'true'\n").unwrap();
+        let at = node.nearest("b[1].c");
+        assert_eq!((at.place.line, at.place.column), (4, 8));
+        assert_eq!(at.to_json(), serde_json::json!("true"));
+    }
+
+    #[test]
+    fn what_is_no_plain_tree_is_refused() {
+        for (text, say) in [
+            ("a: 1\na: 2\n", "f:2:1: `a` is given twice, first on line 1"),
+            ("a: &x 1\nb: *x\n", "anchors"),
+            ("a: !!str 1\n", "tags"),
+            ("a: 1\n---\nb: 2\n", "second document"),
+            ("a: [1\n", "not YAML"),
+        ] {
+            let problems = Node::parse("f", text).unwrap_err().to_string();
+            assert!(problems.contains(say), "{problems}");
+        }
+        let deep = "[".repeat(200);
+        assert!(Node::parse("f", &deep).unwrap_err().to_string().contains("nested deeper"));
+    }
+}

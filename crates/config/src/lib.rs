@@ -1,0 +1,19 @@
+//! The one schema of sidegate's configuration: profiles, defaults, validation.
+//!
+//! The schema is the Rust types in [`schema`]. A file is checked against it as a whole, so that all
+//! mistakes are reported at once, each with file, line, path and how to mend it.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod check;
+pub mod document;
+mod environment;
+mod load;
+pub mod schema;
+mod validate;
+pub mod value;
+mod watch;
+
+pub use document::{Node, Place, Problem, Problems};
+pub use load::{json_schema, load, parse, parse_with, typed};
+pub use schema::Config;
+pub use watch::FileWatch;

@@ -1,0 +1,456 @@
+//! The schema: each field with its default and why it is that.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::value::{Address, Cidr, Domain, Endpoint, HostPort, Id, IdPattern, Ports, Span};
+
+/// What a file of sidegate's configuration holds.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// `production` refuses what may not be there; `development` warns. Default: production, so that nobody forgets it.
+    pub profile: Profile,
+    /// Where our X.509-SVID and the trust bundles come from.
+    pub identity: Identity,
+    /// Connections to the workload.
+    pub inbound: Inbound,
+    /// Connections from the workload.
+    pub outbound: Outbound,
+    /// Who may talk to the workload.
+    pub policy: Policy,
+    /// The kernel rules that `sidegate redirect` makes.
+    pub redirect: Redirect,
+    /// Bounds on what connections may use.
+    pub limits: Limits,
+    /// A deadline for every wait.
+    pub timeouts: Timeouts,
+    /// How sidegate ends.
+    pub drain: Drain,
+    /// The HTTP port with probes and metrics.
+    pub admin: Admin,
+    /// A line for each connection, on standard output.
+    pub access_log: AccessLog,
+    /// Threads of the data plane, each with a runtime of its own. Default: the cgroup's CPU quota, rounded up.
+    #[schemars(range(min = 1, max = 64))]
+    pub workers: Option<u16>,
+}
+
+/// How strict the configuration is judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// What weakens protection is refused, or needs a written reason.
+    #[default]
+    Production,
+    /// What weakens protection is a warning.
+    Development,
+}
+
+/// Where our X.509-SVID and the trust bundles come from.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Identity {
+    /// In order: the first source that has a valid SVID is used. Default: the Workload API at `SPIFFE_ENDPOINT_SOCKET`.
+    pub sources: Vec<Source>,
+    /// Which SVID to use if a source offers several. Default: its first.
+    #[serde(rename = "use")]
+    pub select: Select,
+    /// How long material stays in use after the Workload API said PermissionDenied. SPIRE also says so for a moment
+    /// after an entry was changed, hence not at once.
+    pub permission_denied_grace: Grace,
+}
+
+/// How long; default 1 minute.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Grace(pub Span);
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self(Span::seconds(60))
+    }
+}
+
+/// One source; exactly one of its keys is set.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Source {
+    /// The SPIFFE Workload API, usually a SPIRE agent's.
+    pub workload_api: Option<WorkloadApi>,
+    /// PEM files, watched.
+    pub files: Option<Files>,
+}
+
+/// The SPIFFE Workload API.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WorkloadApi {
+    /// `unix:///path` or `tcp://127.0.0.1:PORT`. Default: `SPIFFE_ENDPOINT_SOCKET`.
+    pub socket: Option<Endpoint>,
+}
+
+/// An SVID and bundles in PEM files. They are watched; replace them by renaming over them.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Files {
+    /// The X.509-SVID, leaf first, then intermediates.
+    pub certificate: PathBuf,
+    /// Its private key, PKCS#8 or SEC1. Only its owner may read it.
+    pub key: PathBuf,
+    /// Trust bundle of the SVID's own trust domain.
+    pub bundle: PathBuf,
+    /// Trust bundles of other trust domains.
+    #[serde(default)]
+    pub federated_bundles: Vec<FederatedBundle>,
+}
+
+/// The trust bundle of another trust domain.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FederatedBundle {
+    /// Whose bundle it is.
+    pub trust_domain: Domain,
+    /// PEM file with its CA certificates.
+    pub bundle: PathBuf,
+}
+
+/// Which SVID to use; at most one key is set.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Select {
+    /// The one with this SPIFFE ID.
+    pub spiffe_id: Option<Id>,
+    /// The one with this hint.
+    pub hint: Option<String>,
+}
+
+/// Connections to the workload.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Inbound {
+    /// Where redirected connections arrive; `null` for none. Default `[::]:15006`.
+    pub listen: Option<Address>,
+    /// The mode of every port that `ports` does not name. Default: strict.
+    pub default_mode: Mode,
+    /// Why `defaultMode` is not strict. Production wants it in writing.
+    pub reason: Option<String>,
+    /// Ports of the application that differ from the default.
+    pub ports: Vec<InboundPort>,
+    /// Listeners without redirection: each hands on to one address of the application.
+    pub listeners: Vec<InboundListener>,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            listen: Some(Address((std::net::Ipv6Addr::UNSPECIFIED, 15006).into())),
+            default_mode: Mode::Strict,
+            reason: None,
+            ports: Vec::new(),
+            listeners: Vec::new(),
+        }
+    }
+}
+
+/// What a port demands of who connects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Mutual TLS with an authorized SPIFFE identity; all else is refused.
+    #[default]
+    Strict,
+    /// Mutual TLS, and plaintext from clients that have no sidecar yet. Each plaintext connection is a warning and counted.
+    Permissive,
+    /// Whatever comes is passed on as it is: health checks, applications that speak TLS themselves.
+    Plaintext,
+}
+
+/// A port of the application that differs from the default.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InboundPort {
+    /// Which ports.
+    pub port: Ports,
+    /// Their mode.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Why the mode is not strict. Production wants it in writing.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// The application speaks first (SMTP, MySQL, SSH): on a permissive port, don't wait for the client longer than
+    /// `timeouts.detect`.
+    #[serde(default)]
+    pub server_first: bool,
+    /// Application protocols that the port negotiates, best first. Default: none.
+    #[serde(default)]
+    pub alpn: Vec<String>,
+}
+
+/// A listener that hands on to one address.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InboundListener {
+    /// Where it listens.
+    pub listen: Address,
+    /// The application's address. Its port decides mode and policy.
+    pub to: Address,
+}
+
+/// Connections from the workload.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Outbound {
+    /// Where redirected connections arrive, IPv4 loopback; `null` for none. Default `127.0.0.1:15001`.
+    pub listen: Option<Address>,
+    /// The same for IPv6. Default `[::1]:15001`.
+    pub listen6: Option<Address>,
+    /// What is in the mesh; the first that covers an address decides.
+    pub destinations: Vec<Destination>,
+    /// What becomes of everything else. Default: refuse.
+    pub otherwise: Otherwise,
+    /// Why `otherwise` is `passthrough`. Production wants it in writing.
+    pub reason: Option<String>,
+    /// Listeners without redirection: each leads to one peer.
+    pub listeners: Vec<OutboundListener>,
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            listen: Some(Address((std::net::Ipv4Addr::LOCALHOST, 15001).into())),
+            listen6: Some(Address((std::net::Ipv6Addr::LOCALHOST, 15001).into())),
+            destinations: Vec::new(),
+            otherwise: Otherwise::Refuse,
+            reason: None,
+            listeners: Vec::new(),
+        }
+    }
+}
+
+/// What becomes of a connection to a destination that is not in the mesh.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Otherwise {
+    /// It is reset, and the record says so.
+    #[default]
+    Refuse,
+    /// It goes out as the application sent it. Counted as plaintext.
+    Passthrough,
+}
+
+/// A set of addresses in the mesh, and who may answer there.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Destination {
+    /// Its name in records and metrics.
+    pub name: String,
+    /// Address blocks. With neither `cidrs` nor `dns`: every address.
+    #[serde(default)]
+    pub cidrs: Vec<Cidr>,
+    /// DNS names, resolved and refreshed as their TTL says.
+    #[serde(default)]
+    pub dns: Vec<String>,
+    /// Ports; default all.
+    #[serde(default)]
+    pub ports: Vec<Ports>,
+    /// Who may answer. Default: any workload of our own trust domain.
+    #[serde(default)]
+    pub spiffe_ids: Vec<IdPattern>,
+    /// Server name to ask for; default none.
+    #[serde(default)]
+    pub sni: Option<String>,
+    /// Application protocols to offer, best first; default none.
+    #[serde(default)]
+    pub alpn: Vec<String>,
+}
+
+/// A listener that leads to one peer.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutboundListener {
+    /// Its name in records and metrics.
+    pub name: String,
+    /// Where it listens; loopback, for it gives whoever connects our identity.
+    pub listen: Address,
+    /// The peer; a name is resolved and refreshed.
+    pub to: HostPort,
+    /// Who may answer. Default: any workload of our own trust domain.
+    #[serde(default)]
+    pub spiffe_ids: Vec<IdPattern>,
+    /// Server name to ask for; default none.
+    #[serde(default)]
+    pub sni: Option<String>,
+    /// Application protocols to offer, best first; default none.
+    #[serde(default)]
+    pub alpn: Vec<String>,
+}
+
+/// Who may talk to the workload.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Policy {
+    /// Policy files, read anew when they change. Without any rule every peer is denied.
+    pub files: Vec<PathBuf>,
+}
+
+/// The kernel rules that `sidegate redirect` makes.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Redirect {
+    /// sidegate's own packets are those of this user. Default 1337, unless `exemptMark` is set.
+    pub exempt_uid: Option<u32>,
+    /// sidegate's own packets carry this fwmark, and it sets it: for namespaces that have a single user.
+    #[schemars(range(min = 1))]
+    pub exempt_mark: Option<u32>,
+    /// Further users who are never captured.
+    pub exclude_uids: Vec<u32>,
+    /// What is captured towards the workload.
+    pub inbound: Captured,
+    /// What is captured from the workload.
+    pub outbound: Captured,
+    /// UDP is dropped but to the resolvers, since HTTP/3 would walk past every check. Default: drop.
+    pub udp: Udp,
+    /// DNS servers that UDP and TCP port 53 may go to.
+    pub dns_resolvers: Vec<std::net::IpAddr>,
+}
+
+/// What is captured in one direction.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Captured {
+    /// Only these ports; default all.
+    pub include_ports: Vec<Ports>,
+    /// Not these ports: they pass uncaptured and unprotected.
+    pub exclude_ports: Vec<Ports>,
+    /// Only these addresses (outbound); default all.
+    pub include_cidrs: Vec<Cidr>,
+    /// Not these addresses: they pass uncaptured and unprotected.
+    pub exclude_cidrs: Vec<Cidr>,
+}
+
+/// What becomes of UDP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Udp {
+    /// Dropped and counted, but DNS to the configured resolvers.
+    #[default]
+    Drop,
+    /// Passed.
+    Allow,
+}
+
+/// Bounds on what connections may use.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open connections, both directions together. Default 20000; never more than half of the descriptors that the
+    /// process may have, since a connection needs two.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: u32,
+    /// TLS handshakes in flight. Default 1024: a core finishes some thousands a second.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub handshakes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 20_000, handshakes: 1024 }
+    }
+}
+
+/// A deadline for every wait.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// TCP connect. Default 5s: three SYNs.
+    pub dial: Span,
+    /// TLS handshake. Default 10s.
+    pub handshake: Span,
+    /// On a permissive port, how long bytes of a server that speaks first are held back for a client that may still
+    /// speak TLS. Default 200ms.
+    pub detect: Span,
+    /// On a permissive port, how long a connection may be silent at both ends. Default 1m.
+    pub silent: Span,
+    /// No byte in either direction. Default 1h; `0s` for never.
+    pub idle: Span,
+    /// One direction closed and no byte in the other. Default 5m.
+    pub half_open: Span,
+    /// Sent data unacknowledged (`TCP_USER_TIMEOUT`). Default 30s.
+    pub tcp_user: Span,
+    /// First keepalive probe after this much silence. Default 60s.
+    pub keepalive: Span,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            dial: Span::seconds(5),
+            handshake: Span::seconds(10),
+            detect: Span(std::time::Duration::from_millis(200)),
+            silent: Span::seconds(60),
+            idle: Span::seconds(3600),
+            half_open: Span::seconds(300),
+            tcp_user: Span::seconds(30),
+            keepalive: Span::seconds(60),
+        }
+    }
+}
+
+/// How sidegate ends.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Drain {
+    /// After SIGTERM, how long open connections may go on. Outbound stays up meanwhile, for the application drains too.
+    /// Default 25s, below Kubernetes' 30s.
+    pub deadline: Span,
+    /// How long inbound connections are still accepted after SIGTERM, until nobody sends them here any more. Default 3s.
+    pub settle: Span,
+    /// End before the deadline when no connection has been open, in either direction, for this long. Default 5s.
+    pub quiet: Span,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { deadline: Span::seconds(25), settle: Span::seconds(3), quiet: Span::seconds(5) }
+    }
+}
+
+/// The HTTP port with `/livez`, `/readyz`, `/startupz` and `/metrics`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Admin {
+    /// Where it listens; `null` for nowhere. Default `127.0.0.1:15020`; a kubelet's probes need the pod's address.
+    pub listen: Option<Address>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: Some(Address((std::net::Ipv4Addr::LOCALHOST, 15020).into())) }
+    }
+}
+
+/// A line for each connection, on standard output.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// Default `auto`.
+    pub format: LogFormat,
+}
+
+/// How a record is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// One readable line.
+    Text,
+    /// Nothing.
+    Off,
+}

@@ -1,0 +1,143 @@
+//! What the shape of a file can't say: values that contradict each other, and what production refuses.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::document::{Node, Problems};
+use crate::schema::{Config, Mode, Otherwise, Profile};
+use crate::value::PortRange;
+
+/// Adds what is wrong with `config`, which was built from `root`.
+pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
+    let mut say = |path: &str, message: String| problems.push(&root.nearest(path).place, path, message);
+    identity(config, &mut say);
+    listeners(config, &mut say);
+    outbound(config, &mut say);
+    if config.redirect.exempt_uid.is_some() && config.redirect.exempt_mark.is_some() {
+        say("redirect.exemptMark", "set either `exemptUid` or `exemptMark`".to_owned());
+    }
+    if !config.redirect.inbound.include_cidrs.is_empty() {
+        say("redirect.inbound.includeCidrs", "is for `redirect.outbound`; inbound, name what passes in `excludeCidrs`".to_owned());
+    }
+    for (path, span) in [
+        ("timeouts.dial", &config.timeouts.dial),
+        ("timeouts.handshake", &config.timeouts.handshake),
+        ("timeouts.silent", &config.timeouts.silent),
+        ("timeouts.halfOpen", &config.timeouts.half_open),
+        ("timeouts.tcpUser", &config.timeouts.tcp_user),
+        ("timeouts.keepalive", &config.timeouts.keepalive),
+    ] {
+        if span.0.as_millis() < 1 {
+            say(path, "must be more than 0: every wait has a deadline".to_owned());
+        }
+    }
+    if config.profile == Profile::Production {
+        production(config, &mut say);
+    }
+}
+
+fn identity(config: &Config, say: &mut impl FnMut(&str, String)) {
+    for (index, source) in config.identity.sources.iter().enumerate() {
+        if usize::from(source.workload_api.is_some()) + usize::from(source.files.is_some()) != 1 {
+            say(&format!("identity.sources[{index}]"), "a source has exactly one of `workloadApi` and `files`".to_owned());
+        }
+        let Some(files) = &source.files else { continue };
+        if config.profile == Profile::Production
+            && let Ok(meta) = std::fs::metadata(&files.key)
+            && meta.permissions().mode() & 0o077 != 0
+        {
+            let mode = meta.permissions().mode() & 0o777;
+            say(
+                &format!("identity.sources[{index}].files.key"),
+                format!("{} can be read by others (mode {mode:04o}); profile `production` refuses that: chmod 0600", files.key.display()),
+            );
+        }
+    }
+    if config.identity.select.spiffe_id.is_some() && config.identity.select.hint.is_some() {
+        say("identity.use", "set either `spiffeId` or `hint`".to_owned());
+    }
+}
+
+fn listeners(config: &Config, say: &mut impl FnMut(&str, String)) {
+    let mut all: Vec<(String, SocketAddr)> = Vec::new();
+    let mut add = |path: &str, address: Option<SocketAddr>| all.extend(address.map(|a| (path.to_owned(), a)));
+    add("inbound.listen", config.inbound.listen.as_ref().map(|a| a.0));
+    add("outbound.listen", config.outbound.listen.as_ref().map(|a| a.0));
+    add("outbound.listen6", config.outbound.listen6.as_ref().map(|a| a.0));
+    add("admin.listen", config.admin.listen.as_ref().map(|a| a.0));
+    for (i, listener) in config.inbound.listeners.iter().enumerate() {
+        add(&format!("inbound.listeners[{i}].listen"), Some(listener.listen.0));
+    }
+    for (i, listener) in config.outbound.listeners.iter().enumerate() {
+        add(&format!("outbound.listeners[{i}].listen"), Some(listener.listen.0));
+    }
+    let mut seen: HashMap<u16, (&str, SocketAddr)> = HashMap::new();
+    for (path, address) in &all {
+        if address.port() == 0 {
+            say(path, "a listener needs a port other than 0".to_owned());
+        } else if let Some((other, first)) = seen.get(&address.port())
+            && (first.ip() == address.ip() || first.ip().is_unspecified() || address.ip().is_unspecified())
+        {
+            say(path, format!("port {} is already taken by `{other}`", address.port()));
+        } else {
+            seen.insert(address.port(), (path, *address));
+        }
+    }
+    let outbound = [("outbound.listen", &config.outbound.listen), ("outbound.listen6", &config.outbound.listen6)];
+    let outbound = outbound.into_iter().filter_map(|(path, a)| a.as_ref().map(|a| (path.to_owned(), a.0)));
+    let explicit = config.outbound.listeners.iter().enumerate().map(|(i, l)| (format!("outbound.listeners[{i}].listen"), l.listen.0));
+    for (path, address) in outbound.chain(explicit) {
+        if !address.ip().is_loopback() {
+            say(&path, format!("{address} is not on loopback; from elsewhere anybody could use our identity"));
+        }
+    }
+}
+
+fn outbound(config: &Config, say: &mut impl FnMut(&str, String)) {
+    let mut names: HashMap<&str, String> = HashMap::new();
+    let destinations = config.outbound.destinations.iter().enumerate().map(|(i, d)| (format!("outbound.destinations[{i}].name"), &d.name));
+    let listeners = config.outbound.listeners.iter().enumerate().map(|(i, l)| (format!("outbound.listeners[{i}].name"), &l.name));
+    for (path, name) in destinations.chain(listeners) {
+        if name.trim().is_empty() {
+            say(&path, "give it a name; records and metrics show it".to_owned());
+        } else if let Some(first) = names.insert(name, path.clone()) {
+            say(&path, format!("`{name}` is already the name of `{}`", first.trim_end_matches(".name")));
+        }
+    }
+    let mut ranges: Vec<(usize, PortRange)> = Vec::new();
+    for (i, port) in config.inbound.ports.iter().enumerate() {
+        let range = port.port.0;
+        if let Some((first, _)) = ranges.iter().find(|(_, r)| r.first <= range.last && range.first <= r.last) {
+            say(&format!("inbound.ports[{i}].port"), format!("{range} overlaps with `inbound.ports[{first}]`"));
+        }
+        ranges.push((i, range));
+        if port.alpn.iter().any(|p| p.is_empty() || p.len() > 255) {
+            say(&format!("inbound.ports[{i}].alpn"), "a protocol has 1 to 255 bytes".to_owned());
+        }
+    }
+}
+
+fn production(config: &Config, say: &mut impl FnMut(&str, String)) {
+    let unwritten = |reason: &Option<String>| reason.as_ref().is_none_or(|text| text.trim().is_empty());
+    let mode_name = |mode: Mode| if mode == Mode::Permissive { "permissive" } else { "plaintext" };
+    for (i, port) in config.inbound.ports.iter().enumerate() {
+        if port.mode != Mode::Strict && unwritten(&port.reason) {
+            let message = format!("port {} is {}: profile `production` wants the why in `reason`", port.port, mode_name(port.mode));
+            say(&format!("inbound.ports[{i}].mode"), message);
+        }
+    }
+    if config.inbound.default_mode != Mode::Strict && unwritten(&config.inbound.reason) {
+        let message = format!(
+            "every other port is {}: profile `production` wants the why in `inbound.reason`",
+            mode_name(config.inbound.default_mode)
+        );
+        say("inbound.defaultMode", message);
+    }
+    if config.outbound.otherwise == Otherwise::Passthrough && unwritten(&config.outbound.reason) {
+        say(
+            "outbound.otherwise",
+            "what is not in the mesh goes out in plaintext: profile `production` wants the why in `outbound.reason`".to_owned(),
+        );
+    }
+}

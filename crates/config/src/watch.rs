@@ -1,0 +1,63 @@
+//! Waiting until watched files change.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::Watcher;
+use tokio::sync::mpsc;
+
+/// Related files are written one after the other: they are read when nothing has changed for this long.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Network file systems send no events, and a directory may not exist yet: look at least this often.
+const POLL: Duration = Duration::from_secs(10);
+
+/// A watch on a set of files. Their directories are watched, since a file that is replaced by renaming is another file
+/// afterwards.
+#[derive(Debug)]
+pub struct FileWatch {
+    changed: mpsc::Receiver<()>,
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+impl FileWatch {
+    /// Watches `files`. Where the system can't, the second value says why, and [`FileWatch::changed`] still ends from
+    /// time to time.
+    #[must_use]
+    pub fn new<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> (Self, Option<String>) {
+        // One place is enough: a full channel already says that something changed.
+        let (events, changed) = mpsc::channel(1);
+        match watcher(files, events) {
+            Ok(watcher) => (Self { changed, _watcher: Some(watcher) }, None),
+            Err(error) => (
+                Self { changed, _watcher: None },
+                Some(format!("files are only looked at every {} s, since they can't be watched: {error}", POLL.as_secs())),
+            ),
+        }
+    }
+
+    /// Waits until something may have changed. The caller compares: it may also be nothing.
+    pub async fn changed(&mut self) {
+        match tokio::time::timeout(POLL, self.changed.recv()).await {
+            Ok(Some(())) => while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changed.recv()).await {},
+            Ok(None) => tokio::time::sleep(POLL).await,
+            Err(_) => {}
+        }
+    }
+}
+
+fn watcher<'a>(files: impl IntoIterator<Item = &'a PathBuf>, events: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading a file is an event too; only what may have changed it counts.
+        if event.is_ok_and(|e| !e.kind.is_access()) {
+            let _ = events.try_send(());
+        }
+    })?;
+    let mut directories: Vec<&Path> = files.into_iter().filter_map(|path| path.parent()).collect();
+    directories.sort_unstable();
+    directories.dedup();
+    for directory in directories {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        watcher.watch(directory, notify::RecursiveMode::NonRecursive)?;
+    }
+    Ok(watcher)
+}

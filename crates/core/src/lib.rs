@@ -1,0 +1,14 @@
+//! What every room of sidegate shares: SPIFFE names, the [`ConnectionRecord`] that each connection
+//! leaves behind, and the closed list of [`Reason`]s why a connection ended.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod reason;
+mod record;
+mod spiffe_id;
+
+pub use reason::{Reason, Side};
+pub use record::{ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, Stages, Transport};
+pub use spiffe_id::{PatternError, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};
+
+/// Organization name in the certificates of the embedded authority, by which a production profile knows and refuses it.
+pub const DEVELOPMENT_ORGANIZATION: &str = "sidegate development authority";

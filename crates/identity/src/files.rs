@@ -1,0 +1,99 @@
+//! PEM files as a source: read, watched, read again.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sidegate_config::FileWatch;
+use sidegate_config::schema::Files;
+use sidegate_core::TrustDomain;
+use tokio::sync::watch;
+use zeroize::Zeroize;
+
+use crate::manager::{Rules, SourceState};
+use crate::material::{Bundle, Material, MaterialError, Svid};
+
+#[derive(Debug, thiserror::Error)]
+enum FilesError {
+    #[error("{0} can't be read: {1}")]
+    Read(PathBuf, std::io::Error),
+    #[error("{0} is not PEM: {1}")]
+    Pem(PathBuf, String),
+    #[error("{0} can be read by others (mode {1:04o}); profile `production` refuses that: chmod 0600")]
+    Exposed(PathBuf, u32),
+    #[error(transparent)]
+    Material(#[from] MaterialError),
+}
+
+/// Follows the files until the task is dropped.
+pub(crate) async fn run(files: Files, rules: Rules, sender: watch::Sender<SourceState>) {
+    let (mut watch, unwatched) = FileWatch::new(paths(&files));
+    if let Some(why) = unwatched {
+        tracing::warn!("{why}");
+    }
+    let mut last = None;
+    loop {
+        // Only what differs is published: a look every few seconds is no rotation.
+        match contents(&files) {
+            Ok(now) if last.as_ref() == Some(&now) => {}
+            Ok(now) => match material(&files, &now, &rules) {
+                Ok(material) => {
+                    SourceState::publish(&sender, Arc::new(material));
+                    last = Some(now);
+                }
+                Err(error) => SourceState::trouble(&sender, error.to_string(), false),
+            },
+            Err(error) => SourceState::trouble(&sender, error.to_string(), false),
+        }
+        watch.changed().await;
+    }
+}
+
+fn paths(files: &Files) -> impl Iterator<Item = &PathBuf> {
+    [&files.certificate, &files.key, &files.bundle].into_iter().chain(files.federated_bundles.iter().map(|f| &f.bundle))
+}
+
+/// What the files hold, in the order of `paths`. The key's bytes are erased when dropped, as everywhere.
+#[derive(PartialEq)]
+struct Contents(Vec<zeroize::Zeroizing<Vec<u8>>>);
+
+fn contents(files: &Files) -> Result<Contents, FilesError> {
+    let read = |path: &PathBuf| std::fs::read(path).map(zeroize::Zeroizing::new).map_err(|e| FilesError::Read(path.clone(), e));
+    paths(files).map(read).collect::<Result<_, _>>().map(Contents)
+}
+
+fn material(files: &Files, contents: &Contents, rules: &Rules) -> Result<Material, FilesError> {
+    let [chain, key, bundle, federated @ ..] = &contents.0[..] else {
+        return Err(MaterialError::NoCertificate.into());
+    };
+    if rules.refuse_development {
+        let meta = std::fs::metadata(&files.key).map_err(|e| FilesError::Read(files.key.clone(), e))?;
+        let mode = meta.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(FilesError::Exposed(files.key.clone(), mode));
+        }
+    }
+    let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|e| FilesError::Pem(files.key.clone(), e.to_string()))?;
+    let svid = certificates(&files.certificate, chain).and_then(|chain| Ok(Svid::new(chain, &key)?));
+    key.zeroize();
+    let svid = svid?;
+    let mut left_out = Vec::new();
+    let mut bundles = BTreeMap::new();
+    let mut add = |trust_domain: &TrustDomain, path: &Path, pem: &[u8]| {
+        let bundle = Bundle::new(trust_domain, certificates(path, pem)?, &mut left_out);
+        bundles.insert(trust_domain.clone(), bundle);
+        Ok::<_, FilesError>(())
+    };
+    add(svid.id.trust_domain(), &files.bundle, bundle)?;
+    for (other, pem) in files.federated_bundles.iter().zip(federated) {
+        add(other.trust_domain.get(), &other.bundle, pem)?;
+    }
+    Ok(Material::new(svid, bundles, left_out, rules.refuse_development)?)
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, FilesError> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| FilesError::Pem(path.to_owned(), e.to_string()))
+}

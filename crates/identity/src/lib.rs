@@ -1,0 +1,13 @@
+//! Sources of X.509-SVIDs and trust bundles, and the material that is current.
+//!
+//! Each source runs as a task and publishes its state; [`Identity`] takes the first source, in the configured order,
+//! that has a valid SVID. Whoever reads never waits: the state is a `watch` channel.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod files;
+mod manager;
+mod material;
+mod workload_api;
+
+pub use manager::{Identity, IdentityError, IdentityState, SourceStatus};
+pub use material::{Authority, Bundle, Material, MaterialError, Svid, unix_now};

@@ -1,0 +1,201 @@
+//! Runs the sources and publishes the material of the first that has some.
+
+use std::sync::Arc;
+
+use sidegate_config::schema::{self, Profile};
+use sidegate_config::value::Endpoint;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::material::{Material, unix_now};
+use crate::{files, workload_api};
+
+/// How one source is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// What it is, such as `workload API unix:///run/spire/agent.sock`.
+    pub name: String,
+    /// Whether the last thing that it said was material.
+    pub healthy: bool,
+    /// What it said last, for people.
+    pub message: String,
+}
+
+/// The current identity and how the sources are doing.
+#[derive(Debug, Clone, Default)]
+pub struct IdentityState {
+    /// What is in use; none before the first SVID, after withdrawal and after expiry.
+    pub material: Option<Arc<Material>>,
+    /// Each source, in the configured order.
+    pub sources: Vec<SourceStatus>,
+    /// How often material was replaced by other material.
+    pub rotations: u64,
+}
+
+/// What a source publishes.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceState {
+    pub(crate) material: Option<Arc<Material>>,
+    pub(crate) status: SourceStatus,
+}
+
+/// What every source needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) select: schema::Select,
+    pub(crate) grace: std::time::Duration,
+    pub(crate) refuse_development: bool,
+}
+
+/// Why sources can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// No source is named and the environment has none.
+    #[error("no identity source: set `identity.sources`, or SPIFFE_ENDPOINT_SOCKET to the Workload API's socket")]
+    NoSource,
+    /// The environment names no endpoint.
+    #[error("SPIFFE_ENDPOINT_SOCKET: {0}")]
+    BadEndpoint(String),
+}
+
+/// The running sources. Dropping it ends them.
+#[derive(Debug)]
+pub struct Identity {
+    state: watch::Receiver<Arc<IdentityState>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Identity {
+    /// Starts the configured sources on the current runtime. Absent sockets and files are waited for.
+    ///
+    /// # Errors
+    /// If no source is named at all.
+    pub fn start(config: &schema::Identity, profile: Profile) -> Result<Self, IdentityError> {
+        let rules = Rules {
+            select: config.select.clone(),
+            grace: config.permission_denied_grace.0.duration(),
+            refuse_development: profile == Profile::Production,
+        };
+        let mut tasks = JoinSet::new();
+        let mut sources = Vec::new();
+        let default = [schema::Source { workload_api: Some(schema::WorkloadApi::default()), files: None }];
+        for source in if config.sources.is_empty() { &default[..] } else { &config.sources[..] } {
+            let name = match source {
+                schema::Source { files: Some(files), .. } => format!("files {}", files.certificate.display()),
+                schema::Source { workload_api, .. } => format!("workload API {}", endpoint(workload_api.as_ref())?),
+            };
+            let status = SourceStatus { name, healthy: false, message: "starting".to_owned() };
+            let (sender, receiver) = watch::channel(SourceState { material: None, status });
+            match source {
+                schema::Source { files: Some(files), .. } => tasks.spawn(files::run(files.clone(), rules.clone(), sender)),
+                schema::Source { workload_api, .. } => {
+                    tasks.spawn(workload_api::run(endpoint(workload_api.as_ref())?, rules.clone(), sender))
+                }
+            };
+            sources.push(receiver);
+        }
+        let (sender, state) = watch::channel(Arc::new(IdentityState::default()));
+        tasks.spawn(merge(sources, sender));
+        Ok(Self { state, _tasks: tasks })
+    }
+
+    /// The state, now and as it changes.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<IdentityState>> {
+        self.state.clone()
+    }
+}
+
+fn endpoint(config: Option<&schema::WorkloadApi>) -> Result<Endpoint, IdentityError> {
+    if let Some(socket) = config.and_then(|c| c.socket.clone()) {
+        return Ok(socket);
+    }
+    let text = std::env::var("SPIFFE_ENDPOINT_SOCKET").map_err(|_| IdentityError::NoSource)?;
+    Endpoint::parse(&text).map_err(IdentityError::BadEndpoint)
+}
+
+/// Republishes whenever a source says something or the SVID in use expires.
+async fn merge(mut sources: Vec<watch::Receiver<SourceState>>, sender: watch::Sender<Arc<IdentityState>>) {
+    let mut rotations = 0;
+    loop {
+        let now = unix_now();
+        let states: Vec<SourceState> = sources.iter_mut().map(|s| s.borrow_and_update().clone()).collect();
+        let material = states.iter().filter_map(|s| s.material.clone()).find(|m| m.svid.is_valid_at(now));
+        let before = sender.borrow().material.clone();
+        if let (Some(old), Some(new)) = (&before, &material)
+            && !Arc::ptr_eq(old, new)
+        {
+            rotations += 1;
+        }
+        if before.is_some() && material.is_none() {
+            tracing::error!("no valid X.509-SVID any more; new connections are refused until there is one");
+        }
+        let remaining = material.as_ref().map(|m| m.svid.remaining(now));
+        let sources_status = states.into_iter().map(|s| s.status).collect();
+        sender.send_replace(Arc::new(IdentityState { material, sources: sources_status, rotations }));
+        // One second more, since `not_after` is inclusive.
+        let expiry = async {
+            match remaining {
+                Some(left) => tokio::time::sleep(left + std::time::Duration::from_secs(1)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = any_change(&mut sources) => {}
+            () = expiry => {}
+        }
+    }
+}
+
+async fn any_change(sources: &mut [watch::Receiver<SourceState>]) {
+    let waits = sources.iter_mut().map(|source| {
+        Box::pin(async move {
+            if source.changed().await.is_err() {
+                // The source has ended for good; its last state stays.
+                std::future::pending::<()>().await;
+            }
+        })
+    });
+    let mut waits: Vec<_> = waits.collect();
+    std::future::poll_fn(|cx| {
+        if waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready()) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+impl SourceState {
+    /// Publishes new material with a message.
+    pub(crate) fn publish(sender: &watch::Sender<Self>, material: Arc<Material>) {
+        for left_out in &material.left_out {
+            tracing::warn!("a CA certificate is left out: {left_out}");
+        }
+        let svid = &material.svid;
+        let left = svid.remaining(unix_now()).as_secs();
+        tracing::info!(spiffe_id = %svid.id, serial = %svid.serial, expires_in_s = left, bundles = material.bundles.len(), "SVID received");
+        let message = format!("serves {}", svid.id);
+        sender.send_modify(|state| {
+            state.material = Some(material);
+            state.status.healthy = true;
+            state.status.message = message;
+        });
+    }
+
+    /// Publishes trouble; the last good material stays unless it is withdrawn.
+    pub(crate) fn trouble(sender: &watch::Sender<Self>, message: String, withdraw: bool) {
+        let repeated = {
+            let state = sender.borrow();
+            state.status.message == message && !(withdraw && state.material.is_some())
+        };
+        if repeated {
+            return;
+        }
+        tracing::warn!(source = %sender.borrow().status.name, withdrawn = withdraw, "{message}");
+        sender.send_modify(|state| {
+            if withdraw {
+                state.material = None;
+            }
+            state.status.healthy = false;
+            state.status.message = message;
+        });
+    }
+}

@@ -1,0 +1,231 @@
+//! An SVID with its key and the trust bundles: what both ends of a handshake are judged by.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use sidegate_core::{SpiffeId, TrustDomain, parse_canonical};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// An X.509-SVID with its private key.
+///
+/// The key lives inside the TLS library, which erases it when the last user drops it. It can't be printed.
+pub struct Svid {
+    /// Its SPIFFE ID.
+    pub id: SpiffeId,
+    /// Chain, leaf first, and key.
+    pub certified_key: Arc<CertifiedKey>,
+    /// Seconds since the epoch.
+    pub not_before: i64,
+    /// Seconds since the epoch.
+    pub not_after: i64,
+    /// The leaf's serial number, hexadecimal.
+    pub serial: String,
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Svid({}, serial {})", self.id, self.serial)
+    }
+}
+
+/// The CA certificates of a trust domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bundle {
+    /// Those that may sign, by the X.509-SVID standard.
+    pub authorities: Vec<Authority>,
+}
+
+/// One CA certificate of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// The certificate.
+    pub der: CertificateDer<'static>,
+    /// Seconds since the epoch.
+    pub not_before: i64,
+    /// Seconds since the epoch.
+    pub not_after: i64,
+}
+
+/// What a source yields: full state, replaced as a whole.
+#[derive(Debug)]
+pub struct Material {
+    /// Who we are.
+    pub svid: Svid,
+    /// Bundles of our own and of federated trust domains.
+    pub bundles: BTreeMap<TrustDomain, Bundle>,
+    /// CA certificates that were left out of a bundle, and why.
+    pub left_out: Vec<String>,
+}
+
+/// Why material can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MaterialError {
+    /// There is no certificate.
+    #[error("the SVID has no certificate")]
+    NoCertificate,
+    /// A certificate can't be parsed.
+    #[error("the SVID's certificate can't be parsed: {0}")]
+    Malformed(String),
+    /// The leaf is no X.509-SVID.
+    #[error("the certificate is no X.509-SVID: {0}")]
+    NotAnSvid(String),
+    /// The key is of no use.
+    #[error("the SVID's private key can't be used: {0}")]
+    Key(String),
+    /// The key belongs to another certificate.
+    #[error("the private key does not belong to the certificate of {0}")]
+    KeyMismatch(SpiffeId),
+    /// It is not valid now.
+    #[error("the SVID {id} is not valid {when}; compare this host's clock with the issuer's")]
+    NotValidNow {
+        /// Whose.
+        id: SpiffeId,
+        /// `yet` or `any more`, with the time.
+        when: String,
+    },
+    /// There is no bundle for the SVID's own trust domain.
+    #[error("there is no usable trust bundle for the SVID's own trust domain {0}")]
+    NoOwnBundle(TrustDomain),
+    /// It comes from the embedded authority.
+    #[error("the SVID {0} was issued by sidegate's own development authority, which profile `production` refuses; use a SPIRE agent")]
+    DevelopmentAuthority(SpiffeId),
+}
+
+/// Now, in seconds since the epoch.
+#[must_use]
+pub fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+impl Svid {
+    /// Builds an SVID from its chain and key, and checks that they belong together.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<Self, MaterialError> {
+        let leaf = chain.first().ok_or(MaterialError::NoCertificate)?;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|e| MaterialError::Malformed(e.to_string()))?;
+        let id = only_spiffe_id(&parsed)?;
+        let validity = parsed.validity();
+        let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        let serial = format!("{:x}", parsed.serial);
+        let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(|e| MaterialError::Key(e.to_string()))?;
+        let certified_key = Arc::new(CertifiedKey::new(chain, signer));
+        match certified_key.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err(MaterialError::KeyMismatch(id)),
+        }
+        Ok(Self { id, certified_key, not_before, not_after, serial })
+    }
+
+    /// Whether it is valid at `now`, seconds since the epoch.
+    #[must_use]
+    pub fn is_valid_at(&self, now: i64) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+
+    /// How long until it expires; zero if it has.
+    #[must_use]
+    pub fn remaining(&self, now: i64) -> Duration {
+        Duration::from_secs(u64::try_from(self.not_after.saturating_sub(now)).unwrap_or(0))
+    }
+}
+
+fn only_spiffe_id(leaf: &X509Certificate<'_>) -> Result<SpiffeId, MaterialError> {
+    let not = |why: String| MaterialError::NotAnSvid(why);
+    let names = leaf.subject_alternative_name().map_err(|e| not(e.to_string()))?;
+    let mut uris = names.iter().flat_map(|san| &san.value.general_names).filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    match (uris.next(), uris.next()) {
+        (Some(uri), None) => {
+            let id = parse_canonical(uri).map_err(|e| not(format!("`{uri}` is no SPIFFE ID: {e}")))?;
+            if id.path().is_empty() { Err(not(format!("`{uri}` has no path"))) } else { Ok(id) }
+        }
+        (None, _) => Err(not("it has no URI SAN".to_owned())),
+        _ => Err(not("it has more than one URI SAN".to_owned())),
+    }
+}
+
+impl Bundle {
+    /// A bundle of those of `certificates` that may sign by X509-SVID §4; what may not is named in `left_out`.
+    #[must_use]
+    pub fn new(trust_domain: &TrustDomain, certificates: Vec<CertificateDer<'static>>, left_out: &mut Vec<String>) -> Self {
+        let mut bundle = Self::default();
+        for der in certificates {
+            match authority(trust_domain, der) {
+                Ok(authority) => bundle.authorities.push(authority),
+                Err(why) => left_out.push(format!("bundle of {trust_domain}: {why}")),
+            }
+        }
+        bundle
+    }
+}
+
+fn authority(trust_domain: &TrustDomain, der: CertificateDer<'static>) -> Result<Authority, String> {
+    let (_, parsed) = X509Certificate::from_der(&der).map_err(|e| format!("a certificate can't be parsed: {e}"))?;
+    let name = parsed.subject().to_string();
+    if !parsed.is_ca() {
+        return Err(format!("`{name}` is no CA certificate"));
+    }
+    match parsed.key_usage() {
+        Ok(Some(usage)) if !usage.value.key_cert_sign() => return Err(format!("`{name}` lacks key usage keyCertSign")),
+        Err(e) => return Err(format!("`{name}` has a broken key usage: {e}")),
+        Ok(_) => {}
+    }
+    // X509-SVID §4.1: a signing certificate may carry the ID of its trust domain, without a path.
+    let names = parsed.subject_alternative_name().map_err(|e| format!("`{name}`: {e}"))?;
+    for general in names.iter().flat_map(|san| &san.value.general_names) {
+        if let GeneralName::URI(uri) = general
+            && parse_canonical(uri).is_ok_and(|id| id.trust_domain() != trust_domain || !id.path().is_empty())
+        {
+            return Err(format!("`{name}` carries `{uri}`, which is not the ID of the trust domain"));
+        }
+    }
+    let (not_before, not_after) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+    Ok(Authority { der, not_before, not_after })
+}
+
+impl Material {
+    /// Material that may be used now.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn new(
+        svid: Svid,
+        bundles: BTreeMap<TrustDomain, Bundle>,
+        left_out: Vec<String>,
+        refuse_development: bool,
+    ) -> Result<Self, MaterialError> {
+        let now = unix_now();
+        if !svid.is_valid_at(now) {
+            let when = if now < svid.not_before {
+                format!("before {} s from now", svid.not_before - now)
+            } else {
+                format!("any more, since {} s", now - svid.not_after)
+            };
+            return Err(MaterialError::NotValidNow { id: svid.id, when });
+        }
+        let own = svid.id.trust_domain();
+        if bundles.get(own).is_none_or(|b| b.authorities.is_empty()) {
+            return Err(MaterialError::NoOwnBundle(own.clone()));
+        }
+        if refuse_development && is_from_development_authority(&svid) {
+            return Err(MaterialError::DevelopmentAuthority(svid.id));
+        }
+        Ok(Self { svid, bundles, left_out })
+    }
+}
+
+fn is_from_development_authority(svid: &Svid) -> bool {
+    svid.certified_key.cert.iter().any(|der| {
+        X509Certificate::from_der(der).is_ok_and(|(_, cert)| {
+            cert.issuer().iter_organization().any(|o| o.as_str().is_ok_and(|o| o == sidegate_core::DEVELOPMENT_ORGANIZATION))
+        })
+    })
+}

@@ -1,0 +1,244 @@
+//! The SPIFFE Workload API as a source (SPIFFE Workload API §4 to §6).
+//!
+//! Each message is the full state. What each error means: InvalidArgument and Unimplemented will not go away by asking
+//! again, so we stop; PermissionDenied withdraws the material after a grace; everything else keeps the last material
+//! and is tried again with back-off. A message that makes no sense is dropped and fetched anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sidegate_config::schema::Select;
+use sidegate_config::value::{Endpoint, EndpointSocket};
+use spiffe::transport::{GrpcStatusCode, TransportError};
+use spiffe::{WorkloadApiClient, WorkloadApiError, X509Context};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_stream::StreamExt;
+use tonic::transport::{Channel, Uri};
+
+use crate::manager::{Rules, SourceState};
+use crate::material::{Bundle, Material, MaterialError, Svid, unix_now};
+
+/// An agent answers from memory; one that takes longer hangs.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(5);
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_MOST: Duration = Duration::from_secs(30);
+
+enum Trouble {
+    /// Try again; the material stays.
+    Retry(String),
+    /// Try again; the material goes after the grace.
+    Denied(String),
+    /// Asking again can't help.
+    Final(String),
+}
+
+/// Follows the Workload API until the task is dropped.
+pub(crate) async fn run(endpoint: Endpoint, rules: Rules, sender: watch::Sender<SourceState>) {
+    let mut backoff = BACKOFF_FIRST;
+    let mut denied_since: Option<Instant> = None;
+    loop {
+        let (served, trouble) = follow(&endpoint, &rules, &sender).await;
+        if served {
+            backoff = BACKOFF_FIRST;
+            denied_since = None;
+        }
+        match trouble {
+            Trouble::Retry(message) => {
+                denied_since = None;
+                SourceState::trouble(&sender, message, false);
+            }
+            Trouble::Denied(message) => {
+                let since = *denied_since.get_or_insert_with(Instant::now);
+                let over = since.elapsed() >= rules.grace;
+                SourceState::trouble(&sender, message, over);
+            }
+            Trouble::Final(message) => {
+                SourceState::trouble(&sender, format!("{message}; not asked again"), false);
+                return std::future::pending().await;
+            }
+        }
+        let mut wait = jittered(backoff);
+        if let Some(since) = denied_since {
+            // Not later than the grace's end, so that it is kept to the moment.
+            let left = rules.grace.saturating_sub(since.elapsed());
+            if !left.is_zero() {
+                wait = wait.min(left);
+            }
+        }
+        tokio::time::sleep(wait).await;
+        backoff = (backoff * 2).min(BACKOFF_MOST);
+    }
+}
+
+/// Between half of `wait` and the whole, so that a node's sidecars do not come back in one moment.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// One stream, until it ends. Whether it served anything, and how it ended.
+async fn follow(endpoint: &Endpoint, rules: &Rules, sender: &watch::Sender<SourceState>) -> (bool, Trouble) {
+    let channel = match connect(endpoint.get()).await {
+        Ok(channel) => channel,
+        Err(message) => return (false, Trouble::Retry(message)),
+    };
+    // The client only carries this for its own information.
+    let Ok(named) = spiffe::transport::Endpoint::parse(&endpoint.to_string()) else {
+        return (false, Trouble::Final(format!("{endpoint} is not an endpoint")));
+    };
+    let client = WorkloadApiClient::new_with_channel(named, channel);
+    let mut stream = match timeout(FIRST_MESSAGE, client.stream_x509_contexts()).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return (false, classify(&error)),
+        Err(_) => return (false, Trouble::Retry(hangs())),
+    };
+    let mut served = false;
+    let mut patience = FIRST_MESSAGE;
+    loop {
+        match timeout(patience, stream.next()).await {
+            Ok(Some(Ok(context))) => match material(&context, rules) {
+                Ok(material) => {
+                    patience = overdue(&material);
+                    served = true;
+                    SourceState::publish(sender, Arc::new(material));
+                }
+                Err(error) => return (served, Trouble::Retry(format!("its message can't be used: {error}"))),
+            },
+            Ok(Some(Err(error))) => return (served, classify(&error)),
+            Ok(None) => return (served, Trouble::Retry("it closed the stream".to_owned())),
+            Err(_) if served => return (served, Trouble::Retry("it did not rotate the SVID in time".to_owned())),
+            Err(_) => return (served, Trouble::Retry(hangs())),
+        }
+    }
+}
+
+fn hangs() -> String {
+    format!("it did not answer within {} s", FIRST_MESSAGE.as_secs())
+}
+
+/// SPIRE rotates at half of the lifetime. At three quarters we stop believing in the stream and ask anew.
+fn overdue(material: &Material) -> Duration {
+    let svid = &material.svid;
+    let lifetime = u64::try_from(svid.not_after - svid.not_before).unwrap_or(0);
+    svid.remaining(unix_now()).saturating_sub(Duration::from_secs(lifetime / 4)).max(Duration::from_secs(1))
+}
+
+async fn connect(socket: &EndpointSocket) -> Result<Channel, String> {
+    let endpoint = tonic::transport::Endpoint::from_static("http://workload.invalid")
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    let socket = socket.clone();
+    let shown = socket.to_string();
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move {
+            Ok::<_, std::io::Error>(match socket {
+                EndpointSocket::Unix(path) => TokioIo::new(Either::Unix(UnixStream::connect(path).await?)),
+                EndpointSocket::Tcp(address) => TokioIo::new(Either::Tcp(TcpStream::connect(address).await?)),
+            })
+        }
+    });
+    match timeout(CONNECT, endpoint.connect_with_connector(connector)).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => Err(format!("{shown} can't be reached: {}", innermost(&error))),
+        Err(_) => Err(format!("{shown} did not accept within {} s", CONNECT.as_secs())),
+    }
+}
+
+/// tonic wraps the system's error several times; the innermost is what helps.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+fn classify(error: &WorkloadApiError) -> Trouble {
+    match error {
+        WorkloadApiError::NoIdentityIssued => {
+            Trouble::Denied("it has no identity for this workload (no identity issued); is there a registration entry?".to_owned())
+        }
+        WorkloadApiError::PermissionDenied(message) => Trouble::Denied(format!("it refuses this workload: {message}")),
+        WorkloadApiError::Transport(TransportError::Status(status))
+            if matches!(status.code(), GrpcStatusCode::InvalidArgument | GrpcStatusCode::Unimplemented) =>
+        {
+            Trouble::Final(format!("it can't serve X.509-SVIDs: {:?}: {}", status.code(), status.message()))
+        }
+        WorkloadApiError::Transport(TransportError::Status(status)) => Trouble::Retry(format!("{:?}: {}", status.code(), status.message())),
+        WorkloadApiError::Transport(other) => Trouble::Retry(innermost(other)),
+        malformed => Trouble::Retry(format!("its message can't be used: {malformed}")),
+    }
+}
+
+fn material(context: &X509Context, rules: &Rules) -> Result<Material, MaterialError> {
+    let svid = select(context, &rules.select)?;
+    let chain = svid.cert_chain().iter().map(|c| CertificateDer::from(c.as_bytes().to_vec())).collect();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.private_key().as_bytes()));
+    let svid = Svid::new(chain, &key)?;
+    let mut left_out = Vec::new();
+    let mut bundles = BTreeMap::new();
+    for (trust_domain, bundle) in context.bundle_set().iter() {
+        let certificates = bundle.authorities().iter().map(|c| CertificateDer::from(c.as_bytes().to_vec())).collect();
+        bundles.insert(trust_domain.clone(), Bundle::new(trust_domain, certificates, &mut left_out));
+    }
+    Material::new(svid, bundles, left_out, rules.refuse_development)
+}
+
+/// The SVID that the configuration asks for; by default the first (Workload API §5.2.1).
+fn select<'a>(context: &'a X509Context, select: &Select) -> Result<&'a spiffe::X509Svid, MaterialError> {
+    let wanted = context.svids().iter().find(|svid| match (&select.spiffe_id, &select.hint) {
+        (Some(id), _) => svid.spiffe_id() == id.get(),
+        (None, Some(hint)) => svid.hint() == Some(hint),
+        (None, None) => true,
+    });
+    let offered =
+        || context.svids().iter().map(|s| format!("{} (hint `{}`)", s.spiffe_id(), s.hint().unwrap_or(""))).collect::<Vec<_>>().join(", ");
+    wanted
+        .map(AsRef::as_ref)
+        .ok_or_else(|| MaterialError::NotAnSvid(format!("`identity.use` matches none of those offered: {}", offered())))
+}
+
+/// A connection of either kind.
+enum Either {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+macro_rules! delegate {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Either::Unix($stream) => $call,
+            Either::Tcp($stream) => $call,
+        }
+    };
+}
+
+impl tokio::io::AsyncRead for Either {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        delegate!(self, s => std::pin::Pin::new(s).poll_read(cx, buf))
+    }
+}
+
+impl tokio::io::AsyncWrite for Either {
+    fn poll_write(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>, buf: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+        delegate!(self, s => std::pin::Pin::new(s).poll_write(cx, buf))
+    }
+    fn poll_flush(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        delegate!(self, s => std::pin::Pin::new(s).poll_flush(cx))
+    }
+    fn poll_shutdown(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        delegate!(self, s => std::pin::Pin::new(s).poll_shutdown(cx))
+    }
+}

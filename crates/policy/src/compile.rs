@@ -1,0 +1,120 @@
+//! From files to a [`Policy`].
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sidegate_config::document::{Problem, Problems};
+use sidegate_config::schema::Profile;
+
+use crate::schema::{Action, PolicyFile, Rule};
+
+/// Rules that have been checked, ready to decide.
+#[derive(Debug, Default)]
+pub struct Policy {
+    pub(crate) rules: Vec<Compiled>,
+    /// What a person should know, though it is allowed.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) rule: Rule,
+    /// `name (file:line)`, shared with every record that the rule decides.
+    pub(crate) label: Arc<str>,
+}
+
+/// Why policy files can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// A file can't be read.
+    #[error("policy file {0} can't be read: {1}; check `policy.files`")]
+    Read(PathBuf, std::io::Error),
+    /// There are mistakes in the files.
+    #[error("{0}")]
+    Invalid(Problems),
+}
+
+impl Policy {
+    /// Reads, checks and compiles `files`. Nothing is used of a set in which one has a mistake.
+    ///
+    /// # Errors
+    /// Every mistake in all files, or the first file that can't be read.
+    pub fn load(files: &[PathBuf], profile: Profile) -> Result<Self, PolicyError> {
+        let mut texts = Vec::with_capacity(files.len());
+        for file in files {
+            let text = std::fs::read_to_string(file).map_err(|e| PolicyError::Read(file.clone(), e))?;
+            texts.push((file.display().to_string(), text));
+        }
+        Self::parse(&texts, profile).map_err(PolicyError::Invalid)
+    }
+
+    /// As [`Policy::load`], from texts with the names of their sources.
+    ///
+    /// # Errors
+    /// Every mistake in all of them.
+    pub fn parse(texts: &[(String, String)], profile: Profile) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut names: HashMap<String, String> = HashMap::new();
+        let mut policy = Self::default();
+        for (source, text) in texts {
+            let (file, root) = match sidegate_config::typed::<PolicyFile>(source, text) {
+                Ok(parsed) => parsed,
+                Err(mut wrong) => {
+                    problems.0.append(&mut wrong.0);
+                    continue;
+                }
+            };
+            for (index, rule) in file.rules.into_iter().enumerate() {
+                let place = &root.nearest(&format!("rules[{index}]")).place;
+                let mut say = |message: String| {
+                    problems.0.push(Problem { place: place.clone(), path: format!("rules[{index}]"), message });
+                };
+                if rule.name.trim().is_empty() {
+                    say("give the rule a name; records show it".to_owned());
+                } else if let Some(first) = names.insert(rule.name.clone(), place.to_string()) {
+                    say(format!("the name `{}` is taken by the rule at {first}", rule.name));
+                }
+                if let Some(what) = too_wide(&rule) {
+                    match profile {
+                        Profile::Production => say(format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs")),
+                        Profile::Development => policy.warnings.push(format!("{place}: rule `{}` allows {what}", rule.name)),
+                    }
+                }
+                let label = format!("{} ({}:{})", rule.name, place.source, place.line).into();
+                policy.rules.push(Compiled { rule, label });
+            }
+        }
+        if policy.rules.is_empty() {
+            policy.warnings.push("there is no policy rule: every peer will be denied".to_owned());
+        }
+        problems.or(policy)
+    }
+
+    /// How many rules there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is no rule.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+}
+
+/// What an allow rule lets in that no one meant, if so: everybody, or a whole trust domain at every port.
+fn too_wide(rule: &Rule) -> Option<&'static str> {
+    let from = &rule.from;
+    if rule.action != Action::Allow {
+        return None;
+    }
+    if from.spiffe_ids.is_empty() && from.trust_domains.is_empty() {
+        return Some("every peer of every trust domain");
+    }
+    let whole_domain = !from.trust_domains.is_empty() || from.spiffe_ids.iter().any(|p| p.get().is_whole_trust_domain());
+    let every_port = rule.to.ports.is_empty() || rule.to.ports.iter().any(|p| p.get().first <= 1 && p.get().last == u16::MAX);
+    (whole_domain && every_port && from.cidrs.is_empty() && rule.to.cidrs.is_empty() && rule.to.sni.is_empty())
+        .then_some("a whole trust domain at every port")
+}

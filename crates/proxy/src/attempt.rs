@@ -1,0 +1,111 @@
+//! One connection from accept to close, which ends in exactly one record on whatever path it leaves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sidegate_core::{ConnectionRecord, Direction, Reason};
+use sidegate_tls::HandshakeFailure;
+
+use crate::registry::Live;
+use crate::shared::Shared;
+
+/// How a step of a connection failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    pub(crate) detail: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(reason: Reason) -> Self {
+        Self { reason, detail: None }
+    }
+
+    pub(crate) fn with(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: Some(detail.into()) }
+    }
+}
+
+/// A connection under way. Dropping it, for whatever cause, hands its record over.
+pub(crate) struct Attempt {
+    record: Option<Box<ConnectionRecord>>,
+    direction: Direction,
+    downstream: SocketAddr,
+    live: Arc<Live>,
+    start: Instant,
+    shared: Arc<Shared>,
+}
+
+impl Attempt {
+    fn begin(shared: &Arc<Shared>, direction: Direction, downstream: SocketAddr) -> Self {
+        let downstream = canonical(downstream);
+        let record = Box::new(ConnectionRecord::new(direction, downstream));
+        let live = shared.registry.register(record.connection_id, direction);
+        shared.telemetry.metrics.open(direction).inc();
+        Self { record: Some(record), direction, downstream, live, start: Instant::now(), shared: shared.clone() }
+    }
+
+    /// The record; it is there until the drop.
+    fn record(&mut self) -> &mut ConnectionRecord {
+        self.record.get_or_insert_with(|| Box::new(ConnectionRecord::new(self.direction, self.downstream)))
+    }
+}
+
+/// Runs the connection `serve` to its end, until it is cut, or until the task is dropped, and leaves one record.
+pub(crate) async fn attempt<F>(shared: Arc<Shared>, direction: Direction, downstream: SocketAddr, serve: F)
+where
+    F: AsyncFnOnce(&Shared, &mut ConnectionRecord) -> Result<(), Failure>,
+{
+    // Registration comes first, so that no connection slips between a look at the limit and its entry.
+    let mut attempt = Attempt::begin(&shared, direction, downstream);
+    let result = if shared.registry.open() > shared.limits.connections {
+        Err(Failure::new(Reason::ConnectionLimit))
+    } else {
+        let live = attempt.live.clone();
+        // Biased, so that a cut that comes together with another end is what is recorded.
+        tokio::select! {
+            biased;
+            reason = live.cut_for() => Err(Failure::new(reason)),
+            result = serve(&shared, attempt.record()) => result,
+        }
+    };
+    let record = attempt.record();
+    match result {
+        Ok(()) => record.reason = Reason::Closed,
+        Err(failure) => {
+            record.reason = failure.reason;
+            record.detail = failure.detail;
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.shared.registry.remove(&self.live);
+        self.shared.telemetry.metrics.open(self.direction).dec();
+        if let Some(mut record) = self.record.take() {
+            if std::thread::panicking() {
+                record.reason = Reason::Panicked;
+            }
+            record.stages.total = micros_since(self.start);
+            self.shared.telemetry.record(record);
+        }
+    }
+}
+
+/// Notes what a failed handshake left behind.
+pub(crate) fn note_failure(record: &mut ConnectionRecord, failure: HandshakeFailure) -> Failure {
+    record.claimed_id = failure.claimed_id;
+    record.stages.verify = failure.verify;
+    Failure::with(failure.reason, failure.detail)
+}
+
+/// An IPv4 peer of a dual-stack socket as IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+pub(crate) fn micros_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,69 @@
+//! Authorization, after the handshake: only now identity, port and destination are all known.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use sidegate_core::{ConnectionRecord, Decision, Reason};
+use sidegate_policy::{Query, Verdict};
+use sidegate_tls::Session;
+
+use crate::attempt::{Failure, micros_since};
+use crate::settings::Destination;
+use crate::snapshot::{Snapshot, Tls};
+
+/// Whether policy lets the client in.
+pub(crate) fn authorize_client(
+    snapshot: &Snapshot,
+    session: &Session,
+    from: IpAddr,
+    to: SocketAddr,
+    record: &mut ConnectionRecord,
+) -> Result<(), Failure> {
+    let start = Instant::now();
+    let query = Query { peer: Some(&session.peer.id), peer_address: from, destination: to, sni: session.facts.sni.as_deref() };
+    let verdict = snapshot.policy.decide(&query);
+    record.stages.authorize = Some(micros_since(start));
+    settle(verdict, record)
+}
+
+/// Whether a client without identity may use a port where those may pass: a deny rule still counts.
+pub(crate) fn authorize_plaintext(
+    snapshot: &Snapshot,
+    from: IpAddr,
+    to: SocketAddr,
+    mode: &'static str,
+    record: &mut ConnectionRecord,
+) -> Result<(), Failure> {
+    let query = Query { peer: None, peer_address: from, destination: to, sni: None };
+    match snapshot.policy.denies_plaintext(&query) {
+        Some(verdict) => settle(verdict, record),
+        None => {
+            record.decision = Some(Decision { allowed: true, rule: mode.into() });
+            Ok(())
+        }
+    }
+}
+
+/// Whether the server is one that may answer at the destination.
+pub(crate) fn authorize_server(
+    destination: &Destination,
+    tls: &Tls,
+    session: &Session,
+    record: &mut ConnectionRecord,
+) -> Result<(), Failure> {
+    let start = Instant::now();
+    let allowed = destination.expects(&session.peer.id, &tls.trust_domain);
+    record.stages.authorize = Some(micros_since(start));
+    let rule: Arc<str> = format!("destination {}", destination.name).into();
+    record.decision = Some(Decision { allowed, rule });
+    if allowed {
+        return Ok(());
+    }
+    Err(Failure::with(Reason::UnexpectedPeer, format!("expected {}", destination.expected(&tls.trust_domain))))
+}
+
+fn settle(verdict: Verdict, record: &mut ConnectionRecord) -> Result<(), Failure> {
+    record.decision = Some(verdict.decision);
+    verdict.reason.map_or(Ok(()), |reason| Err(Failure::new(reason)))
+}

@@ -1,0 +1,45 @@
+//! TCP connect, with a deadline and a reason for every failure.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use sidegate_core::Reason;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::attempt::{Failure, micros_since};
+use crate::settings::Settings;
+use crate::socket;
+
+/// Connects to `to`; the socket comes prepared. Also yields how long it took, µs.
+pub(crate) async fn dial(to: SocketAddr, settings: &Settings) -> Result<(TcpStream, u64), Failure> {
+    let start = Instant::now();
+    let local = |e: io::Error| Failure::with(Reason::DialFailed, format!("{to}: {e}"));
+    let tcp = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(local)?;
+    if let Some(mark) = settings.mark {
+        // Without its mark our own packet would be captured again.
+        SockRef::from(&tcp)
+            .set_mark(mark)
+            .map_err(|e| Failure::with(Reason::DialFailed, format!("the fwmark {mark} can't be set (CAP_NET_ADMIN is needed): {e}")))?;
+    }
+    let deadline = settings.timeouts.dial.duration();
+    let stream = match timeout(deadline, tcp.connect(to)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(refused(to, &error)),
+        Err(_) => return Err(Failure::with(Reason::DialTimeout, format!("{to} did not answer within {deadline:?}"))),
+    };
+    socket::prepare(&stream, &settings.timeouts).map_err(local)?;
+    Ok((stream, micros_since(start)))
+}
+
+fn refused(to: SocketAddr, error: &io::Error) -> Failure {
+    let reason = match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::DialRefused,
+        io::ErrorKind::TimedOut => Reason::DialTimeout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => Reason::DialUnreachable,
+        _ => Reason::DialFailed,
+    };
+    Failure::with(reason, format!("{to}: {error}"))
+}

@@ -1,0 +1,176 @@
+//! A connection to the workload: accept, original destination, (detect), handshake, authorize, dial, relay.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use sidegate_config::schema::Mode;
+use sidegate_core::{ConnectionRecord, Direction, Reason, Transport};
+use sidegate_tls::Session;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::attempt::{Failure, attempt, micros_since, note_failure};
+use crate::authorize::{authorize_client, authorize_plaintext};
+use crate::detect::{Detected, detect};
+use crate::dial::dial;
+use crate::limits::HandshakePlace;
+use crate::original_destination::{is_local, original_destination};
+use crate::relay::{End, relay};
+use crate::settings::Port;
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+use crate::socket;
+use crate::wire::{Plain, Wire};
+
+/// How an inbound connection's destination is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Route {
+    /// The kernel redirected it and knows.
+    Redirected,
+    /// The listener hands on to this address.
+    To(SocketAddr),
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn inbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
+    attempt(shared, Direction::Inbound, from, async |shared, record| serve(shared, record, tcp, route).await).await;
+}
+
+async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, route: Route) -> Result<(), Failure> {
+    let settings = &*shared.settings;
+    socket::prepare(&tcp, &settings.timeouts).map_err(|e| Failure::with(Reason::DownstreamReset, e.to_string()))?;
+    let to = match route {
+        Route::To(address) => address,
+        Route::Redirected => own_address(shared, &tcp)?,
+    };
+    record.original_destination = Some(to);
+    let snapshot = shared.snapshot.load_full();
+    record.generation = snapshot.generation;
+    let from = record.downstream.ip();
+    let index = settings.port_index(to.port());
+    let port = &settings.ports[index];
+    match port.mode {
+        Mode::Strict => {
+            let session = handshake(shared, &snapshot, index, &tcp, &[], record).await?;
+            let (tcp, wire) = admit(&snapshot, session, tcp, from, to, record)?;
+            let (app, took) = dial(to, settings).await?;
+            record.stages.dial = Some(took);
+            let upstream = End { tcp: app, wire: Wire::Plain(Plain::default()) };
+            relay(End { tcp, wire }, upstream, &settings.timeouts, record).await
+        }
+        Mode::Permissive => permissive(shared, &snapshot, index, tcp, to, record).await,
+        Mode::Plaintext => {
+            authorize_plaintext(&snapshot, from, to, "mode plaintext", record)?;
+            let (app, took) = dial(to, settings).await?;
+            record.stages.dial = Some(took);
+            plaintext(shared, port, tcp, app, Vec::new(), record).await
+        }
+    }
+}
+
+/// The original destination, if it is an address of this pod and none of sidegate's own ports.
+fn own_address(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> {
+    let to = original_destination(tcp)?;
+    if shared.settings.own_ports.contains(&to.port()) {
+        return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
+    }
+    // Redirection can't bring loopback from outside; and what listens on localhost only is to stay private.
+    if to.ip().is_loopback() || !is_local(to.ip()) {
+        return Err(Failure::with(Reason::OwnPort, format!("{to} is not an address of this pod that others may reach")));
+    }
+    Ok(to)
+}
+
+async fn handshake(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    port: usize,
+    tcp: &TcpStream,
+    first: &[u8],
+    record: &mut ConnectionRecord,
+) -> Result<Session, Failure> {
+    let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
+    record.local_id = Some(tls.local_id.clone());
+    let _place = HandshakePlace::take(shared).ok_or(Failure::new(Reason::HandshakeLimit))?;
+    let start = Instant::now();
+    let deadline = shared.settings.timeouts.handshake.duration();
+    let result = timeout(deadline, sidegate_tls::accept(tcp, first, &tls.servers[port])).await;
+    record.stages.handshake = Some(micros_since(start));
+    match result {
+        Ok(Ok(session)) => {
+            record.transport = Some(Transport::Mtls);
+            record.peer_id = Some(session.peer.text.clone());
+            record.stages.verify = session.verify;
+            record.tls = Some(session.facts.clone());
+            Ok(session)
+        }
+        Ok(Err(failure)) => {
+            let told = failure.told_the_peer();
+            let failure = note_failure(record, failure);
+            if told {
+                socket::farewell(tcp).await;
+            }
+            Err(failure)
+        }
+        Err(_) => Err(Failure::with(Reason::HandshakeTimeout, format!("not done within {deadline:?}"))),
+    }
+}
+
+/// Authorizes the client of an established session.
+fn admit(
+    snapshot: &Snapshot,
+    session: Session,
+    tcp: TcpStream,
+    from: IpAddr,
+    to: SocketAddr,
+    record: &mut ConnectionRecord,
+) -> Result<(TcpStream, Wire), Failure> {
+    authorize_client(snapshot, &session, from, to, record)?;
+    Ok((tcp, Wire::Tls(Box::new(session))))
+}
+
+/// A port where clients without a sidecar may still come. The application is dialled first, for it may speak first.
+async fn permissive(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    index: usize,
+    tcp: TcpStream,
+    to: SocketAddr,
+    record: &mut ConnectionRecord,
+) -> Result<(), Failure> {
+    let settings = &*shared.settings;
+    let port = &settings.ports[index];
+    let (app, took) = dial(to, settings).await?;
+    record.stages.dial = Some(took);
+    let start = Instant::now();
+    let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
+    record.stages.detect = Some(micros_since(start));
+    let from = record.downstream.ip();
+    match detected? {
+        Detected::Tls(first) => {
+            let session = handshake(shared, snapshot, index, &tcp, &first, record).await?;
+            let (tcp, wire) = admit(snapshot, session, tcp, from, to, record)?;
+            let upstream = End { tcp: app, wire: Wire::Plain(Plain::default()) };
+            relay(End { tcp, wire }, upstream, &settings.timeouts, record).await
+        }
+        Detected::Plaintext(first) => {
+            authorize_plaintext(snapshot, from, to, "mode permissive", record)?;
+            plaintext(shared, port, tcp, app, first, record).await
+        }
+    }
+}
+
+async fn plaintext(
+    shared: &Shared,
+    port: &Port,
+    tcp: TcpStream,
+    app: TcpStream,
+    first: Vec<u8>,
+    record: &mut ConnectionRecord,
+) -> Result<(), Failure> {
+    record.transport = Some(Transport::Plaintext);
+    shared.warn_plaintext(format_args!("plaintext connection from {} to port range {} ({:?})", record.downstream, port.range, port.mode));
+    let downstream = End { tcp, wire: Wire::Plain(Plain::starting_with(first)) };
+    relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, record).await
+}

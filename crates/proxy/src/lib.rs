@@ -1,0 +1,34 @@
+//! The data plane: capture, detect, handshake, authorize, dial, relay, close.
+//!
+//! Each worker is a thread with a runtime and listeners of its own ([`Workers`]). Beside them stands one immutable
+//! [`Snapshot`], which a connection loads once; whoever publishes a new one never makes a connection wait.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod attempt;
+mod authorize;
+mod detect;
+mod dial;
+mod inbound;
+mod limits;
+mod listener;
+mod original_destination;
+mod outbound;
+mod publisher;
+mod registry;
+mod relay;
+mod resolver;
+mod settings;
+mod shared;
+mod snapshot;
+mod socket;
+mod wire;
+mod workers;
+
+pub use limits::raise_descriptor_limit;
+pub use listener::{BindError, Listeners};
+pub use publisher::{PolicySource, Publisher};
+pub use registry::{Live, Registry};
+pub use settings::Settings;
+pub use shared::{Phase, Shared};
+pub use snapshot::{Readiness, Snapshot};
+pub use workers::{Workers, cpu_quota};

@@ -1,0 +1,138 @@
+//! A connection from the workload: accept, original destination, match, dial, handshake, authorize the peer, relay.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sidegate_config::schema::Otherwise;
+use sidegate_config::value::HostAndPort;
+use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport};
+use sidegate_tls::{ServerName, Session};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::attempt::{Failure, attempt, canonical, micros_since, note_failure};
+use crate::authorize::authorize_server;
+use crate::dial::dial;
+use crate::limits::HandshakePlace;
+use crate::original_destination::original_destination;
+use crate::relay::{End, relay};
+use crate::settings::{Destination, addresses};
+use crate::shared::Shared;
+use crate::snapshot::{Snapshot, Tls};
+use crate::socket;
+use crate::wire::{Plain, Wire};
+
+/// How an outbound connection's destination is known.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    /// The kernel redirected it and knows.
+    Redirected,
+    /// The listener leads to this peer, whose destination has this index.
+    To(HostAndPort, usize),
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn outbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
+    attempt(shared, Direction::Outbound, from, async |shared, record| serve(shared, record, tcp, route).await).await;
+}
+
+async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, route: Route) -> Result<(), Failure> {
+    let settings = &*shared.settings;
+    socket::prepare(&tcp, &settings.timeouts).map_err(|e| Failure::with(Reason::DownstreamReset, e.to_string()))?;
+    let snapshot = shared.snapshot.load_full();
+    record.generation = snapshot.generation;
+    let (to, index) = match route {
+        Route::To(host, index) => (choose_address(&host, &snapshot)?, Some(index)),
+        Route::Redirected => {
+            let to = not_ourselves(shared, &tcp)?;
+            (to, settings.destination_index(to, &snapshot.resolved))
+        }
+    };
+    record.original_destination = Some(to);
+    let Some(index) = index else {
+        return not_in_mesh(shared, tcp, to, record).await;
+    };
+    let destination = &settings.destinations[index];
+    record.destination = Some(destination.name.clone());
+    let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
+    record.local_id = Some(tls.local_id.clone());
+    let (peer, took) = dial(to, settings).await?;
+    record.stages.dial = Some(took);
+    let session = handshake(shared, tls, index, destination, to, &peer, record).await?;
+    authorize_server(destination, tls, &session, record)?;
+    let downstream = End { tcp, wire: Wire::Plain(Plain::default()) };
+    relay(downstream, End { tcp: peer, wire: Wire::Tls(Box::new(session)) }, &settings.timeouts, record).await
+}
+
+/// The original destination, if it is not sidegate itself: to relay there would be an endless loop.
+fn not_ourselves(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> {
+    let to = original_destination(tcp)?;
+    let ourselves = tcp.local_addr().is_ok_and(|local| canonical(local) == to);
+    if ourselves || (to.ip().is_loopback() && shared.settings.own_ports.contains(&to.port())) {
+        return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
+    }
+    Ok(to)
+}
+
+/// The address that an explicit listener leads to: for a name, one of its addresses at random.
+fn choose_address(host: &HostAndPort, snapshot: &Snapshot) -> Result<SocketAddr, Failure> {
+    if let Some(address) = host.address() {
+        return Ok(address);
+    }
+    let found = addresses(&snapshot.resolved, &host.host);
+    match found.get(fastrand::usize(..found.len().max(1))) {
+        Some(ip) => Ok(SocketAddr::new(*ip, host.port)),
+        None => Err(Failure::with(Reason::DialFailed, format!("`{}` has not been resolved", host.host))),
+    }
+}
+
+async fn handshake(
+    shared: &Shared,
+    tls: &Tls,
+    index: usize,
+    destination: &Destination,
+    to: SocketAddr,
+    peer: &TcpStream,
+    record: &mut ConnectionRecord,
+) -> Result<Session, Failure> {
+    let _place = HandshakePlace::take(shared).ok_or(Failure::new(Reason::HandshakeLimit))?;
+    // An address as name makes rustls send no server name.
+    let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
+    let start = Instant::now();
+    let deadline = shared.settings.timeouts.handshake.duration();
+    let result = timeout(deadline, sidegate_tls::connect(peer, tls.clients[index].clone(), name)).await;
+    record.stages.handshake = Some(micros_since(start));
+    match result {
+        Ok(Ok(session)) => {
+            record.transport = Some(Transport::Mtls);
+            record.peer_id = Some(session.peer.text.clone());
+            record.stages.verify = session.verify;
+            record.tls = Some(session.facts.clone());
+            Ok(session)
+        }
+        Ok(Err(failure)) => {
+            let told = failure.told_the_peer();
+            let failure = note_failure(record, failure);
+            if told {
+                socket::farewell(peer).await;
+            }
+            Err(failure)
+        }
+        Err(_) => Err(Failure::with(Reason::HandshakeTimeout, format!("not done within {deadline:?}"))),
+    }
+}
+
+async fn not_in_mesh(shared: &Shared, tcp: TcpStream, to: SocketAddr, record: &mut ConnectionRecord) -> Result<(), Failure> {
+    if shared.settings.otherwise == Otherwise::Refuse {
+        record.decision = Some(Decision { allowed: false, rule: "outbound.otherwise: refuse".into() });
+        return Err(Failure::with(Reason::NotInMesh, format!("no destination covers {to}")));
+    }
+    record.decision = Some(Decision { allowed: true, rule: "outbound.otherwise: passthrough".into() });
+    record.transport = Some(Transport::Plaintext);
+    shared.warn_plaintext(format_args!("connection to {to} leaves the mesh in plaintext"));
+    let (peer, took) = dial(to, &shared.settings).await?;
+    record.stages.dial = Some(took);
+    let end = |tcp| End { tcp, wire: Wire::Plain(Plain::default()) };
+    relay(end(tcp), end(peer), &shared.settings.timeouts, record).await
+}

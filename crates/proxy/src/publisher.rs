@@ -1,0 +1,144 @@
+//! Brings identity, policy and names together into snapshots, on the control plane's runtime.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sidegate_config::FileWatch;
+use sidegate_config::schema::Profile;
+use sidegate_identity::IdentityState;
+use sidegate_policy::{Policy, PolicyError};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::resolver::{self, Resolved};
+use crate::shared::{Phase, Shared};
+use crate::snapshot::{Snapshot, Tls};
+
+/// Policy files, their first reading done.
+#[derive(Debug)]
+pub struct PolicySource {
+    files: Vec<PathBuf>,
+    profile: Profile,
+    first: Arc<Policy>,
+}
+
+impl PolicySource {
+    /// Reads `files`.
+    ///
+    /// # Errors
+    /// Every mistake in them: at the start there is no good policy to go on with.
+    pub fn load(files: Vec<PathBuf>, profile: Profile) -> Result<Self, PolicyError> {
+        let first = Policy::load(&files, profile)?;
+        for warning in &first.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self { files, profile, first: Arc::new(first) })
+    }
+}
+
+/// The tasks that publish snapshots. Dropping it ends them.
+#[derive(Debug)]
+pub struct Publisher {
+    _tasks: JoinSet<()>,
+}
+
+impl Publisher {
+    /// Starts publishing to `shared` on the current runtime. Serving begins with the first valid SVID.
+    #[must_use]
+    pub fn start(shared: &Arc<Shared>, identity: watch::Receiver<Arc<IdentityState>>, policy: PolicySource) -> Self {
+        let mut tasks = JoinSet::new();
+        let (policies, policy_changes) = watch::channel(policy.first.clone());
+        let (names, name_changes) = watch::channel(Arc::new(Resolved::default()));
+        if !policy.files.is_empty() {
+            tasks.spawn(follow_policy(policy, policies, shared.clone()));
+        }
+        if !shared.settings.names().is_empty() {
+            tasks.spawn(resolver::run(shared.settings.names(), names));
+        }
+        tasks.spawn(publish(shared.clone(), identity, policy_changes, name_changes));
+        Self { _tasks: tasks }
+    }
+}
+
+/// Reads the policy anew when its files change. A bad file never replaces a good one.
+async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>, shared: Arc<Shared>) {
+    let (mut watch, unwatched) = FileWatch::new(&source.files);
+    if let Some(why) = unwatched {
+        tracing::warn!("policy: {why}");
+    }
+    let texts = || source.files.iter().map(|f| std::fs::read(f).ok()).collect::<Vec<_>>();
+    // Read before the first wait, so that a change while we started is not missed.
+    let mut last = None;
+    loop {
+        let now = texts();
+        if last.as_ref() != Some(&now) {
+            let first = last.is_none();
+            last = Some(now);
+            match Policy::load(&source.files, source.profile) {
+                Ok(policy) => {
+                    if !first {
+                        tracing::info!(rules = policy.len(), "policy reloaded");
+                        policy.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                    }
+                    sender.send_replace(Arc::new(policy));
+                }
+                Err(error) => {
+                    shared.telemetry.metrics.policy_failures.inc();
+                    tracing::error!("the policy was not reloaded, the last good one stays: {error}");
+                }
+            }
+        }
+        watch.changed().await;
+    }
+}
+
+async fn publish(
+    shared: Arc<Shared>,
+    mut identity: watch::Receiver<Arc<IdentityState>>,
+    mut policy: watch::Receiver<Arc<Policy>>,
+    mut names: watch::Receiver<Arc<Resolved>>,
+) {
+    let mut generation = 0;
+    // TLS configurations are built once for each material, not for each snapshot.
+    let mut built: Option<(Arc<sidegate_identity::Material>, Tls)> = None;
+    loop {
+        let state = identity.borrow_and_update().clone();
+        let same = |b: &&(Arc<sidegate_identity::Material>, Tls)| state.material.as_ref().is_some_and(|m| Arc::ptr_eq(m, &b.0));
+        let tls = match built.as_ref().filter(same) {
+            Some((_, tls)) => Some(tls.clone()),
+            None => Tls::new(&state, &shared.settings),
+        };
+        built = state.material.clone().zip(tls.clone());
+        generation += 1;
+        let metrics = &shared.telemetry.metrics;
+        metrics.svid_expiry.set(state.material.as_ref().map_or(0, |m| m.svid.not_after));
+        metrics.rotations.inc_by(state.rotations.saturating_sub(metrics.rotations.get()));
+        let serve = tls.is_some();
+        shared.snapshot.store(Arc::new(Snapshot {
+            generation,
+            policy: policy.borrow_and_update().clone(),
+            identity: state,
+            tls,
+            resolved: names.borrow_and_update().clone(),
+        }));
+        if serve {
+            shared.advance(Phase::Serving);
+        }
+        // The sender of a source that is not configured is gone; that is no change.
+        let policy_change = async {
+            if policy.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let name_change = async {
+            if names.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            changed = identity.changed() => if changed.is_err() { return },
+            () = policy_change => {}
+            () = name_change => {}
+        }
+    }
+}

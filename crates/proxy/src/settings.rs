@@ -1,0 +1,164 @@
+//! The configuration as the data path wants it: fixed while sidegate runs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use sidegate_config::schema::{self, Config, Mode, Otherwise, Timeouts};
+use sidegate_config::value::PortRange;
+use sidegate_core::{SpiffeIdPattern, TrustDomain};
+use sidegate_tls::ServerName;
+
+use crate::resolver::Resolved;
+
+/// The configuration as the data path wants it.
+#[derive(Debug)]
+pub struct Settings {
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Bounds.
+    pub limits: schema::Limits,
+    /// Ports that differ from the default; the last entry is the default itself.
+    pub(crate) ports: Vec<Port>,
+    /// Destinations in the order of the configuration, then those of the explicit outbound listeners.
+    pub(crate) destinations: Vec<Destination>,
+    /// How many of `destinations` are matched by address.
+    pub(crate) matched: usize,
+    pub(crate) otherwise: Otherwise,
+    /// Ports that sidegate itself listens on.
+    pub(crate) own_ports: Vec<u16>,
+    /// fwmark for sidegate's own packets.
+    pub(crate) mark: Option<u32>,
+}
+
+/// What an inbound port demands.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) range: PortRange,
+    pub(crate) mode: Mode,
+    pub(crate) server_first: bool,
+    pub(crate) alpn: Vec<String>,
+}
+
+/// A destination in the mesh.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(crate) name: Arc<str>,
+    cidrs: Vec<ipnet::IpNet>,
+    pub(crate) dns: Vec<String>,
+    ports: Vec<PortRange>,
+    ids: Vec<SpiffeIdPattern>,
+    pub(crate) sni: Option<ServerName<'static>>,
+    pub(crate) alpn: Vec<String>,
+}
+
+impl Settings {
+    /// Compiles `config`, which has been validated.
+    #[must_use]
+    pub fn new(config: &Config) -> Arc<Self> {
+        let inbound = &config.inbound;
+        let mut ports: Vec<Port> = inbound
+            .ports
+            .iter()
+            .map(|p| Port { range: p.port.0, mode: p.mode, server_first: p.server_first, alpn: p.alpn.clone() })
+            .collect();
+        ports.push(Port {
+            range: PortRange { first: 1, last: u16::MAX },
+            mode: inbound.default_mode,
+            server_first: false,
+            alpn: Vec::new(),
+        });
+        let mut destinations: Vec<Destination> = config
+            .outbound
+            .destinations
+            .iter()
+            .map(|d| Destination {
+                name: d.name.as_str().into(),
+                cidrs: d.cidrs.iter().map(|c| *c.get()).collect(),
+                dns: d.dns.clone(),
+                ports: d.ports.iter().map(|p| p.0).collect(),
+                ids: d.spiffe_ids.iter().map(|i| i.get().clone()).collect(),
+                sni: server_name(d.sni.as_deref()),
+                alpn: d.alpn.clone(),
+            })
+            .collect();
+        let matched = destinations.len();
+        destinations.extend(config.outbound.listeners.iter().map(|l| Destination {
+            name: l.name.as_str().into(),
+            cidrs: Vec::new(),
+            dns: if l.to.get().address().is_some() { Vec::new() } else { vec![l.to.get().host.clone()] },
+            ports: Vec::new(),
+            ids: l.spiffe_ids.iter().map(|i| i.get().clone()).collect(),
+            sni: server_name(l.sni.as_deref()),
+            alpn: l.alpn.clone(),
+        }));
+        Arc::new(Self {
+            timeouts: config.timeouts.clone(),
+            limits: config.limits.clone(),
+            ports,
+            destinations,
+            matched,
+            otherwise: config.outbound.otherwise,
+            own_ports: own_ports(config),
+            mark: config.redirect.exempt_mark,
+        })
+    }
+
+    /// Index of what covers an inbound port; the default covers every port.
+    pub(crate) fn port_index(&self, port: u16) -> usize {
+        self.ports.iter().position(|p| p.range.contains(port)).unwrap_or(self.ports.len() - 1)
+    }
+
+    /// Index of the first destination that covers `address`.
+    pub(crate) fn destination_index(&self, address: SocketAddr, resolved: &Resolved) -> Option<usize> {
+        self.destinations[..self.matched].iter().position(|d| d.covers(address, resolved))
+    }
+
+    /// Every DNS name that has to be resolved.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.destinations.iter().flat_map(|d| d.dns.iter().cloned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+impl Destination {
+    fn covers(&self, address: SocketAddr, resolved: &Resolved) -> bool {
+        let ip = address.ip();
+        let anywhere = self.cidrs.is_empty() && self.dns.is_empty();
+        (self.ports.is_empty() || self.ports.iter().any(|p| p.contains(address.port())))
+            && (anywhere
+                || self.cidrs.iter().any(|c| c.contains(&ip))
+                || self.dns.iter().any(|name| addresses(resolved, name).contains(&ip)))
+    }
+
+    /// Whether a server with this identity may answer; `own` is our trust domain.
+    pub(crate) fn expects(&self, peer: &sidegate_core::SpiffeId, own: &TrustDomain) -> bool {
+        if self.ids.is_empty() { peer.trust_domain() == own } else { self.ids.iter().any(|pattern| pattern.matches(peer)) }
+    }
+
+    /// Who may answer, for people.
+    pub(crate) fn expected(&self, own: &TrustDomain) -> String {
+        if self.ids.is_empty() {
+            return format!("any workload of {own}");
+        }
+        self.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What `name` resolved to last.
+pub(crate) fn addresses<'a>(resolved: &'a Resolved, name: &str) -> &'a [IpAddr] {
+    resolved.get(name).map_or(&[], Vec::as_slice)
+}
+
+fn server_name(sni: Option<&str>) -> Option<ServerName<'static>> {
+    sni.and_then(|name| ServerName::try_from(name.to_owned()).ok())
+}
+
+fn own_ports(config: &Config) -> Vec<u16> {
+    let fixed = [&config.inbound.listen, &config.outbound.listen, &config.outbound.listen6, &config.admin.listen];
+    let fixed = fixed.into_iter().flatten().map(|a| a.0.port());
+    let explicit =
+        config.inbound.listeners.iter().map(|l| l.listen.0.port()).chain(config.outbound.listeners.iter().map(|l| l.listen.0.port()));
+    fixed.chain(explicit).collect()
+}

@@ -1,0 +1,87 @@
+//! What connections are judged by: immutable, replaced as a whole.
+
+use std::sync::Arc;
+
+use sidegate_core::TrustDomain;
+use sidegate_identity::{IdentityState, unix_now};
+use sidegate_policy::Policy;
+use sidegate_tls::{ClientConfig, ServerChoice, TlsContext};
+
+use crate::resolver::Resolved;
+use crate::settings::Settings;
+
+/// One generation of everything that can change while sidegate runs.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts up with each snapshot; records name it.
+    pub generation: u64,
+    /// The compiled policy.
+    pub policy: Arc<Policy>,
+    /// What the sources say.
+    pub identity: Arc<IdentityState>,
+    /// TLS configurations; none without material.
+    pub(crate) tls: Option<Tls>,
+    /// What the names of destinations resolve to.
+    pub(crate) resolved: Arc<Resolved>,
+}
+
+/// The TLS side of one generation of identity material.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    pub(crate) local_id: Arc<str>,
+    pub(crate) trust_domain: TrustDomain,
+    not_before: i64,
+    not_after: i64,
+    /// By index of the port in [`Settings`].
+    pub(crate) servers: Arc<[ServerChoice]>,
+    /// By index of the destination in [`Settings`].
+    pub(crate) clients: Arc<[Arc<ClientConfig>]>,
+}
+
+/// Whether new connections can be served, and if not what is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// They can.
+    Ready,
+    /// What is missing, a line each.
+    NotReady(Vec<String>),
+}
+
+impl Tls {
+    pub(crate) fn new(state: &IdentityState, settings: &Settings) -> Option<Self> {
+        let material = state.material.as_ref()?;
+        let context = match TlsContext::new(material) {
+            Ok(context) => context,
+            Err(error) => {
+                tracing::error!("no TLS configuration can be made of the SVID {}: {error}", material.svid.id);
+                return None;
+            }
+        };
+        Some(Self {
+            local_id: material.svid.id.to_string().into(),
+            trust_domain: material.svid.id.trust_domain().clone(),
+            not_before: material.svid.not_before,
+            not_after: material.svid.not_after,
+            servers: settings.ports.iter().map(|p| context.server(&p.alpn)).collect(),
+            clients: settings.destinations.iter().map(|d| context.client(&d.alpn)).collect(),
+        })
+    }
+}
+
+impl Snapshot {
+    /// The TLS configurations, while our own SVID is valid.
+    pub(crate) fn valid_tls(&self) -> Option<&Tls> {
+        self.tls.as_ref().filter(|tls| (tls.not_before..=tls.not_after).contains(&unix_now()))
+    }
+
+    /// Whether connections can be served now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if self.valid_tls().is_some() {
+            return Readiness::Ready;
+        }
+        let mut missing = vec!["no valid X.509-SVID".to_owned()];
+        missing.extend(self.identity.sources.iter().map(|s| format!("{}: {}", s.name, s.message)));
+        Readiness::NotReady(missing)
+    }
+}

@@ -1,0 +1,59 @@
+//! Socket options, and how a socket ends.
+
+use std::io;
+use std::net::Shutdown;
+use std::time::Duration;
+
+use sidegate_config::schema::Timeouts;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a peer that was told why has to take the alert, before the socket goes.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Makes a socket ready for service.
+///
+/// Until [`end_in_order`] it will be reset when dropped, by whatever path: a connection that is refused, cut, or lost
+/// to a panic must never look to anybody like one that ended in order.
+pub(crate) fn prepare(tcp: &TcpStream, timeouts: &Timeouts) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    tcp.set_zero_linger()?;
+    tcp.set_nodelay(true)?;
+    let keepalive = timeouts.keepalive.duration();
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(Duration::from_secs(10)).with_retries(3))?;
+    socket.set_tcp_user_timeout(Some(timeouts.tcp_user.duration()))
+}
+
+/// From now on dropping the socket closes it in order.
+pub(crate) fn end_in_order(tcp: &TcpStream) {
+    let _ = SockRef::from(tcp).set_linger(None);
+}
+
+/// Sends FIN; reading goes on.
+pub(crate) fn shutdown_write(tcp: &TcpStream) -> io::Result<()> {
+    SockRef::from(tcp).shutdown(Shutdown::Write)
+}
+
+/// Closes so that an alert which has been sent arrives: a reset would overtake it. What the peer still sends is read
+/// and thrown away, within a bound of time and bytes.
+pub(crate) async fn farewell(tcp: &TcpStream) {
+    end_in_order(tcp);
+    if shutdown_write(tcp).is_err() {
+        return;
+    }
+    let deadline = Instant::now() + FAREWELL;
+    let mut scrap = [0; 2048];
+    for _ in 0..64 {
+        match timeout_at(deadline, tcp.readable()).await {
+            Ok(Ok(())) => {}
+            _ => return,
+        }
+        match tcp.try_read(&mut scrap) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The data plane's threads: one runtime each, no work stealing, nothing shared but atomics.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use sidegate_core::Reason;
+use tokio_util::task::TaskTracker;
+
+use crate::listener::Listeners;
+use crate::shared::{Phase, Shared};
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts a worker for each of `listeners`.
+    ///
+    /// # Errors
+    /// If the system gives no thread or runtime.
+    pub fn start(shared: &Arc<Shared>, listeners: Vec<Listeners>) -> io::Result<Self> {
+        let mut threads = Vec::with_capacity(listeners.len());
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                runtime.block_on(work(&shared, listeners));
+            })?;
+            threads.push(thread);
+        }
+        Ok(Self { threads })
+    }
+
+    /// Waits for the end of all workers, after [`Phase::Ending`].
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended by a panic");
+            }
+        }
+    }
+}
+
+async fn work(shared: &Arc<Shared>, listeners: Listeners) {
+    let tasks = TaskTracker::new();
+    if let Err(error) = listeners.serve(shared, &tasks) {
+        tracing::error!("a worker can't serve its listeners: {error}");
+        shared.advance(Phase::Ending);
+    }
+    let mut phase = shared.phase.subscribe();
+    let _ = phase.wait_for(|p| *p == Phase::Ending).await;
+    shared.registry.cut_all(Reason::Drained);
+    tasks.close();
+    // Every connection ends at once when cut; whatever does not is ended with the runtime, and recorded as cancelled.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), tasks.wait()).await;
+}
+
+/// How many CPUs the cgroup allows, rounded up, at least 1. A pod with half a core on a host of 64 wants one worker.
+#[must_use]
+pub fn cpu_quota() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let v2 = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| quota_v2(&text));
+    let v1 = || {
+        let read = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/cpu/{name}")).ok()?.trim().parse::<i64>().ok();
+        quota(read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)
+    };
+    v2.or_else(v1).map_or(cores, |quota| quota.min(cores))
+}
+
+fn quota_v2(text: &str) -> Option<usize> {
+    let (quota_us, period_us) = text.trim().split_once(' ')?;
+    quota(quota_us.parse().ok()?, period_us.parse().ok()?)
+}
+
+fn quota(quota_us: i64, period_us: i64) -> Option<usize> {
+    if quota_us <= 0 || period_us <= 0 {
+        return None;
+    }
+    usize::try_from(quota_us.div_euclid(period_us) + i64::from(quota_us % period_us != 0)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quota_v2;
+
+    #[test]
+    fn the_quota_is_rounded_up() {
+        for (text, cpus) in
+            [("50000 100000\n", Some(1)), ("150000 100000", Some(2)), ("200000 100000", Some(2)), ("max 100000", None), ("x", None)]
+        {
+            assert_eq!(quota_v2(text), cpus, "{text}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Putting the rules into the kernel, taking them out, and reading what they counted.
+
+use crate::error::RedirectError;
+use crate::nft::{self, TABLE, VERIFY_TABLE};
+use crate::plan::Plan;
+use crate::render::render;
+
+/// Makes the kernel's table what the plan wants, in one transaction: at no moment is there half of it, or none where
+/// there was one before. Applying the same plan again changes nothing but the counters, which begin at 0.
+pub fn apply(plan: &Plan) -> Result<(), RedirectError> {
+    nft::load(&format!("{}{}", nft::clear(VERIFY_TABLE), render(plan)?))
+}
+
+/// Takes the table out of the kernel; false if there was none. From now on everything passes in the clear.
+pub fn remove() -> Result<bool, RedirectError> {
+    let had = nft::has_table(TABLE)?;
+    if had || nft::has_table(VERIFY_TABLE)? {
+        nft::load(&format!("{}{}", nft::clear(VERIFY_TABLE), nft::clear(TABLE)))?;
+    }
+    Ok(had)
+}
+
+/// How many packets the rules counted since they were applied, by name.
+pub fn counters() -> Result<Vec<(String, u64)>, RedirectError> {
+    if !nft::has_table(TABLE)? {
+        return Err(RedirectError::NotApplied);
+    }
+    Ok(read_counters(&nft::list_counters(TABLE)?))
+}
+
+fn read_counters(listing: &str) -> Vec<(String, u64)> {
+    let mut counters = Vec::new();
+    let mut name = None;
+    for line in listing.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["counter", counter, "{"] => name = Some(counter.to_owned()),
+            ["packets", packets, ..] => {
+                let packets = packets.parse().ok();
+                counters.extend(name.take().zip(packets));
+            }
+            _ => {}
+        }
+    }
+    counters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_read_by_name() {
+        let listing = "table inet sidegate {\n\tcounter a {\n\t\tpackets 3 bytes 180\n\t}\n\tcounter b {\n\
+                       \t\tpackets 0 bytes 0\n\t}\n}\n";
+        assert_eq!(read_counters(listing), [("a".to_owned(), 3), ("b".to_owned(), 0)]);
+    }
+}

@@ -1,0 +1,25 @@
+//! Kernel rules that send the pod's traffic to the sidecar: render, apply, verify, remove.
+//!
+//! A [`Plan`] says what is to be captured. Its rules are one nftables table, `inet sidegate`, for IPv4 and IPv6, in
+//! the network namespace of the calling thread; no other table is touched. What should have been redirected and was
+//! not is dropped, so that nothing passes in the clear while the sidecar is starting, stopping or dead.
+//!
+//! Everything goes through the `nft` binary. Only [`render`] works without privilege (CAP_NET_ADMIN).
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod apply;
+mod check;
+mod diff;
+mod error;
+mod nft;
+mod plan;
+mod render;
+mod set;
+mod verify;
+
+pub use apply::{apply, counters, remove};
+pub use diff::Difference;
+pub use error::RedirectError;
+pub use plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
+pub use render::{SIDECAR_CONNECTION, render};
+pub use verify::verify;

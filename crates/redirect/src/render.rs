@@ -1,0 +1,238 @@
+//! The rules as a text for nft, with a comment on each for the people who review them.
+
+use std::fmt::{self, Write};
+
+use crate::check::check;
+use crate::error::RedirectError;
+use crate::nft::{self, TABLE};
+use crate::plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
+use crate::set::{Side, outside, ports, set, within};
+
+/// The mark (`ct mark`) on the connections of the sidecar and of the exempt users.
+pub const SIDECAR_CONNECTION: u32 = 0x51de;
+
+/// The plan's rules as a script for `nft -f`, which replaces the table in one transaction. It needs no privilege.
+pub fn render(plan: &Plan) -> Result<String, RedirectError> {
+    check(plan)?;
+    Ok(format!(
+        "# sidegate's capture rules. One transaction: the old table goes and the new one comes at the same moment.\n\
+         {}\n{}",
+        nft::clear(TABLE),
+        table(plan, TABLE, false)
+    ))
+}
+
+/// The table itself, of a plan that has been checked.
+pub(crate) fn table(plan: &Plan, name: &str, dormant: bool) -> String {
+    let mut text = Text::default();
+    text.open(format_args!("table inet {name}"));
+    if dormant {
+        text.line("flags dormant");
+    }
+    for counter in counters(plan) {
+        text.line(format_args!("counter {counter} {{ }}"));
+    }
+    if let Some(outbound) = &plan.outbound {
+        outbound_exempt(&mut text, plan, outbound);
+        outbound_redirect(&mut text, outbound);
+        outbound_filter(&mut text, plan);
+    }
+    if let Some(inbound) = &plan.inbound {
+        inbound_exempt(&mut text, inbound);
+        inbound_redirect(&mut text, inbound);
+        inbound_filter(&mut text, plan, inbound);
+    }
+    text.close();
+    text.text
+}
+
+/// A counter must be declared before the rules that use it, and is declared only if one does.
+fn counters(plan: &Plan) -> Vec<&'static str> {
+    let dropping = plan.udp == Udp::Drop;
+    let (outbound, inbound) = (plan.outbound.is_some(), plan.inbound.is_some());
+    let resolvers = outbound && !plan.dns_resolvers.is_empty();
+    [
+        ("dns_udp_allowed", resolvers),
+        ("dns_tcp_allowed", resolvers),
+        ("outbound_invalid_dropped", outbound),
+        ("outbound_tcp_dropped", outbound),
+        ("outbound_udp_dropped", outbound && dropping),
+        ("outbound_other_dropped", outbound && dropping),
+        ("inbound_invalid_dropped", inbound),
+        ("inbound_direct_dropped", inbound),
+        ("inbound_tcp_dropped", inbound),
+        ("inbound_udp_dropped", inbound && dropping),
+        ("inbound_other_dropped", inbound && dropping),
+    ]
+    .into_iter()
+    .filter_map(|(name, used)| used.then_some(name))
+    .collect()
+}
+
+fn outbound_exempt(text: &mut Text, plan: &Plan, outbound: &Outbound) {
+    text.open("chain outbound_exempt");
+    text.note("What leaves uncaptured. Redirection and filter both ask here, so that they cannot disagree.");
+    text.note("The sidecar's own packets; the mark makes the whole connection known as its own.");
+    let own = match plan.exempt {
+        Exempt::Uid(uid) => format!("meta skuid {uid}"),
+        Exempt::Mark(mark) => format!("meta mark {mark:#x}"),
+    };
+    text.line(format_args!("{own} ct mark set {SIDECAR_CONNECTION:#x} accept"));
+    if !plan.exempt_uids.is_empty() {
+        text.note("Users that are never captured.");
+        let uids = set(&plan.exempt_uids);
+        text.line(format_args!("meta skuid {uids} ct mark set {SIDECAR_CONNECTION:#x} accept"));
+    }
+    text.note("The pod itself: loopback, its own addresses, and what has been redirected to the sidecar.");
+    text.line("fib daddr type local accept");
+    text.accept_any("Destinations that are excluded.", &within(Side::Destination, &outbound.exclude_cidrs));
+    if !outbound.include_cidrs.is_empty() {
+        text.accept_any("Destinations that are not included.", &outside(Side::Destination, &outbound.include_cidrs));
+    }
+    port_exemptions(text, &outbound.include_ports, &outbound.exclude_ports);
+    let resolvers = resolvers(plan).into_iter().map(|address| format!("{address} meta l4proto {{ tcp, udp }} th dport 53"));
+    text.accept_any("Questions to the resolvers.", &resolvers.collect::<Vec<_>>());
+    text.note("The end of an exempt connection whose socket is closed: its last data, FIN and ACK have no owner any");
+    text.note("more. A packet that has one is not exempt, or it had been accepted above: somebody took over the ports.");
+    text.line(format_args!("ct mark {SIDECAR_CONNECTION:#x} meta skuid != {} return", u32::MAX));
+    text.line(format_args!("ct mark {SIDECAR_CONNECTION:#x} accept"));
+    text.close();
+}
+
+fn outbound_redirect(text: &mut Text, outbound: &Outbound) {
+    text.open("chain outbound_redirect");
+    text.note("Every new TCP connection that leaves goes to the sidecar (on 127.0.0.1 or ::1).");
+    text.line("type nat hook output priority -100; policy accept;");
+    text.line("jump outbound_exempt");
+    text.line(format_args!("meta l4proto tcp redirect to :{}", outbound.port));
+    text.close();
+}
+
+fn outbound_filter(text: &mut Text, plan: &Plan) {
+    text.open("chain outbound_filter");
+    text.note("Whatever should have been redirected and was not does not leave.");
+    text.line("type filter hook output priority 0; policy accept;");
+    text.note("Neighbour discovery, path MTU, and the like.");
+    text.line("meta l4proto { icmp, ipv6-icmp } accept");
+    text.note("The kernel does not translate these; they would show the sidecar's addresses and ports outside.");
+    text.line("ct state invalid fib daddr type != local counter name outbound_invalid_dropped drop");
+    text.note("Answers: the connection was let in by the rules for what arrives.");
+    text.line("ct direction reply accept");
+    let resolvers = resolvers(plan);
+    if !resolvers.is_empty() {
+        text.note("Questions to the resolvers are counted here, and let through below.");
+    }
+    for address in resolvers {
+        text.line(format_args!("{address} udp dport 53 counter name dns_udp_allowed"));
+        text.line(format_args!("{address} tcp dport 53 counter name dns_tcp_allowed"));
+    }
+    text.line("jump outbound_exempt");
+    text.note("Also connections that are older than these rules.");
+    text.line("meta l4proto tcp counter name outbound_tcp_dropped drop");
+    if plan.udp == Udp::Drop {
+        text.note("Nothing walks past the sidecar on another protocol.");
+        text.line("meta l4proto udp counter name outbound_udp_dropped drop");
+        text.line("counter name outbound_other_dropped drop");
+    }
+    text.close();
+}
+
+fn inbound_exempt(text: &mut Text, inbound: &Inbound) {
+    text.open("chain inbound_exempt");
+    text.note("What arrives uncaptured. Redirection and filter both ask here, so that they cannot disagree.");
+    text.note("The pod itself.");
+    text.line("iif lo accept");
+    text.accept_any("Peers that are excluded.", &within(Side::Source, &inbound.exclude_cidrs));
+    port_exemptions(text, &inbound.include_ports, &inbound.exclude_ports);
+    text.close();
+}
+
+fn inbound_redirect(text: &mut Text, inbound: &Inbound) {
+    text.open("chain inbound_redirect");
+    text.note("Every new TCP connection that arrives goes to the sidecar, except one straight to its port: the filter");
+    text.note("knows that one by its not having been translated.");
+    text.line("type nat hook prerouting priority -100; policy accept;");
+    text.line("jump inbound_exempt");
+    text.line(format_args!("tcp dport != {0} redirect to :{0}", inbound.port));
+    text.close();
+}
+
+fn inbound_filter(text: &mut Text, plan: &Plan, inbound: &Inbound) {
+    let port = inbound.port;
+    text.open("chain inbound_filter");
+    text.note("Whatever should have been redirected and was not does not arrive.");
+    text.line("type filter hook input priority 0; policy accept;");
+    text.note("Neighbour discovery, path MTU, and the like.");
+    text.line("meta l4proto { icmp, ipv6-icmp } accept");
+    text.note("The kernel does not translate these, so they would reach the application past the sidecar.");
+    text.line("ct state invalid iif != lo counter name inbound_invalid_dropped drop");
+    text.note("Answers: the connection was let out by the rules for what leaves.");
+    text.line("ct direction reply accept");
+    text.note("What was redirected, and what claims to have been.");
+    text.line(format_args!("iif != lo tcp dport {port} ct status dnat accept"));
+    text.line(format_args!("iif != lo tcp dport {port} counter name inbound_direct_dropped drop"));
+    text.line("jump inbound_exempt");
+    text.note("Also connections that are older than these rules.");
+    text.line("meta l4proto tcp counter name inbound_tcp_dropped drop");
+    if plan.udp == Udp::Drop {
+        text.note("Nothing walks past the sidecar on another protocol.");
+        text.line("meta l4proto udp counter name inbound_udp_dropped drop");
+        text.line("counter name inbound_other_dropped drop");
+    }
+    text.close();
+}
+
+fn port_exemptions(text: &mut Text, include: &[PortRange], exclude: &[PortRange]) {
+    if !exclude.is_empty() {
+        text.accept_any("Ports that are excluded.", &[ports("", exclude)]);
+    }
+    if !include.is_empty() {
+        text.accept_any("Ports that are not included.", &[ports("!= ", include)]);
+    }
+}
+
+fn resolvers(plan: &Plan) -> Vec<String> {
+    let networks = plan.dns_resolvers.iter().map(|address| (*address).into()).collect::<Vec<_>>();
+    within(Side::Destination, &networks)
+}
+
+/// A text that grows by indented lines.
+#[derive(Default)]
+struct Text {
+    text: String,
+    depth: usize,
+}
+
+impl Text {
+    fn open(&mut self, header: impl fmt::Display) {
+        if self.text.ends_with("}\n") {
+            self.text.push('\n');
+        }
+        self.line(format_args!("{header} {{"));
+        self.depth += 1;
+    }
+
+    fn close(&mut self) {
+        self.depth -= 1;
+        self.line("}");
+    }
+
+    fn note(&mut self, comment: &str) {
+        self.line(format_args!("# {comment}"));
+    }
+
+    /// Nothing at all without a condition, since a rule without one would hold for everything.
+    fn accept_any(&mut self, comment: &str, conditions: &[String]) {
+        if !conditions.is_empty() {
+            self.note(comment);
+        }
+        for condition in conditions {
+            self.line(format_args!("{condition} accept"));
+        }
+    }
+
+    fn line(&mut self, line: impl fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{:1$}{line}", "", 4 * self.depth);
+    }
+}

@@ -1,0 +1,202 @@
+//! `sidegate demo`: two workloads talk through two sidecars, an intruder is refused, SVIDs rotate meanwhile.
+//!
+//! Everything is the real thing: this binary as sidecars, the embedded authority over its Unix socket, kernel rules in
+//! network namespaces where they are allowed.
+
+mod place;
+mod sidecar;
+mod table;
+mod traffic;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use sidegate_authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
+use sidegate_config::value::Span;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::place::{Place, WORKLOADS, Workload};
+use self::sidecar::{Records, Sidecar};
+use self::traffic::{Outcome, Tally};
+use crate::cli;
+
+/// The shortest that the authority issues: a rotation every 2.5 s.
+const TTL: Duration = Duration::from_secs(5);
+const START: Duration = Duration::from_secs(20);
+const TRUST_DOMAIN: &str = "demo.sidegate";
+
+/// Shows it all, and fails if anything expected did not happen.
+pub(crate) fn demo(arguments: &cli::Demo) -> Result<()> {
+    // Before any thread: a user namespace can only be entered by a process that has one.
+    let place = Place::choose(arguments.mode)?;
+    println!("{}", place.describe());
+    let folder = Folder::new()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let interrupted = stop.clone();
+    runtime.spawn(async move {
+        if let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+            interrupted.store(true, Ordering::Relaxed);
+        }
+    });
+    let authority = runtime.block_on(start_authority(&place, folder.path()))?;
+    let result = show(arguments, &place, folder.path(), &authority, &stop);
+    // Namespaces, rules, sidecars: all end with their owners. The sockets are the authority's own to remove.
+    runtime.block_on(authority.shutdown());
+    if result.is_err() {
+        folder.keep();
+    }
+    result
+}
+
+/// The demo's files; a sidecar of another user must be able to read them. Removed at the end, unless something failed.
+struct Folder(Option<tempfile::TempDir>);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::Builder::new().prefix("sidegate-demo.").tempdir().context("no temporary folder can be made")?;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        Ok(Self(Some(folder)))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.as_ref().map_or(Path::new("/"), tempfile::TempDir::path)
+    }
+
+    fn keep(mut self) {
+        if let Some(folder) = self.0.take() {
+            eprintln!("the sidecars' configurations and logs are kept in {}", folder.keep().display());
+        }
+    }
+}
+
+async fn start_authority(place: &Place, folder: &Path) -> Result<Authority> {
+    let mut config = AuthorityConfig::default();
+    config.trust_domains.push(TrustDomainConfig { ttl: Span(TTL), ..TrustDomainConfig::new(TRUST_DOMAIN) });
+    for workload in WORKLOADS {
+        let socket = socket(folder, workload);
+        // Where every sidecar has a user of its own the caller is attested by it, else by the socket that it was given.
+        let uid = place.uid(workload);
+        config.entries.push(Entry { uid, socket: Some(socket.clone()), ..Entry::new(workload.spiffe_id()) });
+        config.sockets.push(socket);
+    }
+    Authority::start(config).await.context("the embedded authority can't be started")
+}
+
+fn socket(folder: &Path, workload: Workload) -> PathBuf {
+    folder.join(format!("{}.sock", workload.name()))
+}
+
+fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authority, stop: &AtomicBool) -> Result<()> {
+    let records = Records::default();
+    let started = Instant::now();
+    let service = traffic::serve(place)?;
+    let mut sidecars = Vec::new();
+    for workload in WORKLOADS {
+        let config = place.sidecar_config(workload, &socket(folder, workload), folder)?;
+        sidecars.push(Sidecar::start(place, workload, folder, &config, records.clone())?);
+    }
+    for sidecar in &sidecars {
+        sidecar.wait_ready(place, START)?;
+    }
+    println!("\nThree sidecars are ready after {:.1} s, each with an SVID of {} s.", started.elapsed().as_secs_f64(), TTL.as_secs());
+    println!("web calls api; one connection stays open all the time; intruder and a client without a sidecar try too.\n");
+
+    let tally = traffic::drive(place, arguments.time, stop)?;
+    // The records of connections that have just ended are on their way.
+    records.settle(tally.expected_records());
+    let all = records.all();
+    table::print(&all, arguments.all);
+    let rotations = place.rotations(&sidecars)?;
+    summary(&tally, &rotations, authority.issued_count(), all.len());
+    let verdict = judge(&tally, &rotations, &all, stop.load(Ordering::Relaxed));
+    if verdict.is_ok() {
+        where_next(place, arguments.keep);
+        if arguments.keep {
+            keep(place, stop);
+        }
+    }
+    for sidecar in &mut sidecars {
+        sidecar.end();
+    }
+    service.stop();
+    verdict
+}
+
+fn summary(tally: &Tally, rotations: &[(Workload, u64)], issued: u64, records: usize) {
+    println!("\nTotals");
+    println!("  requests from web      {} answered, {} errors", tally.answered, tally.errors.len());
+    println!(
+        "  one open connection    {} in {} exchanges over {:.1} s, across every rotation",
+        if tally.held.is_ok() { "unbroken" } else { "BROKEN" },
+        tally.exchanges,
+        tally.time.as_secs_f64()
+    );
+    let each: Vec<String> = rotations.iter().map(|(w, n)| format!("{} {n}", w.name())).collect();
+    println!("  SVID rotations         {} ({issued} SVIDs issued)", each.join(", "));
+    println!("  intruder               {}", tally.intruder);
+    println!("  plaintext client       {}", tally.plaintext);
+    println!("  connection records     {records}");
+    for error in tally.errors.iter().take(5) {
+        println!("  error: {error}");
+    }
+}
+
+/// What has to have happened.
+fn judge(tally: &Tally, rotations: &[(Workload, u64)], records: &[sidecar::Seen], interrupted: bool) -> Result<()> {
+    if interrupted {
+        bail!("interrupted");
+    }
+    let mut wrong = Vec::new();
+    let mut expect = |right: bool, what: String| {
+        if !right {
+            wrong.push(what);
+        }
+    };
+    expect(tally.answered > 0, "no request of web was answered".to_owned());
+    expect(tally.errors.is_empty(), format!("{} requests of web failed", tally.errors.len()));
+    if let Err(error) = &tally.held {
+        expect(false, format!("the open connection broke: {error}"));
+    }
+    for (workload, count) in rotations {
+        expect(*count >= 1, format!("the SVID of {} did not rotate", workload.name()));
+    }
+    expect(tally.intruder == Outcome::Refused, format!("the intruder was not refused: {}", tally.intruder));
+    expect(tally.plaintext == Outcome::Refused, format!("plaintext to the strict port was not refused: {}", tally.plaintext));
+    let seen = |workload: Workload, reason: &str| records.iter().any(|r| r.workload == workload && r.text("/reason") == reason);
+    expect(seen(Workload::Api, "denied_by_default"), "api has no record that it denied the intruder".to_owned());
+    expect(seen(Workload::Api, "plaintext_refused"), "api has no record that it refused plaintext".to_owned());
+    expect(
+        seen(Workload::Web, "closed") && seen(Workload::Api, "closed"),
+        "a record of a finished connection is missing at one end".to_owned(),
+    );
+    if wrong.is_empty() { Ok(()) } else { Err(anyhow!("the demo did not go as it should:\n  {}", wrong.join("\n  "))) }
+}
+
+fn where_next(place: &Place, kept: bool) {
+    println!("\nWhere to look next");
+    println!("  sidegate check --help        check a configuration of your own");
+    println!("  sidegate redirect show       read the kernel rules before you apply them");
+    println!("  docs/configuration.md        every key; docs/reference.md every reason and metric");
+    if kept {
+        println!("\nIt keeps running. In another terminal:");
+        for line in place.what_to_type() {
+            println!("  {line}");
+        }
+        println!("Ctrl-C ends it and removes every namespace and rule.");
+    } else {
+        println!("  sidegate demo --keep         the same, to play with");
+    }
+}
+
+fn keep(_place: &Place, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("\nending");
+}

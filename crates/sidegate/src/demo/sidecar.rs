@@ -1,0 +1,123 @@
+//! The demo's sidecars: this binary, as processes of their own.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::place::{Place, Workload};
+
+/// A record that a sidecar wrote.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) workload: Workload,
+    pub(super) record: Value,
+}
+
+impl Seen {
+    /// A field as text, by JSON pointer; empty where it is absent.
+    pub(super) fn text(&self, pointer: &str) -> &str {
+        self.record.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// Everything that the sidecars have written so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Records(Arc<Mutex<Vec<Seen>>>);
+
+impl Records {
+    pub(super) fn all(&self) -> Vec<Seen> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort_by(|a, b| a.text("/time").cmp(b.text("/time")));
+        all
+    }
+
+    /// Waits, not for long, until there are at least `count`.
+    pub(super) fn settle(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while self.0.lock().unwrap_or_else(PoisonError::into_inner).len() < count && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A running sidecar. Dropping it ends it.
+pub(super) struct Sidecar {
+    pub(super) workload: Workload,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Sidecar {
+    pub(super) fn start(place: &Place, workload: Workload, folder: &Path, config: &Path, records: Records) -> Result<Self> {
+        let binary = binary(folder)?;
+        let log = folder.join(format!("{}.log", workload.name()));
+        let mut command = Command::new(binary);
+        command.args(["run", "--with-parent", "--config"]).arg(config);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
+        let mut child = place.start(workload, command).with_context(|| format!("the sidecar of {} can't be started", workload.name()))?;
+        if let Some(stdout) = child.stdout.take() {
+            // Ends with the pipe, and so with the child.
+            std::thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    if let Ok(record) = serde_json::from_str(&line) {
+                        records.0.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { workload, record });
+                    }
+                }
+            });
+        }
+        Ok(Self { workload, child, log })
+    }
+
+    pub(super) fn wait_ready(&self, place: &Place, deadline: Duration) -> Result<()> {
+        let end = Instant::now() + deadline;
+        loop {
+            let last = match place.ask_admin(self.workload, "/readyz") {
+                Ok((200, _)) => return Ok(()),
+                Ok((_, body)) => body,
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() > end {
+                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+                bail!("the sidecar of {} did not get ready: {last}\nits log:\n{log}", self.workload.name());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends it at once: the second signal skips the drain.
+    pub(super) fn end(&mut self) {
+        let Ok(pid) = i32::try_from(self.child.id()).map(Pid::from_raw) else { return };
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+            } else {
+                let _ = kill(pid, Signal::SIGTERM);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A copy of this binary that every user may run: a checkout often lies in a home that others can't enter.
+fn binary(folder: &Path) -> Result<PathBuf> {
+    let copy = folder.join("sidegate");
+    if !copy.exists() {
+        std::fs::copy(std::env::current_exe()?, &copy).context("the binary can't be copied")?;
+    }
+    Ok(copy)
+}

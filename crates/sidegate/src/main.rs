@@ -1,0 +1,46 @@
+//! sidegate: a service-mesh sidecar that proves both ends of every connection and says why.
+
+mod authority;
+mod check;
+mod cli;
+#[cfg(feature = "development")]
+mod demo;
+mod logging;
+mod redirect;
+mod reference;
+mod run;
+mod schema;
+mod wait;
+mod yaml;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Wait(arguments) => wait::wait(&arguments),
+        Command::Redirect(arguments) => redirect::redirect(&arguments),
+        Command::Authority(arguments) => authority::authority(&arguments),
+        #[cfg(feature = "development")]
+        Command::Demo(arguments) => demo::demo(&arguments),
+        Command::Schema(arguments) => schema::schema(&arguments),
+        Command::Reference => reference::reference(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain on one line each: what failed, then why.
+            eprintln!("sidegate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! `sidegate schema`.
+
+use anyhow::Result;
+use sidegate_config::{Config, json_schema};
+use sidegate_policy::schema::PolicyFile;
+
+use crate::cli::{self, SchemaOf};
+
+/// Prints the JSON Schema of a file.
+pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
+    let schema = match arguments.of {
+        SchemaOf::Config => json_schema::<Config>(),
+        SchemaOf::Policy => json_schema::<PolicyFile>(),
+        #[cfg(feature = "development")]
+        SchemaOf::Authority => json_schema::<sidegate_authority::AuthorityConfig>(),
+        #[cfg(not(feature = "development"))]
+        SchemaOf::Authority => anyhow::bail!("this build has no embedded authority"),
+    };
+    println!("{}", serde_json::to_string_pretty(&schema)?);
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! A value as YAML, for people.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+/// Block style; what has no value is left out.
+pub(crate) fn to_yaml(value: &Value) -> String {
+    let mut text = String::new();
+    block(value, 0, &mut text);
+    text
+}
+
+fn block(value: &Value, depth: usize, text: &mut String) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(entries) => {
+            for (key, child) in entries {
+                let _ = write!(text, "{indent}{key}:");
+                nested(child, depth, text);
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                // A mapping begins on the line of its dash.
+                let mut inner = String::new();
+                block(item, depth + 1, &mut inner);
+                match item {
+                    Value::Object(_) => {
+                        let _ = write!(text, "{indent}- {}", inner.trim_start());
+                    }
+                    _ => {
+                        let _ = writeln!(text, "{indent}- {}", inner.trim());
+                    }
+                }
+            }
+        }
+        scalar => {
+            let _ = writeln!(text, "{indent}{}", plain(scalar));
+        }
+    }
+}
+
+fn nested(child: &Value, depth: usize, text: &mut String) {
+    match child {
+        Value::Object(entries) if !entries.is_empty() => {
+            text.push('\n');
+            block(child, depth + 1, text);
+        }
+        Value::Array(items) if !items.is_empty() => {
+            text.push('\n');
+            block(child, depth + 1, text);
+        }
+        scalar => {
+            let _ = writeln!(text, " {}", plain(scalar));
+        }
+    }
+}
+
+/// JSON's spelling of a scalar is YAML too.
+fn plain(value: &Value) -> String {
+    value.to_string()
+}

@@ -1,0 +1,56 @@
+//! The access log: one line for each connection, on standard output.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use sidegate_config::schema::LogFormat;
+use sidegate_core::ConnectionRecord;
+
+use crate::text;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Text,
+}
+
+impl Format {
+    pub(crate) fn of(format: LogFormat) -> Option<Self> {
+        match format {
+            LogFormat::Off => None,
+            LogFormat::Json => Some(Self::Json),
+            LogFormat::Text => Some(Self::Text),
+            LogFormat::Auto if io::stdout().is_terminal() => Some(Self::Text),
+            LogFormat::Auto => Some(Self::Json),
+        }
+    }
+}
+
+/// Writes until the last sender is gone. Flushes whenever the queue is empty, so that no line waits for the next.
+pub(crate) fn write(format: Format, records: &Receiver<Box<ConnectionRecord>>) {
+    let mut out = BufWriter::with_capacity(64 * 1024, io::stdout());
+    loop {
+        let record = match records.try_recv() {
+            Ok(record) => record,
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {
+                if out.flush().is_err() {
+                    return;
+                }
+                match records.recv() {
+                    Ok(record) => record,
+                    Err(_) => break,
+                }
+            }
+        };
+        let written = match format {
+            Format::Json => serde_json::to_writer(&mut out, &record).map_err(io::Error::from).and_then(|()| out.write_all(b"\n")),
+            Format::Text => writeln!(out, "{}", text::line(&record)),
+        };
+        if written.is_err() {
+            // Nobody reads standard output any more; the senders notice by their dropped records.
+            return;
+        }
+    }
+    let _ = out.flush();
+}

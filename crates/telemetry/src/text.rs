@@ -1,0 +1,51 @@
+//! A record as a person reads it.
+
+use std::fmt::Write;
+
+use sidegate_core::{ConnectionRecord, Direction, Reason};
+
+/// One line for `record`.
+#[must_use]
+pub fn line(record: &ConnectionRecord) -> String {
+    let mut text = format!("{} ", humantime::format_rfc3339_millis(record.time));
+    let arrow = match record.direction {
+        Direction::Inbound => "inbound ",
+        Direction::Outbound => "outbound",
+    };
+    let peer = match (&record.peer_id, &record.claimed_id) {
+        (Some(id), _) => id.to_string(),
+        (None, Some(claimed)) => format!("claims {claimed}"),
+        (None, None) => "-".to_owned(),
+    };
+    let to = record.original_destination.map_or_else(|| "?".to_owned(), |a| a.to_string());
+    let _ = write!(text, "{arrow} {} -> {to} {peer}", record.downstream);
+    if let Some(tls) = &record.tls {
+        let resumed = if tls.resumed { " resumed" } else { "" };
+        let _ = write!(text, " TLS{} {} {}{resumed}", tls.version, tls.group.unwrap_or("-"), tls.cipher);
+    } else if let Some(transport) = record.transport {
+        let _ = write!(text, " {transport:?}");
+    }
+    if let Some(decision) = &record.decision {
+        let _ = write!(text, " {} by {}", if decision.allowed { "allowed" } else { "DENIED" }, decision.rule);
+    }
+    let _ = write!(text, " {}B up {}B down {}", record.bytes_up, record.bytes_down, duration(record.stages.total));
+    if record.reason != Reason::Closed {
+        let _ = write!(text, " {}", record.reason);
+    }
+    if let Some(detail) = &record.detail {
+        let _ = write!(text, ": {detail}");
+    }
+    text
+}
+
+/// Microseconds for people: `850µs`, `12.4ms`, `3.2s`.
+#[must_use]
+pub fn duration(micros: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let value = micros as f64;
+    match micros {
+        0..1_000 => format!("{micros}µs"),
+        1_000..1_000_000 => format!("{:.1}ms", value / 1e3),
+        _ => format!("{:.1}s", value / 1e6),
+    }
+}

@@ -1,0 +1,61 @@
+//! The cryptography: rustls with aws-lc, TLS 1.3 suites only, ordered for this CPU.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
+
+/// The provider that every configuration is built with; nothing reads the process-wide default.
+///
+/// The groups are aws-lc's with X25519MLKEM768 first. AES-128-GCM comes first where the CPU has AES instructions: it
+/// is the fastest there, and its 128 bits are what P-256 gives anyway.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER
+        .get_or_init(|| {
+            let (aes128, aes256, chacha) = (
+                cipher_suite::TLS13_AES_128_GCM_SHA256,
+                cipher_suite::TLS13_AES_256_GCM_SHA384,
+                cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            );
+            let cipher_suites = if cpu_has_aes() { vec![aes128, aes256, chacha] } else { vec![chacha, aes128, aes256] };
+            Arc::new(CryptoProvider { cipher_suites, ..default_provider() })
+        })
+        .clone()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_has_aes() -> bool {
+    std::arch::is_x86_feature_detected!("aes")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn cpu_has_aes() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn cpu_has_aes() -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CipherSuite, NamedGroup};
+
+    /// Fails when an update of the provider changes what goes over the wire.
+    #[test]
+    fn what_is_offered_is_what_was_chosen() {
+        let provider = super::provider();
+        let suites: Vec<CipherSuite> = provider.cipher_suites.iter().map(|s| s.suite()).collect();
+        assert_eq!(suites.len(), 3);
+        if super::cpu_has_aes() {
+            assert_eq!(suites[0], CipherSuite::TLS13_AES_128_GCM_SHA256);
+        }
+        let groups: Vec<NamedGroup> = provider.kx_groups.iter().map(|g| g.name()).collect();
+        assert_eq!(
+            groups,
+            [NamedGroup::X25519MLKEM768, NamedGroup::X25519, NamedGroup::secp256r1, NamedGroup::secp384r1, NamedGroup::secp256r1MLKEM768]
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! An established TLS session: plaintext out, plaintext in, records on the socket.
+//!
+//! The session does not own its socket, so that a relay can watch both of its sockets while it moves bytes.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::task::{Context, Poll, ready};
+
+use rustls::Connection;
+use sidegate_core::{HandshakeFacts, Reason};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::failure::{WireError, tls_reason};
+use crate::verify::PeerIdentity;
+
+/// A session after its handshake.
+pub struct Session {
+    pub(crate) connection: Connection,
+    /// Who the peer is.
+    pub peer: PeerIdentity,
+    /// What the handshake found.
+    pub facts: HandshakeFacts,
+    /// How long the verification of the peer's chain took, µs.
+    pub verify: Option<u64>,
+    closing: bool,
+}
+
+impl Session {
+    pub(crate) fn new(connection: Connection, peer: PeerIdentity, facts: HandshakeFacts, verify: Option<u64>) -> Self {
+        Self { connection, peer, facts, verify, closing: false }
+    }
+
+    /// Waits until there is plaintext to read; how much, or 0 after the peer's close_notify.
+    ///
+    /// # Errors
+    /// How the session failed. An end of TCP without close_notify is [`WireError::Truncated`].
+    pub fn poll_fill(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<usize, WireError>> {
+        loop {
+            match self.connection.reader().into_first_chunk() {
+                Ok(chunk) => return Poll::Ready(Ok(chunk.len())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+            ready!(tcp.poll_read_ready(cx))?;
+            match self.connection.read_tls(&mut Socket(tcp)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+            if let Err(error) = self.connection.process_new_packets() {
+                // Tell the peer, as far as the socket takes it.
+                let _ = self.connection.write_tls(&mut Socket(tcp));
+                let reason = match tls_reason(&error) {
+                    Reason::NotTls => Reason::TlsProtocolError,
+                    reason => reason,
+                };
+                return Poll::Ready(Err(WireError::Tls(reason, error.to_string())));
+            }
+            // An answer to a key update waits for nobody.
+            if self.connection.wants_write()
+                && let Poll::Ready(Err(error)) = self.poll_flush(tcp, cx)
+            {
+                return Poll::Ready(Err(error));
+            }
+        }
+    }
+
+    /// The plaintext that [`Session::poll_fill`] promised.
+    pub fn chunk(&mut self) -> &[u8] {
+        self.connection.reader().into_first_chunk().unwrap_or_default()
+    }
+
+    /// Marks `amount` bytes of [`Session::chunk`] as read.
+    pub fn consume(&mut self, amount: usize) {
+        io::BufRead::consume(&mut self.connection.reader(), amount);
+    }
+
+    /// Encrypts as much of `data` as may wait, and sends what the socket takes. Always more than 0 bytes.
+    ///
+    /// # Errors
+    /// How the session failed.
+    pub fn poll_write(&mut self, tcp: &TcpStream, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, WireError>> {
+        loop {
+            let taken = self.connection.writer().write(data)?;
+            if taken > 0 {
+                if let Poll::Ready(Err(error)) = self.poll_flush(tcp, cx) {
+                    return Poll::Ready(Err(error));
+                }
+                return Poll::Ready(Ok(taken));
+            }
+            ready!(self.poll_flush(tcp, cx))?;
+        }
+    }
+
+    /// Sends what is encrypted and waiting.
+    ///
+    /// # Errors
+    /// How the session failed.
+    pub fn poll_flush(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        while self.connection.wants_write() {
+            ready!(tcp.poll_write_ready(cx))?;
+            match self.connection.write_tls(&mut Socket(tcp)) {
+                Ok(0) => return Poll::Ready(Err(WireError::Reset)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Half-closes: close_notify, then FIN. What the peer still sends can be read.
+    ///
+    /// # Errors
+    /// How the session failed.
+    pub fn poll_shutdown(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        if !self.closing {
+            self.closing = true;
+            self.connection.send_close_notify();
+        }
+        ready!(self.poll_flush(tcp, cx))?;
+        Poll::Ready(SockRef::from(tcp).shutdown(Shutdown::Write).map_err(WireError::from))
+    }
+}
+
+/// Lets rustls read and write a non-blocking socket.
+pub(crate) struct Socket<'a>(pub(crate) &'a TcpStream);
+
+impl Read for Socket<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buf)
+    }
+}
+
+impl Write for Socket<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.try_write(buf)
+    }
+
+    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(bufs)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

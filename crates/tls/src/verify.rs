@@ -1,0 +1,275 @@
+//! Verification of a peer's chain by the X.509-SVID standard.
+//!
+//! webpki alone decides whether a chain leads to the trust bundle of the peer's own trust domain; what it does not
+//! look at (SPIFFE ID, key usage, key strength) is checked here, on the leaf and on every CA of the path.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use sidegate_core::{Reason, SpiffeId, TrustDomain, parse_canonical};
+use sidegate_identity::Material;
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
+};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+/// In which role the peer presents its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It accepted our connection.
+    Server,
+    /// It connected to us.
+    Client,
+}
+
+/// Trust anchors by trust domain, ready for use. There is no pool of all roots.
+#[derive(Debug, Default)]
+pub struct TrustStore {
+    domains: BTreeMap<TrustDomain, Vec<Anchor>>,
+}
+
+#[derive(Debug)]
+struct Anchor {
+    anchor: TrustAnchor<'static>,
+    not_before: i64,
+    not_after: i64,
+}
+
+/// Who a verified peer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Its SPIFFE ID.
+    pub id: SpiffeId,
+    /// The same as text, shared with the record.
+    pub text: Arc<str>,
+    /// Serial number of its certificate, hexadecimal.
+    pub serial: String,
+    /// When its certificate expires, seconds since the epoch.
+    pub not_after: i64,
+}
+
+/// Why a chain was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyFailure {
+    /// The rule that it breaks.
+    pub reason: Reason,
+    /// What exactly.
+    pub detail: String,
+    /// What the certificate claims to be, where it names something. Never to be trusted.
+    pub claimed_id: Option<String>,
+}
+
+impl TrustStore {
+    /// The bundles of `material`.
+    #[must_use]
+    pub fn new(material: &Material) -> Self {
+        let mut domains = BTreeMap::new();
+        for (trust_domain, bundle) in &material.bundles {
+            let anchors = bundle.authorities.iter().filter_map(|authority| {
+                let anchor = webpki::anchor_from_trusted_cert(&authority.der).ok()?.to_owned();
+                Some(Anchor { anchor, not_before: authority.not_before, not_after: authority.not_after })
+            });
+            domains.insert(trust_domain.clone(), anchors.collect());
+        }
+        Self { domains }
+    }
+}
+
+type Check<T = ()> = Result<T, (Reason, String)>;
+
+/// Judges the chain that a peer presented, at `now` seconds since the epoch.
+///
+/// # Errors
+/// The first rule that it breaks, with what it claims to be.
+pub fn verify(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    role: Role,
+    trust: &TrustStore,
+    now: i64,
+) -> Result<PeerIdentity, VerifyFailure> {
+    let malformed = |detail: String| VerifyFailure { reason: Reason::CertificateMalformed, detail, claimed_id: None };
+    let parsed = match X509Certificate::from_der(leaf) {
+        Ok((rest, parsed)) if rest.is_empty() => parsed,
+        Ok(_) => return Err(malformed("the leaf has trailing bytes".to_owned())),
+        Err(error) => return Err(malformed(format!("the leaf can't be parsed: {error}"))),
+    };
+    let uris = uri_names(&parsed).map_err(malformed)?;
+    let checked = spiffe_id(&uris).and_then(|id| {
+        leaf_rules(&parsed)?;
+        path_rules(leaf, intermediates, role, trust, id.trust_domain(), now)?;
+        Ok(id)
+    });
+    match checked {
+        Ok(id) => Ok(PeerIdentity {
+            text: id.to_string().into(),
+            id,
+            serial: format!("{:x}", parsed.serial),
+            not_after: parsed.validity().not_after.timestamp(),
+        }),
+        Err((reason, detail)) => {
+            // A claim goes into logs: bounded, and only printable.
+            let claimed_id = uris.first().map(|uri| uri.chars().filter(|c| !c.is_control()).take(512).collect());
+            Err(VerifyFailure { reason, detail, claimed_id })
+        }
+    }
+}
+
+fn uri_names(cert: &X509Certificate<'_>) -> Result<Vec<String>, String> {
+    let san = cert.subject_alternative_name().map_err(|e| format!("its subject alternative name can't be parsed: {e}"))?;
+    let names = san.iter().flat_map(|san| &san.value.general_names);
+    Ok(names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }).collect())
+}
+
+/// X509-SVID §2: exactly one URI SAN, a SPIFFE ID; §5.2: with a path.
+fn spiffe_id(uris: &[String]) -> Check<SpiffeId> {
+    let uri = match uris {
+        [] => return Err((Reason::NoSpiffeId, "its certificate has no URI SAN".to_owned())),
+        [uri] => uri,
+        more => return Err((Reason::MultipleUriSans, format!("its certificate has {} URI SANs", more.len()))),
+    };
+    let id = parse_canonical(uri).map_err(|e| (Reason::SpiffeIdInvalid, format!("its URI SAN is no SPIFFE ID: {e}")))?;
+    if id.path().is_empty() {
+        return Err((Reason::SpiffeIdWithoutPath, format!("`{id}` names a trust domain, not a workload")));
+    }
+    Ok(id)
+}
+
+/// X509-SVID §4.1, §4.3, §4.4 and §5.2, and the strength of the key.
+fn leaf_rules(leaf: &X509Certificate<'_>) -> Check {
+    let broken = |e| (Reason::CertificateMalformed, format!("an extension of the leaf can't be parsed: {e}"));
+    if leaf.basic_constraints().map_err(broken)?.is_some_and(|b| b.value.ca) {
+        return Err((Reason::LeafIsCa, "its leaf has basic constraints CA".to_owned()));
+    }
+    let usage_says = |why: &str| Err((Reason::LeafKeyUsage, format!("its leaf's key usage {why}")));
+    match leaf.key_usage().map_err(broken)? {
+        None => return usage_says("is absent"),
+        Some(usage) if usage.value.key_cert_sign() => return usage_says("has keyCertSign"),
+        Some(usage) if usage.value.crl_sign() => return usage_says("has cRLSign"),
+        Some(usage) if !usage.value.digital_signature() => return usage_says("lacks digitalSignature"),
+        Some(usage) if !usage.critical => return usage_says("is not critical"),
+        Some(_) => {}
+    }
+    if let Some(extended) = leaf.extended_key_usage().map_err(broken)?
+        && !(extended.value.server_auth && extended.value.client_auth)
+    {
+        let lacks = if extended.value.server_auth { "clientAuth" } else { "serverAuth" };
+        return Err((Reason::LeafExtendedKeyUsage, format!("its leaf's extended key usage lacks {lacks}")));
+    }
+    strong_key(leaf)
+}
+
+fn strong_key(leaf: &X509Certificate<'_>) -> Check {
+    let key = leaf.public_key();
+    let algorithm = &key.algorithm.algorithm;
+    let weak = |what: String| Err((Reason::WeakKey, what));
+    if *algorithm == OID_PKCS1_RSAENCRYPTION {
+        return match key.parsed() {
+            // `key_size` counts whole bytes: 2047 bits would read as 2048, and no one makes such keys.
+            Ok(PublicKey::RSA(rsa)) if rsa.key_size() >= 2048 => Ok(()),
+            Ok(PublicKey::RSA(rsa)) => weak(format!("its leaf's RSA key has {} bits; 2048 are the least", rsa.key_size())),
+            _ => Err((Reason::CertificateMalformed, "its leaf's RSA key can't be parsed".to_owned())),
+        };
+    }
+    if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+        let usual = [OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521];
+        return if curve.as_ref().is_some_and(|c| usual.contains(c)) {
+            Ok(())
+        } else {
+            weak("its leaf's key is on an unusual curve; use P-256, P-384 or P-521".to_owned())
+        };
+    }
+    if *algorithm == OID_SIG_ED25519 { Ok(()) } else { weak(format!("its leaf's key algorithm {algorithm} is not acceptable")) }
+}
+
+/// RFC 5280 §6 by webpki, against the bundle of the peer's own trust domain only; then X509-SVID §4 on each CA.
+fn path_rules(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    role: Role,
+    trust: &TrustStore,
+    domain: &TrustDomain,
+    now: i64,
+) -> Check {
+    let Some(anchors) = trust.domains.get(domain) else {
+        return Err((Reason::TrustDomainUnknown, format!("there is no trust bundle for {domain}")));
+    };
+    // webpki takes anchors as they are; an expired root must not vouch for anybody.
+    let valid: Vec<TrustAnchor<'_>> =
+        anchors.iter().filter(|a| (a.not_before..=a.not_after).contains(&now)).map(|a| a.anchor.clone()).collect();
+    if valid.is_empty() {
+        let reason = if anchors.is_empty() { Reason::TrustDomainUnknown } else { Reason::Expired };
+        return Err((reason, format!("no CA certificate in the bundle of {domain} is valid now")));
+    }
+    let cert = EndEntityCert::try_from(leaf).map_err(webpki_reason)?;
+    let usage = match role {
+        Role::Server => KeyUsage::server_auth(),
+        Role::Client => KeyUsage::client_auth(),
+    };
+    let time = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
+    let algorithms = webpki::ALL_VERIFICATION_ALGS;
+    let path = cert.verify_for_usage(algorithms, &valid, intermediates, time, usage, None, None).map_err(webpki_reason)?;
+    path.intermediate_certificates().try_for_each(|ca| ca_rules(&ca.der(), domain))
+}
+
+/// X509-SVID §4.1 and §4.3 for a CA inside the chain; those of the bundle were checked when it was taken in.
+fn ca_rules(ca: &CertificateDer<'_>, domain: &TrustDomain) -> Check {
+    let malformed = |e: String| (Reason::CertificateMalformed, format!("an intermediate can't be parsed: {e}"));
+    let (_, parsed) = X509Certificate::from_der(ca).map_err(|e| malformed(e.to_string()))?;
+    let name = parsed.subject().to_string();
+    match parsed.key_usage().map_err(|e| malformed(e.to_string()))? {
+        Some(usage) if usage.value.key_cert_sign() => {}
+        _ => return Err((Reason::CaKeyUsage, format!("the intermediate `{name}` lacks key usage keyCertSign"))),
+    }
+    for uri in uri_names(&parsed).map_err(malformed)? {
+        if !uri.starts_with("spiffe:") {
+            continue;
+        }
+        let own = parse_canonical(&uri).is_ok_and(|id| id.trust_domain() == domain && id.path().is_empty());
+        if !own {
+            return Err((Reason::CaSpiffeId, format!("the intermediate `{name}` carries `{uri}`")));
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
+fn webpki_reason(error: webpki::Error) -> (Reason, String) {
+    use webpki::Error as E;
+    #[allow(deprecated, reason = "older spellings of the same errors may still come")]
+    let reason = match &error {
+        E::CertExpired { .. } => Reason::Expired,
+        E::CertNotValidYet { .. } => Reason::NotYetValid,
+        E::UnknownIssuer => Reason::UnknownIssuer,
+        E::InvalidSignatureForPublicKey => Reason::BadSignature,
+        E::SignatureAlgorithmMismatch
+        | E::UnsupportedSignatureAlgorithm
+        | E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKey
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Reason::SignatureAlgorithm,
+        E::CaUsedAsEndEntity => Reason::LeafIsCa,
+        E::EndEntityUsedAsCa | E::PathLenConstraintViolated => Reason::CaBasicConstraints,
+        E::UnsupportedCriticalExtension => Reason::UnknownCriticalExtension,
+        E::NameConstraintViolation
+        | E::MalformedNameConstraint
+        | E::UnsupportedNameType
+        | E::InvalidNetworkMaskConstraint
+        | E::MaximumNameConstraintComparisonsExceeded => Reason::NameConstraints,
+        E::RequiredEkuNotFound | E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Reason::LeafExtendedKeyUsage,
+        E::BadDer
+        | E::BadDerTime
+        | E::TrailingData(_)
+        | E::ExtensionValueInvalid
+        | E::MalformedExtensions
+        | E::InvalidCertValidity
+        | E::InvalidSerialNumber
+        | E::UnsupportedCertVersion => Reason::CertificateMalformed,
+        _ => Reason::PathInvalid,
+    };
+    (reason, format!("its chain is not acceptable: {error}"))
+}

@@ -1,0 +1,16 @@
+//! What the end-to-end tests share: the real binary as sidecars, the embedded authority, pods, and waiting with a
+//! deadline. Everything here panics on failure, as tests do.
+
+mod authority;
+mod net;
+mod peers;
+mod pod_mesh;
+mod sidecar;
+mod wait;
+
+pub use authority::{Identities, TRUST_DOMAIN, id};
+pub use net::{Echo, echo_bytes, exchange, free_port, pattern, read_all};
+pub use peers::{program, require, skipped};
+pub use pod_mesh::{PodMesh, PodWorkload};
+pub use sidecar::{Sidecar, sidegate};
+pub use wait::{DEADLINE, eventually};

@@ -1,0 +1,125 @@
+//! Workloads in pods, each with a sidecar and the kernel's rules.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use sidegate_pods::{Network, Pod};
+
+use crate::authority::{Identities, id};
+use crate::net::Echo;
+use crate::sidecar::{Sidecar, get, sidegate};
+
+const ADMIN: u16 = 15020;
+
+/// A network of pods and who its workloads are.
+pub struct PodMesh {
+    /// The authority.
+    pub identities: Identities,
+    network: Network,
+}
+
+/// A pod with kernel rules, and a way to start its sidecar.
+pub struct PodWorkload {
+    /// Its name.
+    pub name: String,
+    /// Its pod.
+    pub pod: Pod,
+    folder: PathBuf,
+    config: String,
+    uid: u32,
+}
+
+impl PodMesh {
+    /// A network with an authority for `names`.
+    pub fn new(names: &[&str], ttl: Duration) -> Self {
+        Self { identities: Identities::start(names, ttl), network: Network::new().unwrap() }
+    }
+
+    /// A pod without sidecar and rules.
+    pub fn bare(&mut self, name: &str) -> Pod {
+        self.network.pod(name).unwrap()
+    }
+
+    /// Where every frame between pods passes.
+    pub fn switch(&self) -> &Pod {
+        self.network.switch()
+    }
+
+    /// A pod whose traffic the kernel redirects; the sidecar is not started yet. Everything between pods is in the
+    /// mesh, answered by api; who may call is `allow`. `more` is YAML at the top level.
+    pub fn workload(&mut self, name: &str, allow: &[&str], more: &str) -> PodWorkload {
+        let pod = self.network.pod(name).unwrap();
+        let folder = self.identities.folder().to_owned();
+        let uid = 61_000 + u32::try_from(name.bytes().map(usize::from).sum::<usize>()).unwrap();
+        let policy = folder.join(format!("{name}.policy.yaml"));
+        let rules: String = allow
+            .iter()
+            .map(|peer| format!("  - name: {peer}\n    action: allow\n    from: {{ spiffeIds: [\"{}\"] }}\n", id(peer)))
+            .collect();
+        std::fs::write(&policy, if rules.is_empty() { "rules: []\n".to_owned() } else { format!("rules:\n{rules}") }).unwrap();
+        let outbound = if more.contains("outbound:") {
+            String::new()
+        } else {
+            format!("outbound:\n  destinations: [{{ name: mesh, cidrs: [10.77.0.0/24, \"fd77::/64\"], spiffeIds: [\"{}\"] }}]\n", id("api"))
+        };
+        let config = format!(
+            "profile: development\nidentity: {{ sources: [{{ workloadApi: {{ socket: \"unix://{}\" }} }}] }}\npolicy: {{ files: [\"{}\"] }}\nredirect: {{ exemptUid: {uid} }}\n{outbound}{more}",
+            self.identities.socket(name).display(),
+            policy.display(),
+        );
+        let workload = PodWorkload { name: name.to_owned(), pod, folder, config, uid };
+        workload.redirect("apply");
+        workload
+    }
+}
+
+impl PodWorkload {
+    /// Runs `sidegate redirect ACTION` in the pod, as an init container would.
+    pub fn redirect(&self, action: &str) {
+        let file = self.folder.join(format!("{}.redirect.yaml", self.name));
+        std::fs::write(&file, format!("admin: {{ listen: \"127.0.0.1:{ADMIN}\" }}\n{}", self.config)).unwrap();
+        let mut command = Command::new(sidegate());
+        command.args(["redirect", action, "--config"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = self.pod.spawn_process(command).unwrap().wait_with_output().unwrap();
+        assert!(output.status.success(), "redirect {action}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Starts the sidecar, as the user whom the rules exempt.
+    pub fn start(&self) -> Sidecar {
+        let (pod, uid) = (self.pod.clone(), self.uid);
+        let asking = self.pod.clone();
+        Sidecar::start_by(
+            &self.folder,
+            &self.name,
+            &self.config,
+            ADMIN,
+            move |mut command| {
+                command.uid(uid).gid(uid);
+                pod.spawn_process(command).unwrap()
+            },
+            move |address: SocketAddr, path: &str| {
+                let path = path.to_owned();
+                asking.run(move || get(address, &path)).unwrap()
+            },
+        )
+    }
+
+    /// Its IPv4 address with a port.
+    pub fn v4(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.pod.ipv4()), port)
+    }
+
+    /// Its IPv6 address with a port.
+    pub fn v6(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V6(self.pod.ipv6()), port)
+    }
+
+    /// An echo server inside, on `address`.
+    pub fn echo(&self, address: impl Into<SocketAddr>) -> Echo {
+        let address = address.into();
+        Echo::on(self.pod.run(move || TcpListener::bind(address)).unwrap().unwrap())
+    }
+}

@@ -1,0 +1,202 @@
+//! The real binary as a sidecar.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::net::{free_port, read_all};
+use crate::wait::eventually;
+
+/// The binary, built from what is in the tree, and copied to where every user may run it.
+pub fn sidegate() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--package", "sidegate"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the binary can't be built");
+        // The tests' own binary lies in TARGET/PROFILE/deps.
+        let built = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("sidegate");
+        let copy = std::env::temp_dir().join(format!("sidegate-test-binary-{}", std::process::id()));
+        std::fs::copy(&built, &copy).unwrap();
+        copy
+    })
+}
+
+/// A running sidecar. Dropping it kills it.
+pub struct Sidecar {
+    child: Child,
+    /// Its admin address.
+    pub admin: SocketAddr,
+    records: Arc<Mutex<Vec<Value>>>,
+    log: PathBuf,
+    /// Where its admin port can be asked: in the pod, or here.
+    ask: Box<dyn Fn(SocketAddr, &str) -> Option<(u16, String)> + Send + Sync>,
+}
+
+impl Sidecar {
+    /// Starts a sidecar on this host with `config`, to which admin port, log format and one worker are added.
+    pub fn start(folder: &Path, name: &str, config: &str) -> Self {
+        let admin = free_port();
+        Self::start_by(folder, name, config, admin, |command| command.spawn().unwrap(), get)
+    }
+
+    /// As [`Sidecar::start`], with a way to start the process and to ask its admin port.
+    pub fn start_by(
+        folder: &Path,
+        name: &str,
+        config: &str,
+        admin: u16,
+        spawn: impl FnOnce(Command) -> Child,
+        ask: impl Fn(SocketAddr, &str) -> Option<(u16, String)> + Send + Sync + 'static,
+    ) -> Self {
+        let file = write_config(folder, name, config, admin);
+        let log = folder.join(format!("{name}.log"));
+        let mut command = Command::new(sidegate());
+        command.args(["run", "--with-parent", "--config"]).arg(&file);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
+        let wrapped = |mut c: Command| {
+            spawn({
+                c.env_remove("SPIFFE_ENDPOINT_SOCKET");
+                c
+            })
+        };
+        let mut child = wrapped(command);
+        let records = Arc::new(Mutex::new(Vec::new()));
+        let sink = records.clone();
+        let stdout = child.stdout.take().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let record = serde_json::from_str(&line).unwrap_or_else(|e| panic!("not a record: {line}: {e}"));
+                sink.lock().unwrap().push(record);
+            }
+        });
+        Self { child, admin: (Ipv4Addr::LOCALHOST, admin).into(), records, log, ask: Box::new(ask) }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An answer of its admin port; none while it does not answer.
+    pub fn ask(&self, path: &str) -> Option<(u16, String)> {
+        (self.ask)(self.admin, path)
+    }
+
+    /// Waits until it is ready.
+    #[track_caller]
+    pub fn wait_ready(&self) -> &Self {
+        let mut last = None;
+        let end = std::time::Instant::now() + crate::wait::DEADLINE;
+        loop {
+            if let Some((200, _)) = last {
+                return self;
+            }
+            assert!(std::time::Instant::now() < end, "not ready: {last:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+            last = self.ask("/readyz");
+        }
+    }
+
+    /// The value of a metric, with its labels as they are printed; 0 if it is absent.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = eventually("a scrape", || self.ask("/metrics"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// All records so far.
+    pub fn records(&self) -> Vec<Value> {
+        self.records.lock().unwrap().clone()
+    }
+
+    /// Waits for a record.
+    #[track_caller]
+    pub fn record(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let end = std::time::Instant::now() + crate::wait::DEADLINE;
+        loop {
+            if let Some(record) = self.records.lock().unwrap().iter().find(|r| fits(r)) {
+                return record.clone();
+            }
+            assert!(std::time::Instant::now() < end, "no record of: {what}\n{:#?}\n{}", self.records(), self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits for a record with this reason.
+    #[track_caller]
+    pub fn reason(&self, reason: &str) -> Value {
+        self.record(reason, |r| r["reason"] == reason)
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Kills it as the kernel's memory killer would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait_end(&mut self) -> ExitStatus {
+        eventually("the sidecar's end", || self.child.try_wait().unwrap())
+    }
+
+    /// Open descriptors and resident KiB of the process.
+    pub fn usage(&self) -> (usize, u64) {
+        // Its memory is not dumpable, so only root may look; others skip the comparison.
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let resident = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+        (descriptors, resident.unwrap_or(0))
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = self.child.kill();
+        }
+        let status = self.child.wait();
+        // A sidecar that ended itself by a signal such as SIGABRT or SIGSEGV is a defect wherever it shows.
+        let crash = status.is_ok_and(|s| s.signal().is_some_and(|n| n != 9 && n != 15));
+        assert!(!crash || std::thread::panicking(), "the sidecar crashed:\n{}", self.log());
+    }
+}
+
+fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf {
+    let file = folder.join(format!("{name}.yaml"));
+    let common = format!("admin: {{ listen: \"127.0.0.1:{admin}\" }}\naccessLog: {{ format: json }}\nworkers: 1\n");
+    std::fs::write(&file, format!("{common}{config}")).unwrap();
+    file
+}
+
+/// A GET on a connection of its own.
+pub(crate) fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    use std::io::Write;
+    let mut tcp = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
+    tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+    let text = String::from_utf8(read_all(&mut tcp).ok()?).ok()?;
+    let status = text.split(' ').nth(1)?.parse().ok()?;
+    Some((status, text.split_once("\r\n\r\n")?.1.to_owned()))
+}

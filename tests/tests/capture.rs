@@ -1,0 +1,155 @@
+//! Invariants 1 and 2 through real kernel rules: nothing captured is ever seen in plaintext, whatever the sidecar does.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sidegate_pods::contains;
+use sidegate_tests::{DEADLINE, PodMesh, echo_bytes, eventually, exchange, require};
+
+const MARKER: &[u8] = b"this-must-never-be-seen-on-the-wire";
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn any(port: u16) -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, port).into()
+}
+
+#[test]
+fn both_families_are_captured_wrapped_and_authorized() {
+    if !require() {
+        return;
+    }
+    let mut mesh = PodMesh::new(&["web", "api", "intruder"], HOUR);
+    let api = mesh.workload("api", &["web"], "");
+    let web = mesh.workload("web", &[], "");
+    let intruder = mesh.workload("intruder", &[], "");
+    let stranger = mesh.bare("stranger");
+    let server = api.echo(any(8080));
+    let (api_sidecar, web_sidecar, intruder_sidecar) = (api.start(), web.start(), intruder.start());
+    api_sidecar.wait_ready();
+    web_sidecar.wait_ready();
+    intruder_sidecar.wait_ready();
+    let capture = mesh.switch().capture().unwrap();
+
+    for address in [api.v4(8080), api.v6(8080)] {
+        let answer = web.pod.run(move || exchange(address, MARKER)).unwrap().unwrap();
+        assert_eq!(answer, MARKER, "{address}");
+    }
+    let inbound = api_sidecar.record("web over IPv6", |r| r["originalDestination"] == api.v6(8080).to_string());
+    assert_eq!(inbound["peerId"], "spiffe://test.sidegate/web");
+    assert_eq!(inbound["localId"], "spiffe://test.sidegate/api");
+    assert_eq!(inbound["tls"]["version"], "1.3");
+    assert_eq!(inbound["tls"]["group"], "X25519MLKEM768");
+    assert_eq!(inbound["decision"]["allowed"], true);
+    assert!(inbound["decision"]["rule"].as_str().unwrap().contains("api.policy.yaml:2"), "{inbound}");
+    assert_eq!(inbound["bytesUp"], MARKER.len());
+    let outbound = web_sidecar.record("to api over IPv4", |r| r["originalDestination"] == api.v4(8080).to_string());
+    assert_eq!(outbound["peerId"], "spiffe://test.sidegate/api");
+    assert_eq!(outbound["reason"], "closed");
+
+    let served = server.accepted.load(Ordering::Relaxed);
+    let address = api.v4(8080);
+    assert!(intruder.pod.run(move || exchange(address, MARKER)).unwrap().is_err());
+    let denied = api_sidecar.reason("denied_by_default");
+    assert_eq!(denied["peerId"], "spiffe://test.sidegate/intruder");
+    assert!(stranger.run(move || exchange(address, b"GET / HTTP/1.1\r\n\r\n")).unwrap().is_err());
+    api_sidecar.reason("plaintext_refused");
+    assert_eq!(server.accepted.load(Ordering::Relaxed), served, "who is refused must not even be dialled for");
+
+    let frames = capture.stop().unwrap();
+    assert!(!frames.is_empty());
+    assert!(!contains(&frames, MARKER), "plaintext on the wire");
+}
+
+/// Before it ever started, while it is killed, and after: the application gets nowhere, and nothing leaves.
+#[test]
+fn without_a_living_sidecar_nothing_leaves() {
+    if !require() {
+        return;
+    }
+    let mut mesh = PodMesh::new(&["web", "api"], HOUR);
+    let api = mesh.workload("api", &["web"], "");
+    let web = mesh.workload("web", &[], "");
+    let _server = api.echo(any(8080));
+    let api_sidecar = api.start();
+    api_sidecar.wait_ready();
+    let capture = mesh.switch().capture().unwrap();
+    let address = api.v4(8080);
+    let attempt = {
+        let pod = web.pod.clone();
+        move || {
+            pod.run(move || {
+                let mut tcp = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+                tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
+                tcp.write_all(MARKER)?;
+                tcp.read(&mut [0; 64])
+            })
+            .unwrap()
+        }
+    };
+
+    assert!(attempt().is_err(), "before the sidecar started");
+    let mut sidecar = web.start();
+    sidecar.wait_ready();
+    assert!(attempt().is_ok());
+
+    // Killed while the application connects again and again.
+    let killer = {
+        let attempt = attempt.clone();
+        std::thread::spawn(move || (0..200).map(|_| attempt().is_ok()).collect::<Vec<_>>())
+    };
+    eventually("some connections", || (sidecar.records().len() > 20).then_some(()));
+    sidecar.kill();
+    let outcomes = killer.join().unwrap();
+    assert!(outcomes.contains(&true) && outcomes.ends_with(&[false]), "it was killed in the midst of the connections");
+    assert!(attempt().is_err(), "after the sidecar was killed");
+
+    // And the other side: api's sidecar dies, plaintext and TLS alike find nobody.
+    let mut sidecar = web.start();
+    sidecar.wait_ready();
+    drop(api_sidecar);
+    assert!(attempt().is_err(), "api's sidecar is dead");
+    let stranger = mesh.bare("stranger");
+    assert!(stranger.run(move || exchange(address, MARKER)).unwrap().is_err(), "past a dead sidecar");
+    sidecar.kill();
+
+    // The stranger's own packets may be seen, its connection must not come about; so its marker is not looked for.
+    let frames = capture.stop().unwrap();
+    assert!(!contains(&frames, MARKER), "plaintext on the wire");
+}
+
+/// The application starts first: its connections wait for the sidecar's first SVID, and are then served.
+#[test]
+fn connections_wait_for_the_first_svid() {
+    if !require() {
+        return;
+    }
+    let mut mesh = PodMesh::new(&["web", "api"], HOUR);
+    let api = mesh.workload("api", &["web"], "");
+    let web = mesh.workload("web", &[], "");
+    let _server = api.echo(any(8080));
+    let api_sidecar = api.start();
+    api_sidecar.wait_ready();
+    mesh.identities.authority.set_fault(sidegate_authority::Fault::Unavailable);
+    let sidecar = web.start();
+    eventually("the admin port", || sidecar.ask("/livez"));
+    let (status, why) = sidecar.ask("/readyz").unwrap();
+    assert_eq!(status, 503);
+    assert!(why.contains("no valid X.509-SVID"), "{why}");
+    let address = api.v4(8080);
+    let waiting = web.pod.spawn(move || echo_bytes(address, 1000, 1)).unwrap();
+    // The kernel has taken the connection; nobody has accepted it.
+    let pod = web.pod.clone();
+    eventually("the waiting connection", || {
+        let table = pod
+            .run(|| std::fs::read_to_string("/proc/self/net/tcp").or_else(|_| std::fs::read_to_string("/proc/thread-self/net/tcp")))
+            .unwrap()
+            .unwrap();
+        table.contains(":3A99 ").then_some(())
+    });
+    assert!(!waiting.is_finished());
+    mesh.identities.authority.set_fault(sidegate_authority::Fault::None);
+    waiting.join().unwrap().unwrap();
+    let _ = DEADLINE;
+}

@@ -48,7 +48,7 @@ impl Sidecar {
     /// Starts a sidecar on this host with `config`, to which admin port, log format and one worker are added.
     pub fn start(folder: &Path, name: &str, config: &str) -> Self {
         let admin = free_port();
-        Self::start_by(folder, name, config, admin, |command| command.spawn().unwrap(), get)
+        Self::start_by(folder, name, config, admin, |mut command| command.spawn().unwrap(), get)
     }
 
     /// As [`Sidecar::start`], with a way to start the process and to ask its admin port.

@@ -3,6 +3,7 @@
 
 mod authority;
 mod net;
+mod pair;
 mod peers;
 mod pod_mesh;
 mod sidecar;
@@ -10,6 +11,7 @@ mod wait;
 
 pub use authority::{Identities, TRUST_DOMAIN, id};
 pub use net::{Echo, echo_bytes, exchange, free_port, pattern, read_all};
+pub use pair::{Pair, client_config, server_config};
 pub use peers::{program, require, skipped};
 pub use pod_mesh::{PodMesh, PodWorkload};
 pub use sidecar::{Sidecar, sidegate};

@@ -1,0 +1,175 @@
+//! Invariants 4 and 8: everything is bounded, and whoever is slow, hostile or many costs only itself.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use sidegate_tests::{DEADLINE, Echo, Pair, echo_bytes, eventually, pattern};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let tcp = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
+    tcp.set_read_timeout(Some(DEADLINE)).unwrap();
+    tcp
+}
+
+/// Reads until the end or a reset; how many bytes came.
+fn drain(tcp: &mut TcpStream) -> usize {
+    let mut all = Vec::new();
+    let _ = tcp.read_to_end(&mut all);
+    all.len()
+}
+
+/// Slow, silent and garbage handshakes: each ends by itself, with its reason, and others are served meanwhile.
+#[test]
+fn slow_and_garbage_handshakes_harm_nobody_else() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "timeouts: { handshake: 2s }\n");
+    let silent: Vec<TcpStream> = (0..50).map(|_| connect(pair.port)).collect();
+    let trickle = {
+        let mut tcp = connect(pair.port);
+        std::thread::spawn(move || {
+            let start = Instant::now();
+            let hello = [0x16, 0x03, 0x01, 0x40, 0x00, 0x01, 0x00, 0x3f, 0xfc];
+            for byte in hello.iter().cycle() {
+                if tcp.write_all(&[*byte]).is_err() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            start.elapsed()
+        })
+    };
+    for seed in 0..100 {
+        let mut tcp = connect(pair.port);
+        let mut bytes = pattern(1 + usize::try_from(seed).unwrap() * 40, seed);
+        match seed % 3 {
+            0 => bytes[0] = 0x16,
+            1 => bytes.splice(0..0, [0x16, 0x03, 0x01, 0x00, 0x20, 0x01]).for_each(drop),
+            _ => {}
+        }
+        let _ = tcp.write_all(&bytes);
+        let _ = tcp.shutdown(std::net::Shutdown::Write);
+        drain(&mut tcp);
+    }
+    echo_bytes(pair.entry, 100_000, 1).unwrap();
+    pair.api.reason("handshake_timeout");
+    assert!(trickle.join().unwrap() < Duration::from_secs(20));
+    for mut tcp in silent {
+        assert_eq!(drain(&mut tcp), 0);
+    }
+    eventually("the end of all handshakes", || (pair.api.metric("sidegate_handshakes_in_flight") == 0.0).then_some(()));
+    eventually("all records", || (pair.api.records().len() == 152).then_some(()));
+    echo_bytes(pair.entry, 100_000, 2).unwrap();
+}
+
+/// Past the limits a connection is reset with its reason; when there is room again, it is served.
+#[test]
+fn limits_refuse_and_recover() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "limits: { connections: 20, handshakes: 5 }\n");
+    let idle: Vec<TcpStream> = (0..5).map(|_| connect(pair.port)).collect();
+    eventually("five handshakes", || (pair.api.metric("sidegate_handshakes_in_flight") == 5.0).then_some(()));
+    assert!(echo_bytes(pair.entry, 100, 1).is_err());
+    pair.api.reason("handshake_limit");
+    drop(idle);
+    eventually("their end", || (pair.api.metric("sidegate_handshakes_in_flight") == 0.0).then_some(()));
+    echo_bytes(pair.entry, 100, 2).unwrap();
+
+    let mut open: Vec<TcpStream> = Vec::new();
+    for _ in 0..20 {
+        let mut tcp = connect(pair.entry);
+        tcp.write_all(b"x").unwrap();
+        tcp.read_exact(&mut [0]).unwrap();
+        open.push(tcp);
+    }
+    let mut more = connect(pair.entry);
+    assert_eq!(drain(&mut more), 0);
+    pair.web.reason("connection_limit");
+    open.truncate(10);
+    eventually("room", || echo_bytes(pair.entry, 100, 3).ok());
+    drop(open);
+}
+
+/// The descriptor table is full: no busy loop, what is open goes on, and when there is room it is served again.
+#[test]
+fn a_storm_at_the_descriptor_limit_is_survived() {
+    use nix::sys::resource::Resource;
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let mut held = connect(pair.entry);
+    held.write_all(b"a").unwrap();
+    held.read_exact(&mut [0]).unwrap();
+    // The limit of the running process comes down below what its own limit of connections reckons with.
+    let set = |limit: &str| {
+        let status = std::process::Command::new("prlimit")
+            .args(["--pid", &pair.web.pid().to_string(), &format!("--nofile={limit}:1048576")])
+            .status();
+        status.is_ok_and(|s| s.success())
+    };
+    let _ = Resource::RLIMIT_NOFILE;
+    if !set("60") {
+        return sidegate_tests::skipped("prlimit is absent, or may not change another process");
+    }
+    let storm: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect_timeout(&pair.entry, DEADLINE).ok()).collect();
+    eventually("accept to fail", || pair.web.log().contains("Too many open files").then_some(()));
+    let busy = |pid: u32| -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
+    };
+    let before = busy(pair.web.pid());
+    held.write_all(b"b").unwrap();
+    held.read_exact(&mut [0]).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let ticks = busy(pair.web.pid()) - before;
+    assert!(ticks < 50, "{ticks} ticks of CPU in a second of doing nothing");
+    drop(storm);
+    assert!(set("1048576"));
+    eventually("recovery", || echo_bytes(pair.entry, 1000, 1).ok());
+    held.write_all(b"c").unwrap();
+    held.read_exact(&mut [0]).unwrap();
+}
+
+/// 10,000 connections come and go; descriptors and memory stay.
+#[test]
+fn ten_thousand_connections_leave_nothing_behind() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let run = |count: usize| {
+        let threads: Vec<_> = (0..8)
+            .map(|thread| {
+                let entry = pair.entry;
+                std::thread::spawn(move || (0..count / 8).for_each(|n| echo_bytes(entry, 200, (thread * count + n) as u64).unwrap()))
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    };
+    let closed = |sidecar: &sidegate_tests::Sidecar| {
+        eventually("all to be closed", || {
+            (sidecar.records().len() as f64
+                == sidecar.metric("sidegate_connections_total{direction=\"inbound\",reason=\"closed\"}")
+                    + sidecar.metric("sidegate_connections_total{direction=\"outbound\",reason=\"closed\"}"))
+            .then_some(())
+        });
+        eventually("no open connection", || {
+            (sidecar.metric("sidegate_connections_open{direction=\"inbound\"}")
+                + sidecar.metric("sidegate_connections_open{direction=\"outbound\"}")
+                == 0.0)
+                .then_some(())
+        });
+    };
+    // The allocator and the tables take what they need in the first thousands.
+    run(2_000);
+    closed(&pair.web);
+    closed(&pair.api);
+    let before = [pair.web.usage(), pair.api.usage()];
+    run(8_000);
+    closed(&pair.web);
+    closed(&pair.api);
+    let after = [pair.web.usage(), pair.api.usage()];
+    for ((descriptors, resident), (descriptors_after, resident_after)) in before.into_iter().zip(after) {
+        assert!(descriptors_after <= descriptors + 2, "{descriptors} descriptors became {descriptors_after}");
+        assert!(resident_after < resident + 4096, "{resident} KiB became {resident_after}");
+    }
+}

@@ -2,17 +2,23 @@
 //! deadline. Everything here panics on failure, as tests do.
 
 mod authority;
+mod envoy;
+mod gate;
 mod net;
 mod pair;
 mod peers;
 mod pod_mesh;
+mod process;
 mod sidecar;
 mod wait;
 
 pub use authority::{Identities, TRUST_DOMAIN, id};
+pub use envoy::Envoy;
+pub use gate::{Gate, Owner};
 pub use net::{Echo, echo_bytes, exchange, free_port, pattern, read_all};
 pub use pair::{Pair, client_config, server_config};
 pub use peers::{program, require, skipped};
 pub use pod_mesh::{PodMesh, PodWorkload};
+pub use process::Process;
 pub use sidecar::{Sidecar, sidegate};
 pub use wait::{DEADLINE, eventually};

@@ -72,13 +72,17 @@ fn the_server_half_closes_and_still_receives() {
 
 #[test]
 fn a_reset_passes_in_both_directions() {
-    let Through { pair, client, mut server } = through("");
+    let Through { pair, mut client, mut server } = through("");
+    client.write_all(b"x").unwrap();
+    server.read_exact(&mut [0]).unwrap();
     reset(client);
     assert!(is_reset(server.read(&mut [0; 16])));
     pair.web.reason("downstream_reset");
     pair.api.reason("downstream_reset");
-    let Through { pair, mut client, server } = through("");
+    let Through { pair, mut client, mut server } = through("");
+    // Not before it is relayed: a reset that comes sooner is a failed dial.
     client.write_all(b"x").unwrap();
+    server.read_exact(&mut [0]).unwrap();
     reset(server);
     assert!(is_reset(client.read(&mut [0; 16])));
     pair.api.reason("upstream_reset");

@@ -3,6 +3,7 @@
 //! webpki alone decides whether a chain leads to the trust bundle of the peer's own trust domain; what it does not
 //! look at (SPIFFE ID, key usage, key strength) is checked here, on the leaf and on every CA of the path.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sidegate_core::{Reason, SpiffeId, TrustDomain, parse_canonical};
 use sidegate_identity::Material;
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
 };
@@ -79,6 +80,12 @@ impl TrustStore {
     }
 }
 
+/// RFC 5280 §4.2.1.6: uniformResourceIdentifier [6].
+const URI_TAG: u32 = 6;
+
+/// SPIFFE-ID §2.3: longer ones need not be supported, and whatever goes into every record should be bounded.
+const MAX_ID: usize = 2048;
+
 type Check<T = ()> = Result<T, (Reason, String)>;
 
 /// Judges the chain that a peer presented, at `now` seconds since the epoch.
@@ -122,7 +129,14 @@ pub fn verify(
 fn uri_names(cert: &X509Certificate<'_>) -> Result<Vec<String>, String> {
     let san = cert.subject_alternative_name().map_err(|e| format!("its subject alternative name can't be parsed: {e}"))?;
     let names = san.iter().flat_map(|san| &san.value.general_names);
-    Ok(names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }).collect())
+    Ok(names
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some((*uri).to_owned()),
+            // Not UTF-8, so not an ID; but it counts as a URI.
+            GeneralName::Invalid(tag, bytes) if tag.0 == URI_TAG => Some(String::from_utf8_lossy(bytes).into_owned()),
+            _ => None,
+        })
+        .collect())
 }
 
 /// X509-SVID §2: exactly one URI SAN, a SPIFFE ID; §5.2: with a path.
@@ -132,6 +146,9 @@ fn spiffe_id(uris: &[String]) -> Check<SpiffeId> {
         [uri] => uri,
         more => return Err((Reason::MultipleUriSans, format!("its certificate has {} URI SANs", more.len()))),
     };
+    if uri.len() > MAX_ID {
+        return Err((Reason::SpiffeIdInvalid, format!("its URI SAN has {} bytes; a SPIFFE ID has {MAX_ID} at most", uri.len())));
+    }
     let id = parse_canonical(uri).map_err(|e| (Reason::SpiffeIdInvalid, format!("its URI SAN is no SPIFFE ID: {e}")))?;
     if id.path().is_empty() {
         return Err((Reason::SpiffeIdWithoutPath, format!("`{id}` names a trust domain, not a workload")));
@@ -203,7 +220,11 @@ fn path_rules(
     let valid: Vec<TrustAnchor<'_>> =
         anchors.iter().filter(|a| (a.not_before..=a.not_after).contains(&now)).map(|a| a.anchor.clone()).collect();
     if valid.is_empty() {
-        let reason = if anchors.is_empty() { Reason::TrustDomainUnknown } else { Reason::Expired };
+        let reason = match anchors.iter().map(|a| a.not_before).min() {
+            None => Reason::TrustDomainUnknown,
+            Some(first) if first > now => Reason::NotYetValid,
+            Some(_) => Reason::Expired,
+        };
         return Err((reason, format!("no CA certificate in the bundle of {domain} is valid now")));
     }
     let cert = EndEntityCert::try_from(leaf).map_err(webpki_reason)?;
@@ -213,8 +234,19 @@ fn path_rules(
     };
     let time = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
     let algorithms = webpki::ALL_VERIFICATION_ALGS;
-    let path = cert.verify_for_usage(algorithms, &valid, intermediates, time, usage, None, None).map_err(webpki_reason)?;
-    path.intermediate_certificates().try_for_each(|ca| ca_rules(&ca.der(), domain))
+    // Of several paths, as through the twins of a CA that is being renewed, one may break our rules and another keep
+    // them: webpki looks on when this says no. What the first broke is what is reported.
+    let broken = RefCell::new(None);
+    let keeps_rules = |path: &VerifiedPath<'_>| {
+        path.intermediate_certificates().try_for_each(|ca| ca_rules(&ca.der(), domain)).map_err(|why| {
+            broken.borrow_mut().get_or_insert(why);
+            webpki::Error::UnknownIssuer
+        })
+    };
+    match cert.verify_for_usage(algorithms, &valid, intermediates, time, usage, None, Some(&keeps_rules)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(broken.take().unwrap_or_else(|| webpki_reason(error))),
+    }
 }
 
 /// X509-SVID §4.1 and §4.3 for a CA inside the chain; those of the bundle were checked when it was taken in.
@@ -227,7 +259,8 @@ fn ca_rules(ca: &CertificateDer<'_>, domain: &TrustDomain) -> Check {
         _ => return Err((Reason::CaKeyUsage, format!("the intermediate `{name}` lacks key usage keyCertSign"))),
     }
     for uri in uri_names(&parsed).map_err(malformed)? {
-        if !uri.starts_with("spiffe:") {
+        // The scheme in any spelling: an odd one must not get by.
+        if !uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
             continue;
         }
         let own = parse_canonical(&uri).is_ok_and(|id| id.trust_domain() == domain && id.path().is_empty());

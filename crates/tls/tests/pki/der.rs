@@ -37,5 +37,9 @@ pub(crate) fn bits(bytes: &[u8]) -> Vec<u8> {
 pub(crate) fn time(unix: i64) -> Vec<u8> {
     let t = OffsetDateTime::from_unix_timestamp(unix).unwrap();
     let rest = format!("{:02}{:02}{:02}{:02}{:02}Z", u8::from(t.month()), t.day(), t.hour(), t.minute(), t.second());
-    if t.year() >= 2050 { tlv(0x18, format!("{:04}{rest}", t.year()).as_bytes()) } else { tlv(0x17, format!("{:02}{rest}", t.year() % 100).as_bytes()) }
+    if t.year() >= 2050 {
+        tlv(0x18, format!("{:04}{rest}", t.year()).as_bytes())
+    } else {
+        tlv(0x17, format!("{:02}{rest}", t.year() % 100).as_bytes())
+    }
 }

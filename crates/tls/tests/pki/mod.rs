@@ -7,7 +7,9 @@ mod cert;
 mod der;
 mod world;
 
-pub(crate) use cert::{Ca, Extension, Name, Spec, Usage, basic_constraints, extended_key_usage, key_usage, name_constraints, names, oid, raw, unknown};
+pub(crate) use cert::{
+    Ca, Extension, Name, Spec, Usage, basic_constraints, extended_key_usage, key_usage, name_constraints, names, oid, raw, unknown,
+};
 pub(crate) use world::{ID, World, fixture, mark, signing_key};
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};

@@ -1,0 +1,92 @@
+//! Docs are code: every configuration in them is checked, every command is run.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sidegate_tests::sidegate;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn documents() -> Vec<(PathBuf, String)> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("docs"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "md"))
+        .collect();
+    files.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"].map(|f| root().join(f)));
+    files.sort();
+    files.into_iter().map(|f| (f.clone(), std::fs::read_to_string(&f).unwrap_or_else(|e| panic!("{}: {e}", f.display())))).collect()
+}
+
+/// The blocks of a language, with the words that follow it.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<(&'a str, &'a str)> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("\n```") {
+        let Some((head, body)) = after.split_once('\n') else { break };
+        let Some((body, after)) = body.split_once("\n```") else { break };
+        if head.split(' ').next() == Some(language) {
+            found.push((head, body));
+        }
+        rest = after;
+    }
+    found
+}
+
+/// A block says what it is: ```yaml config, ```yaml policy or ```yaml authority.
+#[test]
+fn every_configuration_in_the_docs_is_good() {
+    let mut checked = 0;
+    for (file, text) in documents() {
+        for (head, body) in blocks(&text, "yaml") {
+            let source = file.display().to_string();
+            let place = || format!("{source}:\n{body}\n");
+            let result = match head {
+                "yaml config" => sidegate_config::parse(&source, body).map(drop),
+                "yaml policy" => {
+                    sidegate_policy::Policy::parse(&[(source.clone(), body.to_owned())], sidegate_config::schema::Profile::Production)
+                        .map(drop)
+                }
+                "yaml authority" => sidegate_config::typed::<sidegate_authority::AuthorityConfig>(&source, body).map(drop),
+                _ => panic!("{}say what it is: config, policy or authority", place()),
+            };
+            result.unwrap_or_else(|problems| panic!("{}{problems}", place()));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 5, "only {checked} blocks were found");
+}
+
+/// Commands run in one folder for each document, with `sidegate` on PATH. A block ```sh by-hand is for another machine
+/// or runs for ever: of those only that sidegate knows the command is checked.
+#[test]
+fn every_command_in_the_docs_runs() {
+    let mut ran = 0;
+    for (file, text) in documents() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(sidegate(), folder.path().join("sidegate")).unwrap();
+        for (_, body) in blocks(&text, "yaml") {
+            // A document's configuration files are there under the name that their first line gives.
+            if let Some(name) = body.lines().next().and_then(|line| line.strip_prefix("# ")).filter(|n| n.ends_with(".yaml")) {
+                std::fs::write(folder.path().join(name), body).unwrap();
+            }
+        }
+        for (head, body) in blocks(&text, "sh") {
+            if head == "sh by-hand" {
+                for line in body.lines().filter_map(|l| l.split("sidegate ").nth(1)) {
+                    let command = line.split(' ').next().unwrap();
+                    let output = Command::new(sidegate()).args([command, "--help"]).output().unwrap();
+                    assert!(output.status.success(), "{}: sidegate has no command {command}", file.display());
+                }
+                continue;
+            }
+            let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+            let output = Command::new("sh").args(["-e", "-c", body]).current_dir(folder.path()).env("PATH", path).output().unwrap();
+            assert!(output.status.success(), "{}:\n{body}\n{}", file.display(), String::from_utf8_lossy(&output.stderr));
+            ran += 1;
+        }
+    }
+    assert!(ran >= 3, "only {ran} blocks were found");
+}

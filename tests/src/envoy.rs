@@ -43,6 +43,8 @@ impl Envoy {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let base = (std::process::id() % 100_000) * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--base-id", &base.to_string()]);
+        // Its access log is asked about at once, not after 10 s.
+        command.args(["--file-flush-interval-msec", "20"]);
         command.arg("--config-path").arg(path("json")).stdin(Stdio::null()).stdout(Stdio::null());
         let mut process = Process::start(command, &path("log"));
         process.wait_listening(address);

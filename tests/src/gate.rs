@@ -35,6 +35,12 @@ impl Owner {
         Self { name: name.to_owned(), folder: folder.to_owned(), identity: identity.to_owned() }
     }
 
+    /// The same workload under another name, for a further gate.
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
     /// A gate in front of the application at `app`: TLS in, plaintext out. Who may come in is `allowed`, SPIFFE IDs.
     pub fn inbound(&self, allowed: &[&str], app: SocketAddr) -> Gate {
         let policy = self.folder.join(format!("{}.policy.yaml", self.name));

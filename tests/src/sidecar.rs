@@ -27,11 +27,25 @@ pub fn sidegate() -> &'static Path {
         assert!(cargo.status().unwrap().success(), "the binary can't be built");
         // The tests' own binary lies in TARGET/PROFILE/deps.
         let built = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("sidegate");
-        let copy = std::env::temp_dir().join(format!("sidegate-test-binary-{}", std::process::id()));
-        std::fs::copy(&built, &copy).unwrap();
+        // Keyed by its age, so that all test binaries of a run share one copy; older ones go.
+        let age = built.metadata().unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+        let prefix = format!("sidegate-test-binary-{}-", nix::unistd::geteuid());
+        let copy = std::env::temp_dir().join(format!("{prefix}{age}"));
+        if !copy.exists() {
+            for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+            let new = copy.with_extension(std::process::id().to_string());
+            std::fs::copy(&built, &new).unwrap();
+            std::fs::rename(&new, &copy).unwrap();
+        }
         copy
     })
 }
+
+type Ask = dyn Fn(SocketAddr, &str) -> Option<(u16, String)> + Send + Sync;
 
 /// A running sidecar. Dropping it kills it.
 pub struct Sidecar {
@@ -41,7 +55,7 @@ pub struct Sidecar {
     records: Arc<Mutex<Vec<Value>>>,
     log: PathBuf,
     /// Where its admin port can be asked: in the pod, or here.
-    ask: Box<dyn Fn(SocketAddr, &str) -> Option<(u16, String)> + Send + Sync>,
+    ask: Box<Ask>,
 }
 
 impl Sidecar {

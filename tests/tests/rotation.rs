@@ -60,7 +60,7 @@ fn a_connection_outlives_svid_and_ca() {
     let echo = Echo::start();
     let pair = Pair::start(echo.address, HOUR, "");
     let mut tcp = std::net::TcpStream::connect(pair.entry).unwrap();
-    let mut ping = |tcp: &mut std::net::TcpStream| {
+    let ping = |tcp: &mut std::net::TcpStream| {
         tcp.write_all(b"ping").unwrap();
         let mut answer = [0; 4];
         tcp.read_exact(&mut answer).unwrap();

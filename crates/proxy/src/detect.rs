@@ -5,7 +5,6 @@
 //! client of such a server pays that time once.
 
 use std::io;
-use std::time::Duration;
 
 use sidegate_config::schema::Timeouts;
 use sidegate_core::Reason;
@@ -60,7 +59,7 @@ pub(crate) async fn detect(client: &TcpStream, server: &TcpStream, server_first:
                 if first.is_empty() && server_spoke && until < silent {
                     return Ok(Detected::Plaintext(first));
                 }
-                return Err(Failure::with(Reason::DetectTimeout, format!("neither end decided within {:?}", Duration::from(timeouts.silent.duration()))));
+                return Err(Failure::with(Reason::DetectTimeout, format!("neither end decided within {:?}", timeouts.silent.duration())));
             }
         }
     }

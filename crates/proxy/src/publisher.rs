@@ -127,12 +127,12 @@ async fn publish(
         // The sender of a source that is not configured is gone; that is no change.
         let policy_change = async {
             if policy.changed().await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         let name_change = async {
             if names.changed().await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

@@ -129,6 +129,7 @@ async fn watch_error(tcp: &TcpStream) -> io::Error {
 }
 
 impl Pump {
+    #[allow(clippy::needless_pass_by_value, reason = "pairs of references")]
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Keeps `names` resolved until dropped. A name that fails keeps its last addresses.
 pub(crate) async fn run(names: Vec<String>, sender: watch::Sender<Arc<Resolved>>) {
     let resolver = loop {
-        match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
+        match TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build) {
             Ok(resolver) => break resolver,
             Err(error) => {
                 tracing::error!("names of destinations can't be resolved, the system's resolver configuration is of no use: {error}");

@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn what_is_offered_is_what_was_chosen() {
         let provider = super::provider();
-        let suites: Vec<CipherSuite> = provider.cipher_suites.iter().map(|s| s.suite()).collect();
+        let suites: Vec<CipherSuite> = provider.cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).collect();
         assert_eq!(suites.len(), 3);
         if super::cpu_has_aes() {
             assert_eq!(suites[0], CipherSuite::TLS13_AES_128_GCM_SHA256);

@@ -101,7 +101,7 @@ pub fn verify(
 ) -> Result<PeerIdentity, VerifyFailure> {
     let malformed = |detail: String| VerifyFailure { reason: Reason::CertificateMalformed, detail, claimed_id: None };
     let parsed = match X509Certificate::from_der(leaf) {
-        Ok((rest, parsed)) if rest.is_empty() => parsed,
+        Ok(([], parsed)) => parsed,
         Ok(_) => return Err(malformed("the leaf has trailing bytes".to_owned())),
         Err(error) => return Err(malformed(format!("the leaf can't be parsed: {error}"))),
     };

@@ -73,7 +73,7 @@ impl Service {
 /// Starts api's service.
 pub(super) fn serve(place: &Place) -> Result<Service> {
     let address = place.service_address();
-    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
     let (stop, stopped) = oneshot::channel();
     let thread = place.run_at(Workload::Api, move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

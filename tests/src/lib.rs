@@ -20,5 +20,5 @@ pub use pair::{Pair, client_config, server_config};
 pub use peers::{program, require, skipped};
 pub use pod_mesh::{PodMesh, PodWorkload};
 pub use process::Process;
-pub use sidecar::{Sidecar, sidegate};
+pub use sidecar::{Sidecar, get, sidegate};
 pub use wait::{DEADLINE, eventually};

@@ -206,7 +206,7 @@ fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf 
 }
 
 /// A GET on a connection of its own.
-pub(crate) fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     use std::io::Write;
     let mut tcp = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;

@@ -90,3 +90,32 @@ fn every_command_in_the_docs_runs() {
     }
     assert!(ran >= 3, "only {ran} blocks were found");
 }
+
+/// Each dependency of each crate has its line in ARCHITECTURE.md, and each line its dependency.
+#[test]
+fn every_dependency_has_its_reason() {
+    let mut used = std::collections::BTreeSet::new();
+    let crates = std::fs::read_dir(root().join("crates")).unwrap().map(|e| e.unwrap().path().join("Cargo.toml"));
+    for manifest in crates.chain([root().join("tests/Cargo.toml")]) {
+        let text = std::fs::read_to_string(manifest).unwrap();
+        let mut inside = false;
+        for line in text.lines() {
+            if line.starts_with('[') {
+                inside = line.ends_with("dependencies]");
+            } else if inside
+                && let Some(name) = line.split([' ', '.', '=']).next().filter(|n| !n.is_empty() && !n.starts_with(['#', '"', '}']))
+            {
+                used.insert(name.to_owned());
+            }
+        }
+    }
+    used.retain(|name| !name.starts_with("sidegate"));
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let table = text.split("## Dependencies").nth(1).unwrap();
+    let listed: std::collections::BTreeSet<String> = table
+        .lines()
+        .filter(|l| l.starts_with("| ") && !l.starts_with("| crate") && !l.starts_with("| ---"))
+        .map(|l| l.split(' ').nth(1).unwrap().to_owned())
+        .collect();
+    assert_eq!(used, listed);
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::value::{Address, Cidr, Domain, Endpoint, HostPort, Id, IdPattern, Ports, Span};
+use crate::value::{Address, Cidr, DnsName, Domain, Endpoint, HostPort, Id, IdPattern, Ports, Span};
 
 /// What a file of sidegate's configuration holds.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -252,7 +252,7 @@ pub struct Destination {
     pub cidrs: Vec<Cidr>,
     /// DNS names, resolved and refreshed as their TTL says.
     #[serde(default)]
-    pub dns: Vec<String>,
+    pub dns: Vec<DnsName>,
     /// Ports; default all.
     #[serde(default)]
     pub ports: Vec<Ports>,
@@ -261,7 +261,7 @@ pub struct Destination {
     pub spiffe_ids: Vec<IdPattern>,
     /// Server name to ask for; default none.
     #[serde(default)]
-    pub sni: Option<String>,
+    pub sni: Option<DnsName>,
     /// Application protocols to offer, best first; default none.
     #[serde(default)]
     pub alpn: Vec<String>,
@@ -282,7 +282,7 @@ pub struct OutboundListener {
     pub spiffe_ids: Vec<IdPattern>,
     /// Server name to ask for; default none.
     #[serde(default)]
-    pub sni: Option<String>,
+    pub sni: Option<DnsName>,
     /// Application protocols to offer, best first; default none.
     #[serde(default)]
     pub alpn: Vec<String>,

@@ -84,6 +84,14 @@ fn listeners(config: &Config, say: &mut impl FnMut(&str, String)) {
             seen.insert(address.port(), (path, *address));
         }
     }
+    if let (Some(v4), Some(v6)) = (&config.outbound.listen, &config.outbound.listen6)
+        && v4.0.port() != v6.0.port()
+    {
+        say(
+            "outbound.listen6",
+            format!("its port must be that of `outbound.listen`, {}: the kernel redirects both families to one port", v4.0.port()),
+        );
+    }
     let outbound = [("outbound.listen", &config.outbound.listen), ("outbound.listen6", &config.outbound.listen6)];
     let outbound = outbound.into_iter().filter_map(|(path, a)| a.as_ref().map(|a| (path.to_owned(), a.0)));
     let explicit = config.outbound.listeners.iter().enumerate().map(|(i, l)| (format!("outbound.listeners[{i}].listen"), l.listen.0));

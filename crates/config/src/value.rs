@@ -74,6 +74,8 @@ text_values! {
     Address(SocketAddr) "socket-address" |text| text.parse().map_err(|_| format!("`{text}` is not an address and port; write for example 127.0.0.1:15001 or [::]:15006"));
     /// A host and port, such as `api.default.svc:8443`, `10.0.0.7:8443` or `[fd00::7]:8443`.
     HostPort(HostAndPort) "host-port" HostAndPort::parse;
+    /// A DNS name such as `api.default.svc`.
+    DnsName(String) "dns-name" parse_dns_name;
     /// A SPIFFE ID.
     Id(SpiffeId) "spiffe-id" |text| parse_canonical(text).map_err(|e| format!("`{text}` is not a SPIFFE ID: {e}"));
     /// A SPIFFE ID pattern: `*` is one path segment, a final `**` one or more.
@@ -103,7 +105,7 @@ impl fmt::Display for Span {
 macro_rules! display_inner { ($($name:ident)*) => { $(impl fmt::Display for $name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
 })* } }
-display_inner! { Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
+display_inner! { DnsName Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a duration; write for example 500ms, 30s, 5m or 1h30m");
@@ -137,6 +139,16 @@ fn parse_cidr(text: &str) -> Result<ipnet::IpNet, String> {
         .or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
         .map_err(|_| format!("`{text}` is not an address block; write for example 10.0.0.0/8 or fd00::/8"))?;
     if net.trunc() == net { Ok(net) } else { Err(format!("`{text}` has bits beyond its prefix; write {}", net.trunc())) }
+}
+
+fn parse_dns_name(text: &str) -> Result<String, String> {
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let is_address = text.parse::<std::net::IpAddr>().is_ok();
+    if text.len() <= 253 && !is_address && text.strip_suffix('.').unwrap_or(text).split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is not a DNS name; write for example api.default.svc (addresses go into `cidrs`)"))
+    }
 }
 
 fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {

@@ -109,3 +109,62 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 pub(crate) fn micros_since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+    use sidegate_config::Config;
+    use sidegate_config::schema::LogFormat;
+
+    fn shared() -> Arc<Shared> {
+        let (telemetry, _) = sidegate_telemetry::Telemetry::start(LogFormat::Off).unwrap();
+        Shared::new(Settings::new(&Config::default()), Arc::new(telemetry))
+    }
+
+    const FROM: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
+
+    /// One record with `reason`, and nothing left in the registry.
+    fn expect(shared: &Shared, reason: Reason) {
+        let scrape = shared.telemetry.metrics.scrape().unwrap();
+        let ended: Vec<&str> = scrape.lines().filter(|l| l.starts_with("sidegate_connections_total{")).collect();
+        assert_eq!(ended, [format!("sidegate_connections_total{{direction=\"inbound\",reason=\"{}\"}} 1", reason.label())]);
+        assert_eq!(shared.registry.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_end_in_order_is_one_record() {
+        let shared = shared();
+        attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _| Ok(())).await;
+        expect(&shared, Reason::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_one_record_and_costs_only_its_connection() {
+        let shared = shared();
+        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _| panic!("a defect")));
+        assert!(task.await.unwrap_err().is_panic());
+        expect(&shared, Reason::Panicked);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_task_is_one_record() {
+        let shared = shared();
+        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _| std::future::pending().await));
+        tokio::task::yield_now().await;
+        task.abort();
+        let _ = task.await;
+        expect(&shared, Reason::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_cut_is_one_record_with_the_first_reason() {
+        let shared = shared();
+        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _| std::future::pending().await));
+        tokio::task::yield_now().await;
+        shared.registry.cut_all(Reason::Drained);
+        shared.registry.cut_all(Reason::Cancelled);
+        task.await.unwrap();
+        expect(&shared, Reason::Drained);
+    }
+}

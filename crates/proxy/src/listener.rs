@@ -1,7 +1,7 @@
 //! Listeners: bound early, accepting as long as the phase of their direction lasts.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,9 +96,15 @@ const EAFNOSUPPORT: i32 = nix::libc::EAFNOSUPPORT;
 const EADDRNOTAVAIL: i32 = nix::libc::EADDRNOTAVAIL;
 
 fn bind(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = match Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)) {
+        // [::] means every address; a kernel without IPv6 has them all in 0.0.0.0.
+        Err(error) if error.raw_os_error() == Some(EAFNOSUPPORT) && address.ip() == Ipv6Addr::UNSPECIFIED => {
+            return bind((Ipv4Addr::UNSPECIFIED, address.port()).into());
+        }
+        socket => socket?,
+    };
     if address.is_ipv6() {
-        // [::] also takes IPv4; on a host whose IPv6 is off, binding it fails and the operator hears of it.
+        // [::] also takes IPv4.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use sidegate_config::schema::{self, Config, Mode, Otherwise, Timeouts};
-use sidegate_config::value::PortRange;
+use sidegate_config::value::{DnsName, PortRange};
 use sidegate_core::{SpiffeIdPattern, TrustDomain};
 use sidegate_tls::ServerName;
 
@@ -74,10 +74,10 @@ impl Settings {
             .map(|d| Destination {
                 name: d.name.as_str().into(),
                 cidrs: d.cidrs.iter().map(|c| *c.get()).collect(),
-                dns: d.dns.clone(),
+                dns: d.dns.iter().map(|name| name.get().clone()).collect(),
                 ports: d.ports.iter().map(|p| p.0).collect(),
                 ids: d.spiffe_ids.iter().map(|i| i.get().clone()).collect(),
-                sni: server_name(d.sni.as_deref()),
+                sni: server_name(d.sni.as_ref()),
                 alpn: d.alpn.clone(),
             })
             .collect();
@@ -88,7 +88,7 @@ impl Settings {
             dns: if l.to.get().address().is_some() { Vec::new() } else { vec![l.to.get().host.clone()] },
             ports: Vec::new(),
             ids: l.spiffe_ids.iter().map(|i| i.get().clone()).collect(),
-            sni: server_name(l.sni.as_deref()),
+            sni: server_name(l.sni.as_ref()),
             alpn: l.alpn.clone(),
         }));
         Arc::new(Self {
@@ -151,8 +151,8 @@ pub(crate) fn addresses<'a>(resolved: &'a Resolved, name: &str) -> &'a [IpAddr] 
     resolved.get(name).map_or(&[], Vec::as_slice)
 }
 
-fn server_name(sni: Option<&str>) -> Option<ServerName<'static>> {
-    sni.and_then(|name| ServerName::try_from(name.to_owned()).ok())
+fn server_name(sni: Option<&DnsName>) -> Option<ServerName<'static>> {
+    sni.and_then(|name| ServerName::try_from(name.get().clone()).ok())
 }
 
 fn own_ports(config: &Config) -> Vec<u16> {

@@ -42,8 +42,6 @@ async fn half_close(first: Side, second: Side) {
     );
     written.unwrap();
     assert!(read.unwrap() == long);
-    // Once more does no harm.
-    shutdown(&first_tcp, &mut first).await.unwrap();
 }
 
 #[tokio::test]
@@ -91,7 +89,9 @@ async fn reset_is_a_reset() {
 
 #[tokio::test]
 async fn a_forged_record_ends_the_session_and_the_peer_is_told() {
-    for (name, record) in [("wrong tag", [&[0x17, 0x03, 0x03, 0x00, 0x20][..], &[9; 32]].concat()), ("plaintext", b"GET / HTTP/1.1\r\n\r\n".to_vec())] {
+    for (name, record) in
+        [("wrong tag", [&[0x17, 0x03, 0x03, 0x00, 0x20][..], &[9; 32]].concat()), ("plaintext", b"GET / HTTP/1.1\r\n\r\n".to_vec())]
+    {
         let ((server_tcp, mut server), (mut client_tcp, mut client)) = pair().await;
         client_tcp.write_all(&record).await.unwrap();
         let error = read_to_end(&server_tcp, &mut server).await;

@@ -67,7 +67,9 @@ async fn the_server_sees_which_name_was_asked_for() {
     let material = material();
     let context = TlsContext::new(&material).unwrap();
     let choice = context.server(&[]);
-    for (name, seen) in [("web.prod.example", Some("web.prod.example")), ("WEB.prod.example", Some("web.prod.example")), ("10.0.0.1", None), ("::1", None)] {
+    for (name, seen) in
+        [("web.prod.example", Some("web.prod.example")), ("WEB.prod.example", Some("web.prod.example")), ("10.0.0.1", None), ("::1", None)]
+    {
         let (server_tcp, client_tcp) = sockets().await;
         let connecting = connect(&client_tcp, context.client(&[]), ServerName::try_from(name).unwrap());
         let (server, client) = within(async { tokio::join!(accept(&server_tcp, b"", &choice), connecting) }).await;

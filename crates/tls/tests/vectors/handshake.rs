@@ -45,7 +45,7 @@ async fn check(case: &Case, ours: &End, theirs: End, role: Role) -> Result<(), S
         }
         (Verdict::Refused(reason, claim), Err(failure)) => {
             equal("reason", failure.reason, *reason)?;
-            equal("claim", &failure.claimed_id, claim)?;
+            equal("claim", failure.claimed_id.as_deref(), claim.as_deref())?;
             equal("verification was timed", failure.verify.is_some(), true)?;
             equal("told the peer", failure.told_the_peer(), true)?;
             let (reason_there, detail) = last_words(theirs, role).await;
@@ -87,7 +87,7 @@ fn alert(reason: Reason) -> &'static str {
     }
 }
 
-fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), String> {
+fn equal<T: PartialEq + std::fmt::Debug + Copy>(what: &str, found: T, expected: T) -> Result<(), String> {
     if found == expected { Ok(()) } else { Err(format!("{what}: {expected:?} was expected, not {found:?}")) }
 }
 

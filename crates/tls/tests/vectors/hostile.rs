@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{Config, TestRunner};
 use rustls::pki_types::CertificateDer;
 use sidegate_core::Reason;
 use sidegate_identity::unix_now;
@@ -64,7 +64,7 @@ fn garbage_is_refused() {
     let leaf = Spec::leaf(ID).signed_by(&world.ours, &world.leaf_key);
     let bytes = || proptest::collection::vec(any::<u8>(), 0..600);
     let spliced = (0..leaf.len(), bytes()).prop_map(|(at, bytes)| [&leaf[..at], &bytes].concat());
-    TestRunner::default()
+    TestRunner::new(Config { failure_persistence: None, ..Config::default() })
         .run(&(prop_oneof![bytes(), spliced], bytes()), |(leaf, intermediate)| {
             prop_assert!(judge(&[leaf.into(), intermediate.into()], Role::Server, &trust, unix_now()).is_err());
             Ok(())

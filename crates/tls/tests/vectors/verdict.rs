@@ -7,7 +7,7 @@ use sidegate_tls::verify::verify;
 use sidegate_tls::{PeerIdentity, Role, TrustStore, VerifyFailure};
 
 use crate::cases::{self, Verdict};
-use crate::pki::{Ca, ID, Spec, World};
+use crate::pki::{Ca, ID, Spec, World, fixture};
 
 pub(crate) fn judge(chain: &[CertificateDer<'_>], role: Role, trust: &TrustStore, now: i64) -> Result<PeerIdentity, VerifyFailure> {
     let (leaf, intermediates) = chain.split_first().unwrap();
@@ -32,6 +32,13 @@ fn every_case_is_judged_as_it_should_be() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// So what openssl made elsewhere in the cases is refused for nothing but its weakness.
+#[test]
+fn what_openssl_made_is_an_svid() {
+    let peer = judge(&[fixture("plain")], Role::Client, &World::new().trust(), unix_now()).unwrap();
+    assert_eq!(&*peer.text, "spiffe://legacy.example/old");
 }
 
 #[test]

@@ -1,0 +1,128 @@
+//! Which identity is used, whose bundles are believed, and where they come from.
+
+use std::io::copy;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use sidegate_authority::{Entry, TrustDomainConfig};
+use sidegate_tests::{Echo, Identities, Pair, Sidecar, client_config, echo_bytes, eventually, free_port, id, server_config};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn loopback() -> SocketAddr {
+    ([127, 0, 0, 1], free_port()).into()
+}
+
+/// A federated trust domain is believed about itself while its bundle is there, and no longer.
+#[test]
+fn federation_comes_and_goes_with_its_bundle() {
+    let echo = Echo::start();
+    let domain = |name: &str, with: &str| TrustDomainConfig { federates_with: vec![with.to_owned()], ..TrustDomainConfig::new(name) };
+    let domains = vec![domain("test.sidegate", "partner.sidegate"), domain("partner.sidegate", "test.sidegate")];
+    let identities = Identities::start_with(domains, |folder| {
+        vec![(folder.join("api.sock"), id("api")), (folder.join("web.sock"), "spiffe://partner.sidegate/web".to_owned())]
+    });
+    let (entry, port) = (loopback(), loopback());
+    let api = Sidecar::start(identities.folder(), "api", &server_config(&identities, port, echo.address));
+    let policy = identities.folder().join("api.policy.yaml");
+    std::fs::write(&policy, "rules:\n  - name: partner\n    action: allow\n    from: { trustDomains: [partner.sidegate] }\n").unwrap();
+    let web = Sidecar::start(identities.folder(), "web", &client_config(&identities, entry, port));
+    api.wait_ready();
+    web.wait_ready();
+    eventually("the partner to be let in", || echo_bytes(entry, 1000, 1).ok());
+    assert_eq!(api.reason("closed")["peerId"], "spiffe://partner.sidegate/web");
+
+    identities.authority.set_federation("test.sidegate", &[]).unwrap();
+    eventually("the withdrawal", || echo_bytes(entry, 1000, 2).is_err().then_some(()));
+    let refused = api.reason("trust_domain_unknown");
+    assert_eq!(refused["claimedId"], "spiffe://partner.sidegate/web");
+    assert!(refused["peerId"].is_null(), "a claim is no identity");
+    let told = web.record("the alert", |r| r["detail"].as_str().is_some_and(|d| d.contains("UnknownCA")));
+    assert_eq!(told["reason"], "peer_rejected_us", "{told}");
+
+    identities.authority.set_federation("test.sidegate", &["partner.sidegate"]).unwrap();
+    eventually("the return", || echo_bytes(entry, 1000, 3).ok());
+}
+
+/// Of several SVIDs the first is the default; a hint or an ID selects another; one that nobody offers is said to be so.
+#[test]
+fn one_of_several_svids_is_selected() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let socket = pair.identities.socket("web");
+    let entry = |name: &str, hint: &str| Entry { socket: Some(socket.clone()), hint: Some(hint.to_owned()), ..Entry::new(id(name)) };
+    let api = Entry { socket: Some(pair.identities.socket("api")), ..Entry::new(id("api")) };
+    pair.identities.authority.set_entries(&[entry("first", "external"), entry("web", "internal"), api]).unwrap();
+    let with = |name: &str, select: &str| {
+        let listen = loopback();
+        let config =
+            client_config(&pair.identities, listen, pair.port).replace("identity: {", &format!("identity: {{ use: {{ {select} }},"));
+        (Sidecar::start(pair.identities.folder(), name, &config), listen)
+    };
+    let (by_hint, listen) = with("by-hint", "hint: internal");
+    by_hint.wait_ready();
+    echo_bytes(listen, 1000, 1).unwrap();
+    let (by_id, listen) = with("by-id", &format!("spiffeId: '{}'", id("web")));
+    by_id.wait_ready();
+    echo_bytes(listen, 1000, 2).unwrap();
+    let (default, listen) = with("default", "");
+    default.wait_ready();
+    assert!(echo_bytes(listen, 1000, 3).is_err(), "`first` is not allowed to call");
+    assert_eq!(default.reason("upstream_reset")["localId"], id("first"));
+    let (nobody, _) = with("nobody", "hint: no-such");
+    eventually("what is offered", || {
+        nobody
+            .ask("/readyz")
+            .filter(|(s, why)| *s == 503 && why.contains("matches none of those offered") && why.contains("hint `internal`"))
+    });
+}
+
+/// `tcp://` on loopback is an endpoint too, and the environment names one where the configuration does not.
+#[test]
+fn the_workload_api_is_reached_by_tcp_and_by_the_environment() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let socket = pair.identities.socket("web");
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming() {
+            let (mut tcp, mut unix) = (tcp.unwrap(), UnixStream::connect(&socket).unwrap());
+            let (mut back_from, mut back_to) = (unix.try_clone().unwrap(), tcp.try_clone().unwrap());
+            std::thread::spawn(move || copy(&mut back_from, &mut back_to));
+            std::thread::spawn(move || copy(&mut tcp, &mut unix));
+        }
+    });
+    let listen = loopback();
+    let unix = format!("unix://{}", pair.identities.socket("web").display());
+    let config = client_config(&pair.identities, listen, pair.port);
+    let by_tcp = Sidecar::start(pair.identities.folder(), "tcp", &config.replace(&unix, &format!("tcp://{endpoint}")));
+    by_tcp.wait_ready();
+    echo_bytes(listen, 1000, 1).unwrap();
+
+    let listen = loopback();
+    let config = client_config(&pair.identities, listen, pair.port);
+    let without: String = config.lines().filter(|l| !l.starts_with("identity:")).map(|l| format!("{l}\n")).collect();
+    let by_environment = Sidecar::start_by(
+        pair.identities.folder(),
+        "environment",
+        &without,
+        free_port(),
+        |mut command| command.env("SPIFFE_ENDPOINT_SOCKET", &unix).spawn().unwrap(),
+        sidegate_tests::get,
+    );
+    by_environment.wait_ready();
+    echo_bytes(listen, 1000, 2).unwrap();
+}
+
+/// A production profile refuses the embedded authority's SVIDs, whatever socket they come from.
+#[test]
+fn production_refuses_the_embedded_authority() {
+    let identities = Identities::start(&["web"], HOUR);
+    let config = client_config(&identities, loopback(), loopback()).replace("profile: development", "profile: production");
+    let sidecar = Sidecar::start(identities.folder(), "web", &config);
+    eventually("the refusal", || {
+        sidecar.ask("/readyz").filter(|(s, why)| *s == 503 && why.contains("development authority, which profile `production` refuses"))
+    });
+}

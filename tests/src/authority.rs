@@ -19,6 +19,7 @@ pub fn id(name: &str) -> String {
 pub struct Identities {
     /// The authority: faults, rotation, federation.
     pub authority: Authority,
+    config: AuthorityConfig,
     runtime: tokio::runtime::Runtime,
     folder: TempDir,
 }
@@ -43,8 +44,8 @@ impl Identities {
             fault: None,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let authority = runtime.block_on(Authority::start(config)).unwrap();
-        Self { authority, runtime, folder }
+        let authority = runtime.block_on(Authority::start(config.clone())).unwrap();
+        Self { authority, config, runtime, folder }
     }
 
     /// The Workload API socket of `name`.
@@ -75,10 +76,22 @@ impl Identities {
         (path("cert"), path("key"), path("bundle"))
     }
 
-    /// Ends the authority, as if its host's agent had crashed, and removes its sockets.
-    pub fn shutdown(self) -> TempDir {
-        self.runtime.block_on(self.authority.shutdown());
-        self.folder
+    /// Ends the authority, as if its host's agent had crashed; `meanwhile` sees it gone. Then another one comes in its
+    /// place, with new keys.
+    pub fn replace(&mut self, meanwhile: impl FnOnce()) {
+        // Without entries and sockets of anybody, so that nothing answers in between.
+        let nobody = AuthorityConfig {
+            sockets: vec![self.folder.path().join("nobody.sock")],
+            trust_domains: self.config.trust_domains.clone(),
+            ..AuthorityConfig::default()
+        };
+        let nobody = self.runtime.block_on(Authority::start(nobody)).unwrap();
+        let gone = std::mem::replace(&mut self.authority, nobody);
+        self.runtime.block_on(gone.shutdown());
+        meanwhile();
+        let back = self.runtime.block_on(Authority::start(self.config.clone())).unwrap();
+        let nobody = std::mem::replace(&mut self.authority, back);
+        self.runtime.block_on(nobody.shutdown());
     }
 }
 

@@ -4,13 +4,16 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex};
 
 use crate::wait::eventually;
 
 /// A running program, whose output goes to a file. Dropping it kills it.
 pub struct Process {
-    /// The process. What `command` had as pipes is here.
+    /// The process. If `command` had a pipe for standard input, it is here.
     pub child: Child,
+    /// What it has written to standard output, if that is a pipe, and nobody has taken yet.
+    output: Arc<Mutex<Vec<u8>>>,
     log: PathBuf,
 }
 
@@ -18,8 +21,18 @@ impl Process {
     /// Starts `command`; its standard error goes to `log`. Standard output and input are as the command has them.
     pub fn start(mut command: Command, log: &Path) -> Self {
         command.stderr(std::fs::File::create(log).unwrap());
-        let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        Self { child, log: log.to_owned() }
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let output = Arc::new(Mutex::new(Vec::new()));
+        if let Some(mut stdout) = child.stdout.take() {
+            let output = output.clone();
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; 64 * 1024];
+                while let Ok(read @ 1..) = stdout.read(&mut buffer) {
+                    output.lock().unwrap().extend_from_slice(&buffer[..read]);
+                }
+            });
+        }
+        Self { child, output, log: log.to_owned() }
     }
 
     /// What it has written to standard error.
@@ -43,12 +56,35 @@ impl Process {
         eventually("the program's end", || self.child.try_wait().unwrap())
     }
 
-    /// Reads exactly `length` bytes of its standard output.
+    /// Takes the first `length` bytes of its standard output, when they have come.
+    #[track_caller]
     pub fn read(&mut self, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        let read = self.child.stdout.as_mut().unwrap().read_exact(&mut bytes);
-        read.unwrap_or_else(|e| panic!("{e}\n{}", self.log()));
-        bytes
+        let take = || {
+            let mut output = self.output.lock().unwrap();
+            (output.len() >= length).then(|| output.drain(..length).collect())
+        };
+        eventually(&format!("{length} bytes of output"), take)
+    }
+
+    /// Takes all the rest of its standard output, when it has ended.
+    #[track_caller]
+    pub fn read_rest(&mut self) -> Vec<u8> {
+        // The thread that reads lets go of its half at the end.
+        eventually("the end of its output", || (Arc::strong_count(&self.output) == 1).then_some(()));
+        std::mem::take(&mut *self.output.lock().unwrap())
+    }
+
+    /// Waits until its standard output, since it was last taken, has `text`.
+    #[track_caller]
+    pub fn wait_output(&self, text: &str) {
+        let has = || self.output.lock().unwrap().windows(text.len()).any(|window| window == text.as_bytes());
+        eventually(&format!("`{text}` in its output"), || has().then_some(()));
+    }
+
+    /// Waits until its standard error has `text`.
+    #[track_caller]
+    pub fn wait_log(&self, text: &str) {
+        eventually(&format!("`{text}` in {}", self.log.display()), || self.log().contains(text).then_some(()));
     }
 }
 

@@ -27,13 +27,14 @@ pub fn sidegate() -> &'static Path {
         assert!(cargo.status().unwrap().success(), "the binary can't be built");
         // The tests' own binary lies in TARGET/PROFILE/deps.
         let built = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("sidegate");
-        // Keyed by its age, so that all test binaries of a run share one copy; older ones go.
+        // Keyed by its age, so that all test binaries of a run share one copy; those of yesterday go.
         let age = built.metadata().unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
         let prefix = format!("sidegate-test-binary-{}-", nix::unistd::geteuid());
         let copy = std::env::temp_dir().join(format!("{prefix}{age}"));
         if !copy.exists() {
             for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
-                if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let old = entry.metadata().is_ok_and(|m| m.modified().is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() > 86_400)));
+                if old && entry.file_name().to_string_lossy().starts_with(&prefix) {
                     let _ = std::fs::remove_file(entry.path());
                 }
             }
@@ -59,7 +60,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts a sidecar on this host with `config`, to which admin port, log format and one worker are added.
+    /// Starts a sidecar on this host with `config`, to which admin port, log format and two workers are added.
     pub fn start(folder: &Path, name: &str, config: &str) -> Self {
         let admin = free_port();
         Self::start_by(folder, name, config, admin, |mut command| command.spawn().unwrap(), get)
@@ -200,7 +201,7 @@ impl Drop for Sidecar {
 
 fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf {
     let file = folder.join(format!("{name}.yaml"));
-    let common = format!("admin: {{ listen: \"127.0.0.1:{admin}\" }}\naccessLog: {{ format: json }}\nworkers: 1\n");
+    let common = format!("admin: {{ listen: \"127.0.0.1:{admin}\" }}\naccessLog: {{ format: json }}\nworkers: 2\n");
     std::fs::write(&file, format!("{common}{config}")).unwrap();
     file
 }

@@ -119,3 +119,16 @@ fn every_dependency_has_its_reason() {
         .collect();
     assert_eq!(used, listed);
 }
+
+/// The configurations inside the Kubernetes example are good for production.
+#[test]
+fn the_kubernetes_example_is_good() {
+    let text = std::fs::read_to_string(root().join("deploy/kubernetes/example.yaml")).unwrap();
+    let block = |name: &str| -> String {
+        let body = text.split(&format!("  {name}: |\n")).nth(1).unwrap();
+        body.lines().take_while(|l| l.starts_with("    ")).map(|l| format!("{}\n", &l[4..])).collect()
+    };
+    sidegate_config::parse("sidegate.yaml", &block("sidegate.yaml")).unwrap_or_else(|p| panic!("{p}"));
+    let policy = [("policy.yaml".to_owned(), block("policy.yaml"))];
+    sidegate_policy::Policy::parse(&policy, sidegate_config::schema::Profile::Production).unwrap_or_else(|p| panic!("{p}"));
+}

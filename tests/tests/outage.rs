@@ -123,3 +123,21 @@ fn a_hanging_agent_is_asked_again() {
     pair.identities.authority.set_fault(Fault::None);
     late.wait_ready();
 }
+
+/// The agent's process ends, and another comes in its place with a new CA.
+#[test]
+fn an_agent_that_is_gone_and_back_is_found_again() {
+    let echo = Echo::start();
+    let mut pair = Pair::start(echo.address, HOUR, "");
+    let (entry, web, api) = (pair.entry, &pair.web, &pair.api);
+    let rotations = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total");
+    pair.identities.replace(|| {
+        for sidecar in [web, api] {
+            eventually("the report", || sidecar.log().contains("can't be reached").then_some(()));
+            assert_eq!(sidecar.ask("/readyz").unwrap().0, 200);
+        }
+        echo_bytes(entry, 1000, 1).unwrap();
+    });
+    eventually("both to have SVIDs of the new CA", || (rotations(web) >= 1.0 && rotations(api) >= 1.0).then_some(()));
+    echo_bytes(entry, 1000, 2).unwrap();
+}

@@ -10,6 +10,7 @@ mod text;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use sidegate_config::schema::LogFormat;
 use sidegate_core::ConnectionRecord;
@@ -19,6 +20,8 @@ pub use text::{duration, line};
 
 /// Some seconds of a busy data plane; about 4 MiB at the worst.
 const QUEUE: usize = 8192;
+/// How long the end waits for the last lines.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where every finished connection reports.
 #[derive(Debug)]
@@ -65,10 +68,17 @@ impl Telemetry {
 }
 
 impl LogWriter {
-    /// Waits until every line is written; to be called after the last [`Telemetry`] is gone.
+    /// Waits until every line is written, but not for ever: whoever should read them may have stopped reading. To be
+    /// called after the last [`Telemetry`] is gone.
     pub fn join(mut self) {
-        if let Some(thread) = self.0.take() {
-            let _ = thread.join();
+        let Some(thread) = self.0.take() else { return };
+        let deadline = Instant::now() + PATIENCE;
+        while !thread.is_finished() {
+            if Instant::now() > deadline {
+                return tracing::warn!("nobody reads the access log; its last lines are lost");
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
+        let _ = thread.join();
     }
 }

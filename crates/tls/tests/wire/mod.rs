@@ -52,7 +52,7 @@ pub(crate) async fn shake_with_alpn(server: (&Material, &[&str]), client: (&Mate
 
 /// What hangs fails.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(60), future).await.unwrap()
 }
 
 /// Reads until the peer's close_notify.

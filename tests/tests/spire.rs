@@ -5,9 +5,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 use sidegate_tests::{Echo, Gate, Owner, Process, TRUST_DOMAIN, echo_bytes, eventually, exchange, free_port, id, program};
@@ -31,8 +31,12 @@ impl Spire {
         }
         let folder = tempfile::Builder::new().prefix("sidegate-spire.").tempdir().unwrap();
         let (path, port) = (folder.path(), free_port());
-        let server = run(path, "server", &[], &format!(
-            r#"server {{
+        let server = run(
+            path,
+            "server",
+            &[],
+            &format!(
+                r#"server {{
                 bind_address = "127.0.0.1"
                 bind_port = "{port}"
                 socket_path = "{folder}/server.sock"
@@ -45,14 +49,19 @@ impl Spire {
                 NodeAttestor "join_token" {{ plugin_data {{}} }}
                 KeyManager "memory" {{ plugin_data {{}} }}
             }}"#,
-            folder = path.display(),
-        ));
+                folder = path.display(),
+            ),
+        );
         eventually("SPIRE's server", || ask(path, "healthcheck", &[]).ok());
         let token = ask(path, "token generate", &["-spiffeID", &id("agent"), "-output", "json"]).unwrap();
         let token: Value = serde_json::from_str(&token).unwrap();
         std::fs::write(path.join("bundle.pem"), ask(path, "bundle show", &[]).unwrap()).unwrap();
-        let agent = run(path, "agent", &["-joinToken", token["value"].as_str().unwrap()], &format!(
-            r#"agent {{
+        let agent = run(
+            path,
+            "agent",
+            &["-joinToken", token["value"].as_str().unwrap()],
+            &format!(
+                r#"agent {{
                 server_address = "127.0.0.1"
                 server_port = "{port}"
                 socket_path = "{folder}/agent.sock"
@@ -67,8 +76,9 @@ impl Spire {
                 KeyManager "memory" {{ plugin_data {{}} }}
                 WorkloadAttestor "unix" {{ plugin_data {{}} }}
             }}"#,
-            folder = path.display(),
-        ));
+                folder = path.display(),
+            ),
+        );
         eventually("the agent's socket", || path.join("agent.sock").exists().then_some(()));
         Some(Self { _server: server, agent: Some(agent), folder })
     }
@@ -109,12 +119,11 @@ impl Spire {
 
 /// Starts `spire-KIND` with this configuration.
 fn run(folder: &Path, kind: &str, arguments: &[&str], config: &str) -> Process {
-    let file: PathBuf = folder.join(format!("{kind}.conf"));
+    let file = folder.join(format!("{kind}.conf"));
     std::fs::write(&file, config).unwrap();
     let mut command = Command::new(program(&format!("spire-{kind}")).unwrap());
     command.arg("run").arg("-config").arg(file).args(arguments);
-    // Its log is on both outputs; standard error has what is wrong with the configuration.
-    command.stdin(Stdio::null()).stdout(std::fs::File::create(folder.join(format!("{kind}.out"))).unwrap());
+    command.stdin(Stdio::null()).stdout(Stdio::null());
     Process::start(command, &folder.join(format!("{kind}.log")))
 }
 
@@ -186,7 +195,12 @@ fn a_new_authority_is_followed_and_nothing_breaks() {
     let generation = generation(&web);
     spire.authority("revoke", Some(&old));
     eventually("the bundle without the old authority", || (self::generation(&web) > generation).then_some(()));
-    assert_ne!(serials(&web, &api), before);
+    ping(&mut held);
+    drop(held);
+    for gate in [&web, &api] {
+        let record = gate.sidecar.record("the connection that was held", |r| r["bytesUp"] == 3 * b"ping".len());
+        assert_eq!(record["reason"], "closed", "{record}");
+    }
 }
 
 /// A dead agent takes nothing away: what it gave is good until it expires.
@@ -215,20 +229,22 @@ fn ping(tcp: &mut TcpStream) {
 }
 
 /// A connection of its own, and the serial numbers of both ends' certificates in it: web's, api's.
-fn serials(web: &Gate, api: &Gate) -> (String, String) {
-    let (seen_by_web, seen_by_api) = (web.sidecar.records().len(), api.sidecar.records().len());
-    echo_bytes(web.address, 10, 1).unwrap();
-    let serial = |gate: &Gate, seen: usize| {
-        let record = eventually("the record", || gate.sidecar.records().get(seen).cloned());
-        record["tls"]["peerSerial"].as_str().unwrap_or_else(|| panic!("{record}")).to_owned()
-    };
-    (serial(api, seen_by_api), serial(web, seen_by_web))
+fn serials(web: &Gate, api: &Gate) -> (Value, Value) {
+    let length = connect_once(web);
+    let record = |gate: &Gate| gate.sidecar.record("the connection", |r| r["bytesUp"] == length);
+    (record(api)["tls"]["peerSerial"].clone(), record(web)["tls"]["peerSerial"].clone())
 }
 
 /// Which snapshot a new connection is judged by.
 fn generation(web: &Gate) -> u64 {
-    let seen = web.sidecar.records().len();
-    echo_bytes(web.address, 10, 1).unwrap();
-    let record = eventually("the record", || web.sidecar.records().get(seen).cloned());
-    record["generation"].as_u64().unwrap()
+    let length = connect_once(web);
+    web.sidecar.record("the connection", |r| r["bytesUp"] == length)["generation"].as_u64().unwrap()
+}
+
+/// Connects for so many bytes as no other connection carries, by which its records are found.
+fn connect_once(web: &Gate) -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(100);
+    let length = NEXT.fetch_add(1, Ordering::Relaxed);
+    echo_bytes(web.address, length, 1).unwrap();
+    length
 }

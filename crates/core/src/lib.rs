@@ -2,10 +2,12 @@
 //! leaves behind, and the closed list of [`Reason`]s why a connection ended.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod printable;
 mod reason;
 mod record;
 mod spiffe_id;
 
+pub use printable::printable;
 pub use reason::{Reason, Side};
 pub use record::{ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, Stages, Transport};
 pub use spiffe_id::{PatternError, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};

@@ -79,7 +79,7 @@ reasons! {
     SpiffeIdWithoutPath "spiffe_id_without_path" Peer "The peer's SPIFFE ID has no path: it names a trust domain, not a workload (X509-SVID §5.2)." "Reissue it with the ID of a workload.";
     LeafIsCa "leaf_is_ca" Peer "The peer presents a CA certificate as its own (X509-SVID §4.1)." "A signing certificate must not identify a workload.";
     LeafKeyUsage "leaf_key_usage" Peer "The peer's key usage is absent, not critical, lacks digitalSignature or has keyCertSign or cRLSign (X509-SVID §4.3)." "Reissue it with a critical key usage of digitalSignature.";
-    LeafExtendedKeyUsage "leaf_extended_key_usage" Peer "The peer's extended key usage lacks serverAuth or clientAuth (X509-SVID §4.4)." "Reissue it with both, or without the extension.";
+    LeafExtendedKeyUsage "leaf_extended_key_usage" Peer "The extended key usage of a certificate in the peer's chain lacks serverAuth or clientAuth (X509-SVID §4.4)." "Reissue it with both, or without the extension.";
     WeakKey "weak_key" Peer "The peer's key is too weak: RSA below 2048 bits, or an unusual curve." "Reissue it with ECDSA P-256 or RSA 2048.";
     NotYetValid "not_yet_valid" Peer "A certificate in the peer's chain is not valid yet." "Compare the clocks of both hosts and of the issuer.";
     Expired "expired" Peer "A certificate in the peer's chain has expired." "The peer's SVID was not rotated: look at its identity source.";

@@ -4,6 +4,9 @@ use std::fmt;
 
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 
+/// SPIFFE-ID §2.3: longer ones need not be supported, and whatever goes into every record should be bounded.
+const MAX_ID: usize = 2048;
+
 /// Parses `text` as a SPIFFE ID and accepts only its canonical spelling.
 ///
 /// The `spiffe` crate lowers an upper-case trust domain; SPIFFE-ID §2.1 allows lower case only, and a
@@ -12,6 +15,9 @@ pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 /// # Errors
 /// What is wrong with `text`, for people.
 pub fn parse_canonical(text: &str) -> Result<SpiffeId, String> {
+    if text.len() > MAX_ID {
+        return Err(format!("it has {} bytes, {MAX_ID} are the most", text.len()));
+    }
     let id = SpiffeId::new(text).map_err(|e| e.to_string())?;
     if id.to_string() == text { Ok(id) } else { Err(format!("not in canonical form, which is `{id}`")) }
 }

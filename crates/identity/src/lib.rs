@@ -7,7 +7,9 @@
 mod files;
 mod manager;
 mod material;
+mod names;
 mod workload_api;
 
 pub use manager::{Identity, IdentityError, IdentityState, SourceStatus};
 pub use material::{Authority, Bundle, Material, MaterialError, Svid, unix_now};
+pub use names::{foreign_signing_name, uri_names};

@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use sidegate_core::{SpiffeId, TrustDomain, parse_canonical};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::names::{foreign_signing_name, uri_names};
 
 /// An X.509-SVID with its private key.
 ///
@@ -137,17 +139,12 @@ impl Svid {
 
 fn only_spiffe_id(leaf: &X509Certificate<'_>) -> Result<SpiffeId, MaterialError> {
     let not = |why: String| MaterialError::NotAnSvid(why);
-    let names = leaf.subject_alternative_name().map_err(|e| not(e.to_string()))?;
-    let mut uris = names.iter().flat_map(|san| &san.value.general_names).filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    match (uris.next(), uris.next()) {
-        (Some(uri), None) => {
+    match uri_names(leaf).map_err(not)?.as_slice() {
+        [uri] => {
             let id = parse_canonical(uri).map_err(|e| not(format!("`{uri}` is no SPIFFE ID: {e}")))?;
             if id.path().is_empty() { Err(not(format!("`{uri}` has no path"))) } else { Ok(id) }
         }
-        (None, _) => Err(not("it has no URI SAN".to_owned())),
+        [] => Err(not("it has no URI SAN".to_owned())),
         _ => Err(not("it has more than one URI SAN".to_owned())),
     }
 }
@@ -178,15 +175,11 @@ fn authority(trust_domain: &TrustDomain, der: CertificateDer<'static>) -> Result
         Err(e) => return Err(format!("`{name}` has a broken key usage: {e}")),
         Ok(_) => {}
     }
-    // X509-SVID §4.1: a signing certificate may carry the ID of its trust domain, without a path.
-    let names = parsed.subject_alternative_name().map_err(|e| format!("`{name}`: {e}"))?;
-    for general in names.iter().flat_map(|san| &san.value.general_names) {
-        if let GeneralName::URI(uri) = general
-            && parse_canonical(uri).is_ok_and(|id| id.trust_domain() != trust_domain || !id.path().is_empty())
-        {
-            return Err(format!("`{name}` carries `{uri}`, which is not the ID of the trust domain"));
-        }
+    if let Some(foreign) = foreign_signing_name(&parsed, trust_domain).map_err(|e| format!("`{name}`: {e}"))? {
+        return Err(format!("`{name}` carries `{foreign}`, which is not the ID of the trust domain"));
     }
+    // Whatever the TLS library can't use as an anchor would silently vouch for nobody.
+    rustls::RootCertStore::empty().add(der.clone()).map_err(|e| format!("`{name}` can't be a trust anchor: {e}"))?;
     let (not_before, not_after) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
     Ok(Authority { der, not_before, not_after })
 }

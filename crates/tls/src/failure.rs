@@ -3,7 +3,7 @@
 use std::io;
 
 use rustls::{AlertDescription, Error, InvalidMessage};
-use sidegate_core::Reason;
+use sidegate_core::{Reason, printable};
 
 /// Why a handshake did not come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl HandshakeFailure {
     }
 
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), claimed_id: None, verify: None }
+        Self { reason, detail: printable(&detail.into()), claimed_id: None, verify: None }
     }
 
     pub(crate) fn io(error: &io::Error) -> Self {

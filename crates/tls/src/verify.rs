@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use sidegate_core::{Reason, SpiffeId, TrustDomain, parse_canonical};
-use sidegate_identity::Material;
+use sidegate_core::{Reason, SpiffeId, TrustDomain, parse_canonical, printable};
+use sidegate_identity::{Material, foreign_signing_name, uri_names};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 /// In which role the peer presents its certificate.
@@ -80,12 +80,6 @@ impl TrustStore {
     }
 }
 
-/// RFC 5280 §4.2.1.6: uniformResourceIdentifier [6].
-const URI_TAG: u32 = 6;
-
-/// SPIFFE-ID §2.3: longer ones need not be supported, and whatever goes into every record should be bounded.
-const MAX_ID: usize = 2048;
-
 type Check<T = ()> = Result<T, (Reason, String)>;
 
 /// Judges the chain that a peer presented, at `now` seconds since the epoch.
@@ -99,7 +93,7 @@ pub fn verify(
     trust: &TrustStore,
     now: i64,
 ) -> Result<PeerIdentity, VerifyFailure> {
-    let malformed = |detail: String| VerifyFailure { reason: Reason::CertificateMalformed, detail, claimed_id: None };
+    let malformed = |detail: String| VerifyFailure { reason: Reason::CertificateMalformed, detail: printable(&detail), claimed_id: None };
     let parsed = match X509Certificate::from_der(leaf) {
         Ok(([], parsed)) => parsed,
         Ok(_) => return Err(malformed("the leaf has trailing bytes".to_owned())),
@@ -119,24 +113,10 @@ pub fn verify(
             not_after: parsed.validity().not_after.timestamp(),
         }),
         Err((reason, detail)) => {
-            // A claim goes into logs: bounded, and only printable.
-            let claimed_id = uris.first().map(|uri| uri.chars().filter(|c| !c.is_control()).take(512).collect());
-            Err(VerifyFailure { reason, detail, claimed_id })
+            let claimed_id = uris.first().map(|uri| printable(uri));
+            Err(VerifyFailure { reason, detail: printable(&detail), claimed_id })
         }
     }
-}
-
-fn uri_names(cert: &X509Certificate<'_>) -> Result<Vec<String>, String> {
-    let san = cert.subject_alternative_name().map_err(|e| format!("its subject alternative name can't be parsed: {e}"))?;
-    let names = san.iter().flat_map(|san| &san.value.general_names);
-    Ok(names
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some((*uri).to_owned()),
-            // Not UTF-8, so not an ID; but it counts as a URI.
-            GeneralName::Invalid(tag, bytes) if tag.0 == URI_TAG => Some(String::from_utf8_lossy(bytes).into_owned()),
-            _ => None,
-        })
-        .collect())
 }
 
 /// X509-SVID §2: exactly one URI SAN, a SPIFFE ID; §5.2: with a path.
@@ -146,9 +126,6 @@ fn spiffe_id(uris: &[String]) -> Check<SpiffeId> {
         [uri] => uri,
         more => return Err((Reason::MultipleUriSans, format!("its certificate has {} URI SANs", more.len()))),
     };
-    if uri.len() > MAX_ID {
-        return Err((Reason::SpiffeIdInvalid, format!("its URI SAN has {} bytes; a SPIFFE ID has {MAX_ID} at most", uri.len())));
-    }
     let id = parse_canonical(uri).map_err(|e| (Reason::SpiffeIdInvalid, format!("its URI SAN is no SPIFFE ID: {e}")))?;
     if id.path().is_empty() {
         return Err((Reason::SpiffeIdWithoutPath, format!("`{id}` names a trust domain, not a workload")));
@@ -258,17 +235,10 @@ fn ca_rules(ca: &CertificateDer<'_>, domain: &TrustDomain) -> Check {
         Some(usage) if usage.value.key_cert_sign() => {}
         _ => return Err((Reason::CaKeyUsage, format!("the intermediate `{name}` lacks key usage keyCertSign"))),
     }
-    for uri in uri_names(&parsed).map_err(malformed)? {
-        // The scheme in any spelling: an odd one must not get by.
-        if !uri.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
-            continue;
-        }
-        let own = parse_canonical(&uri).is_ok_and(|id| id.trust_domain() == domain && id.path().is_empty());
-        if !own {
-            return Err((Reason::CaSpiffeId, format!("the intermediate `{name}` carries `{uri}`")));
-        }
+    match foreign_signing_name(&parsed, domain).map_err(malformed)? {
+        Some(uri) => Err((Reason::CaSpiffeId, format!("the intermediate `{name}` carries `{uri}`"))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "used as a function for map_err")]

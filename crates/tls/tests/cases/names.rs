@@ -74,7 +74,7 @@ fn grammar(cases: &mut Cases<'_>) {
         ("escape", "spiffe://prod.example/web\u{1b}.evil"),
     ] {
         let chain = cases.ours(&Spec::leaf(id));
-        cases.refuses_claiming(&format!("id: {name}"), chain, Reason::SpiffeIdInvalid, Some("spiffe://prod.example/web.evil"));
+        cases.refuses_claiming(&format!("id: {name}"), chain, Reason::SpiffeIdInvalid, Some("spiffe://prod.example/web\u{fffd}.evil"));
     }
     let chain = cases.ours(&Spec::leaf("").with(names(&[Name::RawUri(b"spiffe://prod.example/\xff")])));
     cases.refuses_claiming("id: not even UTF-8", chain, Reason::SpiffeIdInvalid, Some("spiffe://prod.example/\u{fffd}"));

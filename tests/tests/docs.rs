@@ -96,7 +96,7 @@ fn every_command_in_the_docs_runs() {
 fn every_dependency_has_its_reason() {
     let mut used = std::collections::BTreeSet::new();
     let crates = std::fs::read_dir(root().join("crates")).unwrap().map(|e| e.unwrap().path().join("Cargo.toml"));
-    for manifest in crates.chain([root().join("tests/Cargo.toml")]) {
+    for manifest in crates.chain(["tests/Cargo.toml", "benches/Cargo.toml"].map(|m| root().join(m))) {
         let text = std::fs::read_to_string(manifest).unwrap();
         let mut inside = false;
         for line in text.lines() {

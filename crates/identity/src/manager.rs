@@ -164,15 +164,29 @@ async fn any_change(sources: &mut [watch::Receiver<SourceState>]) {
 }
 
 impl SourceState {
-    /// Publishes new material with a message.
+    /// Publishes material. The same as before is no rotation, only a sign of life.
     pub(crate) fn publish(sender: &watch::Sender<Self>, material: Arc<Material>) {
+        let (same, was_healthy) = {
+            let state = sender.borrow();
+            (state.material.as_ref().is_some_and(|old| old.is_same(&material)), state.status.healthy)
+        };
+        let message = format!("serves {}", material.svid.id);
+        if same {
+            if !was_healthy {
+                tracing::info!(source = %sender.borrow().status.name, "it answers again, with what is in use already");
+                sender.send_modify(|state| {
+                    state.status.healthy = true;
+                    state.status.message = message;
+                });
+            }
+            return;
+        }
         for left_out in &material.left_out {
             tracing::warn!("a CA certificate is left out: {left_out}");
         }
         let svid = &material.svid;
         let left = svid.remaining(unix_now()).as_secs();
         tracing::info!(spiffe_id = %svid.id, serial = %svid.serial, expires_in_s = left, bundles = material.bundles.len(), "SVID received");
-        let message = format!("serves {}", svid.id);
         sender.send_modify(|state| {
             state.material = Some(material);
             state.status.healthy = true;

@@ -215,6 +215,14 @@ impl Material {
     }
 }
 
+impl Material {
+    /// Whether `other` has the same SVID and bundles.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.svid.certified_key.cert == other.svid.certified_key.cert && self.bundles == other.bundles
+    }
+}
+
 fn is_from_development_authority(svid: &Svid) -> bool {
     svid.certified_key.cert.iter().any(|der| {
         X509Certificate::from_der(der).is_ok_and(|(_, cert)| {

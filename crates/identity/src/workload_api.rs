@@ -121,11 +121,15 @@ fn hangs() -> String {
     format!("it did not answer within {} s", FIRST_MESSAGE.as_secs())
 }
 
-/// SPIRE rotates at half of the lifetime. At three quarters we stop believing in the stream and ask anew.
+/// How long to believe in a silent stream. SPIRE rotates at half of the lifetime; at three quarters we ask anew. If even
+/// then there is no other SVID we ask again after half of what is left, and so on: ever sooner, but never in a hurry.
 fn overdue(material: &Material) -> Duration {
     let svid = &material.svid;
-    let lifetime = u64::try_from(svid.not_after - svid.not_before).unwrap_or(0);
-    svid.remaining(unix_now()).saturating_sub(Duration::from_secs(lifetime / 4)).max(Duration::from_secs(1))
+    let lifetime = Duration::from_secs(u64::try_from(svid.not_after - svid.not_before).unwrap_or(0));
+    let left = svid.remaining(unix_now());
+    let quarter = lifetime / 4;
+    let patience = if left > quarter { left - quarter } else { left / 2 };
+    patience.max(Duration::from_secs(1))
 }
 
 async fn connect(socket: &EndpointSocket) -> Result<Channel, String> {

@@ -1,0 +1,1 @@
+//! Micro benchmarks of what a connection costs: `cargo bench --package sidegate-benches`.

@@ -89,15 +89,29 @@ impl PodWorkload {
 
     /// Starts the sidecar, as the user whom the rules exempt.
     pub fn start(&self) -> Sidecar {
-        let (pod, uid) = (self.pod.clone(), self.uid);
-        let asking = self.pod.clone();
+        self.start_with_mount(None)
+    }
+
+    /// As [`PodWorkload::start`], in a mount namespace of its own in which the first file lies over the second, as in a
+    /// container.
+    pub fn start_with_mount(&self, mount: Option<(&str, &str)>) -> Sidecar {
+        let (pod, asking, uid) = (self.pod.clone(), self.pod.clone(), self.uid);
+        let mounts = mount.is_some();
+        let script = mount.map(|(file, over)| {
+            format!("mount --bind {file} {over} && exec setpriv --reuid {uid} --regid {uid} --clear-groups \"$0\" \"$@\"")
+        });
+        let through = script.as_ref().map_or(vec![], |script| vec!["unshare", "--mount", "sh", "-c", script]);
         Sidecar::start_by(
             &self.folder,
             &self.name,
             &self.config,
             ADMIN,
+            &through,
             move |mut command| {
-                command.uid(uid).gid(uid);
+                // The script needs root for its mount, and gives it up itself.
+                if !mounts {
+                    command.uid(uid).gid(uid);
+                }
                 pod.spawn_process(command).unwrap()
             },
             move |address: SocketAddr, path: &str| {

@@ -1,5 +1,6 @@
 //! The real binary as a sidecar.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
@@ -63,30 +64,26 @@ impl Sidecar {
     /// Starts a sidecar on this host with `config`, to which admin port, log format and two workers are added.
     pub fn start(folder: &Path, name: &str, config: &str) -> Self {
         let admin = free_port();
-        Self::start_by(folder, name, config, admin, |mut command| command.spawn().unwrap(), get)
+        Self::start_by(folder, name, config, admin, &[], |mut command| command.spawn().unwrap(), get)
     }
 
-    /// As [`Sidecar::start`], with a way to start the process and to ask its admin port.
+    /// As [`Sidecar::start`], `through` other programs, with a way to start the process and to ask its admin port.
     pub fn start_by(
         folder: &Path,
         name: &str,
         config: &str,
         admin: u16,
+        through: &[&str],
         spawn: impl FnOnce(Command) -> Child,
         ask: impl Fn(SocketAddr, &str) -> Option<(u16, String)> + Send + Sync + 'static,
     ) -> Self {
         let file = write_config(folder, name, config, admin);
         let log = folder.join(format!("{name}.log"));
-        let mut command = Command::new(sidegate());
-        command.args(["run", "--with-parent", "--config"]).arg(&file);
+        let program: Vec<&OsStr> = through.iter().map(OsStr::new).chain([sidegate().as_os_str()]).collect();
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).args(["run", "--with-parent", "--config"]).arg(&file).env_remove("SPIFFE_ENDPOINT_SOCKET");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
-        let wrapped = |mut c: Command| {
-            spawn({
-                c.env_remove("SPIFFE_ENDPOINT_SOCKET");
-                c
-            })
-        };
-        let mut child = wrapped(command);
+        let mut child = spawn(command);
         let records = Arc::new(Mutex::new(Vec::new()));
         let sink = records.clone();
         let stdout = child.stdout.take().unwrap();

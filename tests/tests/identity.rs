@@ -109,6 +109,7 @@ fn the_workload_api_is_reached_by_tcp_and_by_the_environment() {
         "environment",
         &without,
         free_port(),
+        &[],
         |mut command| command.env("SPIFFE_ENDPOINT_SOCKET", &unix).spawn().unwrap(),
         sidegate_tests::get,
     );

@@ -51,7 +51,7 @@ reasons! {
     OwnPort "own_port" Local "The original destination is one of sidegate's own ports, or an address that is not this pod's." "Connect to the service's own port; sidegate never relays to itself or to third parties.";
     ConnectionLimit "connection_limit" Local "`limits.connections` was reached." "Find who opens so many connections, or raise the limit.";
     HandshakeLimit "handshake_limit" Local "`limits.handshakes` were in flight already." "A reconnect storm, or slow peers; look at the handshake duration, or raise the limit.";
-    NotReady "not_ready" Local "No valid X.509-SVID is at hand, so nothing can be proved." "Look at /readyz: it names what the identity source lacks.";
+    NotReady "not_ready" Local "No valid X.509-SVID is at hand, or a destination's name has not been resolved yet: nothing can be decided." "Look at /readyz: it names what the identity source lacks.";
     NotInMesh "not_in_mesh" Local "No configured destination covers the address, and `outbound.otherwise` is `refuse`." "Add the destination to `outbound.destinations`.";
     // detect
     PlaintextRefused "plaintext_refused" Peer "The peer sent no TLS to a port that is `strict`." "Give the client a sidecar, or make the port permissive with a written reason.";

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sidegate_core::{ConnectionRecord, Direction, Reason};
-use sidegate_tls::HandshakeFailure;
 
 use crate::registry::Live;
 use crate::shared::Shared;
@@ -92,13 +91,6 @@ impl Drop for Attempt {
             self.shared.telemetry.record(record);
         }
     }
-}
-
-/// Notes what a failed handshake left behind.
-pub(crate) fn note_failure(record: &mut ConnectionRecord, failure: HandshakeFailure) -> Failure {
-    record.claimed_id = failure.claimed_id;
-    record.stages.verify = failure.verify;
-    Failure::with(failure.reason, failure.detail)
 }
 
 /// An IPv4 peer of a dual-stack socket as IPv4.

@@ -8,13 +8,12 @@ use sidegate_config::schema::Mode;
 use sidegate_core::{ConnectionRecord, Direction, Reason, Transport};
 use sidegate_tls::Session;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::attempt::{Failure, attempt, micros_since, note_failure};
+use crate::attempt::{Failure, attempt, micros_since};
 use crate::authorize::{authorize_client, authorize_plaintext};
 use crate::detect::{Detected, detect};
 use crate::dial::dial;
-use crate::limits::HandshakePlace;
+use crate::handshake::shake_hands;
 use crate::original_destination::{is_local, original_destination};
 use crate::relay::{End, relay};
 use crate::settings::Port;
@@ -92,29 +91,7 @@ async fn handshake(
 ) -> Result<Session, Failure> {
     let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
     record.local_id = Some(tls.local_id.clone());
-    let _place = HandshakePlace::take(shared).ok_or(Failure::new(Reason::HandshakeLimit))?;
-    let start = Instant::now();
-    let deadline = shared.settings.timeouts.handshake.duration();
-    let result = timeout(deadline, sidegate_tls::accept(tcp, first, &tls.servers[port])).await;
-    record.stages.handshake = Some(micros_since(start));
-    match result {
-        Ok(Ok(session)) => {
-            record.transport = Some(Transport::Mtls);
-            record.peer_id = Some(session.peer.text.clone());
-            record.stages.verify = session.verify;
-            record.tls = Some(session.facts.clone());
-            Ok(session)
-        }
-        Ok(Err(failure)) => {
-            let told = failure.told_the_peer();
-            let failure = note_failure(record, failure);
-            if told {
-                socket::farewell(tcp).await;
-            }
-            Err(failure)
-        }
-        Err(_) => Err(Failure::with(Reason::HandshakeTimeout, format!("not done within {deadline:?}"))),
-    }
+    shake_hands(shared, tcp, record, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
 }
 
 /// Authorizes the client of an established session.

@@ -8,6 +8,7 @@ mod attempt;
 mod authorize;
 mod detect;
 mod dial;
+mod handshake;
 mod inbound;
 mod limits;
 mod listener;

@@ -2,24 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use sidegate_config::schema::Otherwise;
 use sidegate_config::value::HostAndPort;
 use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport};
-use sidegate_tls::{ServerName, Session};
+use sidegate_tls::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::attempt::{Failure, attempt, canonical, micros_since, note_failure};
+use crate::attempt::{Failure, attempt, canonical};
 use crate::authorize::authorize_server;
 use crate::dial::dial;
-use crate::limits::HandshakePlace;
+use crate::handshake::shake_hands;
 use crate::original_destination::original_destination;
 use crate::relay::{End, relay};
-use crate::settings::{Destination, addresses};
+use crate::settings::addresses;
 use crate::shared::Shared;
-use crate::snapshot::{Snapshot, Tls};
+use crate::snapshot::Snapshot;
 use crate::socket;
 use crate::wire::{Plain, Wire};
 
@@ -51,7 +49,7 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
     };
     record.original_destination = Some(to);
     let Some(index) = index else {
-        return not_in_mesh(shared, tcp, to, record).await;
+        return not_in_mesh(shared, &snapshot, tcp, to, record).await;
     };
     let destination = &settings.destinations[index];
     record.destination = Some(destination.name.clone());
@@ -59,7 +57,9 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
     record.local_id = Some(tls.local_id.clone());
     let (peer, took) = dial(to, settings).await?;
     record.stages.dial = Some(took);
-    let session = handshake(shared, tls, index, destination, to, &peer, record).await?;
+    // An address as name makes rustls send no server name.
+    let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
+    let session = shake_hands(shared, &peer, record, sidegate_tls::connect(&peer, tls.clients[index].clone(), name)).await?;
     authorize_server(destination, tls, &session, record)?;
     let downstream = End { tcp, wire: Wire::Plain(Plain::default()) };
     relay(downstream, End { tcp: peer, wire: Wire::Tls(Box::new(session)) }, &settings.timeouts, record).await
@@ -87,46 +87,21 @@ fn choose_address(host: &HostAndPort, snapshot: &Snapshot) -> Result<SocketAddr,
     }
 }
 
-async fn handshake(
+async fn not_in_mesh(
     shared: &Shared,
-    tls: &Tls,
-    index: usize,
-    destination: &Destination,
+    snapshot: &Snapshot,
+    tcp: TcpStream,
     to: SocketAddr,
-    peer: &TcpStream,
     record: &mut ConnectionRecord,
-) -> Result<Session, Failure> {
-    let _place = HandshakePlace::take(shared).ok_or(Failure::new(Reason::HandshakeLimit))?;
-    // An address as name makes rustls send no server name.
-    let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
-    let start = Instant::now();
-    let deadline = shared.settings.timeouts.handshake.duration();
-    let result = timeout(deadline, sidegate_tls::connect(peer, tls.clients[index].clone(), name)).await;
-    record.stages.handshake = Some(micros_since(start));
-    match result {
-        Ok(Ok(session)) => {
-            record.transport = Some(Transport::Mtls);
-            record.peer_id = Some(session.peer.text.clone());
-            record.stages.verify = session.verify;
-            record.tls = Some(session.facts.clone());
-            Ok(session)
-        }
-        Ok(Err(failure)) => {
-            let told = failure.told_the_peer();
-            let failure = note_failure(record, failure);
-            if told {
-                socket::farewell(peer).await;
-            }
-            Err(failure)
-        }
-        Err(_) => Err(Failure::with(Reason::HandshakeTimeout, format!("not done within {deadline:?}"))),
-    }
-}
-
-async fn not_in_mesh(shared: &Shared, tcp: TcpStream, to: SocketAddr, record: &mut ConnectionRecord) -> Result<(), Failure> {
+) -> Result<(), Failure> {
     if shared.settings.otherwise == Otherwise::Refuse {
         record.decision = Some(Decision { allowed: false, rule: "outbound.otherwise: refuse".into() });
         return Err(Failure::with(Reason::NotInMesh, format!("no destination covers {to}")));
+    }
+    // A name that has never been resolved may stand for this very address: then it would be in the mesh.
+    if let Some(name) = shared.settings.names.iter().find(|name| !snapshot.resolved.contains_key(*name)) {
+        let detail = format!("`{name}` has not been resolved yet, so it is not known whether {to} is in the mesh");
+        return Err(Failure::with(Reason::NotReady, detail));
     }
     record.decision = Some(Decision { allowed: true, rule: "outbound.otherwise: passthrough".into() });
     record.transport = Some(Transport::Plaintext);

@@ -52,8 +52,8 @@ impl Publisher {
         if !policy.files.is_empty() {
             tasks.spawn(follow_policy(policy, policies, shared.clone()));
         }
-        if !shared.settings.names().is_empty() {
-            tasks.spawn(resolver::run(shared.settings.names(), names));
+        if !shared.settings.names.is_empty() {
+            tasks.spawn(resolver::run(shared.settings.names.clone(), names));
         }
         tasks.spawn(publish(shared.clone(), identity, policy_changes, name_changes));
         Self { _tasks: tasks }

@@ -21,6 +21,8 @@ pub struct Settings {
     pub(crate) ports: Vec<Port>,
     /// Destinations in the order of the configuration, then those of the explicit outbound listeners.
     pub(crate) destinations: Vec<Destination>,
+    /// Every DNS name that has to be resolved.
+    pub(crate) names: Vec<String>,
     /// How many of `destinations` are matched by address.
     pub(crate) matched: usize,
     pub(crate) otherwise: Otherwise,
@@ -91,7 +93,11 @@ impl Settings {
             sni: server_name(l.sni.as_ref()),
             alpn: l.alpn.clone(),
         }));
+        let mut names: Vec<String> = destinations.iter().flat_map(|d| d.dns.iter().cloned()).collect();
+        names.sort_unstable();
+        names.dedup();
         Arc::new(Self {
+            names,
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
             ports,
@@ -111,14 +117,6 @@ impl Settings {
     /// Index of the first destination that covers `address`.
     pub(crate) fn destination_index(&self, address: SocketAddr, resolved: &Resolved) -> Option<usize> {
         self.destinations[..self.matched].iter().position(|d| d.covers(address, resolved))
-    }
-
-    /// Every DNS name that has to be resolved.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.destinations.iter().flat_map(|d| d.dns.iter().cloned()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
     }
 }
 

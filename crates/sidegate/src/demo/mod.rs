@@ -118,7 +118,7 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
     if verdict.is_ok() {
         where_next(place, arguments.keep);
         if arguments.keep {
-            keep(place, stop);
+            keep(stop);
         }
     }
     for sidecar in &mut sidecars {
@@ -194,7 +194,7 @@ fn where_next(place: &Place, kept: bool) {
     }
 }
 
-fn keep(_place: &Place, stop: &AtomicBool) {
+fn keep(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -1,0 +1,46 @@
+//! The handshake of either direction: a place among those in flight, a deadline, and what it leaves in the record.
+
+use std::time::Instant;
+
+use sidegate_core::{ConnectionRecord, Reason, Transport};
+use sidegate_tls::{HandshakeFailure, Session};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::attempt::{Failure, micros_since};
+use crate::limits::HandshakePlace;
+use crate::shared::Shared;
+use crate::socket;
+
+/// Runs `handshake` on `tcp`.
+pub(crate) async fn shake_hands(
+    shared: &Shared,
+    tcp: &TcpStream,
+    record: &mut ConnectionRecord,
+    handshake: impl Future<Output = Result<Session, HandshakeFailure>>,
+) -> Result<Session, Failure> {
+    let place = HandshakePlace::take(shared).ok_or(Failure::new(Reason::HandshakeLimit))?;
+    let start = Instant::now();
+    let deadline = shared.settings.timeouts.handshake.duration();
+    let result = timeout(deadline, handshake).await;
+    record.stages.handshake = Some(micros_since(start));
+    drop(place);
+    match result {
+        Ok(Ok(session)) => {
+            record.transport = Some(Transport::Mtls);
+            record.peer_id = Some(session.peer.text.clone());
+            record.stages.verify = session.verify;
+            record.tls = Some(session.facts.clone());
+            Ok(session)
+        }
+        Ok(Err(failure)) => {
+            if failure.told_the_peer() {
+                socket::farewell(tcp).await;
+            }
+            record.claimed_id = failure.claimed_id;
+            record.stages.verify = failure.verify;
+            Err(Failure::with(failure.reason, failure.detail))
+        }
+        Err(_) => Err(Failure::with(Reason::HandshakeTimeout, format!("not done within {deadline:?}"))),
+    }
+}

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sidegate_tests::{Echo, Envoy, Gate, Identities, Owner, echo_bytes, exchange, id, program, read_all, skipped};
+use sidegate_tests::{Echo, Envoy, Gate, Identities, Owner, echo_bytes, eventually, exchange, id, program, read_all, skipped};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LARGE: usize = 8 << 20;
@@ -119,6 +119,21 @@ fn envoy_refuses_sidegate_as_client() {
     assert_eq!(record["bytesDown"], 0);
     assert!(record["detail"].as_str().unwrap().contains("CertificateUnknown"), "{record}");
     envoy.wait_access(&["up=0 down=0 ", "downstream_failure=TLS_error"]);
+}
+
+/// The same with a client that speaks at once: Envoy's alert is under way, what we send is answered with a reset, and
+/// still the alert is what is recorded, every time.
+#[test]
+fn a_late_alert_is_heard_before_the_reset() {
+    let Some(identities) = identities() else { return };
+    let app = Echo::start();
+    let envoy = envoy_server(&identities, "other", app.address);
+    let gate = Owner::of(&identities, "web").outbound(&id("envoy"), envoy.address).ready();
+    for _ in 0..60 {
+        assert!(nothing_comes(gate.address));
+    }
+    let records = eventually("all records", || Some(gate.sidecar.records()).filter(|all| all.len() == 60));
+    assert!(records.iter().all(|r| r["reason"] == "peer_rejected_us"), "{records:#?}");
 }
 
 #[test]

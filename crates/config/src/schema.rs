@@ -155,6 +155,14 @@ impl Default for Inbound {
     }
 }
 
+impl Inbound {
+    /// Whether anybody can connect to the workload through sidegate.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.listen.is_some() || !self.listeners.is_empty()
+    }
+}
+
 /// What a port demands of who connects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -28,6 +28,8 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// Before the first SVID somebody waits for us: an agent learns of a new registration entry within seconds.
+const BACKOFF_MOST_AT_START: Duration = Duration::from_secs(2);
 
 enum Trouble {
     /// Try again; the material stays.
@@ -72,7 +74,8 @@ pub(crate) async fn run(endpoint: Endpoint, rules: Rules, sender: watch::Sender<
             }
         }
         tokio::time::sleep(wait).await;
-        backoff = (backoff * 2).min(BACKOFF_MOST);
+        let most = if sender.borrow().material.is_some() { BACKOFF_MOST } else { BACKOFF_MOST_AT_START };
+        backoff = (backoff * 2).min(most);
     }
 }
 

@@ -85,9 +85,6 @@ impl Policy {
                 policy.rules.push(Compiled { rule, label });
             }
         }
-        if policy.rules.is_empty() {
-            policy.warnings.push("there is no policy rule: every peer will be denied".to_owned());
-        }
         problems.or(policy)
     }
 

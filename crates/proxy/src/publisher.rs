@@ -34,6 +34,12 @@ impl PolicySource {
         }
         Ok(Self { files, profile, first: Arc::new(first) })
     }
+
+    /// How many rules there were at the first reading.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.first.len()
+    }
 }
 
 /// The tasks that publish snapshots. Dropping it ends them.

@@ -42,6 +42,14 @@ enum Stage {
     Closed,
 }
 
+/// How a relay ends before both directions have closed.
+enum Broken {
+    /// One end failed.
+    By(Side, WireError),
+    /// Nothing came for too long.
+    Silent(Reason),
+}
+
 /// One direction.
 struct Pump {
     from_side: Side,
@@ -71,21 +79,21 @@ pub(crate) async fn relay(
             let polled_up = up.poll(cx, (&downstream.tcp, &mut downstream.wire), (&upstream.tcp, &mut upstream.wire));
             record.bytes_up = up.bytes;
             if let Poll::Ready(Err((side, error))) = polled_up {
-                return Poll::Ready(Err(failure(direction, side, error, down.bytes)));
+                return Poll::Ready(Err(Broken::By(side, error)));
             }
             let polled_down = down.poll(cx, (&upstream.tcp, &mut upstream.wire), (&downstream.tcp, &mut downstream.wire));
             record.bytes_down = down.bytes;
             if let Poll::Ready(Err((side, error))) = polled_down {
-                return Poll::Ready(Err(failure(direction, side, error, down.bytes)));
+                return Poll::Ready(Err(Broken::By(side, error)));
             }
             if polled_up.is_ready() && polled_down.is_ready() {
                 return Poll::Ready(Ok(()));
             }
             if let Poll::Ready(error) = downstream_reset.as_mut().poll(cx) {
-                return Poll::Ready(Err(failure(direction, Side::Downstream, error.into(), down.bytes)));
+                return Poll::Ready(Err(Broken::By(Side::Downstream, error.into())));
             }
             if let Poll::Ready(error) = upstream_reset.as_mut().poll(cx) {
-                return Poll::Ready(Err(failure(direction, Side::Upstream, error.into(), down.bytes)));
+                return Poll::Ready(Err(Broken::By(Side::Upstream, error.into())));
             }
             let half_open = up.stage == Stage::Closed || down.stage == Stage::Closed;
             if before != (up.bytes, down.bytes) {
@@ -96,7 +104,7 @@ pub(crate) async fn relay(
             // connection's may be sooner.
             while timer.deadline() > deadline || timer.as_mut().poll(cx).is_ready() {
                 if timer.is_elapsed() && deadline <= Instant::now() {
-                    return Poll::Ready(Err(Failure::new(if half_open { Reason::HalfOpenTimeout } else { Reason::IdleTimeout })));
+                    return Poll::Ready(Err(Broken::Silent(if half_open { Reason::HalfOpenTimeout } else { Reason::IdleTimeout })));
                 }
                 timer.as_mut().reset(deadline);
             }
@@ -104,11 +112,22 @@ pub(crate) async fn relay(
         })
         .await
     };
-    if result.is_ok() {
-        socket::end_in_order(&downstream.tcp);
-        socket::end_in_order(&upstream.tcp);
+    match result {
+        Ok(()) => {
+            socket::end_in_order(&downstream.tcp);
+            socket::end_in_order(&upstream.tcp);
+            Ok(())
+        }
+        Err(Broken::Silent(reason)) => Err(Failure::new(reason)),
+        Err(Broken::By(side, error)) => {
+            let end = if side == Side::Downstream { &mut downstream } else { &mut upstream };
+            let error = match (&error, &mut end.wire) {
+                (WireError::Reset, Wire::Tls(session)) => session.last_words(&end.tcp).unwrap_or(error),
+                _ => error,
+            };
+            Err(failure(direction, side, error, record.bytes_down))
+        }
     }
-    result
 }
 
 fn period(timeouts: &Timeouts, half_open: bool) -> Duration {

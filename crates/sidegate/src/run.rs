@@ -13,6 +13,7 @@ use sidegate_proxy::{Listeners, Phase, PolicySource, Publisher, Settings, Shared
 use sidegate_telemetry::Telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::check::denies_all;
 use crate::{cli, logging, yaml};
 
 /// Runs the sidecar until it is told to end.
@@ -32,6 +33,9 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         tracing::warn!("the limit of descriptors could not be raised: {error}");
     }
     let policy = PolicySource::load(config.policy.files.clone(), config.profile).context("the policy can't be used")?;
+    if let Some(warning) = denies_all(&config, policy.rules()) {
+        tracing::warn!("{warning}");
+    }
     let settings = Settings::new(&config);
     let workers = config.workers.map_or_else(cpu_quota, usize::from);
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.

@@ -110,6 +110,30 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
+    /// What a peer whose socket has failed said last: the alert that tells why, if one has arrived.
+    ///
+    /// A TLS 1.3 server judges its client after the client has finished the handshake, and what the client sends meanwhile
+    /// is answered with a reset. The alert came before that, and the kernel still has it.
+    pub fn last_words(&mut self, tcp: &TcpStream) -> Option<WireError> {
+        // Past the runtime's readiness, which may not have heard of the reset yet.
+        let socket = SockRef::from(tcp);
+        // A bound: nobody delivers the plaintext that may come before.
+        for _ in 0..64 {
+            match self.connection.read_tls(&mut &*socket) {
+                Ok(read) if read > 0 => {}
+                _ => return None,
+            }
+            if let Err(error) = self.connection.process_new_packets() {
+                return Some(WireError::Tls(tls_reason(&error), error.to_string()));
+            }
+            while self.connection.reader().into_first_chunk().is_ok_and(|chunk| !chunk.is_empty()) {
+                let length = self.chunk().len();
+                self.consume(length);
+            }
+        }
+        None
+    }
+
     /// Half-closes: close_notify, then FIN. What the peer still sends can be read.
     ///
     /// # Errors

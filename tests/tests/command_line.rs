@@ -94,7 +94,13 @@ fn values_that_contradict_each_other_are_reported() {
         ("inbound: { ports: [{ port: 80-90 }, { port: 85 }] }\n", "85 overlaps with `inbound.ports[0]`"),
         ("outbound: { destinations: [{ name: a }, { name: a }] }\n", "`a` is already the name of `outbound.destinations[0]`"),
         ("identity: { sources: [{}] }\n", "exactly one of `workloadApi` and `files`"),
-        ("timeouts: { handshake: 0s }\n", "every wait has a deadline"),
+        ("timeouts: { handshake: 0s }\n", "must be between 1ms and 168h: every wait has a deadline"),
+        ("timeouts: { keepalive: 500ms }\n", "timeouts.keepalive: must be between 1s and"),
+        ("timeouts: { detect: 2m }\n", "must be shorter than `timeouts.silent`"),
+        ("redirect: { exemptUid: 4294967296 }\n", "redirect.exemptUid: 4294967296 is too large; the most is 4294967295"),
+        ("outbound: { listeners: [{ name: a, listen: '127.0.0.1:1', to: 'x:80', alpn: [''] }] }\n", "a protocol's name has 1 to 255 bytes"),
+        ("outbound: { listeners: [{ name: a, listen: '127.0.0.1:1', to: '-x:80' }] }\n", "`-x:80` is not a host and port"),
+        ("outbound: { destinations: [{ name: a, sni: '-a.b' }] }\n", "`-a.b` is not a DNS name"),
         ("redirect: { exemptUid: 1, exemptMark: 2 }\n", "set either `exemptUid` or `exemptMark`"),
     ] {
         let (good, errors) = check(config, &[]);
@@ -105,6 +111,8 @@ fn values_that_contradict_each_other_are_reported() {
 #[test]
 fn the_environment_overrides_keys_and_is_checked_too() {
     let (good, errors) = check("admin: { listen: bad }\n", &[("SIDEGATE__ADMIN__LISTEN", "127.0.0.1:9000")]);
+    assert!(good, "{errors}");
+    let (good, errors) = check("", &[("SIDEGATE__ADMIN__LISTEN", "null")]);
     assert!(good, "{errors}");
     let (good, errors) = check("", &[("SIDEGATE__INBOUND__DEFAULT_MODE", "open"), ("SIDEGATE__NO__SUCH", "1")]);
     assert!(!good);

@@ -59,7 +59,7 @@ fn a_second_signal_ends_at_once() {
     assert!(pair.web.wait_end().success());
     assert!(start.elapsed() < Duration::from_secs(5));
     assert!(ping(&mut open).is_err());
-    pair.web.reason("drained");
+    pair.web.reason("cancelled");
 }
 
 #[test]

@@ -174,3 +174,29 @@ fn a_killed_peer_does_not_look_like_an_end() {
     pair.api.kill();
     assert!(is_reset(client.read(&mut [0; 16])));
 }
+
+/// A server that refuses an upload and resets: what it said before still arrives.
+#[test]
+fn what_was_said_before_a_reset_arrives() {
+    let Through { pair: _pair, mut client, mut server } = through("");
+    client.write_all(b"x").unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    let uploading = {
+        let mut client = client.try_clone().unwrap();
+        std::thread::spawn(move || while client.write_all(&[1; 65_536]).is_ok() {})
+    };
+    std::thread::sleep(Duration::from_millis(100));
+    server.write_all(b"413 too large").unwrap();
+    // What the client has sent is unread, so the kernel resets.
+    drop(server);
+    let mut said = Vec::new();
+    let mut buffer = [0; 64];
+    while let Ok(read) = client.read(&mut buffer) {
+        if read == 0 {
+            break;
+        }
+        said.extend_from_slice(&buffer[..read]);
+    }
+    assert_eq!(said, b"413 too large");
+    uploading.join().unwrap();
+}

@@ -84,7 +84,12 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
         Value::Scalar(Json::Number(number)) if allows(schema, "integer") && number.is_i64() => {
             let value = number.as_i64().unwrap_or(0);
             let low = schema["minimum"].as_i64().unwrap_or(i64::MIN);
-            let high = schema["maximum"].as_i64().unwrap_or(i64::MAX);
+            let widest = match schema["format"].as_str() {
+                Some("uint16") => i64::from(u16::MAX),
+                Some("uint32") => i64::from(u32::MAX),
+                _ => i64::MAX,
+            };
+            let high = schema["maximum"].as_i64().unwrap_or(widest);
             if value < low {
                 problems.push(&node.place, path, format!("{value} is too small; the least is {low}"));
             } else if value > high {

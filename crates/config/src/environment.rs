@@ -19,6 +19,8 @@ pub(crate) fn apply(root: &mut Node, schema: &Json, variables: impl Iterator<Ite
         let source: Arc<str> = format!("environment variable {name}").into();
         let place = Place { source: source.clone(), line: 0, column: 0 };
         let mut value = match Node::parse(&source, &text) {
+            // A document that is empty or null is an empty mapping; a value that is, is none.
+            Ok(_) if matches!(text.trim(), "" | "~" | "null") => Node { place: place.clone(), value: Value::Scalar(Json::Null) },
             Ok(node) => node,
             Err(_) => Node { place: place.clone(), value: Value::Scalar(Json::String(text.clone())) },
         };

@@ -16,7 +16,11 @@ use crate::{environment, validate};
 /// Every mistake in the file and the overrides.
 pub fn load(file: &Path) -> Result<Config, Problems> {
     let text = read(file)?;
-    parse_with(&file.display().to_string(), &text, std::env::vars())
+    parse_with(
+        &file.display().to_string(),
+        &text,
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+    )
 }
 
 /// Checks and validates `text` as sidegate's configuration, without an environment.

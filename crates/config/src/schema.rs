@@ -354,11 +354,12 @@ pub enum Udp {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Open connections, both directions together. Default 20000; never more than half of the descriptors that the
-    /// process may have, since a connection needs two.
+    /// Open connections in each direction, so that neither can starve the other. Default 20000; never more than the
+    /// process has descriptors for, two a connection.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: u32,
-    /// TLS handshakes in flight. Default 1024: a core finishes some thousands a second.
+    /// TLS handshakes in flight in each direction, and as many connections whose protocol is not known yet on permissive
+    /// ports. Default 1024: a core finishes some thousands a second.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub handshakes: u32,
 }
@@ -386,7 +387,8 @@ pub struct Timeouts {
     pub idle: Span,
     /// One direction closed and no byte in the other. Default 5m.
     pub half_open: Span,
-    /// Sent data unacknowledged (`TCP_USER_TIMEOUT`). Default 30s.
+    /// Towards the mesh, how long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`). Linux counts a reader that takes
+    /// nothing for so long too, hence the default of 15m, about when the system itself would give up on a dead host.
     pub tcp_user: Span,
     /// First keepalive probe after this much silence. Default 60s.
     pub keepalive: Span,
@@ -401,7 +403,7 @@ impl Default for Timeouts {
             silent: Span::seconds(60),
             idle: Span::seconds(3600),
             half_open: Span::seconds(300),
-            tcp_user: Span::seconds(30),
+            tcp_user: Span::seconds(900),
             keepalive: Span::seconds(60),
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use crate::document::{Node, Problems};
-use crate::schema::{Config, Mode, Otherwise, Profile};
-use crate::value::PortRange;
+use crate::schema::{Config, Mode, Otherwise, Profile, Timeouts};
+use crate::value::{PortRange, Span};
 
 /// Adds what is wrong with `config`, which was built from `root`.
 pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
@@ -20,20 +21,45 @@ pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
     if !config.redirect.inbound.include_cidrs.is_empty() {
         say("redirect.inbound.includeCidrs", "is for `redirect.outbound`; inbound, name what passes in `excludeCidrs`".to_owned());
     }
-    for (path, span) in [
-        ("timeouts.dial", &config.timeouts.dial),
-        ("timeouts.handshake", &config.timeouts.handshake),
-        ("timeouts.silent", &config.timeouts.silent),
-        ("timeouts.halfOpen", &config.timeouts.half_open),
-        ("timeouts.tcpUser", &config.timeouts.tcp_user),
-        ("timeouts.keepalive", &config.timeouts.keepalive),
-    ] {
-        if span.0.as_millis() < 1 {
-            say(path, "must be more than 0: every wait has a deadline".to_owned());
-        }
-    }
+    timeouts(&config.timeouts, &mut say);
+    protocols(config, &mut say);
     if config.profile == Profile::Production {
         production(config, &mut say);
+    }
+}
+
+/// Every wait has a deadline, and the kernel must be able to take those that are its own.
+fn timeouts(timeouts: &Timeouts, say: &mut impl FnMut(&str, String)) {
+    const MOMENT: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(7 * 86_400);
+    for (path, span, least, most) in [
+        ("timeouts.dial", &timeouts.dial, MOMENT, LONG),
+        ("timeouts.handshake", &timeouts.handshake, MOMENT, LONG),
+        ("timeouts.detect", &timeouts.detect, MOMENT, LONG),
+        ("timeouts.silent", &timeouts.silent, MOMENT, LONG),
+        ("timeouts.halfOpen", &timeouts.half_open, MOMENT, LONG),
+        ("timeouts.tcpUser", &timeouts.tcp_user, MOMENT, LONG),
+        ("timeouts.keepalive", &timeouts.keepalive, Duration::from_secs(1), Duration::from_secs(32_767)),
+    ] {
+        if !(least..=most).contains(&span.0) {
+            let (least, most) = (Span(least), Span(most));
+            say(path, format!("must be between {least} and {most}: every wait has a deadline"));
+        }
+    }
+    if timeouts.detect.0 >= timeouts.silent.0 {
+        say("timeouts.detect", "must be shorter than `timeouts.silent`".to_owned());
+    }
+}
+
+/// RFC 7301 §3.1: a protocol's name has 1 to 255 bytes.
+fn protocols(config: &Config, say: &mut impl FnMut(&str, String)) {
+    let inbound = config.inbound.ports.iter().enumerate().map(|(i, p)| (format!("inbound.ports[{i}].alpn"), &p.alpn));
+    let destinations = config.outbound.destinations.iter().enumerate().map(|(i, d)| (format!("outbound.destinations[{i}].alpn"), &d.alpn));
+    let listeners = config.outbound.listeners.iter().enumerate().map(|(i, l)| (format!("outbound.listeners[{i}].alpn"), &l.alpn));
+    for (path, alpn) in inbound.chain(destinations).chain(listeners) {
+        if alpn.iter().any(|name| name.is_empty() || name.len() > 255) {
+            say(&path, "a protocol's name has 1 to 255 bytes".to_owned());
+        }
     }
 }
 
@@ -120,9 +146,6 @@ fn outbound(config: &Config, say: &mut impl FnMut(&str, String)) {
             say(&format!("inbound.ports[{i}].port"), format!("{range} overlaps with `inbound.ports[{first}]`"));
         }
         ranges.push((i, range));
-        if port.alpn.iter().any(|p| p.is_empty() || p.len() > 255) {
-            say(&format!("inbound.ports[{i}].alpn"), "a protocol has 1 to 255 bytes".to_owned());
-        }
     }
 }
 

@@ -142,9 +142,9 @@ fn parse_cidr(text: &str) -> Result<ipnet::IpNet, String> {
 }
 
 fn parse_dns_name(text: &str) -> Result<String, String> {
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    let is_address = text.parse::<std::net::IpAddr>().is_ok();
-    if text.len() <= 253 && !is_address && text.strip_suffix('.').unwrap_or(text).split('.').all(label) {
+    // What the TLS library takes as a server name, for that is what it may become.
+    let is_server_name = rustls_pki_types::DnsName::try_from(text).is_ok();
+    if is_server_name {
         Ok(text.to_owned())
     } else {
         Err(format!("`{text}` is not a DNS name; write for example api.default.svc (addresses go into `cidrs`)"))
@@ -210,7 +210,9 @@ impl HostAndPort {
             None => host,
         };
         match port.parse() {
-            Ok(port) if port > 0 && !host.is_empty() && !host.contains(char::is_whitespace) => Ok(Self { host: host.to_owned(), port }),
+            Ok(port) if port > 0 && (host.parse::<std::net::IpAddr>().is_ok() || parse_dns_name(host).is_ok()) => {
+                Ok(Self { host: host.to_owned(), port })
+            }
             _ => Err(bad()),
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 /// Related files are written one after the other: they are read when nothing has changed for this long.
 const SETTLE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Network file systems send no events, and a directory may not exist yet: look at least this often.
 const POLL: Duration = Duration::from_secs(10);
 
@@ -38,7 +39,11 @@ impl FileWatch {
     /// Waits until something may have changed. The caller compares: it may also be nothing.
     pub async fn changed(&mut self) {
         match tokio::time::timeout(POLL, self.changed.recv()).await {
-            Ok(Some(())) => while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changed.recv()).await {},
+            // Bounded: beside ours other files may change all the time.
+            Ok(Some(())) => {
+                let settled = async { while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changed.recv()).await {} };
+                let _ = tokio::time::timeout(PATIENCE, settled).await;
+            }
             Ok(None) => tokio::time::sleep(POLL).await,
             Err(_) => {}
         }

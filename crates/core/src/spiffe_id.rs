@@ -103,10 +103,10 @@ impl SpiffeIdPattern {
         path.next().is_none()
     }
 
-    /// Whether the pattern takes in every workload of its trust domain.
+    /// Whether the pattern has nothing but wildcards after its trust domain, and so names nobody in particular.
     #[must_use]
     pub fn is_whole_trust_domain(&self) -> bool {
-        self.segments == [Segment::Rest]
+        !self.segments.iter().any(|segment| matches!(segment, Segment::Literal(_)))
     }
 }
 

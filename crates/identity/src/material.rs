@@ -75,6 +75,9 @@ pub enum MaterialError {
     /// The leaf is no X.509-SVID.
     #[error("the certificate is no X.509-SVID: {0}")]
     NotAnSvid(String),
+    /// None of the SVIDs is the one to use.
+    #[error("`identity.use` matches none of those offered: {0}")]
+    NotOffered(String),
     /// The key is of no use.
     #[error("the SVID's private key can't be used: {0}")]
     Key(String),
@@ -191,8 +194,8 @@ impl Material {
     /// Why it may not.
     pub fn new(
         svid: Svid,
-        bundles: BTreeMap<TrustDomain, Bundle>,
-        left_out: Vec<String>,
+        mut bundles: BTreeMap<TrustDomain, Bundle>,
+        mut left_out: Vec<String>,
         refuse_development: bool,
     ) -> Result<Self, MaterialError> {
         let now = unix_now();
@@ -208,8 +211,19 @@ impl Material {
         if bundles.get(own).is_none_or(|b| b.authorities.is_empty()) {
             return Err(MaterialError::NoOwnBundle(own.clone()));
         }
-        if refuse_development && is_from_development_authority(&svid) {
-            return Err(MaterialError::DevelopmentAuthority(svid.id));
+        if refuse_development {
+            if svid.certified_key.cert.iter().any(is_of_development_authority) {
+                return Err(MaterialError::DevelopmentAuthority(svid.id));
+            }
+            for (trust_domain, bundle) in &mut bundles {
+                let before = bundle.authorities.len();
+                bundle.authorities.retain(|authority| !is_of_development_authority(&authority.der));
+                if bundle.authorities.len() < before {
+                    left_out.push(format!(
+                        "bundle of {trust_domain}: sidegate's own development authority, which profile `production` refuses"
+                    ));
+                }
+            }
         }
         Ok(Self { svid, bundles, left_out })
     }
@@ -223,10 +237,8 @@ impl Material {
     }
 }
 
-fn is_from_development_authority(svid: &Svid) -> bool {
-    svid.certified_key.cert.iter().any(|der| {
-        X509Certificate::from_der(der).is_ok_and(|(_, cert)| {
-            cert.issuer().iter_organization().any(|o| o.as_str().is_ok_and(|o| o == sidegate_core::DEVELOPMENT_ORGANIZATION))
-        })
+fn is_of_development_authority(der: &CertificateDer<'static>) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, cert)| {
+        cert.issuer().iter_organization().any(|o| o.as_str().is_ok_and(|o| o == sidegate_core::DEVELOPMENT_ORGANIZATION))
     })
 }

@@ -45,16 +45,19 @@ pub(crate) async fn run(endpoint: Endpoint, rules: Rules, sender: watch::Sender<
     let mut backoff = BACKOFF_FIRST;
     let mut denied_since: Option<Instant> = None;
     loop {
+        let start = Instant::now();
+        let before = sender.borrow().material.clone();
         let (served, trouble) = follow(&endpoint, &rules, &sender).await;
         if served {
-            backoff = BACKOFF_FIRST;
             denied_since = None;
+            // An agent that gives the same again and again and hangs up each time is no reason to ask sooner.
+            let is_new = !before.zip(sender.borrow().material.clone()).is_some_and(|(old, new)| Arc::ptr_eq(&old, &new));
+            if is_new || start.elapsed() >= BACKOFF_MOST {
+                backoff = BACKOFF_FIRST;
+            }
         }
         match trouble {
-            Trouble::Retry(message) => {
-                denied_since = None;
-                SourceState::trouble(&sender, message, false);
-            }
+            Trouble::Retry(message) => SourceState::trouble(&sender, message, false),
             Trouble::Denied(message) => {
                 let since = *denied_since.get_or_insert_with(Instant::now);
                 let over = since.elapsed() >= rules.grace;
@@ -110,6 +113,8 @@ async fn follow(endpoint: &Endpoint, rules: &Rules, sender: &watch::Sender<Sourc
                     served = true;
                     SourceState::publish(sender, Arc::new(material));
                 }
+                // The message is the full state: an identity that is not in it has been withdrawn.
+                Err(error @ MaterialError::NotOffered(_)) => return (served, Trouble::Denied(error.to_string())),
                 Err(error) => return (served, Trouble::Retry(format!("its message can't be used: {error}"))),
             },
             Ok(Some(Err(error))) => return (served, classify(&error)),
@@ -208,9 +213,7 @@ fn select<'a>(context: &'a X509Context, select: &Select) -> Result<&'a spiffe::X
     });
     let offered =
         || context.svids().iter().map(|s| format!("{} (hint `{}`)", s.spiffe_id(), s.hint().unwrap_or(""))).collect::<Vec<_>>().join(", ");
-    wanted
-        .map(AsRef::as_ref)
-        .ok_or_else(|| MaterialError::NotAnSvid(format!("`identity.use` matches none of those offered: {}", offered())))
+    wanted.map(AsRef::as_ref).ok_or_else(|| MaterialError::NotOffered(offered()))
 }
 
 /// A connection of either kind.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sidegate_config::document::{Problem, Problems};
 use sidegate_config::schema::Profile;
+use sidegate_config::value::{Cidr, Ports};
 
 use crate::schema::{Action, PolicyFile, Rule};
 
@@ -103,7 +104,7 @@ impl Policy {
 
 /// What an allow rule lets in that no one meant, if so: everybody, or a whole trust domain at every port.
 fn too_wide(rule: &Rule) -> Option<&'static str> {
-    let from = &rule.from;
+    let (from, to) = (&rule.from, &rule.to);
     if rule.action != Action::Allow {
         return None;
     }
@@ -111,7 +112,20 @@ fn too_wide(rule: &Rule) -> Option<&'static str> {
         return Some("every peer of every trust domain");
     }
     let whole_domain = !from.trust_domains.is_empty() || from.spiffe_ids.iter().any(|p| p.get().is_whole_trust_domain());
-    let every_port = rule.to.ports.is_empty() || rule.to.ports.iter().any(|p| p.get().first <= 1 && p.get().last == u16::MAX);
-    (whole_domain && every_port && from.cidrs.is_empty() && rule.to.cidrs.is_empty() && rule.to.sni.is_empty())
-        .then_some("a whole trust domain at every port")
+    let anything = every_port(&to.ports) && everywhere(&from.cidrs) && everywhere(&to.cidrs) && to.sni.is_empty();
+    (whole_domain && anything).then_some("a whole trust domain at every port")
+}
+
+/// Whether `blocks` ask nothing: a block without a prefix is all addresses of its family.
+fn everywhere(blocks: &[Cidr]) -> bool {
+    blocks.is_empty() || blocks.iter().any(|block| block.get().prefix_len() == 0)
+}
+
+/// Whether `ports` together leave none out.
+fn every_port(ports: &[Ports]) -> bool {
+    let mut ranges: Vec<(u16, u16)> = ports.iter().map(|p| (p.get().first, p.get().last)).collect();
+    ranges.sort_unstable();
+    let covered =
+        ranges.iter().try_fold(0, |covered: u16, (first, last)| (*first <= covered.saturating_add(1)).then_some(covered.max(*last)));
+    ports.is_empty() || covered == Some(u16::MAX)
 }

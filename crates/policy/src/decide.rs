@@ -139,7 +139,16 @@ rules:
 
     #[test]
     fn production_refuses_rules_that_allow_everything() {
-        for wide in ["{}", "{ trustDomains: [a.b] }", "{ spiffeIds: ['spiffe://a.b/**'] }", "{ cidrs: [0.0.0.0/0] }"] {
+        for wide in [
+            "{}",
+            "{ trustDomains: [a.b] }",
+            "{ spiffeIds: ['spiffe://a.b/**'] }",
+            "{ cidrs: [0.0.0.0/0] }",
+            "{ trustDomains: [a.b], cidrs: [0.0.0.0/0, '::/0'] }",
+            "{ spiffeIds: ['spiffe://a.b/*', 'spiffe://a.b/*/**'] }",
+            "{ trustDomains: [a.b] }\n    to: { ports: [1-32767, 32768-65535] }",
+            "{ trustDomains: [a.b] }\n    to: { cidrs: ['::/0'] }",
+        ] {
             let text = format!("rules:\n  - name: a\n    action: allow\n    from: {wide}\n");
             let texts = [("p".to_owned(), text)];
             assert!(Policy::parse(&texts, Profile::Production).unwrap_err().to_string().contains("profile `production` refuses"), "{wide}");

@@ -21,6 +21,12 @@ impl Failure {
         Self { reason, detail: None }
     }
 
+    /// The system refused something that it should not.
+    #[allow(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
+    pub(crate) fn system(error: std::io::Error) -> Self {
+        Self::with(Reason::RelayFailed, error.to_string())
+    }
+
     pub(crate) fn with(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: Some(detail.into()) }
     }
@@ -58,7 +64,7 @@ where
 {
     // Registration comes first, so that no connection slips between a look at the limit and its entry.
     let mut attempt = Attempt::begin(&shared, direction, downstream);
-    let result = if shared.registry.open() > shared.limits.connections {
+    let result = if shared.registry.open_in(direction) > shared.limits.connections {
         Err(Failure::new(Reason::ConnectionLimit))
     } else {
         let live = attempt.live.clone();

@@ -11,10 +11,10 @@ use tokio::time::timeout;
 
 use crate::attempt::{Failure, micros_since};
 use crate::settings::Settings;
-use crate::socket;
+use crate::socket::{self, Facing};
 
 /// Connects to `to`; the socket comes prepared. Also yields how long it took, µs.
-pub(crate) async fn dial(to: SocketAddr, settings: &Settings) -> Result<(TcpStream, u64), Failure> {
+pub(crate) async fn dial(to: SocketAddr, facing: Facing, settings: &Settings) -> Result<(TcpStream, u64), Failure> {
     let start = Instant::now();
     let local = |e: io::Error| Failure::with(Reason::DialFailed, format!("{to}: {e}"));
     let tcp = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(local)?;
@@ -30,7 +30,7 @@ pub(crate) async fn dial(to: SocketAddr, settings: &Settings) -> Result<(TcpStre
         Ok(Err(error)) => return Err(refused(to, &error)),
         Err(_) => return Err(Failure::with(Reason::DialTimeout, format!("{to} did not answer within {deadline:?}"))),
     };
-    socket::prepare(&stream, &settings.timeouts).map_err(local)?;
+    socket::prepare(&stream, facing, &settings.timeouts).map_err(local)?;
     Ok((stream, micros_since(start)))
 }
 

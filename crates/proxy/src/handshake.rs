@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::attempt::{Failure, micros_since};
-use crate::limits::HandshakePlace;
+use crate::limits::Place;
 use crate::shared::Shared;
 use crate::socket;
 
@@ -19,7 +19,7 @@ pub(crate) async fn shake_hands(
     record: &mut ConnectionRecord,
     handshake: impl Future<Output = Result<Session, HandshakeFailure>>,
 ) -> Result<Session, Failure> {
-    let place = HandshakePlace::take(shared).ok_or(Failure::new(Reason::HandshakeLimit))?;
+    let place = Place::take(shared, record.direction.into())?;
     let start = Instant::now();
     let deadline = shared.settings.timeouts.handshake.duration();
     let result = timeout(deadline, handshake).await;

@@ -14,12 +14,13 @@ use crate::authorize::{authorize_client, authorize_plaintext};
 use crate::detect::{Detected, detect};
 use crate::dial::dial;
 use crate::handshake::shake_hands;
+use crate::limits::{Place, Wait};
 use crate::original_destination::{is_local, original_destination};
 use crate::relay::{End, relay};
 use crate::settings::Port;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
-use crate::socket;
+use crate::socket::{self, Facing};
 use crate::wire::{Plain, Wire};
 
 /// How an inbound connection's destination is known.
@@ -38,7 +39,7 @@ pub(crate) async fn inbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAdd
 
 async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, route: Route) -> Result<(), Failure> {
     let settings = &*shared.settings;
-    socket::prepare(&tcp, &settings.timeouts).map_err(|e| Failure::with(Reason::DownstreamReset, e.to_string()))?;
+    socket::prepare(&tcp, Facing::Mesh, &settings.timeouts).map_err(Failure::system)?;
     let to = match route {
         Route::To(address) => address,
         Route::Redirected => own_address(shared, &tcp)?,
@@ -53,15 +54,15 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
         Mode::Strict => {
             let session = handshake(shared, &snapshot, index, &tcp, &[], record).await?;
             let (tcp, wire) = admit(&snapshot, session, tcp, from, to, record)?;
-            let (app, took) = dial(to, settings).await?;
+            let (app, took) = dial(to, Facing::Workload, settings).await?;
             record.stages.dial = Some(took);
             let upstream = End { tcp: app, wire: Wire::Plain(Plain::default()) };
             relay(End { tcp, wire }, upstream, &settings.timeouts, record).await
         }
-        Mode::Permissive => permissive(shared, &snapshot, index, tcp, to, record).await,
+        Mode::Permissive => permissive(shared, index, tcp, to, record).await,
         Mode::Plaintext => {
             authorize_plaintext(&snapshot, from, to, "mode plaintext", record)?;
-            let (app, took) = dial(to, settings).await?;
+            let (app, took) = dial(to, Facing::Workload, settings).await?;
             record.stages.dial = Some(took);
             plaintext(shared, port, tcp, app, Vec::new(), record).await
         }
@@ -108,21 +109,19 @@ fn admit(
 }
 
 /// A port where clients without a sidecar may still come. The application is dialled first, for it may speak first.
-async fn permissive(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    index: usize,
-    tcp: TcpStream,
-    to: SocketAddr,
-    record: &mut ConnectionRecord,
-) -> Result<(), Failure> {
+async fn permissive(shared: &Shared, index: usize, tcp: TcpStream, to: SocketAddr, record: &mut ConnectionRecord) -> Result<(), Failure> {
     let settings = &*shared.settings;
     let port = &settings.ports[index];
-    let (app, took) = dial(to, settings).await?;
+    let (app, took) = dial(to, Facing::Workload, settings).await?;
     record.stages.dial = Some(took);
+    let place = Place::take(shared, Wait::Detection)?;
     let start = Instant::now();
     let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
     record.stages.detect = Some(micros_since(start));
+    drop(place);
+    // The wait may have been long: what counts is what holds now.
+    let snapshot = &shared.snapshot.load_full();
+    record.generation = snapshot.generation;
     let from = record.downstream.ip();
     match detected? {
         Detected::Tls(first) => {

@@ -4,11 +4,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use sidegate_core::{Direction, Reason};
+
+use crate::attempt::Failure;
 use crate::settings::Settings;
 use crate::shared::Shared;
 
 /// Descriptors that are not for connections: listeners, epoll, the Workload API, admin, files.
-const RESERVED: u64 = 64;
+const RESERVED: u64 = 256;
 
 /// Raises the soft limit of descriptors to the hard one and returns it.
 ///
@@ -22,40 +25,70 @@ pub fn raise_descriptor_limit() -> std::io::Result<u64> {
 
 #[derive(Debug)]
 pub(crate) struct Limits {
-    /// Open connections.
+    /// Open connections in each direction.
     pub(crate) connections: usize,
-    handshakes: u32,
-    in_flight: AtomicU32,
+    places: u32,
+    taken: [AtomicU32; 3],
+}
+
+/// What a connection waits for that may take a peer's own time. Each has places of its own, so that strangers who connect
+/// and stay silent can't keep the workload from calling others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    InboundHandshake,
+    OutboundHandshake,
+    Detection,
+}
+
+impl From<Direction> for Wait {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::InboundHandshake,
+            Direction::Outbound => Self::OutboundHandshake,
+        }
+    }
 }
 
 impl Limits {
     pub(crate) fn new(settings: &Settings) -> Self {
         // A connection needs two descriptors: past that limit accept would fail, and nobody would be told why.
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let possible = usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX).max(1);
+        let possible = usize::try_from(descriptors.saturating_sub(RESERVED) / 4).unwrap_or(usize::MAX).max(1);
         let wanted = usize::try_from(settings.limits.connections).unwrap_or(usize::MAX);
         if wanted > possible {
-            tracing::warn!("limits.connections is {wanted}, but {descriptors} descriptors are enough for {possible} connections only");
+            tracing::warn!(
+                "limits.connections is {wanted}, but {descriptors} descriptors are enough for {possible} in each direction only"
+            );
         }
-        Self { connections: wanted.min(possible), handshakes: settings.limits.handshakes, in_flight: AtomicU32::new(0) }
+        Self { connections: wanted.min(possible), places: settings.limits.handshakes, taken: Default::default() }
     }
 }
 
-/// A place among the handshakes in flight. Dropping it frees the place.
-pub(crate) struct HandshakePlace<'a>(&'a Shared);
+/// A place among those who wait. Dropping it frees the place.
+pub(crate) struct Place<'a> {
+    shared: &'a Shared,
+    wait: Wait,
+}
 
-impl<'a> HandshakePlace<'a> {
-    pub(crate) fn take(shared: &'a Shared) -> Option<Self> {
+impl<'a> Place<'a> {
+    pub(crate) fn take(shared: &'a Shared, wait: Wait) -> Result<Self, Failure> {
         let limits = &shared.limits;
-        limits.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limits.handshakes).then_some(n + 1)).ok()?;
-        shared.telemetry.metrics.handshakes_in_flight.inc();
-        Some(Self(shared))
+        let free = |n| (n < limits.places).then_some(n + 1);
+        limits.taken[wait as usize]
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, free)
+            .map_err(|_| Failure::new(Reason::HandshakeLimit))?;
+        if wait != Wait::Detection {
+            shared.telemetry.metrics.handshakes_in_flight.inc();
+        }
+        Ok(Self { shared, wait })
     }
 }
 
-impl Drop for HandshakePlace<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.limits.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.0.telemetry.metrics.handshakes_in_flight.dec();
+        self.shared.limits.taken[self.wait as usize].fetch_sub(1, Ordering::Relaxed);
+        if self.wait != Wait::Detection {
+            self.shared.telemetry.metrics.handshakes_in_flight.dec();
+        }
     }
 }

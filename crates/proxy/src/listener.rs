@@ -15,6 +15,7 @@ use crate::inbound::{self, inbound};
 use crate::outbound::{self, outbound};
 use crate::settings::Settings;
 use crate::shared::{Phase, Shared};
+use crate::socket;
 
 /// What the kernel holds while a worker is busy or nothing is served yet; it caps this at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -138,6 +139,8 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>, tasks: T
         match accepted {
             Ok((tcp, from)) => {
                 pause = PAUSE_FIRST;
+                // Before anything can drop it. It fails for none but a socket that is dead already.
+                let _ = socket::reset_when_dropped(&tcp);
                 match &kind {
                     Kind::Inbound(route) => drop(tasks.spawn(inbound(shared.clone(), tcp, from, *route))),
                     Kind::Outbound(route) => drop(tasks.spawn(outbound(shared.clone(), tcp, from, route.clone()))),

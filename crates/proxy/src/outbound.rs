@@ -15,10 +15,10 @@ use crate::dial::dial;
 use crate::handshake::shake_hands;
 use crate::original_destination::original_destination;
 use crate::relay::{End, relay};
-use crate::settings::addresses;
+use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
-use crate::socket;
+use crate::socket::{self, Facing};
 use crate::wire::{Plain, Wire};
 
 /// How an outbound connection's destination is known.
@@ -37,26 +37,25 @@ pub(crate) async fn outbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAd
 
 async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, route: Route) -> Result<(), Failure> {
     let settings = &*shared.settings;
-    socket::prepare(&tcp, &settings.timeouts).map_err(|e| Failure::with(Reason::DownstreamReset, e.to_string()))?;
+    socket::prepare(&tcp, Facing::Workload, &settings.timeouts).map_err(Failure::system)?;
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
-    let (to, index) = match route {
-        Route::To(host, index) => (choose_address(&host, &snapshot)?, Some(index)),
+    let (candidates, index) = match route {
+        Route::To(host, index) => (choose_addresses(&host, &snapshot)?, index),
         Route::Redirected => {
             let to = not_ourselves(shared, &tcp)?;
-            (to, settings.destination_index(to, &snapshot.resolved))
+            record.original_destination = Some(to);
+            match settings.destination_index(to, &snapshot.resolved) {
+                Some(index) => (vec![to], index),
+                None => return not_in_mesh(shared, &snapshot, tcp, to, record).await,
+            }
         }
-    };
-    record.original_destination = Some(to);
-    let Some(index) = index else {
-        return not_in_mesh(shared, &snapshot, tcp, to, record).await;
     };
     let destination = &settings.destinations[index];
     record.destination = Some(destination.name.clone());
     let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
     record.local_id = Some(tls.local_id.clone());
-    let (peer, took) = dial(to, settings).await?;
-    record.stages.dial = Some(took);
+    let (peer, to) = dial_one(&candidates, settings, record).await?;
     // An address as name makes rustls send no server name.
     let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
     let session = shake_hands(shared, &peer, record, sidegate_tls::connect(&peer, tls.clients[index].clone(), name)).await?;
@@ -75,16 +74,40 @@ fn not_ourselves(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure
     Ok(to)
 }
 
-/// The address that an explicit listener leads to: for a name, one of its addresses at random.
-fn choose_address(host: &HostAndPort, snapshot: &Snapshot) -> Result<SocketAddr, Failure> {
+/// How many addresses of a name are tried.
+const TRIES: usize = 4;
+
+/// The addresses that an explicit listener leads to: for a name its current ones, beginning at random.
+fn choose_addresses(host: &HostAndPort, snapshot: &Snapshot) -> Result<Vec<SocketAddr>, Failure> {
     if let Some(address) = host.address() {
-        return Ok(address);
+        return Ok(vec![address]);
     }
-    let found = addresses(&snapshot.resolved, &host.host);
-    match found.get(fastrand::usize(..found.len().max(1))) {
-        Some(ip) => Ok(SocketAddr::new(*ip, host.port)),
-        None => Err(Failure::with(Reason::DialFailed, format!("`{}` has not been resolved", host.host))),
+    let found = snapshot.resolved.get(&host.host).map_or(&[][..], |addresses| &addresses.current);
+    if found.is_empty() {
+        return Err(Failure::with(Reason::NotReady, format!("`{}` has not been resolved", host.host)));
     }
+    let start = fastrand::usize(..found.len());
+    Ok((0..found.len().min(TRIES)).map(|i| SocketAddr::new(found[(start + i) % found.len()], host.port)).collect())
+}
+
+/// Dials the first of `candidates` that answers; the record names the last that was tried.
+async fn dial_one(
+    candidates: &[SocketAddr],
+    settings: &Settings,
+    record: &mut ConnectionRecord,
+) -> Result<(TcpStream, SocketAddr), Failure> {
+    let mut last = Failure::new(Reason::DialFailed);
+    for to in candidates {
+        record.original_destination = Some(*to);
+        match dial(*to, Facing::Mesh, settings).await {
+            Ok((tcp, took)) => {
+                record.stages.dial = Some(took);
+                return Ok((tcp, *to));
+            }
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
 }
 
 async fn not_in_mesh(
@@ -94,19 +117,18 @@ async fn not_in_mesh(
     to: SocketAddr,
     record: &mut ConnectionRecord,
 ) -> Result<(), Failure> {
+    if let Some(name) = shared.settings.unresolved(to, &snapshot.resolved) {
+        let detail = format!("`{name}` has not been resolved yet, so it is not known whether {to} is in the mesh");
+        return Err(Failure::with(Reason::NotReady, detail));
+    }
     if shared.settings.otherwise == Otherwise::Refuse {
         record.decision = Some(Decision { allowed: false, rule: "outbound.otherwise: refuse".into() });
         return Err(Failure::with(Reason::NotInMesh, format!("no destination covers {to}")));
     }
-    // A name that has never been resolved may stand for this very address: then it would be in the mesh.
-    if let Some(name) = shared.settings.names.iter().find(|name| !snapshot.resolved.contains_key(*name)) {
-        let detail = format!("`{name}` has not been resolved yet, so it is not known whether {to} is in the mesh");
-        return Err(Failure::with(Reason::NotReady, detail));
-    }
     record.decision = Some(Decision { allowed: true, rule: "outbound.otherwise: passthrough".into() });
     record.transport = Some(Transport::Plaintext);
     shared.warn_plaintext(format_args!("connection to {to} leaves the mesh in plaintext"));
-    let (peer, took) = dial(to, &shared.settings).await?;
+    let (peer, took) = dial(to, Facing::Mesh, &shared.settings).await?;
     record.stages.dial = Some(took);
     let end = |tcp| End { tcp, wire: Wire::Plain(Plain::default()) };
     relay(end(tcp), end(peer), &shared.settings.timeouts, record).await

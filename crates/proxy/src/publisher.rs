@@ -72,17 +72,14 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
     if let Some(why) = unwatched {
         tracing::warn!("policy: {why}");
     }
-    let texts = || source.files.iter().map(|f| std::fs::read(f).ok()).collect::<Vec<_>>();
-    // Read before the first wait, so that a change while we started is not missed.
+    // The first look compares with nothing, so that a change while we started is not missed.
     let mut last = None;
     loop {
-        let now = texts();
+        let now: Vec<_> = source.files.iter().map(|file| (file, std::fs::read_to_string(file).map_err(|e| e.to_string()))).collect();
         if last.as_ref() != Some(&now) {
-            let first = last.is_none();
-            last = Some(now);
-            match Policy::load(&source.files, source.profile) {
+            match policy_of(&now, source.profile) {
                 Ok(policy) => {
-                    if !first {
+                    if last.is_some() {
                         tracing::info!(rules = policy.len(), "policy reloaded");
                         policy.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                     }
@@ -93,6 +90,7 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
                     tracing::error!("the policy was not reloaded, the last good one stays: {error}");
                 }
             }
+            last = Some(now);
         }
         watch.changed().await;
     }
@@ -147,4 +145,15 @@ async fn publish(
             () = name_change => {}
         }
     }
+}
+
+type Contents<'a> = (&'a PathBuf, Result<String, String>);
+
+fn policy_of(files: &[Contents<'_>], profile: Profile) -> Result<Policy, String> {
+    let mut texts = Vec::with_capacity(files.len());
+    for (file, text) in files {
+        let text = text.as_ref().map_err(|error| format!("{} can't be read: {error}", file.display()))?;
+        texts.push((file.display().to_string(), text.clone()));
+    }
+    Policy::parse(&texts, profile).map_err(|problems| problems.to_string())
 }

@@ -15,7 +15,9 @@ const SHARDS: usize = 16;
 pub struct Registry {
     shards: [Mutex<HashMap<u64, Arc<Live>>>; SHARDS],
     next: AtomicU64,
-    open: AtomicUsize,
+    open: [AtomicUsize; 2],
+    /// Set once everything is to end: also who comes after that is cut.
+    cut: OnceLock<Reason>,
 }
 
 /// One live connection.
@@ -34,25 +36,34 @@ impl Registry {
     pub(crate) fn register(&self, id: ConnectionId, direction: Direction) -> Arc<Live> {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let live = Arc::new(Live { key, id, direction, cut: OnceLock::new(), notify: Notify::new() });
-        self.open.fetch_add(1, Ordering::Relaxed);
+        self.open[direction as usize].fetch_add(1, Ordering::Relaxed);
         self.shard(key).insert(key, live.clone());
+        if let Some(reason) = self.cut.get() {
+            live.cut(*reason);
+        }
         live
     }
 
     pub(crate) fn remove(&self, live: &Live) {
         if self.shard(live.key).remove(&live.key).is_some() {
-            self.open.fetch_sub(1, Ordering::Relaxed);
+            self.open[live.direction as usize].fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// How many are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.iter().map(|open| open.load(Ordering::Relaxed)).sum()
     }
 
-    /// Cuts every connection, for `reason`.
+    /// How many are open in one direction.
+    pub(crate) fn open_in(&self, direction: Direction) -> usize {
+        self.open[direction as usize].load(Ordering::Relaxed)
+    }
+
+    /// Cuts every connection, for `reason`, and from now on every new one. The first reason counts.
     pub fn cut_all(&self, reason: Reason) {
+        let reason = *self.cut.get_or_init(|| reason);
         for shard in &self.shards {
             let live: Vec<Arc<Live>> = shard.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
             live.iter().for_each(|l| l.cut(reason));

@@ -22,6 +22,9 @@ use crate::wire::Wire;
 /// After so many chunks in one go, other connections of the worker get their turn.
 const BURST: usize = 16;
 
+/// How many times what is left is moved on after a failure: some MiB.
+const LAST_ROUNDS: usize = 16;
+
 /// One end: a socket and how it is read.
 pub(crate) struct End {
     pub(crate) tcp: TcpStream,
@@ -76,18 +79,33 @@ pub(crate) async fn relay(
         let mut timer = std::pin::pin!(sleep_until(last + period(timeouts, false)));
         poll_fn(|cx| {
             let before = (up.bytes, down.bytes);
-            let polled_up = up.poll(cx, (&downstream.tcp, &mut downstream.wire), (&upstream.tcp, &mut upstream.wire));
+            let mut polled_up = up.poll(cx, (&downstream.tcp, &mut downstream.wire), (&upstream.tcp, &mut upstream.wire));
+            let mut polled_down = down.poll(cx, (&upstream.tcp, &mut upstream.wire), (&downstream.tcp, &mut downstream.wire));
+            // One direction has failed: what had arrived for the other before still goes through, such as a server's refusal
+            // of an upload that it then resets.
+            for _ in 0..LAST_ROUNDS {
+                let moved = (up.bytes, down.bytes);
+                if is_error(&polled_up) && polled_down.is_pending() {
+                    polled_down = down.poll(cx, (&upstream.tcp, &mut upstream.wire), (&downstream.tcp, &mut downstream.wire));
+                } else if is_error(&polled_down) && polled_up.is_pending() {
+                    polled_up = up.poll(cx, (&downstream.tcp, &mut downstream.wire), (&upstream.tcp, &mut upstream.wire));
+                }
+                if moved == (up.bytes, down.bytes) {
+                    break;
+                }
+            }
             record.bytes_up = up.bytes;
-            if let Poll::Ready(Err((side, error))) = polled_up {
-                return Poll::Ready(Err(Broken::By(side, error)));
-            }
-            let polled_down = down.poll(cx, (&upstream.tcp, &mut upstream.wire), (&downstream.tcp, &mut downstream.wire));
             record.bytes_down = down.bytes;
-            if let Poll::Ready(Err((side, error))) = polled_down {
-                return Poll::Ready(Err(Broken::By(side, error)));
-            }
-            if polled_up.is_ready() && polled_down.is_ready() {
-                return Poll::Ready(Ok(()));
+            match (polled_up, polled_down) {
+                (Poll::Ready(Err(one)), Poll::Ready(Err(other))) => {
+                    let (side, error) = if telling(&other.1) > telling(&one.1) { other } else { one };
+                    return Poll::Ready(Err(Broken::By(side, error)));
+                }
+                (Poll::Ready(Err((side, error))), _) | (_, Poll::Ready(Err((side, error)))) => {
+                    return Poll::Ready(Err(Broken::By(side, error)));
+                }
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
+                _ => {}
             }
             if let Poll::Ready(error) = downstream_reset.as_mut().poll(cx) {
                 return Poll::Ready(Err(Broken::By(Side::Downstream, error.into())));
@@ -135,6 +153,21 @@ fn period(timeouts: &Timeouts, half_open: bool) -> Duration {
     // An idle timeout of 0 is none; a day's round of the timer costs nothing.
     let idle = if idle.is_zero() { Duration::from_secs(10 * 365 * 86_400) } else { idle };
     if half_open { timeouts.half_open.duration().min(idle) } else { idle }
+}
+
+/// How much an error tells, where both directions have one. After a reset was noticed by one of them the other finds a
+/// bare end, which looks truncated; an alert says more than the reset that follows it.
+fn telling(error: &WireError) -> u8 {
+    match error {
+        WireError::Tls(..) => 3,
+        WireError::Io(_) => 2,
+        WireError::Reset => 1,
+        WireError::Truncated => 0,
+    }
+}
+
+fn is_error(polled: &Poll<Result<(), (Side, WireError)>>) -> bool {
+    matches!(polled, Poll::Ready(Err(_)))
 }
 
 /// Waits until the socket has an error, and takes it.

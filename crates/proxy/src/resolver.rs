@@ -7,10 +7,21 @@ use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Addresses by name.
-pub(crate) type Resolved = HashMap<String, Vec<IpAddr>>;
+/// What is known of each name.
+pub(crate) type Resolved = HashMap<String, Addresses>;
+
+/// The addresses of a name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// Those of the last answer; these are dialled.
+    pub(crate) current: Vec<IpAddr>,
+    /// Those of any answer of the last hour, with the time of the last one. An application may hold an address for longer
+    /// than its TTL, and a large name shows a part of its addresses in each answer: all of them are the name's.
+    seen: Vec<(IpAddr, Instant)>,
+}
 
 /// A TTL of 0 would be a busy loop.
 const SOONEST: Duration = Duration::from_secs(2);
@@ -18,6 +29,23 @@ const SOONEST: Duration = Duration::from_secs(2);
 const LATEST: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(10);
+const REMEMBERED: Duration = Duration::from_secs(3600);
+const MOST_REMEMBERED: usize = 1024;
+
+impl Addresses {
+    /// Whether `ip` is, or was of late, an address of the name.
+    pub(crate) fn covers(&self, ip: IpAddr) -> bool {
+        self.seen.iter().any(|(seen, _)| *seen == ip)
+    }
+
+    fn with(&self, mut current: Vec<IpAddr>, now: Instant) -> Self {
+        current.sort_unstable();
+        let mut seen: Vec<(IpAddr, Instant)> = current.iter().map(|ip| (*ip, now)).collect();
+        let past = self.seen.iter().filter(|(ip, at)| !current.contains(ip) && now.duration_since(*at) < REMEMBERED);
+        seen.extend(past.copied().take(MOST_REMEMBERED));
+        Self { current, seen }
+    }
+}
 
 /// Keeps `names` resolved until dropped. A name that fails keeps its last addresses.
 pub(crate) async fn run(names: Vec<String>, sender: watch::Sender<Arc<Resolved>>) {
@@ -30,40 +58,59 @@ pub(crate) async fn run(names: Vec<String>, sender: watch::Sender<Arc<Resolved>>
             }
         }
     };
-    let mut due: Vec<(Instant, String)> = names.into_iter().map(|name| (Instant::now(), name)).collect();
-    let mut failing: HashMap<String, String> = HashMap::new();
+    // A task for each, so that a dead name keeps no other waiting; they end with this one.
+    let mut tasks = JoinSet::new();
+    for name in names {
+        tasks.spawn(follow(resolver.clone(), name, sender.clone()));
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn follow(resolver: TokioResolver, name: String, sender: watch::Sender<Arc<Resolved>>) {
+    let mut last_error = None;
     loop {
-        let now = Instant::now();
-        for (at, name) in due.iter_mut().filter(|(at, _)| *at <= now) {
-            let answer = match timeout(DEADLINE, resolver.lookup_ip(name.as_str())).await {
-                Ok(Ok(found)) => Ok(found),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
-            };
-            match answer {
-                Ok(found) => {
-                    failing.remove(name);
-                    let wait = found.valid_until().saturating_duration_since(Instant::now()).clamp(SOONEST, LATEST);
-                    *at = Instant::now() + wait;
-                    let mut addresses: Vec<IpAddr> = found.iter().collect();
-                    addresses.sort_unstable();
-                    sender.send_if_modified(|resolved| {
-                        if resolved.get(name.as_str()) == Some(&addresses) {
-                            return false;
-                        }
-                        Arc::make_mut(resolved).insert(name.clone(), addresses);
-                        true
-                    });
-                }
-                Err(error) => {
-                    *at = Instant::now() + RETRY;
-                    if failing.insert(name.clone(), error.clone()).as_ref() != Some(&error) {
-                        tracing::warn!("`{name}` can't be resolved, its last addresses stay: {error}");
-                    }
-                }
+        let answer = match timeout(DEADLINE, resolver.lookup_ip(name.as_str())).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
+        };
+        let wait = match answer {
+            Ok(found) => {
+                last_error = None;
+                let now = Instant::now();
+                sender.send_if_modified(|resolved| {
+                    let before = resolved.get(&name);
+                    let after = before.unwrap_or(&Addresses::default()).with(found.iter().collect(), now);
+                    let changed = before.is_none_or(|b| b.current != after.current);
+                    Arc::make_mut(resolved).insert(name.clone(), after);
+                    changed
+                });
+                found.valid_until().saturating_duration_since(now).clamp(SOONEST, LATEST)
             }
-        }
-        let next = due.iter().map(|(at, _)| *at).min().unwrap_or(now + LATEST);
-        tokio::time::sleep_until(next.into()).await;
+            Err(error) => {
+                if last_error.as_ref() != Some(&error) {
+                    tracing::warn!("`{name}` can't be resolved, its last addresses stay: {error}");
+                    last_error = Some(error);
+                }
+                RETRY
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_remembered_for_an_hour() {
+        let (a, b): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let start = Instant::now();
+        let first = Addresses::default().with(vec![a], start);
+        let second = first.with(vec![b], start + REMEMBERED / 2);
+        assert!(second.covers(a) && second.covers(b) && second.current == [b]);
+        let third = second.with(vec![b], start + REMEMBERED);
+        assert!(!third.covers(a) && third.covers(b));
     }
 }

@@ -1,6 +1,6 @@
 //! The configuration as the data path wants it: fixed while sidegate runs.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sidegate_config::schema::{self, Config, Mode, Otherwise, Timeouts};
@@ -120,14 +120,27 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// A name that has never been resolved and may stand for `address`: as long as there is one, it is not known whether
+    /// the address is in the mesh.
+    pub(crate) fn unresolved(&self, address: SocketAddr, resolved: &Resolved) -> Option<&str> {
+        let candidates = self.destinations[..self.matched].iter().filter(|d| d.serves_port(address.port()));
+        candidates.flat_map(|d| &d.dns).find(|name| !resolved.contains_key(*name)).map(String::as_str)
+    }
+}
+
 impl Destination {
+    fn serves_port(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.iter().any(|p| p.contains(port))
+    }
+
     fn covers(&self, address: SocketAddr, resolved: &Resolved) -> bool {
         let ip = address.ip();
         let anywhere = self.cidrs.is_empty() && self.dns.is_empty();
-        (self.ports.is_empty() || self.ports.iter().any(|p| p.contains(address.port())))
+        self.serves_port(address.port())
             && (anywhere
                 || self.cidrs.iter().any(|c| c.contains(&ip))
-                || self.dns.iter().any(|name| addresses(resolved, name).contains(&ip)))
+                || self.dns.iter().any(|name| resolved.get(name).is_some_and(|found| found.covers(ip))))
     }
 
     /// Whether a server with this identity may answer; `own` is our trust domain.
@@ -142,11 +155,6 @@ impl Destination {
         }
         self.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
-}
-
-/// What `name` resolved to last.
-pub(crate) fn addresses<'a>(resolved: &'a Resolved, name: &str) -> &'a [IpAddr] {
-    resolved.get(name).map_or(&[], Vec::as_slice)
 }
 
 fn server_name(sni: Option<&DnsName>) -> Option<ServerName<'static>> {

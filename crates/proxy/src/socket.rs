@@ -12,17 +12,35 @@ use tokio::time::{Instant, timeout_at};
 /// How long a peer that was told why has to take the alert, before the socket goes.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// Who is at the other end of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Facing {
+    /// Somebody on the network.
+    Mesh,
+    /// The application next to us.
+    Workload,
+}
+
 /// Makes a socket ready for service.
 ///
 /// Until [`end_in_order`] it will be reset when dropped, by whatever path: a connection that is refused, cut, or lost
 /// to a panic must never look to anybody like one that ended in order.
-pub(crate) fn prepare(tcp: &TcpStream, timeouts: &Timeouts) -> io::Result<()> {
+pub(crate) fn prepare(tcp: &TcpStream, facing: Facing, timeouts: &Timeouts) -> io::Result<()> {
     let socket = SockRef::from(tcp);
-    tcp.set_zero_linger()?;
+    reset_when_dropped(tcp)?;
     tcp.set_nodelay(true)?;
     let keepalive = timeouts.keepalive.duration();
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(Duration::from_secs(10)).with_retries(3))?;
-    socket.set_tcp_user_timeout(Some(timeouts.tcp_user.duration()))
+    match facing {
+        Facing::Mesh => socket.set_tcp_user_timeout(Some(timeouts.tcp_user.duration())),
+        // Linux counts a closed window as unacknowledged: an application may take its time with reading.
+        Facing::Workload => Ok(()),
+    }
+}
+
+/// Until [`end_in_order`] the socket will be reset when dropped.
+pub(crate) fn reset_when_dropped(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_zero_linger()
 }
 
 /// From now on dropping the socket closes it in order.

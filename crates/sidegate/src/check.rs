@@ -2,13 +2,19 @@
 
 use anyhow::{Result, anyhow};
 use sidegate_config::Config;
+use sidegate_config::schema::Otherwise;
 use sidegate_policy::Policy;
 
 use crate::{cli, yaml};
 
-/// What to say of a policy without rules.
-pub(crate) fn denies_all(config: &Config, rules: usize) -> Option<&'static str> {
-    (rules == 0 && config.inbound.is_served()).then_some("there is no policy rule: every peer will be denied")
+/// What is allowed, but a person should know.
+pub(crate) fn warnings(config: &Config, rules: usize) -> impl Iterator<Item = &'static str> {
+    let denies_all = (rules == 0 && config.inbound.is_served()).then_some("there is no policy rule: every peer will be denied");
+    let by_name = config.outbound.destinations.iter().any(|d| !d.dns.is_empty());
+    let may_leak = (by_name && config.outbound.otherwise == Otherwise::Passthrough).then_some(
+        "with `otherwise: passthrough` an address that the application learns of before sidegate does goes out in plaintext, though it is a destination's by `dns`; name its `cidrs` too",
+    );
+    denies_all.into_iter().chain(may_leak)
 }
 
 /// Checks the configuration and the policy files that it names.
@@ -19,9 +25,8 @@ pub(crate) fn check(arguments: &cli::Check) -> Result<()> {
         print!("{}", yaml::to_yaml(&serde_json::to_value(&config)?));
     }
     let policy = Policy::load(&config.policy.files, config.profile).map_err(|e| anyhow!("the policy can't be used:\n{e}"))?;
-    for warning in policy.warnings.iter().map(String::as_str).chain(denies_all(&config, policy.len())) {
-        eprintln!("warning: {warning}");
-    }
+    policy.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    warnings(&config, policy.len()).for_each(|warning| eprintln!("warning: {warning}"));
     let profile = format!("{:?}", config.profile).to_lowercase();
     eprintln!("{}: good for profile {profile}; {} policy rules in {} files", file.display(), policy.len(), config.policy.files.len());
     Ok(())

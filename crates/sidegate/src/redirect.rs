@@ -42,12 +42,17 @@ pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<()> {
     Ok(())
 }
 
+/// The user whom the rules exempt, where they exempt by user.
+pub(crate) fn exempt_uid(config: &Config) -> u32 {
+    config.redirect.exempt_uid.unwrap_or(DEFAULT_UID)
+}
+
 /// The rules that `config` asks for.
 pub(crate) fn plan(config: &Config) -> Plan {
     let redirect = &config.redirect;
     let exempt = match redirect.exempt_mark {
         Some(mark) => Exempt::Mark(mark),
-        None => Exempt::Uid(redirect.exempt_uid.unwrap_or(DEFAULT_UID)),
+        None => Exempt::Uid(exempt_uid(config)),
     };
     let port = |address: &Address| address.0.port();
     // Probes and explicit listeners are sidegate's own, to be reached directly.
@@ -63,7 +68,8 @@ pub(crate) fn plan(config: &Config) -> Plan {
             exclude_ports: ranges(&redirect.inbound.exclude_ports).into_iter().chain(own).collect(),
             exclude_cidrs: redirect.inbound.exclude_cidrs.iter().map(|c| *c.get()).collect(),
         }),
-        outbound: config.outbound.listen.as_ref().map(|address| Outbound {
+        // One port for both families: what only one of them has a listener for fails closed in the other.
+        outbound: config.outbound.listen.as_ref().or(config.outbound.listen6.as_ref()).map(|address| Outbound {
             port: port(address),
             include_cidrs: redirect.outbound.include_cidrs.iter().map(|c| *c.get()).collect(),
             exclude_cidrs: redirect.outbound.exclude_cidrs.iter().map(|c| *c.get()).collect(),

@@ -13,8 +13,8 @@ use sidegate_proxy::{Listeners, Phase, PolicySource, Publisher, Settings, Shared
 use sidegate_telemetry::Telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::check::denies_all;
-use crate::{cli, logging, yaml};
+use crate::check::warnings;
+use crate::{cli, logging, redirect, yaml};
 
 /// Runs the sidecar until it is told to end.
 pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
@@ -24,18 +24,17 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         print!("{}", yaml::to_yaml(&serde_json::to_value(&config)?));
         return Ok(());
     }
-    logging::start(&arguments.log)?;
+    let _logs = logging::start(&arguments.log)?;
     harden(arguments.with_parent);
     if config.profile == Profile::Development {
         tracing::warn!("profile `development`: what weakens protection is only a warning");
     }
+    check_user(&config)?;
     if let Err(error) = raise_descriptor_limit() {
         tracing::warn!("the limit of descriptors could not be raised: {error}");
     }
     let policy = PolicySource::load(config.policy.files.clone(), config.profile).context("the policy can't be used")?;
-    if let Some(warning) = denies_all(&config, policy.rules()) {
-        tracing::warn!("{warning}");
-    }
+    warnings(&config, policy.rules()).for_each(|warning| tracing::warn!("{warning}"));
     let settings = Settings::new(&config);
     let workers = config.workers.map_or_else(cpu_quota, usize::from);
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.
@@ -53,6 +52,25 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     drop(shared);
     log.join();
     controlled
+}
+
+/// The kernel's rules exempt one user. As another, sidegate's own connections would be captured, by itself.
+fn check_user(config: &Config) -> Result<()> {
+    let captures = config.outbound.listen.is_some() || config.outbound.listen6.is_some();
+    let (uid, exempt) = (nix::unistd::geteuid().as_raw(), redirect::exempt_uid(config));
+    if !captures || config.redirect.exempt_mark.is_some() || uid == exempt {
+        return Ok(());
+    }
+    let message = format!(
+        "sidegate runs as user {uid}, but `redirect.exemptUid` is {exempt}: its own connections would be captured again; run it as {exempt}, or correct the key"
+    );
+    match config.profile {
+        Profile::Production => anyhow::bail!(message),
+        Profile::Development => {
+            tracing::warn!("{message}");
+            Ok(())
+        }
+    }
 }
 
 /// What the process may not do: leave its memory, which holds keys, in a core file, or be looked into by others.
@@ -80,7 +98,10 @@ async fn control(config: &Config, shared: &Arc<Shared>, policy: PolicySource, ad
     }
     tokio::select! {
         () = drain(config, shared) => {}
-        name = signals.next() => tracing::warn!(signal = name, open = shared.registry.open(), "second signal: ending at once"),
+        name = signals.next() => {
+            tracing::warn!(signal = name, open = shared.registry.open(), "second signal: ending at once");
+            shared.registry.cut_all(Reason::Cancelled);
+        }
     }
     Ok(())
 }
@@ -105,7 +126,8 @@ async fn drain(config: &Config, shared: &Shared) {
             return;
         }
         if now >= deadline {
-            tracing::warn!(open = shared.registry.open(), "the drain deadline has passed; what is open is cut ({})", Reason::Drained);
+            tracing::warn!(open = shared.registry.open(), "the drain deadline has passed; what is open is cut");
+            shared.registry.cut_all(Reason::Drained);
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

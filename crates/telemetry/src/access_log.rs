@@ -34,7 +34,7 @@ pub(crate) fn write(format: Format, records: &Receiver<Box<ConnectionRecord>>) {
             Ok(record) => record,
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
-                if out.flush().is_err() {
+                if out.flush().is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
                     return;
                 }
                 match records.recv() {
@@ -47,8 +47,9 @@ pub(crate) fn write(format: Format, records: &Receiver<Box<ConnectionRecord>>) {
             Format::Json => serde_json::to_writer(&mut out, &record).map_err(io::Error::from).and_then(|()| out.write_all(b"\n")),
             Format::Text => writeln!(out, "{}", text::line(&record)),
         };
-        if written.is_err() {
-            // Nobody reads standard output any more; the senders notice by their dropped records.
+        // A full disk may have room again; only when nobody reads any more is there nobody to write for. The senders
+        // notice by their dropped records.
+        if written.is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
             return;
         }
     }

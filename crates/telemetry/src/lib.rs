@@ -61,7 +61,9 @@ impl Telemetry {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = log.try_send(record) {
             self.metrics.log_dropped.inc();
             if !self.warned.swap(true, Ordering::Relaxed) {
-                tracing::warn!("the access log can't keep up; lines are dropped and counted in sidegate_telemetry_dropped_total");
+                tracing::warn!(
+                    "the access log can't keep up, or nobody reads it; lines are dropped and counted in sidegate_telemetry_dropped_total"
+                );
             }
         }
     }

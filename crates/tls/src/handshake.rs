@@ -110,10 +110,14 @@ fn process(tcp: &TcpStream, connection: &mut Connection, report: &mut Option<Rep
     let mut failure = HandshakeFailure::tls(&error);
     if let Some(Report { outcome, took }) = report.take() {
         failure.verify = Some(micros(took));
-        if let Err(refused) = outcome {
-            failure.reason = refused.reason;
-            failure.detail = refused.detail;
-            failure.claimed_id = refused.claimed_id;
+        match outcome {
+            Err(refused) => {
+                failure.reason = refused.reason;
+                failure.detail = refused.detail;
+                failure.claimed_id = refused.claimed_id;
+            }
+            // The certificate is good, but the peer has not proved that it is its own.
+            Ok(claimed) => failure.claimed_id = Some(claimed.text.to_string()),
         }
     }
     Err(failure)

@@ -51,17 +51,7 @@ impl Session {
             if let Err(error) = self.connection.process_new_packets() {
                 // Tell the peer, as far as the socket takes it.
                 let _ = self.connection.write_tls(&mut Socket(tcp));
-                let reason = match tls_reason(&error) {
-                    Reason::NotTls => Reason::TlsProtocolError,
-                    reason => reason,
-                };
-                return Poll::Ready(Err(WireError::Tls(reason, error.to_string())));
-            }
-            // An answer to a key update waits for nobody.
-            if self.connection.wants_write()
-                && let Poll::Ready(Err(error)) = self.poll_flush(tcp, cx)
-            {
-                return Poll::Ready(Err(error));
+                return Poll::Ready(Err(broken(&error)));
             }
         }
     }
@@ -124,7 +114,7 @@ impl Session {
                 _ => return None,
             }
             if let Err(error) = self.connection.process_new_packets() {
-                return Some(WireError::Tls(tls_reason(&error), error.to_string()));
+                return Some(broken(&error));
             }
             while self.connection.reader().into_first_chunk().is_ok_and(|chunk| !chunk.is_empty()) {
                 let length = self.chunk().len();
@@ -146,6 +136,15 @@ impl Session {
         ready!(self.poll_flush(tcp, cx))?;
         Poll::Ready(SockRef::from(tcp).shutdown(Shutdown::Write).map_err(WireError::from))
     }
+}
+
+/// What an error of an established session means; that the peer speaks TLS is settled.
+fn broken(error: &rustls::Error) -> WireError {
+    let reason = match tls_reason(error) {
+        Reason::NotTls => Reason::TlsProtocolError,
+        reason => reason,
+    };
+    WireError::Tls(reason, error.to_string())
 }
 
 /// Lets rustls read and write a non-blocking socket.

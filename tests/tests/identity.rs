@@ -127,3 +127,43 @@ fn production_refuses_the_embedded_authority() {
         sidecar.ask("/readyz").filter(|(s, why)| *s == 503 && why.contains("development authority, which profile `production` refuses"))
     });
 }
+
+/// `sidegate authority` alone, as a process: it says loudly what it is, serves sidecars, and leaves no socket behind.
+#[test]
+fn the_authority_runs_alone() {
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, file, log) = (folder.path().join("agent.sock"), folder.path().join("authority.yaml"), folder.path().join("authority.log"));
+    let text = format!(
+        "sockets: ['{}']\ntrustDomains: [{{ name: test.sidegate, ttl: 1h }}]\nentries: [{{ spiffeId: '{}', uid: {}, path: '{}' }}]\n",
+        socket.display(),
+        id("web"),
+        nix::unistd::geteuid(),
+        sidegate_tests::sidegate().display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut authority = Command::new(sidegate_tests::sidegate())
+        .args(["authority", "--config"])
+        .arg(&file)
+        .stderr(Stdio::from(std::fs::File::create(&log).unwrap()))
+        .spawn()
+        .unwrap();
+    let config = format!(
+        "profile: development\nidentity: {{ sources: [{{ workloadApi: {{ socket: 'unix://{}' }} }}] }}\ninbound: {{ listen: null }}\noutbound: {{ listen: null, listen6: null }}\n",
+        socket.display()
+    );
+    let sidecar = Sidecar::start(folder.path(), "web", &config);
+    sidecar.wait_ready();
+    assert!(sidecar.log().contains(&id("web")), "attested by user and by the path of its binary");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(authority.id()).unwrap()), nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(eventually("its end", || authority.try_wait().unwrap()).success());
+    assert!(!socket.exists());
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("WARN") && said.contains("FOR DEVELOPMENT ONLY"), "{said}");
+    // A mistake is named with its place.
+    std::fs::write(&file, "sockets: [x]\ntrustDomains: [{ name: test.sidegate, tll: 1h }]\n").unwrap();
+    let output = Command::new(sidegate_tests::sidegate()).args(["authority", "--config"]).arg(&file).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && errors.contains("authority.yaml:2:"), "{errors}");
+    assert!(errors.contains("tll: unknown key; did you mean `ttl`?"), "{errors}");
+}

@@ -1,6 +1,6 @@
 //! A connection to the workload: accept, original destination, (detect), handshake, authorize, dial, relay.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -53,11 +53,10 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
     match port.mode {
         Mode::Strict => {
             let session = handshake(shared, &snapshot, index, &tcp, &[], record).await?;
-            let (tcp, wire) = admit(&snapshot, session, tcp, from, to, record)?;
+            authorize_client(&snapshot, &session, from, to, record)?;
             let (app, took) = dial(to, Facing::Workload, settings).await?;
             record.stages.dial = Some(took);
-            let upstream = End { tcp: app, wire: Wire::Plain(Plain::default()) };
-            relay(End { tcp, wire }, upstream, &settings.timeouts, record).await
+            relay_mtls(shared, session, tcp, app, record).await
         }
         Mode::Permissive => permissive(shared, index, tcp, to, record).await,
         Mode::Plaintext => {
@@ -95,26 +94,13 @@ async fn handshake(
     shake_hands(shared, tcp, record, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
 }
 
-/// Authorizes the client of an established session.
-fn admit(
-    snapshot: &Snapshot,
-    session: Session,
-    tcp: TcpStream,
-    from: IpAddr,
-    to: SocketAddr,
-    record: &mut ConnectionRecord,
-) -> Result<(TcpStream, Wire), Failure> {
-    authorize_client(snapshot, &session, from, to, record)?;
-    Ok((tcp, Wire::Tls(Box::new(session))))
-}
-
 /// A port where clients without a sidecar may still come. The application is dialled first, for it may speak first.
 async fn permissive(shared: &Shared, index: usize, tcp: TcpStream, to: SocketAddr, record: &mut ConnectionRecord) -> Result<(), Failure> {
     let settings = &*shared.settings;
     let port = &settings.ports[index];
+    let place = Place::take(shared, Wait::Detection)?;
     let (app, took) = dial(to, Facing::Workload, settings).await?;
     record.stages.dial = Some(took);
-    let place = Place::take(shared, Wait::Detection)?;
     let start = Instant::now();
     let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
     record.stages.detect = Some(micros_since(start));
@@ -126,15 +112,25 @@ async fn permissive(shared: &Shared, index: usize, tcp: TcpStream, to: SocketAdd
     match detected? {
         Detected::Tls(first) => {
             let session = handshake(shared, snapshot, index, &tcp, &first, record).await?;
-            let (tcp, wire) = admit(snapshot, session, tcp, from, to, record)?;
-            let upstream = End { tcp: app, wire: Wire::Plain(Plain::default()) };
-            relay(End { tcp, wire }, upstream, &settings.timeouts, record).await
+            authorize_client(snapshot, &session, from, to, record)?;
+            relay_mtls(shared, session, tcp, app, record).await
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, from, to, "mode permissive", record)?;
             plaintext(shared, port, tcp, app, first, record).await
         }
     }
+}
+
+async fn relay_mtls(
+    shared: &Shared,
+    session: Session,
+    tcp: TcpStream,
+    app: TcpStream,
+    record: &mut ConnectionRecord,
+) -> Result<(), Failure> {
+    let downstream = End { tcp, wire: Wire::Tls(Box::new(session)) };
+    relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, record).await
 }
 
 async fn plaintext(

@@ -56,7 +56,7 @@ impl Limits {
         let possible = usize::try_from(descriptors.saturating_sub(RESERVED) / 4).unwrap_or(usize::MAX).max(1);
         let wanted = usize::try_from(settings.limits.connections).unwrap_or(usize::MAX);
         if wanted > possible {
-            tracing::warn!(
+            tracing::info!(
                 "limits.connections is {wanted}, but {descriptors} descriptors are enough for {possible} in each direction only"
             );
         }

@@ -76,6 +76,10 @@ pub(crate) async fn run(endpoint: Endpoint, rules: Rules, sender: watch::Sender<
                 wait = wait.min(left);
             }
         }
+        if let Some(material) = &sender.borrow().material {
+            // Short-lived SVIDs leave no time for long waits: the agent must be found again while ours is still good.
+            wait = wait.min((material.svid.remaining(unix_now()) / 2).max(BACKOFF_MOST_AT_START));
+        }
         tokio::time::sleep(wait).await;
         let most = if sender.borrow().material.is_some() { BACKOFF_MOST } else { BACKOFF_MOST_AT_START };
         backoff = (backoff * 2).min(most);

@@ -109,6 +109,7 @@ fn files_are_watched_and_a_broken_one_is_not_used() {
     echo_bytes(entry, 10_000, 3).unwrap();
     std::fs::write(cert.with_extension("new"), good).unwrap();
     std::fs::rename(cert.with_extension("new"), &cert).unwrap();
+    eventually("the source to be good again", || files.log().contains("it answers again").then_some(()));
     echo_bytes(entry, 10_000, 4).unwrap();
 }
 

@@ -34,18 +34,10 @@ pub(crate) async fn run(files: Files, rules: Rules, sender: watch::Sender<Source
     if let Some(why) = unwatched {
         tracing::warn!("{why}");
     }
-    let mut last = None;
     loop {
-        // Only what differs is published: a look every few seconds is no rotation.
-        match contents(&files) {
-            Ok(now) if last.as_ref() == Some(&now) => {}
-            Ok(now) => match material(&files, &now, &rules) {
-                Ok(material) => {
-                    SourceState::publish(&sender, Arc::new(material));
-                    last = Some(now);
-                }
-                Err(error) => SourceState::trouble(&sender, error.to_string(), false),
-            },
+        // What is in use already is no rotation: to look every few seconds publishes nothing.
+        match contents(&files).and_then(|contents| material(&files, &contents, &rules)) {
+            Ok(material) => SourceState::publish(&sender, Arc::new(material)),
             Err(error) => SourceState::trouble(&sender, error.to_string(), false),
         }
         watch.changed().await;
@@ -57,7 +49,6 @@ fn paths(files: &Files) -> impl Iterator<Item = &PathBuf> {
 }
 
 /// What the files hold, in the order of `paths`. The key's bytes are erased when dropped, as everywhere.
-#[derive(PartialEq)]
 struct Contents(Vec<zeroize::Zeroizing<Vec<u8>>>);
 
 fn contents(files: &Files) -> Result<Contents, FilesError> {

@@ -84,8 +84,8 @@ fn limits_refuse_and_recover() {
         tcp.read_exact(&mut [0]).unwrap();
         open.push(tcp);
     }
-    let mut more = connect(pair.entry);
-    let end = more.read(&mut [0]);
+    // The reset may come before connect() has returned.
+    let end = TcpStream::connect(pair.entry).and_then(|mut more| more.read(&mut [0]));
     assert!(end.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset), "a refusal must not look like an end");
     pair.web.reason("connection_limit");
     open.truncate(10);
@@ -96,7 +96,6 @@ fn limits_refuse_and_recover() {
 /// The descriptor table is full: no busy loop, what is open goes on, and when there is room it is served again.
 #[test]
 fn a_storm_at_the_descriptor_limit_is_survived() {
-    use nix::sys::resource::Resource;
     let echo = Echo::start();
     let pair = Pair::start(echo.address, HOUR, "");
     let mut held = connect(pair.entry);
@@ -104,12 +103,10 @@ fn a_storm_at_the_descriptor_limit_is_survived() {
     held.read_exact(&mut [0]).unwrap();
     // The limit of the running process comes down below what its own limit of connections reckons with.
     let set = |limit: &str| {
-        let status = std::process::Command::new("prlimit")
-            .args(["--pid", &pair.web.pid().to_string(), &format!("--nofile={limit}:1048576")])
-            .status();
-        status.is_ok_and(|s| s.success())
+        // The soft limit alone: that may be raised again.
+        let arguments = ["--pid", &pair.web.pid().to_string(), &format!("--nofile={limit}:")];
+        std::process::Command::new("prlimit").args(arguments).status().is_ok_and(|s| s.success())
     };
-    let _ = Resource::RLIMIT_NOFILE;
     if !set("60") {
         return sidegate_tests::skipped("prlimit is absent, or may not change another process");
     }
@@ -126,7 +123,7 @@ fn a_storm_at_the_descriptor_limit_is_survived() {
     let ticks = busy(pair.web.pid()) - before;
     assert!(ticks < 50, "{ticks} ticks of CPU in a second of doing nothing");
     drop(storm);
-    assert!(set("1048576"));
+    assert!(set("1024"));
     eventually("recovery", || echo_bytes(pair.entry, 1000, 1).ok());
     held.write_all(b"c").unwrap();
     held.read_exact(&mut [0]).unwrap();

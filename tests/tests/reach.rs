@@ -94,7 +94,8 @@ fn nobody_reaches_what_is_not_theirs() {
     web_sidecar.reason("not_tls");
     // Nobody there at all.
     assert!(!answers(&web.pod, (third.ipv4(), 81).into()));
-    let refused = web_sidecar.reason("dial_refused");
+    let refused = web_sidecar.record("port 81", |r| r["originalDestination"] == format!("{}:81", third.ipv4()));
+    assert_eq!(refused["reason"], "dial_refused");
     assert!(refused["detail"].as_str().unwrap().contains("refused"), "{refused}");
 }
 

@@ -42,12 +42,16 @@ impl Policy {
     /// # Errors
     /// Every mistake in all files, or the first file that can't be read.
     pub fn load(files: &[PathBuf], profile: Profile) -> Result<Self, PolicyError> {
-        let mut texts = Vec::with_capacity(files.len());
-        for file in files {
-            let text = std::fs::read_to_string(file).map_err(|e| PolicyError::Read(file.clone(), e))?;
-            texts.push((file.display().to_string(), text));
-        }
-        Self::parse(&texts, profile).map_err(PolicyError::Invalid)
+        Self::parse(&Self::read(files)?, profile).map_err(PolicyError::Invalid)
+    }
+
+    /// The texts of `files` with their names, for [`Policy::parse`].
+    ///
+    /// # Errors
+    /// The first file that can't be read.
+    pub fn read(files: &[PathBuf]) -> Result<Vec<(String, String)>, PolicyError> {
+        let read = |file: &PathBuf| std::fs::read_to_string(file).map_err(|e| PolicyError::Read(file.clone(), e));
+        files.iter().map(|file| Ok((file.display().to_string(), read(file)?))).collect()
     }
 
     /// As [`Policy::load`], from texts with the names of their sources.

@@ -1,7 +1,6 @@
 //! Authorization, after the handshake: only now identity, port and destination are all known.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Instant;
 
 use sidegate_core::{ConnectionRecord, Decision, Reason};
@@ -55,8 +54,7 @@ pub(crate) fn authorize_server(
     let start = Instant::now();
     let allowed = destination.expects(&session.peer.id, &tls.trust_domain);
     record.stages.authorize = Some(micros_since(start));
-    let rule: Arc<str> = format!("destination {}", destination.name).into();
-    record.decision = Some(Decision { allowed, rule });
+    record.decision = Some(Decision { allowed, rule: destination.rule.clone() });
     if allowed {
         return Ok(());
     }

@@ -40,14 +40,18 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
     socket::prepare(&tcp, Facing::Workload, &settings.timeouts).map_err(Failure::system)?;
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
+    let (named, redirected);
     let (candidates, index) = match route {
-        Route::To(host, index) => (choose_addresses(&host, &snapshot)?, index),
+        Route::To(host, index) => {
+            named = choose_addresses(&host, &snapshot)?;
+            (named.as_slice(), index)
+        }
         Route::Redirected => {
-            let to = not_ourselves(shared, &tcp)?;
-            record.original_destination = Some(to);
-            match settings.destination_index(to, &snapshot.resolved) {
-                Some(index) => (vec![to], index),
-                None => return not_in_mesh(shared, &snapshot, tcp, to, record).await,
+            redirected = not_ourselves(shared, &tcp)?;
+            record.original_destination = Some(redirected);
+            match settings.destination_index(redirected, &snapshot.resolved) {
+                Some(index) => (std::slice::from_ref(&redirected), index),
+                None => return not_in_mesh(shared, &snapshot, tcp, redirected, record).await,
             }
         }
     };
@@ -55,7 +59,7 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
     record.destination = Some(destination.name.clone());
     let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
     record.local_id = Some(tls.local_id.clone());
-    let (peer, to) = dial_one(&candidates, settings, record).await?;
+    let (peer, to) = dial_one(candidates, settings, record).await?;
     // An address as name makes rustls send no server name.
     let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
     let session = shake_hands(shared, &peer, record, sidegate_tls::connect(&peer, tls.clients[index].clone(), name)).await?;

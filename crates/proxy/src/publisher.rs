@@ -75,9 +75,9 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
     // The first look compares with nothing, so that a change while we started is not missed.
     let mut last = None;
     loop {
-        let now: Vec<_> = source.files.iter().map(|file| (file, std::fs::read_to_string(file).map_err(|e| e.to_string()))).collect();
+        let now = Policy::read(&source.files).map_err(|error| error.to_string());
         if last.as_ref() != Some(&now) {
-            match policy_of(&now, source.profile) {
+            match now.clone().and_then(|texts| Policy::parse(&texts, source.profile).map_err(|problems| problems.to_string())) {
                 Ok(policy) => {
                     if last.is_some() {
                         tracing::info!(rules = policy.len(), "policy reloaded");
@@ -145,15 +145,4 @@ async fn publish(
             () = name_change => {}
         }
     }
-}
-
-type Contents<'a> = (&'a PathBuf, Result<String, String>);
-
-fn policy_of(files: &[Contents<'_>], profile: Profile) -> Result<Policy, String> {
-    let mut texts = Vec::with_capacity(files.len());
-    for (file, text) in files {
-        let text = text.as_ref().map_err(|error| format!("{} can't be read: {error}", file.display()))?;
-        texts.push((file.display().to_string(), text.clone()));
-    }
-    Policy::parse(&texts, profile).map_err(|problems| problems.to_string())
 }

@@ -45,6 +45,8 @@ pub(crate) struct Port {
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(crate) name: Arc<str>,
+    /// What a decision by this destination names as its rule; shared with every record.
+    pub(crate) rule: Arc<str>,
     cidrs: Vec<ipnet::IpNet>,
     pub(crate) dns: Vec<String>,
     ports: Vec<PortRange>,
@@ -75,6 +77,7 @@ impl Settings {
             .iter()
             .map(|d| Destination {
                 name: d.name.as_str().into(),
+                rule: format!("destination {}", d.name).into(),
                 cidrs: d.cidrs.iter().map(|c| *c.get()).collect(),
                 dns: d.dns.iter().map(|name| name.get().clone()).collect(),
                 ports: d.ports.iter().map(|p| p.0).collect(),
@@ -86,6 +89,7 @@ impl Settings {
         let matched = destinations.len();
         destinations.extend(config.outbound.listeners.iter().map(|l| Destination {
             name: l.name.as_str().into(),
+            rule: format!("destination {}", l.name).into(),
             cidrs: Vec::new(),
             dns: if l.to.get().address().is_some() { Vec::new() } else { vec![l.to.get().host.clone()] },
             ports: Vec::new(),

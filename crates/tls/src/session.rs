@@ -116,9 +116,11 @@ impl Session {
             if let Err(error) = self.connection.process_new_packets() {
                 return Some(broken(&error));
             }
-            while self.connection.reader().into_first_chunk().is_ok_and(|chunk| !chunk.is_empty()) {
-                let length = self.chunk().len();
-                self.consume(length);
+            loop {
+                match self.chunk().len() {
+                    0 => break,
+                    length => self.consume(length),
+                }
             }
         }
         None

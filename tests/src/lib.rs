@@ -2,6 +2,7 @@
 //! deadline. Everything here panics on failure, as tests do.
 
 mod authority;
+mod collector;
 mod envoy;
 mod gate;
 mod net;
@@ -13,6 +14,7 @@ mod sidecar;
 mod wait;
 
 pub use authority::{Identities, TRUST_DOMAIN, id};
+pub use collector::{Attributes, Collector, attributes};
 pub use envoy::Envoy;
 pub use gate::{Gate, Owner};
 pub use net::{Echo, echo_bytes, exchange, free_port, pattern, read_all};

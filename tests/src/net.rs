@@ -22,6 +22,18 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// A listener on loopback, on a port as [`free_port`] gives them.
+///
+/// A port that was free a moment ago may not be: a process that is being started holds copies of this one's descriptors,
+/// also of the listener that tried the port, until it runs its own program.
+pub fn listener() -> TcpListener {
+    loop {
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())) {
+            return listener;
+        }
+    }
+}
+
 /// Bytes that differ at every position for some distance, so that what is lost, doubled or swapped shows.
 pub fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -83,7 +95,7 @@ pub struct Echo {
 impl Echo {
     /// On a free port of 127.0.0.1.
     pub fn start() -> Self {
-        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).unwrap())
+        Self::on(listener())
     }
 
     /// On a listener, which may be of another network namespace.

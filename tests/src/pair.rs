@@ -31,6 +31,21 @@ impl Pair {
         pair
     }
 
+    /// As [`Pair::start`]; `destination` is YAML for web's listener, `inbound` for api's inbound section.
+    pub fn start_with(service: SocketAddr, ttl: Duration, more: &str, destination: &str, inbound: &str) -> Self {
+        let identities = Identities::start(&["web", "api"], ttl);
+        let (entry, port) = (loopback(), loopback());
+        let folder = identities.folder();
+        let server =
+            server_config(&identities, port, service).replace("inbound: { listen: null,", &format!("inbound: {{ listen: null, {inbound}"));
+        let client = client_config(&identities, entry, port).replace("{ name: api,", &format!("{{ name: api, {destination},"));
+        let api = Sidecar::start(folder, "api", &format!("{server}{more}"));
+        let web = Sidecar::start(folder, "web", &format!("{client}{more}"));
+        web.wait_ready();
+        api.wait_ready();
+        Self { web, api, entry, port, identities }
+    }
+
     /// As [`Pair::start`], but does not wait until they are ready.
     pub fn start_unready(service: SocketAddr, ttl: Duration, more: &str) -> Self {
         let identities = Identities::start(&["web", "api"], ttl);

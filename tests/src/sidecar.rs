@@ -54,6 +54,8 @@ pub struct Sidecar {
     child: Child,
     /// Its admin address.
     pub admin: SocketAddr,
+    /// Its admin socket, where it has one.
+    pub socket: PathBuf,
     records: Arc<Mutex<Vec<Value>>>,
     log: PathBuf,
     /// Where its admin port can be asked: in the pod, or here.
@@ -63,8 +65,14 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts a sidecar on this host with `config`, to which admin port, log format and two workers are added.
     pub fn start(folder: &Path, name: &str, config: &str) -> Self {
+        Self::start_with(folder, name, config, &[])
+    }
+
+    /// As [`Sidecar::start`], with these variables in its environment.
+    pub fn start_with(folder: &Path, name: &str, config: &str, variables: &[(&str, &str)]) -> Self {
         let admin = free_port();
-        Self::start_by(folder, name, config, admin, &[], |mut command| command.spawn().unwrap(), get)
+        let spawn = |mut command: Command| command.envs(variables.iter().copied()).spawn().unwrap();
+        Self::start_by(folder, name, config, admin, &[], spawn, get)
     }
 
     /// As [`Sidecar::start`], `through` other programs, with a way to start the process and to ask its admin port.
@@ -93,12 +101,20 @@ impl Sidecar {
                 sink.lock().unwrap().push(record);
             }
         });
-        Self { child, admin: (Ipv4Addr::LOCALHOST, admin).into(), records, log, ask: Box::new(ask) }
+        let socket = folder.join(format!("{name}.admin.sock"));
+        Self { child, admin: (Ipv4Addr::LOCALHOST, admin).into(), socket, records, log, ask: Box::new(ask) }
     }
 
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Runs a command of sidegate against its admin socket: exit status, standard output, standard error.
+    pub fn command(&self, arguments: &[&str]) -> (ExitStatus, String, String) {
+        let output = Command::new(sidegate()).args(arguments).arg("--socket").arg(&self.socket).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status, text(output.stdout), text(output.stderr))
     }
 
     /// An answer of its admin port; none while it does not answer.
@@ -198,7 +214,11 @@ impl Drop for Sidecar {
 
 fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf {
     let file = folder.join(format!("{name}.yaml"));
-    let common = format!("admin: {{ listen: \"127.0.0.1:{admin}\" }}\naccessLog: {{ format: json }}\nworkers: 2\n");
+    // A sidecar that runs as another user can't make a socket in the test's folder.
+    let socket =
+        if config.contains("exemptUid") { "null".to_owned() } else { folder.join(format!("{name}.admin.sock")).display().to_string() };
+    let admin = format!("admin: {{ listen: \"127.0.0.1:{admin}\", socket: {socket} }}\n");
+    let common = format!("{admin}accessLog: {{ format: json }}\nworkers: 2\n");
     std::fs::write(&file, format!("{common}{config}")).unwrap();
     file
 }

@@ -167,7 +167,8 @@ fn generated_documents_are_current() {
         (&["schema", "config"][..], "deploy/schema/config.json"),
         (&["schema", "policy"], "deploy/schema/policy.json"),
         (&["schema", "authority"], "deploy/schema/authority.json"),
-        (&["reference"], "docs/reference.md"),
+        (&["reference", "config"], "docs/reference.md"),
+        (&["reference", "telemetry"], "docs/telemetry.md"),
     ] {
         let (good, current, errors) = run(arguments, &[]);
         assert!(good, "{errors}");

@@ -59,7 +59,9 @@ fn slow_and_garbage_handshakes_harm_nobody_else() {
     for mut tcp in silent {
         assert_eq!(drain(&mut tcp), 0);
     }
-    eventually("the end of all handshakes", || (pair.api.metric("sidegate_handshakes_in_flight") == 0.0).then_some(()));
+    eventually("the end of all handshakes", || {
+        (pair.api.metric("sidegate_handshakes_in_flight{direction=\"inbound\"}") == 0.0).then_some(())
+    });
     eventually("all records", || (pair.api.records().len() == 152).then_some(()));
     echo_bytes(pair.entry, 100_000, 2).unwrap();
 }
@@ -70,11 +72,11 @@ fn limits_refuse_and_recover() {
     let echo = Echo::start();
     let pair = Pair::start(echo.address, HOUR, "limits: { connections: 20, handshakes: 5 }\n");
     let idle: Vec<TcpStream> = (0..5).map(|_| connect(pair.port)).collect();
-    eventually("five handshakes", || (pair.api.metric("sidegate_handshakes_in_flight") == 5.0).then_some(()));
+    eventually("five handshakes", || (pair.api.metric("sidegate_handshakes_in_flight{direction=\"inbound\"}") == 5.0).then_some(()));
     assert!(echo_bytes(pair.entry, 100, 1).is_err());
     pair.api.reason("handshake_limit");
     drop(idle);
-    eventually("their end", || (pair.api.metric("sidegate_handshakes_in_flight") == 0.0).then_some(()));
+    eventually("their end", || (pair.api.metric("sidegate_handshakes_in_flight{direction=\"inbound\"}") == 0.0).then_some(()));
     echo_bytes(pair.entry, 100, 2).unwrap();
 
     let mut open: Vec<TcpStream> = Vec::new();

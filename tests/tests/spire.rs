@@ -239,7 +239,7 @@ fn look(web: &Gate, api: &Gate) -> [Seen; 2] {
     echo_bytes(web.address, length, 1).unwrap();
     [web, api].map(|gate| {
         let record = gate.sidecar.record("the connection", |r| r["bytesUp"] == length);
-        Seen { generation: record["generation"].as_u64().unwrap(), serial: record["tls"]["peerSerial"].to_string() }
+        Seen { generation: record["generation"].as_u64().unwrap(), serial: record["peerCertificate"]["serial"].to_string() }
     })
 }
 

@@ -85,6 +85,7 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
             let value = number.as_i64().unwrap_or(0);
             let low = schema["minimum"].as_i64().unwrap_or(i64::MIN);
             let widest = match schema["format"].as_str() {
+                Some("uint8") => i64::from(u8::MAX),
                 Some("uint16") => i64::from(u16::MAX),
                 Some("uint32") => i64::from(u32::MAX),
                 _ => i64::MAX,
@@ -94,6 +95,14 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
                 problems.push(&node.place, path, format!("{value} is too small; the least is {low}"));
             } else if value > high {
                 problems.push(&node.place, path, format!("{value} is too large; the most is {high}"));
+            }
+        }
+        Value::Scalar(Json::Number(number)) if allows(schema, "number") => {
+            let value = number.as_f64().unwrap_or(f64::NAN);
+            let bound = |name: &str, otherwise| schema[name].as_f64().unwrap_or(otherwise);
+            let (low, high) = (bound("minimum", f64::MIN), bound("maximum", f64::MAX));
+            if !(low..=high).contains(&value) {
+                problems.push(&node.place, path, format!("{value} must be between {low} and {high}"));
             }
         }
         Value::Scalar(Json::Bool(_)) if allows(schema, "boolean") => {}
@@ -112,7 +121,12 @@ pub(crate) fn coerce(json: &mut Json, schema: &Json, root: &Json) {
         return;
     }
     match json {
-        Json::Object(entries) => entries.iter_mut().for_each(|(key, child)| coerce(child, &schema["properties"][key.as_str()], root)),
+        Json::Object(entries) => {
+            for (key, child) in entries {
+                let known = &schema["properties"][key.as_str()];
+                coerce(child, if known.is_null() { &schema["additionalProperties"] } else { known }, root);
+            }
+        }
         Json::Array(items) => items.iter_mut().for_each(|item| coerce(item, &schema["items"], root)),
         Json::Number(number) if allows(schema, "string") && schema["format"].is_string() => *json = Json::String(number.to_string()),
         _ => {}
@@ -148,6 +162,7 @@ fn wanted(schema: &Json) -> String {
         "array" => "a list (- item)",
         "string" => "a text",
         "integer" => "a whole number",
+        "number" => "a number",
         "boolean" => "true or false",
         _ => "nothing",
     };

@@ -12,13 +12,13 @@ use crate::document::{Node, Place, Problems, Value};
 const PREFIX: &str = "SIDEGATE__";
 
 /// Puts the overrides among `variables` into `root`.
-pub(crate) fn apply(root: &mut Node, schema: &Json, variables: impl Iterator<Item = (String, String)>, problems: &mut Problems) {
-    let mut ours: Vec<(String, String)> = variables.filter(|(name, _)| name.starts_with(PREFIX)).collect();
+pub(crate) fn apply(root: &mut Node, schema: &Json, variables: &[(String, String)], problems: &mut Problems) {
+    let mut ours: Vec<&(String, String)> = variables.iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     ours.sort();
     for (name, text) in ours {
         let source: Arc<str> = format!("environment variable {name}").into();
         let place = Place { source: source.clone(), line: 0, column: 0 };
-        let mut value = match Node::parse(&source, &text) {
+        let mut value = match Node::parse(&source, text) {
             // A document that is empty or null is an empty mapping; a value that is, is none.
             Ok(_) if matches!(text.trim(), "" | "~" | "null") => Node { place: place.clone(), value: Value::Scalar(Json::Null) },
             Ok(node) => node,

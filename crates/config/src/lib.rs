@@ -8,6 +8,7 @@ mod check;
 pub mod document;
 mod environment;
 mod load;
+mod otel;
 pub mod schema;
 mod validate;
 pub mod value;

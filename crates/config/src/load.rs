@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::check::{check, coerce};
 use crate::document::{Node, Place, Problem, Problems};
 use crate::schema::Config;
-use crate::{environment, validate};
+use crate::{environment, otel, validate};
 
 /// Reads, checks and validates sidegate's configuration, with the overrides of this process's environment.
 ///
@@ -39,7 +39,9 @@ pub fn parse_with(source: &str, text: &str, variables: impl Iterator<Item = (Str
     let mut root = Node::parse(source, text)?;
     let schema = json_schema::<Config>();
     let mut problems = Problems::default();
-    environment::apply(&mut root, &schema, variables, &mut problems);
+    let variables: Vec<(String, String)> = variables.collect();
+    environment::apply(&mut root, &schema, &variables, &mut problems);
+    otel::apply(&mut root, &variables, &mut problems);
     match build::<Config>(&root, &schema) {
         Ok(config) => {
             validate::validate(&config, &root, &mut problems);

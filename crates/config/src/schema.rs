@@ -1,5 +1,7 @@
 //! The schema: each field with its default and why it is that.
 
+pub mod telemetry;
+
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -29,10 +31,12 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How sidegate ends.
     pub drain: Drain,
-    /// The HTTP port with probes and metrics.
+    /// The HTTP port with probes and metrics, and the socket of the admin API.
     pub admin: Admin,
     /// A line for each connection, on standard output.
     pub access_log: AccessLog,
+    /// Export of spans, metrics and logs by OTLP.
+    pub telemetry: telemetry::Telemetry,
     /// Threads of the data plane, each with a runtime of its own. Default: the cgroup's CPU quota, rounded up.
     #[schemars(range(min = 1, max = 64))]
     pub workers: Option<u16>,
@@ -428,17 +432,23 @@ impl Default for Drain {
     }
 }
 
-/// The HTTP port with `/livez`, `/readyz`, `/startupz` and `/metrics`.
+/// The HTTP port with `/livez`, `/readyz`, `/startupz` and `/metrics`, and the socket of `sidegate status` and its like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Admin {
     /// Where it listens; `null` for nowhere. Default `127.0.0.1:15020`; a kubelet's probes need the pod's address.
     pub listen: Option<Address>,
+    /// A Unix socket for the admin API; `null` for none. Only its owner and root may use it. Default
+    /// `/run/sidegate/admin.sock`, which is done without where it can't be made.
+    pub socket: Option<PathBuf>,
 }
+
+/// Where the admin API is served if nothing else is said.
+pub const ADMIN_SOCKET: &str = "/run/sidegate/admin.sock";
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Some(Address((std::net::Ipv4Addr::LOCALHOST, 15020).into())) }
+        Self { listen: Some(Address((std::net::Ipv4Addr::LOCALHOST, 15020).into())), socket: Some(PathBuf::from(ADMIN_SOCKET)) }
     }
 }
 

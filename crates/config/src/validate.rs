@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::document::{Node, Problems};
-use crate::schema::{Config, Mode, Otherwise, Profile, Timeouts};
-use crate::value::{PortRange, Span};
+use crate::schema::telemetry::{CollectorTls, Signal};
+use crate::schema::{Config, LogFormat, Mode, Otherwise, Profile, Timeouts};
+use crate::value::{PortRange, Scheme, Span};
 
 /// Adds what is wrong with `config`, which was built from `root`.
 pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
@@ -23,6 +24,7 @@ pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
     }
     timeouts(&config.timeouts, &mut say);
     protocols(config, &mut say);
+    telemetry(config, &mut say);
     if config.profile == Profile::Production {
         production(config, &mut say);
     }
@@ -149,6 +151,75 @@ fn outbound(config: &Config, say: &mut impl FnMut(&str, String)) {
     }
 }
 
+/// Exporters, whether by the file or by the environment.
+fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
+    let telemetry = &config.telemetry;
+    let places = [
+        ("telemetry.otlp", &telemetry.otlp),
+        ("telemetry.traces.otlp", &telemetry.traces.otlp),
+        ("telemetry.metrics.otlp", &telemetry.metrics.otlp),
+        ("telemetry.logs.otlp", &telemetry.logs.otlp),
+    ];
+    for (path, otlp) in places {
+        for (name, value) in &otlp.headers {
+            let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            if !token || !value.expose().bytes().all(|b| (0x20..0x7f).contains(&b)) {
+                say(
+                    &format!("{path}.headers"),
+                    format!("`{}` is no header: letters, digits and -_. in the name, ASCII in the value", sidegate_core::printable(name)),
+                );
+            }
+        }
+        let tls = &otlp.tls;
+        if tls.certificate.is_some() != tls.key.is_some() {
+            say(&format!("{path}.tls"), "`certificate` and `key` belong together".to_owned());
+        }
+        if tls.svid && tls.certificate.is_some() {
+            say(&format!("{path}.tls.svid"), "set either `svid` or `certificate` and `key`".to_owned());
+        }
+        if !tls.spiffe_ids.is_empty() && (tls.ca.is_some() || tls.server_name.is_some()) {
+            say(&format!("{path}.tls.spiffeIds"), "a SPIFFE peer is known by its ID: leave out `ca` and `serverName`".to_owned());
+        }
+    }
+    for signal in Signal::ALL {
+        let Some(target) = telemetry.target(signal) else { continue };
+        let own = format!("telemetry.{}.otlp", signal.label());
+        let path =
+            if telemetry.own(signal).0.endpoint.is_some() { format!("{own}.endpoint") } else { "telemetry.otlp.endpoint".to_owned() };
+        if target.address.scheme != Scheme::Https && target.tls != CollectorTls::default() {
+            say(&path, format!("`tls` is set for {}, but {} has no TLS; write https://", signal.label(), target.address));
+        }
+        if config.profile == Profile::Production && target.address.scheme == Scheme::Http && !target.address.is_local() {
+            let message = format!(
+                "{} would leave this host without TLS, with who talks to whom; profile `production` refuses that: write https://",
+                signal.label()
+            );
+            say(&path, message);
+        }
+    }
+    let (traces, metrics, logs) = (&telemetry.traces, &telemetry.metrics, &telemetry.logs);
+    let mut span = |path: &str, span: &Span, least: u64, most: u64| {
+        let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
+        if !(least..=most).contains(&span.0) {
+            say(path, format!("must be between {} and {}", Span(least), Span(most)));
+        }
+    };
+    span("telemetry.traces.batch.delay", &traces.batch.delay, 1, 60_000);
+    span("telemetry.logs.batch.delay", &logs.batch.delay, 1, 60_000);
+    span("telemetry.metrics.interval", &metrics.interval, 100, 3_600_000);
+    span("telemetry.flush", &telemetry.flush, 0, 60_000);
+    for (path, otlp) in places {
+        if let Some(timeout) = &otlp.timeout {
+            span(&format!("{path}.timeout"), timeout, 1, 600_000);
+        }
+    }
+    for (path, batch) in [("telemetry.traces.batch", &traces.batch), ("telemetry.logs.batch", &logs.batch)] {
+        if batch.size > batch.queue {
+            say(&format!("{path}.size"), "must not be larger than `queue`".to_owned());
+        }
+    }
+}
+
 fn production(config: &Config, say: &mut impl FnMut(&str, String)) {
     let unwritten = |reason: &Option<String>| reason.as_ref().is_none_or(|text| text.trim().is_empty());
     let mode_name = |mode: Mode| if mode == Mode::Permissive { "permissive" } else { "plaintext" };
@@ -164,6 +235,14 @@ fn production(config: &Config, say: &mut impl FnMut(&str, String)) {
             mode_name(config.inbound.default_mode)
         );
         say("inbound.defaultMode", message);
+    }
+    let exported = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.access_log;
+    if config.access_log.format == LogFormat::Off && !exported {
+        say(
+            "accessLog.format",
+            "without an access log nobody can say who was let in: profile `production` refuses that, unless `telemetry.logs` exports it"
+                .to_owned(),
+        );
     }
     if config.outbound.otherwise == Otherwise::Passthrough && unwritten(&config.outbound.reason) {
         say(

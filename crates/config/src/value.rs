@@ -82,6 +82,8 @@ text_values! {
     IdPattern(SpiffeIdPattern) "spiffe-id-pattern" |text| SpiffeIdPattern::parse(text).map_err(|e| e.to_string());
     /// A trust domain such as `prod.example`.
     Domain(TrustDomain) "trust-domain" parse_trust_domain;
+    /// An OTLP endpoint: `https://host:port`, `http://host:port` or `unix:///path`.
+    Collector(CollectorAddress) "collector-url" CollectorAddress::parse;
     /// A Workload API endpoint: `unix:///path` or `tcp://127.0.0.1:PORT` (loopback only: it carries private keys).
     Endpoint(EndpointSocket) "endpoint-socket" EndpointSocket::parse;
 }
@@ -105,7 +107,7 @@ impl fmt::Display for Span {
 macro_rules! display_inner { ($($name:ident)*) => { $(impl fmt::Display for $name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
 })* } }
-display_inner! { DnsName Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
+display_inner! { Collector DnsName Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a duration; write for example 500ms, 30s, 5m or 1h30m");
@@ -230,6 +232,78 @@ impl fmt::Display for HostAndPort {
     }
 }
 
+/// How a collector is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Plaintext TCP.
+    Http,
+    /// TLS.
+    Https,
+    /// A Unix socket on this host.
+    Unix,
+}
+
+/// Where a collector listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CollectorAddress {
+    /// How it is reached.
+    pub scheme: Scheme,
+    /// DNS name or IP address; for a Unix socket its path.
+    pub host: String,
+    /// TCP port; none if the protocol's own is meant.
+    pub port: Option<u16>,
+    /// Path of the URL, without a final slash; empty for none.
+    pub path: String,
+}
+
+impl CollectorAddress {
+    fn parse(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is not an OTLP endpoint; write for example https://collector.example:4317 or unix:///run/otel.sock");
+        let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
+        let scheme = match scheme {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            "unix" if rest.starts_with('/') && rest.len() < 108 => {
+                return Ok(Self { scheme: Scheme::Unix, host: rest.to_owned(), port: None, path: String::new() });
+            }
+            _ => return Err(bad()),
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err("an OTLP endpoint holds no user and password; use `headers`".to_owned());
+        }
+        // What follows the host may be its port; an IPv6 address has colons of its own.
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+        let with_port = if has_port { authority.to_owned() } else { format!("{authority}:1") };
+        let HostAndPort { host, port } = HostAndPort::parse(&with_port).map_err(|_| bad())?;
+        if path.contains(['?', '#', ' ']) || path.chars().any(char::is_control) {
+            return Err(bad());
+        }
+        Ok(Self { scheme, host, port: has_port.then_some(port), path: path.trim_end_matches('/').to_owned() })
+    }
+
+    /// Whether what is sent there stays on this host.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.scheme == Scheme::Unix
+            || self.host == "localhost"
+            || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    }
+}
+
+impl fmt::Display for CollectorAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Unix => return write!(f, "unix://{}", self.host),
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        write!(f, "{scheme}://{host}{port}{}", self.path)
+    }
+}
+
 /// Where a Workload API is served.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum EndpointSocket {
@@ -300,6 +374,25 @@ mod tests {
         assert!(Endpoint::parse("tcp://127.0.0.1:8081").is_ok());
         for bad in ["tcp://10.0.0.1:8081", "unix://x.sock", "http://127.0.0.1:1", "tcp://localhost:1", "tcp://127.0.0.1:0"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn collectors_are_urls() {
+        for (text, local) in [
+            ("http://127.0.0.1:4317", true),
+            ("http://localhost:4318/base", true),
+            ("https://[fd00::7]:4317", false),
+            ("https://otel.example", false),
+            ("https://[::1]", true),
+            ("unix:///run/otel.sock", true),
+        ] {
+            let parsed = Collector::parse(text).unwrap();
+            assert_eq!((parsed.to_string().as_str(), parsed.get().is_local()), (text, local));
+        }
+        assert_eq!(Collector::parse("http://a:1/b/").unwrap().get().path, "/b");
+        for bad in ["", "a:4317", "ftp://a:1", "http://", "http://a:0", "http://u:p@a:1", "unix://x", "https://a b:1", "http://a:1/x?y"] {
+            assert!(Collector::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -2,14 +2,17 @@
 //! leaves behind, and the closed list of [`Reason`]s why a connection ended.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod event;
 mod printable;
 mod reason;
 mod record;
+mod secret;
 mod spiffe_id;
 
-pub use printable::printable;
-pub use reason::{Reason, Side};
-pub use record::{ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, Stages, Transport};
+pub use printable::{printable, rfc3339};
+pub use reason::{Reason, Side, Stage};
+pub use record::{CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, Lap, SpanId, Stages, Transport};
+pub use secret::Secret;
 pub use spiffe_id::{PatternError, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};
 
 /// Organization name in the certificates of the embedded authority, by which a production profile knows and refuses it.

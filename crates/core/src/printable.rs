@@ -3,8 +3,29 @@
 /// Longer than any honest message.
 const MOST: usize = 512;
 
+/// A time in seconds since the epoch as RFC 3339; none for one that no clock will ever show, for certificates may name
+/// any.
+#[must_use]
+pub fn rfc3339(seconds: i64) -> Option<String> {
+    const END_OF_9999: u64 = 253_402_300_799;
+    let seconds = u64::try_from(seconds).ok().filter(|s| *s <= END_OF_9999)?;
+    Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string())
+}
+
 /// `text` without control characters and bounded: a peer must not write lines, move cursors or fill disks.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(MOST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_is_none_is_no_panic() {
+        assert_eq!([i64::MIN, -1, 253_402_300_800, i64::MAX].map(rfc3339), [const { None }; 4]);
+        assert_eq!(rfc3339(253_402_300_799).as_deref(), Some("9999-12-31T23:59:59Z"));
+        assert_eq!(rfc3339(0).as_deref(), Some("1970-01-01T00:00:00Z"));
+    }
 }

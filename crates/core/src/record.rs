@@ -3,11 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use crate::Reason;
+use crate::{Reason, Side};
 
 /// 16 random bytes that name a connection; also its trace ID where no parent context came.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,14 +17,37 @@ impl ConnectionId {
     /// A new random ID. Never all zero, which is no valid trace ID.
     #[must_use]
     pub fn random() -> Self {
-        let mut bytes = [0; 16];
-        // aws-lc's generator lives in user space and can only fail where the system has no entropy;
-        // an ID is no secret, so a fixed one is better than an end of service.
-        if aws_lc_rs::rand::fill(&mut bytes).is_err() || bytes == [0; 16] {
-            bytes[15] = 1;
-        }
-        Self(bytes)
+        Self(random())
     }
+
+    /// The bytes: a trace ID as W3C Trace Context has it.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 16] {
+        self.0
+    }
+}
+
+/// The span ID of a connection's root span. Each end of a connection has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SpanId(pub [u8; 8]);
+
+impl SpanId {
+    /// A new random ID. Never all zero, which is no valid span ID.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(random())
+    }
+}
+
+/// Random bytes, never all zero.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // aws-lc's generator lives in user space and can only fail where the system has no entropy;
+    // an ID is no secret, so a fixed one is better than an end of service.
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() || bytes == [0; N] {
+        bytes[N - 1] = 1;
+    }
+    bytes
 }
 
 impl fmt::Display for ConnectionId {
@@ -94,10 +117,46 @@ pub struct HandshakeFacts {
     pub sni: Option<String>,
     /// Whether a session was resumed.
     pub resumed: bool,
-    /// Serial number of the peer's certificate, hexadecimal.
-    pub peer_serial: String,
-    /// When the peer's certificate expires, seconds since the epoch.
-    pub peer_not_after: i64,
+}
+
+/// What names a certificate without showing it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateFacts {
+    /// Serial number, hexadecimal.
+    pub serial: String,
+    /// SHA-256 digest of its DER.
+    #[serde(serialize_with = "hex")]
+    pub sha256: [u8; 32],
+    /// Seconds since the epoch.
+    pub not_before: i64,
+    /// Seconds since the epoch.
+    pub not_after: i64,
+}
+
+impl CertificateFacts {
+    /// The facts of the certificate `der`.
+    #[must_use]
+    pub fn new(der: &[u8], serial: String, not_before: i64, not_after: i64) -> Self {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref());
+        Self { serial, sha256, not_before, not_after }
+    }
+
+    /// The digest in upper-case hexadecimal, as OpenTelemetry's `tls.*.hash.sha256` wants it.
+    #[must_use]
+    pub fn sha256_hex(&self) -> String {
+        upper_hex(&self.sha256)
+    }
+}
+
+fn upper_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+fn hex<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&upper_hex(bytes))
 }
 
 /// What policy said.
@@ -110,27 +169,55 @@ pub struct Decision {
     pub rule: Arc<str>,
 }
 
-/// How long each stage took, in microseconds. A stage that was not reached has none.
+/// When a stage began and how long it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lap {
+    /// Its beginning.
+    pub start: Instant,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Lap {
+    /// From `start` until now.
+    #[must_use]
+    pub fn since(start: Instant) -> Self {
+        Self { start, took: start.elapsed() }
+    }
+}
+
+impl Serialize for Lap {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        micros(&self.took, serializer)
+    }
+}
+
+fn micros<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// How long each stage took; written in microseconds. A stage that was not reached has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stages {
     /// Waiting for the first bytes on a permissive port.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detect: Option<u64>,
+    pub detect: Option<Lap>,
     /// The TLS handshake, verification included.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub handshake: Option<u64>,
+    pub handshake: Option<Lap>,
     /// Verification of the peer's chain, a part of the handshake.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub verify: Option<u64>,
+    pub verify: Option<Lap>,
     /// The policy decision.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub authorize: Option<u64>,
+    pub authorize: Option<Lap>,
     /// TCP connect to the destination.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dial: Option<u64>,
+    pub dial: Option<Lap>,
     /// From accept to close.
-    pub total: u64,
+    #[serde(serialize_with = "micros")]
+    pub total: Duration,
 }
 
 /// The one record that every connection ends in.
@@ -139,9 +226,15 @@ pub struct Stages {
 pub struct ConnectionRecord {
     /// Its name.
     pub connection_id: ConnectionId,
-    /// When it was accepted.
+    /// The span ID of its root span.
+    #[serde(skip)]
+    pub span_id: SpanId,
+    /// When it was accepted, by the clock on the wall.
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
+    /// The same moment by the clock that the stages are measured with.
+    #[serde(skip)]
+    pub accepted: Instant,
     /// Which way it went.
     pub direction: Direction,
     /// Who connected to us.
@@ -158,19 +251,25 @@ pub struct ConnectionRecord {
     /// Our SPIFFE ID in this connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_id: Option<Arc<str>>,
+    /// Our certificate in this connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_certificate: Option<Arc<CertificateFacts>>,
     /// The peer's SPIFFE ID, verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_id: Option<Arc<str>>,
     /// What a peer that could not be verified claimed to be. Never to be trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claimed_id: Option<String>,
+    /// The certificate that the peer presented, whether it was accepted or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_certificate: Option<Arc<CertificateFacts>>,
     /// What the handshake found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<HandshakeFacts>,
     /// What policy said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
-    /// Durations, µs.
+    /// How long each stage took.
     pub stages: Stages,
     /// Application bytes from downstream to upstream.
     pub bytes_up: u64,
@@ -191,15 +290,19 @@ impl ConnectionRecord {
     pub fn new(direction: Direction, downstream: SocketAddr) -> Self {
         Self {
             connection_id: ConnectionId::random(),
+            span_id: SpanId::random(),
             time: SystemTime::now(),
+            accepted: Instant::now(),
             direction,
             downstream,
             original_destination: None,
             destination: None,
             transport: None,
             local_id: None,
+            local_certificate: None,
             peer_id: None,
             claimed_id: None,
+            peer_certificate: None,
             tls: None,
             decision: None,
             stages: Stages::default(),
@@ -209,6 +312,12 @@ impl ConnectionRecord {
             reason: Reason::Cancelled,
             detail: None,
         }
+    }
+
+    /// Whether nothing went wrong: it ended in order, or as one of its ends wanted.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.reason.side() == Side::Normal
     }
 }
 

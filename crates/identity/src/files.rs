@@ -9,11 +9,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sidegate_config::FileWatch;
 use sidegate_config::schema::Files;
-use sidegate_core::TrustDomain;
+use sidegate_core::{TrustDomain, event};
 use tokio::sync::watch;
 use zeroize::Zeroize;
 
-use crate::manager::{Rules, SourceState};
+use crate::manager::{Effect, Rules, SourceState};
 use crate::material::{Bundle, Material, MaterialError, Svid};
 
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +32,14 @@ enum FilesError {
 pub(crate) async fn run(files: Files, rules: Rules, sender: watch::Sender<SourceState>) {
     let (mut watch, unwatched) = FileWatch::new(paths(&files));
     if let Some(why) = unwatched {
-        tracing::warn!("{why}");
+        tracing::warn!(event = event::FILES_UNWATCHED, "{why}");
     }
     loop {
         // What is in use already is no rotation: to look every few seconds publishes nothing.
         match contents(&files).and_then(|contents| material(&files, &contents, &rules)) {
             Ok(material) => SourceState::publish(&sender, Arc::new(material)),
-            Err(error) => SourceState::trouble(&sender, error.to_string(), false),
+            Err(error @ FilesError::Read(..)) => SourceState::trouble(&sender, error.to_string(), Effect::Keep),
+            Err(error) => SourceState::trouble(&sender, error.to_string(), Effect::Refuse),
         }
         watch.changed().await;
     }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::material::{Material, unix_now};
 use crate::{files, workload_api};
+use sidegate_core::event;
 
 /// How one source is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct IdentityState {
     pub sources: Vec<SourceStatus>,
     /// How often material was replaced by other material.
     pub rotations: u64,
+    /// How often what a source offered could not be used.
+    pub refused: u64,
 }
 
 /// What a source publishes.
@@ -37,6 +40,18 @@ pub struct IdentityState {
 pub(crate) struct SourceState {
     pub(crate) material: Option<Arc<Material>>,
     pub(crate) status: SourceStatus,
+    pub(crate) refused: u64,
+}
+
+/// What trouble with a source does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing: it does not answer, and its last good material stays.
+    Keep,
+    /// What it offered is of no use; its last good material stays.
+    Refuse,
+    /// Its material is not used any more.
+    Withdraw,
 }
 
 /// What every source needs to know.
@@ -85,7 +100,7 @@ impl Identity {
                 schema::Source { workload_api, .. } => format!("workload API {}", endpoint(workload_api.as_ref())?),
             };
             let status = SourceStatus { name, healthy: false, message: "starting".to_owned() };
-            let (sender, receiver) = watch::channel(SourceState { material: None, status });
+            let (sender, receiver) = watch::channel(SourceState { material: None, status, refused: 0 });
             match source {
                 schema::Source { files: Some(files), .. } => tasks.spawn(files::run(files.clone(), rules.clone(), sender)),
                 schema::Source { workload_api, .. } => {
@@ -128,11 +143,12 @@ async fn merge(mut sources: Vec<watch::Receiver<SourceState>>, sender: watch::Se
             rotations += 1;
         }
         if before.is_some() && material.is_none() {
-            tracing::error!("no valid X.509-SVID any more; new connections are refused until there is one");
+            tracing::error!(event = event::IDENTITY_LOST, "no valid X.509-SVID any more; new connections are refused until there is one");
         }
         let remaining = material.as_ref().map(|m| m.svid.remaining(now));
-        let sources_status = states.into_iter().map(|s| s.status).collect();
-        sender.send_replace(Arc::new(IdentityState { material, sources: sources_status, rotations }));
+        let refused = states.iter().map(|s| s.refused).sum();
+        let status = states.into_iter().map(|s| s.status).collect();
+        sender.send_replace(Arc::new(IdentityState { material, sources: status, rotations, refused }));
         // One second more, since `not_after` is inclusive.
         let expiry = async {
             match remaining {
@@ -173,7 +189,7 @@ impl SourceState {
         let message = format!("serves {}", material.svid.id);
         if same {
             if !was_healthy {
-                tracing::info!(source = %sender.borrow().status.name, "it answers again, with what is in use already");
+                tracing::info!(event = event::SOURCE_RECOVERED, source = %sender.borrow().status.name, "it answers again, with what is in use already");
                 sender.send_modify(|state| {
                     state.status.healthy = true;
                     state.status.message = message;
@@ -182,11 +198,11 @@ impl SourceState {
             return;
         }
         for left_out in &material.left_out {
-            tracing::warn!("a CA certificate is left out: {left_out}");
+            tracing::warn!(event = event::IDENTITY_CA_LEFT_OUT, "a CA certificate is left out: {left_out}");
         }
         let svid = &material.svid;
         let left = svid.remaining(unix_now()).as_secs();
-        tracing::info!(spiffe_id = %svid.id, serial = %svid.serial, expires_in_s = left, bundles = material.bundles.len(), "SVID received");
+        tracing::info!(event = event::IDENTITY_RECEIVED, spiffe_id = %svid.id, serial = %svid.serial, expires_in_s = left, bundles = material.bundles.len(), "SVID received");
         sender.send_modify(|state| {
             state.material = Some(material);
             state.status.healthy = true;
@@ -194,8 +210,9 @@ impl SourceState {
         });
     }
 
-    /// Publishes trouble; the last good material stays unless it is withdrawn.
-    pub(crate) fn trouble(sender: &watch::Sender<Self>, message: String, withdraw: bool) {
+    /// Publishes trouble.
+    pub(crate) fn trouble(sender: &watch::Sender<Self>, message: String, effect: Effect) {
+        let withdraw = effect == Effect::Withdraw;
         let repeated = {
             let state = sender.borrow();
             state.status.message == message && !(withdraw && state.material.is_some())
@@ -203,11 +220,12 @@ impl SourceState {
         if repeated {
             return;
         }
-        tracing::warn!(source = %sender.borrow().status.name, withdrawn = withdraw, "{message}");
+        tracing::warn!(event = event::SOURCE_TROUBLE, source = %sender.borrow().status.name, withdrawn = withdraw, "{message}");
         sender.send_modify(|state| {
             if withdraw {
                 state.material = None;
             }
+            state.refused += u64::from(effect == Effect::Refuse);
             state.status.healthy = false;
             state.status.message = message;
         });

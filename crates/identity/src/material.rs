@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use sidegate_core::{SpiffeId, TrustDomain, parse_canonical};
+use sidegate_core::{CertificateFacts, SpiffeId, TrustDomain, parse_canonical};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::names::{foreign_signing_name, uri_names};
@@ -125,6 +125,13 @@ impl Svid {
             Err(_) => return Err(MaterialError::KeyMismatch(id)),
         }
         Ok(Self { id, certified_key, not_before, not_after, serial })
+    }
+
+    /// What names its certificate.
+    #[must_use]
+    pub fn facts(&self) -> CertificateFacts {
+        let leaf = self.certified_key.cert.first().map_or(&[][..], |leaf| leaf);
+        CertificateFacts::new(leaf, self.serial.clone(), self.not_before, self.not_after)
     }
 
     /// Whether it is valid at `now`, seconds since the epoch.

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
 use tonic::transport::{Channel, Uri};
 
-use crate::manager::{Rules, SourceState};
+use crate::manager::{Effect, Rules, SourceState};
 use crate::material::{Bundle, Material, MaterialError, Svid, unix_now};
 
 /// An agent answers from memory; one that takes longer hangs.
@@ -34,6 +34,8 @@ const BACKOFF_MOST_AT_START: Duration = Duration::from_secs(2);
 enum Trouble {
     /// Try again; the material stays.
     Retry(String),
+    /// What it offers is of no use: try again; the material stays.
+    Unusable(String),
     /// Try again; the material goes after the grace.
     Denied(String),
     /// Asking again can't help.
@@ -57,14 +59,17 @@ pub(crate) async fn run(endpoint: Endpoint, rules: Rules, sender: watch::Sender<
             }
         }
         match trouble {
-            Trouble::Retry(message) => SourceState::trouble(&sender, message, false),
+            Trouble::Retry(message) => SourceState::trouble(&sender, message, Effect::Keep),
+            Trouble::Unusable(message) => {
+                SourceState::trouble(&sender, format!("its message can't be used: {message}"), Effect::Refuse);
+            }
             Trouble::Denied(message) => {
                 let since = *denied_since.get_or_insert_with(Instant::now);
                 let over = since.elapsed() >= rules.grace;
-                SourceState::trouble(&sender, message, over);
+                SourceState::trouble(&sender, message, if over { Effect::Withdraw } else { Effect::Keep });
             }
             Trouble::Final(message) => {
-                SourceState::trouble(&sender, format!("{message}; not asked again"), false);
+                SourceState::trouble(&sender, format!("{message}; not asked again"), Effect::Keep);
                 return std::future::pending().await;
             }
         }
@@ -119,7 +124,7 @@ async fn follow(endpoint: &Endpoint, rules: &Rules, sender: &watch::Sender<Sourc
                 }
                 // The message is the full state: an identity that is not in it has been withdrawn.
                 Err(error @ MaterialError::NotOffered(_)) => return (served, Trouble::Denied(error.to_string())),
-                Err(error) => return (served, Trouble::Retry(format!("its message can't be used: {error}"))),
+                Err(error) => return (served, Trouble::Unusable(error.to_string())),
             },
             Ok(Some(Err(error))) => return (served, classify(&error)),
             Ok(None) => return (served, Trouble::Retry("it closed the stream".to_owned())),
@@ -190,7 +195,7 @@ fn classify(error: &WorkloadApiError) -> Trouble {
         }
         WorkloadApiError::Transport(TransportError::Status(status)) => Trouble::Retry(format!("{:?}: {}", status.code(), status.message())),
         WorkloadApiError::Transport(other) => Trouble::Retry(innermost(other)),
-        malformed => Trouble::Retry(format!("its message can't be used: {malformed}")),
+        malformed => Trouble::Unusable(malformed.to_string()),
     }
 }
 

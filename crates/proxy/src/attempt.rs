@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
 use sidegate_core::{ConnectionRecord, Direction, Reason};
 
@@ -35,10 +35,7 @@ impl Failure {
 /// A connection under way. Dropping it, for whatever cause, hands its record over.
 pub(crate) struct Attempt {
     record: Option<Box<ConnectionRecord>>,
-    direction: Direction,
-    downstream: SocketAddr,
     live: Arc<Live>,
-    start: Instant,
     shared: Arc<Shared>,
 }
 
@@ -46,21 +43,21 @@ impl Attempt {
     fn begin(shared: &Arc<Shared>, direction: Direction, downstream: SocketAddr) -> Self {
         let downstream = canonical(downstream);
         let record = Box::new(ConnectionRecord::new(direction, downstream));
-        let live = shared.registry.register(record.connection_id, direction);
+        let live = shared.registry.register(&record);
         shared.telemetry.metrics.open(direction).inc();
-        Self { record: Some(record), direction, downstream, live, start: Instant::now(), shared: shared.clone() }
+        Self { record: Some(record), live, shared: shared.clone() }
     }
 
     /// The record; it is there until the drop.
     fn record(&mut self) -> &mut ConnectionRecord {
-        self.record.get_or_insert_with(|| Box::new(ConnectionRecord::new(self.direction, self.downstream)))
+        self.record.get_or_insert_with(|| Box::new(ConnectionRecord::new(self.live.direction, self.live.downstream)))
     }
 }
 
 /// Runs the connection `serve` to its end, until it is cut, or until the task is dropped, and leaves one record.
 pub(crate) async fn attempt<F>(shared: Arc<Shared>, direction: Direction, downstream: SocketAddr, serve: F)
 where
-    F: AsyncFnOnce(&Shared, &mut ConnectionRecord) -> Result<(), Failure>,
+    F: AsyncFnOnce(&Shared, &mut ConnectionRecord, &Live) -> Result<(), Failure>,
 {
     // Registration comes first, so that no connection slips between a look at the limit and its entry.
     let mut attempt = Attempt::begin(&shared, direction, downstream);
@@ -72,7 +69,7 @@ where
         tokio::select! {
             biased;
             reason = live.cut_for() => Err(Failure::new(reason)),
-            result = serve(&shared, attempt.record()) => result,
+            result = serve(&shared, attempt.record(), &live) => result,
         }
     };
     let record = attempt.record();
@@ -88,13 +85,15 @@ where
 impl Drop for Attempt {
     fn drop(&mut self) {
         self.shared.registry.remove(&self.live);
-        self.shared.telemetry.metrics.open(self.direction).dec();
+        self.shared.telemetry.metrics.open(self.live.direction).dec();
         if let Some(mut record) = self.record.take() {
             if std::thread::panicking() {
                 record.reason = Reason::Panicked;
             }
-            record.stages.total = micros_since(self.start);
-            self.shared.telemetry.record(record);
+            record.stages.total = record.accepted.elapsed();
+            record.bytes_up = self.live.bytes_up.load(Ordering::Relaxed);
+            record.bytes_down = self.live.bytes_down.load(Ordering::Relaxed);
+            self.shared.telemetry.record(*record);
         }
     }
 }
@@ -102,10 +101,6 @@ impl Drop for Attempt {
 /// An IPv4 peer of a dual-stack socket as IPv4.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-pub(crate) fn micros_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -116,15 +111,24 @@ mod tests {
     use sidegate_config::schema::LogFormat;
 
     fn shared() -> Arc<Shared> {
-        let (telemetry, _) = sidegate_telemetry::Telemetry::start(LogFormat::Off).unwrap();
-        Shared::new(Settings::new(&Config::default()), Arc::new(telemetry))
+        let config = Config::default();
+        let options = sidegate_telemetry::Options {
+            access_log: LogFormat::Off,
+            config: &config.telemetry,
+            mark: None,
+            tls: Box::new(|_| Arc::new(|| Err(String::new()))),
+            events: None,
+            fold: sidegate_telemetry::Fold::default(),
+        };
+        let (telemetry, _) = sidegate_telemetry::Telemetry::start(options).unwrap();
+        Shared::new(Settings::new(&config), Arc::new(telemetry))
     }
 
     const FROM: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
 
     /// One record with `reason`, and nothing left in the registry.
     fn expect(shared: &Shared, reason: Reason) {
-        let scrape = shared.telemetry.metrics.scrape().unwrap();
+        let scrape = shared.telemetry.scrape();
         let ended: Vec<&str> = scrape.lines().filter(|l| l.starts_with("sidegate_connections_total{")).collect();
         assert_eq!(ended, [format!("sidegate_connections_total{{direction=\"inbound\",reason=\"{}\"}} 1", reason.label())]);
         assert_eq!(shared.registry.open(), 0);
@@ -133,14 +137,14 @@ mod tests {
     #[tokio::test]
     async fn an_end_in_order_is_one_record() {
         let shared = shared();
-        attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _| Ok(())).await;
+        attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| Ok(())).await;
         expect(&shared, Reason::Closed);
     }
 
     #[tokio::test]
     async fn a_panic_is_one_record_and_costs_only_its_connection() {
         let shared = shared();
-        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _| panic!("a defect")));
+        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| panic!("a defect")));
         assert!(task.await.unwrap_err().is_panic());
         expect(&shared, Reason::Panicked);
     }
@@ -148,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_task_is_one_record() {
         let shared = shared();
-        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _| std::future::pending().await));
+        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| std::future::pending().await));
         tokio::task::yield_now().await;
         task.abort();
         let _ = task.await;
@@ -158,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn a_cut_is_one_record_with_the_first_reason() {
         let shared = shared();
-        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _| std::future::pending().await));
+        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| std::future::pending().await));
         tokio::task::yield_now().await;
         shared.registry.cut_all(Reason::Drained);
         shared.registry.cut_all(Reason::Cancelled);

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use sidegate_core::{ConnectionRecord, Decision, Reason};
+use sidegate_core::{ConnectionRecord, Decision, Lap, Reason};
 use sidegate_policy::{Query, Verdict};
 use sidegate_tls::Session;
 
-use crate::attempt::{Failure, micros_since};
+use crate::attempt::Failure;
 use crate::settings::Destination;
 use crate::snapshot::{Snapshot, Tls};
 
@@ -22,7 +22,7 @@ pub(crate) fn authorize_client(
     let start = Instant::now();
     let query = Query { peer: Some(&session.peer.id), peer_address: from, destination: to, sni: session.facts.sni.as_deref() };
     let verdict = snapshot.policy.decide(&query);
-    record.stages.authorize = Some(micros_since(start));
+    record.stages.authorize = Some(Lap::since(start));
     settle(verdict, record)
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn authorize_server(
 ) -> Result<(), Failure> {
     let start = Instant::now();
     let allowed = destination.expects(&session.peer.id, &tls.trust_domain);
-    record.stages.authorize = Some(micros_since(start));
+    record.stages.authorize = Some(Lap::since(start));
     record.decision = Some(Decision { allowed, rule: destination.rule.clone() });
     if allowed {
         return Ok(());

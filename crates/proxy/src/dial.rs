@@ -4,17 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use sidegate_core::Reason;
+use sidegate_core::{Lap, Reason};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::attempt::{Failure, micros_since};
+use crate::attempt::Failure;
 use crate::settings::Settings;
 use crate::socket::{self, Facing};
 
-/// Connects to `to`; the socket comes prepared. Also yields how long it took, µs.
-pub(crate) async fn dial(to: SocketAddr, facing: Facing, settings: &Settings) -> Result<(TcpStream, u64), Failure> {
+/// Connects to `to`; the socket comes prepared.
+pub(crate) async fn dial(to: SocketAddr, facing: Facing, settings: &Settings) -> Result<(TcpStream, Lap), Failure> {
     let start = Instant::now();
     let local = |e: io::Error| Failure::with(Reason::DialFailed, format!("{to}: {e}"));
     let tcp = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(local)?;
@@ -31,7 +31,7 @@ pub(crate) async fn dial(to: SocketAddr, facing: Facing, settings: &Settings) ->
         Err(_) => return Err(Failure::with(Reason::DialTimeout, format!("{to} did not answer within {deadline:?}"))),
     };
     socket::prepare(&stream, facing, &settings.timeouts).map_err(local)?;
-    Ok((stream, micros_since(start)))
+    Ok((stream, Lap::since(start)))
 }
 
 fn refused(to: SocketAddr, error: &io::Error) -> Failure {

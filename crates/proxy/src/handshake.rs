@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use sidegate_core::{ConnectionRecord, Reason, Transport};
+use sidegate_core::{ConnectionRecord, Lap, Reason, Transport};
 use sidegate_tls::{HandshakeFailure, Session};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::attempt::{Failure, micros_since};
+use crate::attempt::Failure;
 use crate::limits::Place;
 use crate::shared::Shared;
 use crate::socket;
@@ -23,13 +23,14 @@ pub(crate) async fn shake_hands(
     let start = Instant::now();
     let deadline = shared.settings.timeouts.handshake.duration();
     let result = timeout(deadline, handshake).await;
-    record.stages.handshake = Some(micros_since(start));
+    record.stages.handshake = Some(Lap::since(start));
     drop(place);
     match result {
         Ok(Ok(session)) => {
             record.transport = Some(Transport::Mtls);
             record.peer_id = Some(session.peer.text.clone());
-            record.stages.verify = session.verify;
+            record.stages.verify = Some(session.verify);
+            record.peer_certificate = Some(session.peer.certificate.clone());
             record.tls = Some(session.facts.clone());
             Ok(session)
         }
@@ -38,6 +39,7 @@ pub(crate) async fn shake_hands(
                 socket::farewell(tcp).await;
             }
             record.claimed_id = failure.claimed_id;
+            record.peer_certificate = failure.certificate;
             record.stages.verify = failure.verify;
             Err(Failure::with(failure.reason, failure.detail))
         }

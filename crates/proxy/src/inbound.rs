@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sidegate_config::schema::Mode;
-use sidegate_core::{ConnectionRecord, Direction, Reason, Transport};
+use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, event};
 use sidegate_tls::Session;
 use tokio::net::TcpStream;
 
-use crate::attempt::{Failure, attempt, micros_since};
+use crate::attempt::{Failure, attempt};
 use crate::authorize::{authorize_client, authorize_plaintext};
 use crate::detect::{Detected, detect};
 use crate::dial::dial;
 use crate::handshake::shake_hands;
 use crate::limits::{Place, Wait};
 use crate::original_destination::{is_local, original_destination};
+use crate::registry::Live;
 use crate::relay::{End, relay};
 use crate::settings::Port;
 use crate::shared::Shared;
@@ -34,10 +35,10 @@ pub(crate) enum Route {
 
 /// Serves one connection to its end.
 pub(crate) async fn inbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
-    attempt(shared, Direction::Inbound, from, async |shared, record| serve(shared, record, tcp, route).await).await;
+    attempt(shared, Direction::Inbound, from, async |shared, record, live| serve(shared, record, live, tcp, route).await).await;
 }
 
-async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, route: Route) -> Result<(), Failure> {
+async fn serve(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp: TcpStream, route: Route) -> Result<(), Failure> {
     let settings = &*shared.settings;
     socket::prepare(&tcp, Facing::Mesh, &settings.timeouts).map_err(Failure::system)?;
     let to = match route {
@@ -45,6 +46,7 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
         Route::Redirected => own_address(shared, &tcp)?,
     };
     record.original_destination = Some(to);
+    live.heads_for(to);
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
     let from = record.downstream.ip();
@@ -56,14 +58,14 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
             authorize_client(&snapshot, &session, from, to, record)?;
             let (app, took) = dial(to, Facing::Workload, settings).await?;
             record.stages.dial = Some(took);
-            relay_mtls(shared, session, tcp, app, record).await
+            relay_mtls(shared, session, tcp, app, record, live).await
         }
-        Mode::Permissive => permissive(shared, index, tcp, to, record).await,
+        Mode::Permissive => permissive(shared, index, tcp, to, record, live).await,
         Mode::Plaintext => {
             authorize_plaintext(&snapshot, from, to, "mode plaintext", record)?;
             let (app, took) = dial(to, Facing::Workload, settings).await?;
             record.stages.dial = Some(took);
-            plaintext(shared, port, tcp, app, Vec::new(), record).await
+            plaintext(shared, port, tcp, app, Vec::new(), record, live).await
         }
     }
 }
@@ -91,11 +93,19 @@ async fn handshake(
 ) -> Result<Session, Failure> {
     let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
     record.local_id = Some(tls.local_id.clone());
+    record.local_certificate = Some(tls.local_certificate.clone());
     shake_hands(shared, tcp, record, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
 }
 
 /// A port where clients without a sidecar may still come. The application is dialled first, for it may speak first.
-async fn permissive(shared: &Shared, index: usize, tcp: TcpStream, to: SocketAddr, record: &mut ConnectionRecord) -> Result<(), Failure> {
+async fn permissive(
+    shared: &Shared,
+    index: usize,
+    tcp: TcpStream,
+    to: SocketAddr,
+    record: &mut ConnectionRecord,
+    live: &Live,
+) -> Result<(), Failure> {
     let settings = &*shared.settings;
     let port = &settings.ports[index];
     let place = Place::take(shared, Wait::Detection)?;
@@ -103,7 +113,7 @@ async fn permissive(shared: &Shared, index: usize, tcp: TcpStream, to: SocketAdd
     record.stages.dial = Some(took);
     let start = Instant::now();
     let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
-    record.stages.detect = Some(micros_since(start));
+    record.stages.detect = Some(Lap::since(start));
     drop(place);
     // The wait may have been long: what counts is what holds now.
     let snapshot = &shared.snapshot.load_full();
@@ -113,11 +123,11 @@ async fn permissive(shared: &Shared, index: usize, tcp: TcpStream, to: SocketAdd
         Detected::Tls(first) => {
             let session = handshake(shared, snapshot, index, &tcp, &first, record).await?;
             authorize_client(snapshot, &session, from, to, record)?;
-            relay_mtls(shared, session, tcp, app, record).await
+            relay_mtls(shared, session, tcp, app, record, live).await
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, from, to, "mode permissive", record)?;
-            plaintext(shared, port, tcp, app, first, record).await
+            plaintext(shared, port, tcp, app, first, record, live).await
         }
     }
 }
@@ -127,10 +137,12 @@ async fn relay_mtls(
     session: Session,
     tcp: TcpStream,
     app: TcpStream,
-    record: &mut ConnectionRecord,
+    record: &ConnectionRecord,
+    live: &Live,
 ) -> Result<(), Failure> {
+    live.admit(record);
     let downstream = End { tcp, wire: Wire::Tls(Box::new(session)) };
-    relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, record).await
+    relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, live).await
 }
 
 async fn plaintext(
@@ -140,9 +152,18 @@ async fn plaintext(
     app: TcpStream,
     first: Vec<u8>,
     record: &mut ConnectionRecord,
+    live: &Live,
 ) -> Result<(), Failure> {
     record.transport = Some(Transport::Plaintext);
-    shared.warn_plaintext(format_args!("plaintext connection from {} to port range {} ({:?})", record.downstream, port.range, port.mode));
+    live.admit(record);
+    tracing::warn!(
+        event = event::CONNECTION_PLAINTEXT,
+        connection_id = %record.connection_id,
+        "plaintext connection from {} to port range {} ({:?})",
+        record.downstream,
+        port.range,
+        port.mode
+    );
     let downstream = End { tcp, wire: Wire::Plain(Plain::starting_with(first)) };
-    relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, record).await
+    relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, live).await
 }

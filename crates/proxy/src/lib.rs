@@ -28,7 +28,7 @@ mod workers;
 pub use limits::raise_descriptor_limit;
 pub use listener::{BindError, Listeners};
 pub use publisher::{PolicySource, Publisher};
-pub use registry::{Live, Registry};
+pub use registry::{Admission, Live, Registry};
 pub use settings::Settings;
 pub use shared::{Phase, Shared};
 pub use snapshot::{Readiness, Snapshot};

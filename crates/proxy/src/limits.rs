@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use sidegate_core::{Direction, Reason};
+use sidegate_core::{Direction, Reason, event};
 
 use crate::attempt::Failure;
 use crate::settings::Settings;
@@ -40,6 +40,17 @@ pub(crate) enum Wait {
     Detection,
 }
 
+impl Wait {
+    /// Of which direction's handshake it is, if it is one.
+    fn handshake(self) -> Option<Direction> {
+        match self {
+            Self::InboundHandshake => Some(Direction::Inbound),
+            Self::OutboundHandshake => Some(Direction::Outbound),
+            Self::Detection => None,
+        }
+    }
+}
+
 impl From<Direction> for Wait {
     fn from(direction: Direction) -> Self {
         match direction {
@@ -57,6 +68,7 @@ impl Limits {
         let wanted = usize::try_from(settings.limits.connections).unwrap_or(usize::MAX);
         if wanted > possible {
             tracing::info!(
+                event = event::LIMIT_LOWERED,
                 "limits.connections is {wanted}, but {descriptors} descriptors are enough for {possible} in each direction only"
             );
         }
@@ -77,8 +89,8 @@ impl<'a> Place<'a> {
         limits.taken[wait as usize]
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, free)
             .map_err(|_| Failure::new(Reason::HandshakeLimit))?;
-        if wait != Wait::Detection {
-            shared.telemetry.metrics.handshakes_in_flight.inc();
+        if let Some(direction) = wait.handshake() {
+            shared.telemetry.metrics.handshakes_in_flight(direction).inc();
         }
         Ok(Self { shared, wait })
     }
@@ -87,8 +99,8 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.shared.limits.taken[self.wait as usize].fetch_sub(1, Ordering::Relaxed);
-        if self.wait != Wait::Detection {
-            self.shared.telemetry.metrics.handshakes_in_flight.dec();
+        if let Some(direction) = self.wait.handshake() {
+            self.shared.telemetry.metrics.handshakes_in_flight(direction).dec();
         }
     }
 }

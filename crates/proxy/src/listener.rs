@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidegate_config::schema::Config;
-use sidegate_core::Direction;
+use sidegate_core::{Direction, event};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -58,7 +58,7 @@ impl Listeners {
                 Ok(listener) => all.push((listener, kind)),
                 // A kernel without IPv6 has nothing to capture there.
                 Err(error) if optional && matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
-                    tracing::info!("no IPv6 here: {address} is not listened on");
+                    tracing::info!(event = event::NO_IPV6, "no IPv6 here: {address} is not listened on");
                 }
                 Err(error) => return Err(BindError { what, address, error }),
             }
@@ -155,7 +155,7 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>, tasks: T
             Err(error) => {
                 shared.telemetry.metrics.accept_errors(direction).inc();
                 if pause == PAUSE_FIRST {
-                    tracing::error!("accept on {:?} failed, trying again: {error}", listener.local_addr());
+                    tracing::error!(event = event::ACCEPT_FAILED, "accept on {:?} failed, trying again: {error}", listener.local_addr());
                 }
                 // The descriptor table does not empty itself by our asking: a busy loop would only take the CPU from
                 // the connections that could end.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sidegate_config::schema::Otherwise;
 use sidegate_config::value::HostAndPort;
-use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport};
+use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport, event};
 use sidegate_tls::ServerName;
 use tokio::net::TcpStream;
 
@@ -14,6 +14,7 @@ use crate::authorize::authorize_server;
 use crate::dial::dial;
 use crate::handshake::shake_hands;
 use crate::original_destination::original_destination;
+use crate::registry::Live;
 use crate::relay::{End, relay};
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -32,10 +33,10 @@ pub(crate) enum Route {
 
 /// Serves one connection to its end.
 pub(crate) async fn outbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
-    attempt(shared, Direction::Outbound, from, async |shared, record| serve(shared, record, tcp, route).await).await;
+    attempt(shared, Direction::Outbound, from, async |shared, record, live| serve(shared, record, live, tcp, route).await).await;
 }
 
-async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, route: Route) -> Result<(), Failure> {
+async fn serve(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp: TcpStream, route: Route) -> Result<(), Failure> {
     let settings = &*shared.settings;
     socket::prepare(&tcp, Facing::Workload, &settings.timeouts).map_err(Failure::system)?;
     let snapshot = shared.snapshot.load_full();
@@ -49,9 +50,10 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
         Route::Redirected => {
             redirected = not_ourselves(shared, &tcp)?;
             record.original_destination = Some(redirected);
+            live.heads_for(redirected);
             match settings.destination_index(redirected, &snapshot.resolved) {
                 Some(index) => (std::slice::from_ref(&redirected), index),
-                None => return not_in_mesh(shared, &snapshot, tcp, redirected, record).await,
+                None => return not_in_mesh(shared, &snapshot, tcp, redirected, record, live).await,
             }
         }
     };
@@ -59,13 +61,16 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, tcp: TcpStream, r
     record.destination = Some(destination.name.clone());
     let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
     record.local_id = Some(tls.local_id.clone());
+    record.local_certificate = Some(tls.local_certificate.clone());
     let (peer, to) = dial_one(candidates, settings, record).await?;
+    live.heads_for(to);
     // An address as name makes rustls send no server name.
     let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
     let session = shake_hands(shared, &peer, record, sidegate_tls::connect(&peer, tls.clients[index].clone(), name)).await?;
     authorize_server(destination, tls, &session, record)?;
+    live.admit(record);
     let downstream = End { tcp, wire: Wire::Plain(Plain::default()) };
-    relay(downstream, End { tcp: peer, wire: Wire::Tls(Box::new(session)) }, &settings.timeouts, record).await
+    relay(downstream, End { tcp: peer, wire: Wire::Tls(Box::new(session)) }, &settings.timeouts, live).await
 }
 
 /// The original destination, if it is not sidegate itself: to relay there would be an endless loop.
@@ -120,6 +125,7 @@ async fn not_in_mesh(
     tcp: TcpStream,
     to: SocketAddr,
     record: &mut ConnectionRecord,
+    live: &Live,
 ) -> Result<(), Failure> {
     if let Some(name) = shared.settings.unresolved(to, &snapshot.resolved) {
         let detail = format!("`{name}` has not been resolved yet, so it is not known whether {to} is in the mesh");
@@ -131,9 +137,14 @@ async fn not_in_mesh(
     }
     record.decision = Some(Decision { allowed: true, rule: "outbound.otherwise: passthrough".into() });
     record.transport = Some(Transport::Plaintext);
-    shared.warn_plaintext(format_args!("connection to {to} leaves the mesh in plaintext"));
+    live.admit(record);
+    tracing::warn!(
+        event = event::CONNECTION_PLAINTEXT,
+        connection_id = %record.connection_id,
+        "connection to {to} leaves the mesh in plaintext"
+    );
     let (peer, took) = dial(to, Facing::Mesh, &shared.settings).await?;
     record.stages.dial = Some(took);
     let end = |tcp| End { tcp, wire: Wire::Plain(Plain::default()) };
-    relay(end(tcp), end(peer), &shared.settings.timeouts, record).await
+    relay(end(tcp), end(peer), &shared.settings.timeouts, live).await
 }

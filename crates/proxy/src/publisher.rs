@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::resolver::{self, Resolved};
 use crate::shared::{Phase, Shared};
 use crate::snapshot::{Snapshot, Tls};
+use sidegate_core::event;
 
 /// Policy files, their first reading done.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ impl PolicySource {
     pub fn load(files: Vec<PathBuf>, profile: Profile) -> Result<Self, PolicyError> {
         let first = Policy::load(&files, profile)?;
         for warning in &first.warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(event = event::POLICY_WARNING, "{warning}");
         }
         Ok(Self { files, profile, first: Arc::new(first) })
     }
@@ -70,7 +71,7 @@ impl Publisher {
 async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>, shared: Arc<Shared>) {
     let (mut watch, unwatched) = FileWatch::new(&source.files);
     if let Some(why) = unwatched {
-        tracing::warn!("policy: {why}");
+        tracing::warn!(event = event::FILES_UNWATCHED, "policy: {why}");
     }
     // The first look compares with nothing, so that a change while we started is not missed.
     let mut last = None;
@@ -80,14 +81,15 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
             match now.clone().and_then(|texts| Policy::parse(&texts, source.profile).map_err(|problems| problems.to_string())) {
                 Ok(policy) => {
                     if last.is_some() {
-                        tracing::info!(rules = policy.len(), "policy reloaded");
-                        policy.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                        shared.telemetry.metrics.policy_reloads(true).inc();
+                        tracing::info!(event = event::POLICY_RELOADED, rules = policy.len(), "policy reloaded");
+                        policy.warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
                     }
                     sender.send_replace(Arc::new(policy));
                 }
                 Err(error) => {
-                    shared.telemetry.metrics.policy_failures.inc();
-                    tracing::error!("the policy was not reloaded, the last good one stays: {error}");
+                    shared.telemetry.metrics.policy_reloads(false).inc();
+                    tracing::error!(event = event::POLICY_REFUSED, "the policy was not reloaded, the last good one stays: {error}");
                 }
             }
             last = Some(now);
@@ -115,8 +117,13 @@ async fn publish(
         built = state.material.clone().zip(tls.clone());
         generation += 1;
         let metrics = &shared.telemetry.metrics;
-        metrics.svid_expiry.set(state.material.as_ref().map_or(0, |m| m.svid.not_after));
-        metrics.rotations.inc_by(state.rotations.saturating_sub(metrics.rotations.get()));
+        for (success, so_far) in [(true, state.rotations), (false, state.refused)] {
+            let counter = metrics.rotations(success);
+            counter.add(so_far.saturating_sub(counter.get()));
+        }
+        if let Some(tls) = &tls {
+            shared.telemetry.resource.identify(tls.local_id.clone());
+        }
         let serve = tls.is_some();
         shared.snapshot.store(Arc::new(Snapshot {
             generation,

@@ -1,10 +1,12 @@
 //! The live connections: how many, which, and a way to cut each.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
-use sidegate_core::{ConnectionId, Direction, Reason};
+use sidegate_core::{ConnectionId, ConnectionRecord, Direction, Reason, Transport};
 use tokio::sync::Notify;
 
 /// Workers add and remove at the same time; each shard has a lock of its own, so they hardly ever meet.
@@ -28,14 +30,48 @@ pub struct Live {
     pub id: ConnectionId,
     /// Which way it goes.
     pub direction: Direction,
+    /// Who connected to us.
+    pub downstream: SocketAddr,
+    /// When it was accepted.
+    pub since: SystemTime,
+    destination: OnceLock<SocketAddr>,
+    admission: OnceLock<Admission>,
+    /// Application bytes from downstream to upstream, so far.
+    pub bytes_up: AtomicU64,
+    /// Application bytes the other way, so far.
+    pub bytes_down: AtomicU64,
     cut: OnceLock<Reason>,
     notify: Notify,
 }
 
+/// As what a connection was let in.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// The peer's SPIFFE ID, verified; none on a plaintext connection.
+    pub peer: Option<Arc<str>>,
+    /// How the bytes travel.
+    pub transport: Option<Transport>,
+    /// The rule that let it in.
+    pub rule: Option<Arc<str>>,
+}
+
 impl Registry {
-    pub(crate) fn register(&self, id: ConnectionId, direction: Direction) -> Arc<Live> {
+    pub(crate) fn register(&self, record: &ConnectionRecord) -> Arc<Live> {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
-        let live = Arc::new(Live { key, id, direction, cut: OnceLock::new(), notify: Notify::new() });
+        let direction = record.direction;
+        let live = Arc::new(Live {
+            key,
+            id: record.connection_id,
+            direction,
+            downstream: record.downstream,
+            since: record.time,
+            destination: OnceLock::new(),
+            admission: OnceLock::new(),
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
+            cut: OnceLock::new(),
+            notify: Notify::new(),
+        });
         self.open[direction as usize].fetch_add(1, Ordering::Relaxed);
         self.shard(key).insert(key, live.clone());
         if let Some(reason) = self.cut.get() {
@@ -56,8 +92,20 @@ impl Registry {
         self.open.iter().map(|open| open.load(Ordering::Relaxed)).sum()
     }
 
+    /// All of them, the oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Live>> {
+        let mut all: Vec<Arc<Live>> = Vec::with_capacity(self.open());
+        for shard in &self.shards {
+            all.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
+        }
+        all.sort_by_key(|live| live.key);
+        all
+    }
+
     /// How many are open in one direction.
-    pub(crate) fn open_in(&self, direction: Direction) -> usize {
+    #[must_use]
+    pub fn open_in(&self, direction: Direction) -> usize {
         self.open[direction as usize].load(Ordering::Relaxed)
     }
 
@@ -77,6 +125,34 @@ impl Registry {
 }
 
 impl Live {
+    /// Where it goes, once that is known.
+    #[must_use]
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.destination.get().copied()
+    }
+
+    /// As what it was let in; none before.
+    #[must_use]
+    pub fn admission(&self) -> Option<&Admission> {
+        self.admission.get()
+    }
+
+    pub(crate) fn heads_for(&self, destination: SocketAddr) {
+        let _ = self.destination.set(destination);
+    }
+
+    /// Tells as what it is let in, by what `record` says of it.
+    pub(crate) fn admit(&self, record: &ConnectionRecord) {
+        if let Some(destination) = record.original_destination {
+            self.heads_for(destination);
+        }
+        let _ = self.admission.set(Admission {
+            peer: record.peer_id.clone(),
+            transport: record.transport,
+            rule: record.decision.as_ref().map(|d| d.rule.clone()),
+        });
+    }
+
     /// Ends the connection, for `reason`. The first reason counts.
     pub fn cut(&self, reason: Reason) {
         let _ = self.cut.set(reason);

@@ -5,17 +5,19 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use sidegate_config::schema::Timeouts;
-use sidegate_core::{ConnectionRecord, Direction, Reason};
+use sidegate_core::{Direction, Reason};
 use sidegate_tls::WireError;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::attempt::Failure;
+use crate::registry::Live;
 use crate::socket;
 use crate::wire::Wire;
 
@@ -60,16 +62,10 @@ struct Pump {
     bytes: u64,
 }
 
-/// Relays between `downstream` and `upstream`; counts the bytes in `record`.
-pub(crate) async fn relay(
-    mut downstream: End,
-    mut upstream: End,
-    timeouts: &Timeouts,
-    record: &mut ConnectionRecord,
-) -> Result<(), Failure> {
+/// Relays between `downstream` and `upstream`; `live` shows the bytes.
+pub(crate) async fn relay(mut downstream: End, mut upstream: End, timeouts: &Timeouts, live: &Live) -> Result<(), Failure> {
     let mut up = Pump { from_side: Side::Downstream, stage: Stage::Copying, bytes: 0 };
     let mut down = Pump { from_side: Side::Upstream, stage: Stage::Copying, bytes: 0 };
-    let direction = record.direction;
     let mut last = Instant::now();
     let result = {
         // A reset must be noticed also while the other side takes nothing and so nobody reads here.
@@ -94,8 +90,8 @@ pub(crate) async fn relay(
                     break;
                 }
             }
-            record.bytes_up = up.bytes;
-            record.bytes_down = down.bytes;
+            live.bytes_up.store(up.bytes, Ordering::Relaxed);
+            live.bytes_down.store(down.bytes, Ordering::Relaxed);
             match (polled_up, polled_down) {
                 (Poll::Ready(Err(one)), Poll::Ready(Err(other))) => {
                     let (side, error) = if telling(&other.1) > telling(&one.1) { other } else { one };
@@ -143,7 +139,7 @@ pub(crate) async fn relay(
                 (WireError::Reset, Wire::Tls(session)) => session.last_words(&end.tcp).unwrap_or(error),
                 _ => error,
             };
-            Err(failure(direction, side, error, record.bytes_down))
+            Err(failure(live.direction, side, error, down.bytes))
         }
     }
 }

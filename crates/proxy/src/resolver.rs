@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
+use sidegate_core::event;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -53,7 +54,10 @@ pub(crate) async fn run(names: Vec<String>, sender: watch::Sender<Arc<Resolved>>
         match TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build) {
             Ok(resolver) => break resolver,
             Err(error) => {
-                tracing::error!("names of destinations can't be resolved, the system's resolver configuration is of no use: {error}");
+                tracing::error!(
+                    event = event::RESOLVER_UNUSABLE,
+                    "names of destinations can't be resolved, the system's resolver configuration is of no use: {error}"
+                );
                 tokio::time::sleep(LATEST).await;
             }
         }
@@ -89,7 +93,7 @@ async fn follow(resolver: TokioResolver, name: String, sender: watch::Sender<Arc
             }
             Err(error) => {
                 if last_error.as_ref() != Some(&error) {
-                    tracing::warn!("`{name}` can't be resolved, its last addresses stay: {error}");
+                    tracing::warn!(event = event::NAME_UNRESOLVED, "`{name}` can't be resolved, its last addresses stay: {error}");
                     last_error = Some(error);
                 }
                 RETRY

@@ -1,16 +1,16 @@
 //! What all connections of all workers share.
 
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use sidegate_telemetry::Telemetry;
+use sidegate_identity::unix_now;
+use sidegate_telemetry::{Observation, Telemetry};
 use tokio::sync::watch;
 
 use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::settings::Settings;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Readiness, Snapshot};
 
 /// Where in its life sidegate is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,23 +41,49 @@ pub struct Shared {
     /// Where in its life sidegate is.
     pub phase: watch::Sender<Phase>,
     pub(crate) limits: Limits,
-    /// When the last warning was given, and how many were folded since.
-    plaintext_warning: Mutex<(Option<Instant>, u64)>,
 }
 
 impl Shared {
     /// At the start: no identity, so nothing is served.
     #[must_use]
     pub fn new(settings: Arc<Settings>, telemetry: Arc<Telemetry>) -> Arc<Self> {
-        Arc::new(Self {
+        let shared = Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limits: Limits::new(&settings),
-            plaintext_warning: Mutex::default(),
             registry: Registry::default(),
             phase: watch::Sender::new(Phase::Starting),
             settings,
             telemetry,
-        })
+        });
+        let observed = Arc::downgrade(&shared);
+        shared.telemetry.metrics.observe(move || observed.upgrade().map_or_else(Observation::default, |shared| shared.observation()));
+        shared
+    }
+
+    /// Whether new connections can be served, and if not what is missing.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if *self.phase.borrow() > Phase::Serving {
+            return Readiness::NotReady(vec!["draining".to_owned()]);
+        }
+        self.snapshot.load().readiness()
+    }
+
+    fn observation(&self) -> Observation {
+        let snapshot = self.snapshot.load();
+        let now = unix_now();
+        let material = snapshot.identity.material.as_ref();
+        let bundles = material.into_iter().flat_map(|m| &m.bundles);
+        let last = |(domain, bundle): (&sidegate_core::TrustDomain, &sidegate_identity::Bundle)| {
+            let expiry = bundle.authorities.iter().map(|a| a.not_after).max()?;
+            Some((domain.to_string().into(), expiry - now))
+        };
+        Observation {
+            ready: self.readiness() == Readiness::Ready,
+            svid_time_left: material.map(|m| m.svid.not_after - now),
+            bundles_time_left: bundles.filter_map(last).collect(),
+            sources: snapshot.identity.sources.iter().map(|s| (s.name.as_str().into(), s.healthy)).collect(),
+        }
     }
 
     /// Moves on to `phase`; never back.
@@ -67,22 +93,5 @@ impl Shared {
             *now = phase.max(*now);
             on
         });
-    }
-}
-
-/// At most one warning a second: a health check comes every few, and a flood would hide everything else.
-const WARN_EVERY: Duration = Duration::from_secs(1);
-
-impl Shared {
-    /// Warns of a plaintext connection. All are counted; those that come too fast are folded into the next warning.
-    pub(crate) fn warn_plaintext(&self, what: std::fmt::Arguments<'_>) {
-        // Whoever finds it locked is one of too many.
-        let Ok(mut folded) = self.plaintext_warning.try_lock() else { return };
-        if folded.0.is_some_and(|last| last.elapsed() < WARN_EVERY) {
-            folded.1 += 1;
-            return;
-        }
-        tracing::warn!(more_since_last_warning = folded.1, "{what}");
-        *folded = (Some(Instant::now()), 0);
     }
 }

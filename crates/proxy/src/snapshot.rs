@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sidegate_core::TrustDomain;
+use sidegate_core::{CertificateFacts, TrustDomain, event};
 use sidegate_identity::{IdentityState, unix_now};
 use sidegate_policy::Policy;
 use sidegate_tls::{ClientConfig, ServerChoice, TlsContext};
@@ -29,6 +29,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
     pub(crate) local_id: Arc<str>,
+    pub(crate) local_certificate: Arc<CertificateFacts>,
     pub(crate) trust_domain: TrustDomain,
     not_before: i64,
     not_after: i64,
@@ -53,12 +54,17 @@ impl Tls {
         let context = match TlsContext::new(material) {
             Ok(context) => context,
             Err(error) => {
-                tracing::error!("no TLS configuration can be made of the SVID {}: {error}", material.svid.id);
+                tracing::error!(
+                    event = event::IDENTITY_UNUSABLE,
+                    "no TLS configuration can be made of the SVID {}: {error}",
+                    material.svid.id
+                );
                 return None;
             }
         };
         Some(Self {
             local_id: material.svid.id.to_string().into(),
+            local_certificate: Arc::new(material.svid.facts()),
             trust_domain: material.svid.id.trust_domain().clone(),
             not_before: material.svid.not_before,
             not_after: material.svid.not_after,

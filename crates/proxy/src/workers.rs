@@ -3,8 +3,10 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use sidegate_core::Reason;
+use sidegate_core::{Reason, event};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::listener::Listeners;
@@ -23,11 +25,12 @@ impl Workers {
     /// If the system gives no thread or runtime.
     pub fn start(shared: &Arc<Shared>, listeners: Vec<Listeners>) -> io::Result<Self> {
         let mut threads = Vec::with_capacity(listeners.len());
+        let count = listeners.len();
         for (index, listeners) in listeners.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                runtime.block_on(work(&shared, listeners));
+                runtime.block_on(work(&shared, listeners, index, count));
             })?;
             threads.push(thread);
         }
@@ -38,24 +41,38 @@ impl Workers {
     pub fn join(self) {
         for thread in self.threads {
             if thread.join().is_err() {
-                tracing::error!("a worker ended by a panic");
+                tracing::error!(event = event::WORKER_FAILED, "a worker ended by a panic");
             }
         }
     }
 }
 
-async fn work(shared: &Arc<Shared>, listeners: Listeners) {
+async fn work(shared: &Arc<Shared>, listeners: Listeners, index: usize, workers: usize) {
     let tasks = TaskTracker::new();
     if let Err(error) = listeners.serve(shared, &tasks) {
-        tracing::error!("a worker can't serve its listeners: {error}");
+        tracing::error!(event = event::WORKER_FAILED, "a worker can't serve its listeners: {error}");
         shared.advance(Phase::Ending);
     }
     let mut phase = shared.phase.subscribe();
-    let _ = phase.wait_for(|p| *p == Phase::Ending).await;
+    tokio::select! {
+        _ = phase.wait_for(|p| *p == Phase::Ending) => {}
+        () = measure_lag(shared, index, workers) => {}
+    }
     shared.registry.cut_all(Reason::Drained);
     tasks.close();
     // Every connection ends at once when cut; whatever does not is ended with the runtime, and recorded as cancelled.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), tasks.wait()).await;
+    let _ = tokio::time::timeout(Duration::from_secs(2), tasks.wait()).await;
+}
+
+/// Measures how late a timer fires: so long does anything on this worker wait for its turn.
+async fn measure_lag(shared: &Shared, index: usize, workers: usize) {
+    const EVERY: Duration = Duration::from_secs(1);
+    let Some(lag) = shared.telemetry.metrics.lag(workers).get(index) else { return std::future::pending().await };
+    loop {
+        let due = Instant::now() + EVERY;
+        sleep_until(due).await;
+        lag.record(due.elapsed());
+    }
 }
 
 /// How many CPUs the cgroup allows, rounded up, at least 1. A pod with half a core on a host of 64 wants one worker.

@@ -18,7 +18,7 @@ pub(crate) fn authority(arguments: &cli::Authority) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| format!("{} can't be read", file.display()))?;
     let (config, _) = sidegate_config::typed::<AuthorityConfig>(&file.display().to_string(), &text)
         .map_err(|p| anyhow!("the authority's configuration can't be used:\n{p}"))?;
-    let _logs = logging::start("info")?;
+    let _logs = logging::start("info", None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

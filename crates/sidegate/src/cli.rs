@@ -25,6 +25,16 @@ pub(crate) enum Command {
     Check(Check),
     /// Wait until a sidecar is ready, for post-start hooks and scripts
     Wait(Wait),
+    /// How a running sidecar is doing, on one screen
+    Status(Status),
+    /// The open connections of a running sidecar
+    Connections(Connections),
+    /// Reset connections of a running sidecar
+    Cut(Cut),
+    /// Change what a running sidecar logs
+    LogFilter(LogFilter),
+    /// Drain and end a running sidecar, as SIGTERM does
+    Drain(Asked),
     /// The kernel rules that send the pod's traffic to the sidecar
     Redirect(Redirect),
     /// Run the embedded SPIFFE authority alone (development only)
@@ -34,8 +44,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Print the JSON Schema of a file
     Schema(Schema),
-    /// Print the reference of metrics and reasons, as in docs/reference.md
-    Reference,
+    /// Print a reference that is made from the code, as in docs
+    Reference(Reference),
 }
 
 /// Where the configuration is.
@@ -78,6 +88,84 @@ pub(crate) struct Wait {
     /// Give up after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = span)]
     pub(crate) timeout: Duration,
+}
+
+/// Which running sidecar is meant.
+#[derive(Debug, Args)]
+pub(crate) struct Asked {
+    /// Its admin socket
+    #[arg(long, value_name = "PATH", env = "SIDEGATE_ADMIN_SOCKET", default_value = sidegate_config::schema::ADMIN_SOCKET)]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Print all of it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the configuration as it was loaded instead, secrets redacted
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connections {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Go on with each connection that opens or ends, until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show at most this many
+    #[arg(long, value_name = "NUMBER", default_value_t = 1000, conflicts_with = "watch")]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false, id = "which")]
+pub(crate) struct CutWhich {
+    /// ID of the connection, as `sidegate connections` shows it
+    #[arg(value_name = "ID")]
+    pub(crate) connection: Option<String>,
+    /// All connections with this SPIFFE ID at the other end
+    #[arg(long, value_name = "SPIFFE-ID")]
+    pub(crate) peer: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cut {
+    #[command(flatten)]
+    pub(crate) which: CutWhich,
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogFilter {
+    /// Level or filter, such as info or sidegate_identity=debug
+    #[arg(value_name = "FILTER")]
+    pub(crate) filter: String,
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reference {
+    /// Of what
+    #[arg(value_enum, default_value = "config")]
+    pub(crate) of: ReferenceOf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ReferenceOf {
+    /// Every key of the configuration: docs/reference.md
+    Config,
+    /// Every metric, span, attribute, event and reason: docs/telemetry.md
+    Telemetry,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! sidegate: a service-mesh sidecar that proves both ends of every connection and says why.
 
+mod admin;
 mod authority;
 mod check;
 mod cli;
@@ -28,12 +29,17 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),
+        Command::Status(arguments) => admin::status(&arguments),
+        Command::Connections(arguments) => admin::connections(&arguments),
+        Command::Cut(arguments) => admin::cut(&arguments),
+        Command::LogFilter(arguments) => admin::log_filter(&arguments),
+        Command::Drain(asked) => admin::drain(&asked),
         Command::Redirect(arguments) => redirect::redirect(&arguments),
         Command::Authority(arguments) => authority::authority(&arguments),
         #[cfg(feature = "development")]
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Schema(arguments) => schema::schema(&arguments),
-        Command::Reference => reference::reference(),
+        Command::Reference(arguments) => reference::reference(arguments.of),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

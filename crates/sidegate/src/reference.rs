@@ -4,24 +4,66 @@ use anyhow::Result;
 use serde_json::Value;
 use sidegate_config::{Config, json_schema};
 use sidegate_core::Reason;
-use sidegate_telemetry::METRICS;
+use sidegate_core::event::EVENTS;
+use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, RESOURCE, SPANS};
 
-/// Prints docs/reference.md.
-pub(crate) fn reference() -> Result<()> {
-    println!("# Reference\n\nMade by `sidegate reference`; a test compares it with the code.\n");
-    println!("## Configuration\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |");
+use crate::cli::ReferenceOf;
+
+/// Prints docs/reference.md or docs/telemetry.md.
+pub(crate) fn reference(of: ReferenceOf) -> Result<()> {
+    match of {
+        ReferenceOf::Config => config(),
+        ReferenceOf::Telemetry => {
+            telemetry();
+            Ok(())
+        }
+    }
+}
+
+fn config() -> Result<()> {
+    println!("# Configuration reference\n\nMade by `sidegate reference config`; a test compares it with the code.\n");
+    println!("| key | type | default | meaning |\n| --- | --- | --- | --- |");
     let schema = json_schema::<Config>();
     keys(&schema, &schema, &serde_json::to_value(Config::default())?, "");
-    println!("\n## Metrics\n\nScraped from `/metrics` on the admin port.\n\n| metric | labels | meaning |\n| --- | --- | --- |");
-    for (name, labels, meaning) in METRICS {
-        println!("| `{name}` | {labels} | {meaning} |");
-    }
-    println!("\n## Reasons\n\nWhy a connection ended: the field `reason` of its record, and the label of `sidegate_connections_total`.\n");
-    println!("| reason | meaning | what to do |\n| --- | --- | --- |");
-    for reason in Reason::ALL {
-        println!("| `{}` | {} | {} |", reason.label(), reason.meaning(), reason.remedy());
-    }
     Ok(())
+}
+
+fn telemetry() {
+    println!("# Telemetry reference\n\nMade by `sidegate reference telemetry`; a test compares it with the code.");
+    println!("How to get it out: [observability.md](observability.md).\n");
+    println!("## Metrics\n\nExported by OTLP under the first name, scraped from `/metrics` under the second.\n");
+    println!("| metric | scraped as | kind | unit | attributes | meaning |\n| --- | --- | --- | --- | --- | --- |");
+    for i in INSTRUMENTS {
+        let (attributes, kind) = (i.attributes.join(", "), i.kind.label());
+        println!("| `{}` | `{}` | {kind} | {} | {attributes} | {} |", i.name, i.prometheus_name(), i.unit, i.description);
+    }
+    println!("\n## Spans\n\nOne trace for each connection: its ID is the connection's. The stages that were reached are children.\n");
+    println!("| span | kind | meaning |\n| --- | --- | --- |");
+    for (name, kind, meaning) in SPANS {
+        println!("| `{name}` | {kind} | {meaning} |");
+    }
+    println!("\n## Attributes\n\nOf the span of a connection, and of its log record.\n");
+    println!("| attribute | type | meaning |\n| --- | --- | --- |");
+    for (name, kind, meaning) in ATTRIBUTES {
+        println!("| `{name}` | {kind} | {meaning} |");
+    }
+    println!("\n## Resource\n\nOf whom all telemetry speaks; scraped as the labels of `target_info`.\n");
+    println!("| attribute | value |\n| --- | --- |");
+    for (name, meaning) in RESOURCE {
+        println!("| `{name}` | {meaning} |");
+    }
+    println!("\n## Events\n\nThe field `event` of a line on standard error; the event name of a log record.\n");
+    println!("| event | meaning |\n| --- | --- |");
+    for (name, meaning) in EVENTS {
+        println!("| `{name}` | {meaning} |");
+    }
+    println!("\n## Reasons\n");
+    println!("Why a connection ended: the field `reason` of its record, the attribute of the metrics, the span's `error.type`.\n");
+    println!("| reason | stage | meaning | likely cause | what to do |\n| --- | --- | --- | --- | --- |");
+    for reason in Reason::ALL {
+        let stage = reason.stage().label();
+        println!("| `{}` | {stage} | {} | {} | {} |", reason.label(), reason.meaning(), reason.cause(), reason.remedy());
+    }
 }
 
 /// A row for each key of `schema`, and of what is nested in it.

@@ -1,19 +1,24 @@
 //! The sidecar: everything wired together, and its life from start to drain.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sidegate_admin::Admin;
+use sidegate_admin::{Admin, AdminSocket, Controls};
 use sidegate_config::Config;
-use sidegate_config::schema::Profile;
-use sidegate_core::Reason;
-use sidegate_identity::Identity;
+use sidegate_config::schema::telemetry::{Signal, Target};
+use sidegate_config::schema::{ADMIN_SOCKET, Profile};
+use sidegate_core::{Reason, event};
+use sidegate_identity::{Identity, IdentityState};
 use sidegate_proxy::{Listeners, Phase, PolicySource, Publisher, Settings, Shared, Workers, cpu_quota, raise_descriptor_limit};
-use sidegate_telemetry::Telemetry;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use sidegate_telemetry::{Options, Telemetry, TlsSource};
+use sidegate_tls::CollectorConfig;
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
 
 use crate::check::warnings;
+use crate::logging::Logging;
 use crate::{cli, logging, redirect, yaml};
 
 /// Runs the sidecar until it is told to end.
@@ -24,34 +29,74 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         print!("{}", yaml::to_yaml(&serde_json::to_value(&config)?));
         return Ok(());
     }
-    let _logs = logging::start(&arguments.log)?;
+    let exports_events = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.events;
+    let (layer, events) = if exports_events { Some(sidegate_telemetry::events()) } else { None }.unzip();
+    let logging = logging::start(&arguments.log, layer)?;
     harden(arguments.with_parent);
     if config.profile == Profile::Development {
-        tracing::warn!("profile `development`: what weakens protection is only a warning");
+        tracing::warn!(event = event::PROFILE_DEVELOPMENT, "profile `development`: what weakens protection is only a warning");
     }
     check_user(&config)?;
     if let Err(error) = raise_descriptor_limit() {
-        tracing::warn!("the limit of descriptors could not be raised: {error}");
+        tracing::warn!(event = event::HARDENING_FAILED, "the limit of descriptors could not be raised: {error}");
     }
     let policy = PolicySource::load(config.policy.files.clone(), config.profile).context("the policy can't be used")?;
-    warnings(&config, policy.rules()).for_each(|warning| tracing::warn!("{warning}"));
+    warnings(&config, policy.rules()).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
     let settings = Settings::new(&config);
     let workers = config.workers.map_or_else(cpu_quota, usize::from);
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.
     let listeners = Listeners::bind(&config, &settings, workers)?;
     let admin = config.admin.listen.as_ref().map(|address| Admin::bind(address.0)).transpose()?;
-    let (telemetry, log) = Telemetry::start(config.access_log.format).context("the access log can't be started")?;
+    let socket = admin_socket(&config)?;
+    let identity = Arc::new(OnceLock::new());
+    let of_collectors = identity.clone();
+    let options = Options {
+        access_log: config.access_log.format,
+        config: &config.telemetry,
+        mark: config.redirect.exempt_mark,
+        tls: Box::new(move |target| collector_tls(target, of_collectors.clone())),
+        events,
+        fold: logging.fold.clone(),
+    };
+    let (telemetry, writers) = Telemetry::start(options).context("telemetry can't be started")?;
+    let lost = logging.lost.clone();
+    telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
     let shared = Shared::new(settings, Arc::new(telemetry));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let workers = Workers::start(&shared, listeners)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
-    let controlled = runtime.block_on(control(&config, &shared, policy, admin));
+    tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
+    let doors = Doors { admin, socket };
+    let controlled = runtime.block_on(control(&config, &shared, policy, doors, &identity, &logging));
     shared.advance(Phase::Ending);
     workers.join();
     drop(runtime);
     drop(shared);
-    log.join();
+    writers.join();
     controlled
+}
+
+/// The admin socket. Where the default one can't be made nobody asked for it; one that is configured must be there.
+fn admin_socket(config: &Config) -> Result<Option<AdminSocket>> {
+    let Some(path) = &config.admin.socket else { return Ok(None) };
+    match AdminSocket::bind(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if path == Path::new(ADMIN_SOCKET) => {
+            tracing::info!(event = event::ADMIN_UNAVAILABLE, "no admin socket: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+type IdentityCell = Arc<OnceLock<watch::Receiver<Arc<IdentityState>>>>;
+
+/// TLS towards a collector, with the SVID and bundles that hold at the time if it wants them.
+fn collector_tls(target: &Target, identity: IdentityCell) -> TlsSource {
+    let config = CollectorConfig::new(target.tls.clone());
+    Arc::new(move || {
+        let material = identity.get().and_then(|state| state.borrow().material.clone());
+        config.current(material).map_err(|e| e.to_string())
+    })
 }
 
 /// The kernel's rules exempt one user. As another, sidegate's own connections would be captured, by itself.
@@ -67,7 +112,7 @@ fn check_user(config: &Config) -> Result<()> {
     match config.profile {
         Profile::Production => anyhow::bail!(message),
         Profile::Development => {
-            tracing::warn!("{message}");
+            tracing::warn!(event = event::CONFIG_WARNING, "{message}");
             Ok(())
         }
     }
@@ -77,33 +122,65 @@ fn check_user(config: &Config) -> Result<()> {
 fn harden(with_parent: bool) {
     use nix::sys::{prctl, resource};
     if let Err(error) = prctl::set_dumpable(false).and_then(|()| resource::setrlimit(resource::Resource::RLIMIT_CORE, 0, 0)) {
-        tracing::warn!("core dumps could not be turned off: {error}");
+        tracing::warn!(event = event::HARDENING_FAILED, "core dumps could not be turned off: {error}");
     }
     if with_parent && let Err(error) = prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM) {
-        tracing::warn!("this process will outlive its parent: {error}");
+        tracing::warn!(event = event::HARDENING_FAILED, "this process will outlive its parent: {error}");
     }
 }
 
 /// The control plane: identity, snapshots, admin, signals. Returns when everything has drained.
-async fn control(config: &Config, shared: &Arc<Shared>, policy: PolicySource, admin: Option<Admin>) -> Result<()> {
+async fn control(
+    config: &Config,
+    shared: &Arc<Shared>,
+    policy: PolicySource,
+    doors: Doors,
+    identity_cell: &IdentityCell,
+    logging: &Logging,
+) -> Result<()> {
     let mut signals = Signals::new()?;
     let identity = Identity::start(&config.identity, config.profile)?;
+    let _ = identity_cell.set(identity.subscribe());
     let _publisher = Publisher::start(shared, identity.subscribe(), policy);
+    let drain_asked = Arc::new(Notify::new());
     // Ended with the runtime.
-    let _admin = admin.map(|admin| tokio::spawn(admin.serve(shared.clone())));
+    let _admin = doors.admin.map(|admin| tokio::spawn(admin.serve(shared.clone())));
+    let _socket = match doors.socket {
+        Some(socket) => Some(tokio::spawn(socket.serve(controls(config, shared, logging, &drain_asked)?))),
+        None => None,
+    };
     let mut phase = shared.phase.subscribe();
     tokio::select! {
-        name = signals.next() => tracing::info!(signal = name, "draining"),
+        name = signals.next() => tracing::info!(event = event::DRAINING, signal = name, "draining"),
+        () = drain_asked.notified() => tracing::info!(event = event::DRAINING, "draining, as the admin API was told"),
         _ = phase.wait_for(|p| *p == Phase::Ending) => anyhow::bail!("the data plane could not go on"),
     }
     tokio::select! {
         () = drain(config, shared) => {}
         name = signals.next() => {
-            tracing::warn!(signal = name, open = shared.registry.open(), "second signal: ending at once");
+            tracing::warn!(event = event::ENDING_AT_ONCE, signal = name, open = shared.registry.open(), "second signal: ending at once");
             shared.registry.cut_all(Reason::Cancelled);
         }
     }
     Ok(())
+}
+
+/// Where operators come in.
+struct Doors {
+    admin: Option<Admin>,
+    socket: Option<AdminSocket>,
+}
+
+fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Arc<Notify>) -> Result<Controls> {
+    let (told, changed) = (logging.filter.clone(), logging.filter.clone());
+    Ok(Controls {
+        shared: shared.clone(),
+        config: yaml::to_yaml(&serde_json::to_value(config)?),
+        profile: format!("{:?}", config.profile).to_lowercase(),
+        log_filter: Box::new(move || told.text()),
+        set_log_filter: Box::new(move |text| changed.set(text)),
+        drain: drain.clone(),
+    })
 }
 
 /// Not ready any more; then no inbound; outbound until the deadline, or until nothing has been open for a while.
@@ -122,11 +199,15 @@ async fn drain(config: &Config, shared: &Shared) {
             last_open = now;
         }
         if now >= settle && now.duration_since(last_open) >= quiet {
-            tracing::info!("drained");
+            tracing::info!(event = event::DRAINED, "drained");
             return;
         }
         if now >= deadline {
-            tracing::warn!(open = shared.registry.open(), "the drain deadline has passed; what is open is cut");
+            tracing::warn!(
+                event = event::DRAIN_DEADLINE,
+                open = shared.registry.open(),
+                "the drain deadline has passed; what is open is cut"
+            );
             shared.registry.cut_all(Reason::Drained);
             return;
         }
@@ -136,8 +217,8 @@ async fn drain(config: &Config, shared: &Shared) {
 
 /// SIGTERM and SIGINT.
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    terminate: UnixSignal,
+    interrupt: UnixSignal,
 }
 
 impl Signals {

@@ -1,11 +1,13 @@
 //! The access log: one line for each connection, on standard output.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use sidegate_config::schema::LogFormat;
 use sidegate_core::ConnectionRecord;
 
+use crate::pipeline::LINGER;
 use crate::text;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +28,9 @@ impl Format {
     }
 }
 
-/// Writes until the last sender is gone. Flushes whenever the queue is empty, so that no line waits for the next.
-pub(crate) fn write(format: Format, records: &Receiver<Box<ConnectionRecord>>) {
+/// Writes until the last sender is gone. Flushes whenever the queue is empty, so that no line waits for long; then waits
+/// a little for others, so that a busy data plane does not wake this thread with each connection.
+pub(crate) fn write(format: Format, records: &Receiver<Arc<ConnectionRecord>>) {
     let mut out = BufWriter::with_capacity(64 * 1024, io::stdout());
     loop {
         let record = match records.try_recv() {
@@ -38,13 +41,16 @@ pub(crate) fn write(format: Format, records: &Receiver<Box<ConnectionRecord>>) {
                     return;
                 }
                 match records.recv() {
-                    Ok(record) => record,
+                    Ok(record) => {
+                        std::thread::sleep(LINGER);
+                        record
+                    }
                     Err(_) => break,
                 }
             }
         };
         let written = match format {
-            Format::Json => serde_json::to_writer(&mut out, &record).map_err(io::Error::from).and_then(|()| out.write_all(b"\n")),
+            Format::Json => serde_json::to_writer(&mut out, &*record).map_err(io::Error::from).and_then(|()| out.write_all(b"\n")),
             Format::Text => writeln!(out, "{}", text::line(&record)),
         };
         // A full disk may have room again; only when nobody reads any more is there nobody to write for. The senders

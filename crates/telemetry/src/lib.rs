@@ -1,25 +1,58 @@
-//! Connection records on their way out: metrics counted at once, the access log written by a thread of its own.
+//! Connection records and events on their way out: metrics counted at once, the access log written by a thread of its own,
+//! spans, metrics and logs exported by OTLP by another.
 //!
-//! Nothing here makes the data plane wait. A record that finds the log's queue full is counted and dropped.
+//! Nothing here makes the data plane wait. A record that finds a queue full is counted and dropped.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod access_log;
+mod attributes;
+mod bounded;
+mod catalog;
+mod events;
+mod fold;
+mod instruments;
+mod logs;
 mod metrics;
+mod otlp;
+mod pipeline;
+mod process;
+mod prometheus;
+mod resource;
+mod sampler;
+#[cfg(feature = "sink")]
+pub mod sink;
+mod spans;
 mod text;
+mod view;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sidegate_config::schema::LogFormat;
-use sidegate_core::ConnectionRecord;
+use sidegate_config::schema::telemetry::{self as schema, Signal};
+use sidegate_core::{ConnectionRecord, event};
+use tokio::sync::{broadcast, mpsc};
 
-pub use metrics::{METRICS, Metrics};
+pub use attributes::ATTRIBUTES;
+pub use catalog::{Cause, INSTRUMENTS, Instrument, Kind, Way};
+pub use events::{EventLayer, Events, events};
+pub use fold::Fold;
+pub use instruments::{Counter, Histogram, UpDownCounter};
+pub use metrics::{Metrics, Observation};
+pub use otlp::TlsSource;
+pub use resource::{RESOURCE, Resource};
+pub use spans::SPANS;
 pub use text::{duration, line};
 
-/// Some seconds of a busy data plane; about 4 MiB at the worst.
+use otlp::export::State;
+use pipeline::Pipeline;
+
+/// Some seconds of a busy data plane; about 8 MiB at the worst.
 const QUEUE: usize = 8192;
+/// Finished connections that a watcher may be behind.
+const WATCH: usize = 1024;
 /// How long the end waits for the last lines.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -27,22 +60,61 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Telemetry {
     /// The instruments.
-    pub metrics: Metrics,
-    log: Option<SyncSender<Box<ConnectionRecord>>>,
-    warned: AtomicBool,
+    pub metrics: Arc<Metrics>,
+    /// Of whom all telemetry speaks.
+    pub resource: Arc<Resource>,
+    log: Option<SyncSender<Arc<ConnectionRecord>>>,
+    records: mpsc::Sender<Arc<ConnectionRecord>>,
+    watchers: broadcast::Sender<Arc<ConnectionRecord>>,
+    states: [Option<Arc<State>>; 3],
 }
 
-/// The thread that writes the access log; joined at the end, so that no line is lost.
+/// How telemetry starts.
+pub struct Options<'a> {
+    /// Format of the access log on standard output.
+    pub access_log: LogFormat,
+    /// What is exported.
+    pub config: &'a schema::Telemetry,
+    /// fwmark of our own packets.
+    pub mark: Option<u32>,
+    /// Makes the TLS configuration for a collector.
+    pub tls: Box<dyn Fn(&schema::Target) -> TlsSource + Send>,
+    /// Events that are exported as log records.
+    pub events: Option<Events>,
+    /// What folds repeated warnings; told from time to time.
+    pub fold: Fold,
+}
+
+/// The threads that write and export; joined at the end, so that nothing is lost.
 #[derive(Debug)]
-pub struct LogWriter(Option<JoinHandle<()>>);
+pub struct Writers {
+    log: Option<JoinHandle<()>>,
+    telemetry: JoinHandle<()>,
+    flush: Duration,
+}
+
+/// How the export of a signal is doing.
+#[derive(Debug, Clone)]
+pub struct ExportStatus {
+    /// Which.
+    pub signal: Signal,
+    /// Where it goes; none if it is not exported.
+    pub target: Option<String>,
+    /// Why it fails at the moment.
+    pub error: Option<String>,
+    /// What a collector has taken.
+    pub exported: u64,
+    /// What was lost, for whatever cause.
+    pub dropped: u64,
+}
 
 impl Telemetry {
-    /// Starts the access log in `format` on standard output.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// If the system gives no thread.
-    pub fn start(format: LogFormat) -> std::io::Result<(Self, LogWriter)> {
-        let (log, writer) = match access_log::Format::of(format) {
+    /// If the system gives no thread or runtime.
+    pub fn start(options: Options<'_>) -> std::io::Result<(Self, Writers)> {
+        let (log, log_thread) = match access_log::Format::of(options.access_log) {
             None => (None, None),
             Some(format) => {
                 let (sender, receiver) = sync_channel(QUEUE);
@@ -51,36 +123,98 @@ impl Telemetry {
                 (Some(sender), Some(thread))
             }
         };
-        Ok((Self { metrics: Metrics::new(), log, warned: AtomicBool::new(false) }, LogWriter(writer)))
+        let metrics = Arc::new(Metrics::new(&options.config.metrics));
+        let resource = Arc::new(Resource::new(options.config, |name| std::env::var(name).ok()));
+        let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| State::new(&target)));
+        let (records, receiver) = mpsc::channel(QUEUE);
+        let (watchers, _) = broadcast::channel(WATCH);
+        let pipeline = Pipeline {
+            records: receiver,
+            events: options.events,
+            metrics: metrics.clone(),
+            resource: resource.clone(),
+            watchers: watchers.clone(),
+            fold: options.fold,
+            states: states.clone(),
+        };
+        let (config, mark, tls) = (options.config.clone(), options.mark, options.tls);
+        let flush = config.flush.duration();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let telemetry = std::thread::Builder::new().name("telemetry".to_owned()).spawn(move || {
+            runtime.block_on(pipeline.run(&config, mark, tls));
+            // A name that is still being resolved is nothing to wait for.
+            runtime.shutdown_background();
+        })?;
+        Ok((Self { metrics, resource, log, records, watchers, states }, Writers { log: log_thread, telemetry, flush }))
     }
 
     /// Takes a finished connection's record. Never blocks.
-    pub fn record(&self, record: Box<ConnectionRecord>) {
+    pub fn record(&self, record: ConnectionRecord) {
         self.metrics.count(&record);
-        let Some(log) = &self.log else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = log.try_send(record) {
-            self.metrics.log_dropped.inc();
-            if !self.warned.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    "the access log can't keep up, or nobody reads it; lines are dropped and counted in sidegate_telemetry_dropped_total"
-                );
-            }
+        let record = Arc::new(record);
+        if let Some(log) = &self.log
+            && log.try_send(record.clone()).is_err()
+        {
+            self.metrics.dropped(Way::AccessLog, Cause::QueueFull).inc();
+            tracing::warn!(
+                event = event::TELEMETRY_LOST,
+                "the access log can't keep up, or nobody reads it; lines are dropped and counted in sidegate_telemetry_dropped_total"
+            );
         }
+        if let Err(mpsc::error::TrySendError::Full(record) | mpsc::error::TrySendError::Closed(record)) = self.records.try_send(record) {
+            self.metrics.count_unheard(&record);
+        }
+    }
+
+    /// Connections that end from now on. Who is too slow is told how many it missed.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<Arc<ConnectionRecord>> {
+        self.watchers.subscribe()
+    }
+
+    /// Everything in OpenMetrics text format.
+    #[must_use]
+    pub fn scrape(&self) -> String {
+        self.metrics.scrape(&self.resource.pairs())
+    }
+
+    /// How the export of each signal is doing.
+    #[must_use]
+    pub fn exports(&self) -> Vec<ExportStatus> {
+        let ways = [Way::Traces, Way::Metrics, Way::Logs];
+        let status = |(signal, way): (Signal, Way)| {
+            let state = self.states[signal as usize].as_ref();
+            ExportStatus {
+                signal,
+                target: state.map(|s| s.target.clone()),
+                error: state.and_then(|s| s.error()),
+                exported: self.metrics.exported(signal).get(),
+                dropped: Cause::ALL.iter().map(|cause| self.metrics.dropped(way, *cause).get()).sum(),
+            }
+        };
+        Signal::ALL.into_iter().zip(ways).map(status).collect()
     }
 }
 
-impl LogWriter {
-    /// Waits until every line is written, but not for ever: whoever should read them may have stopped reading. To be
-    /// called after the last [`Telemetry`] is gone.
-    pub fn join(mut self) {
-        let Some(thread) = self.0.take() else { return };
-        let deadline = Instant::now() + PATIENCE;
-        while !thread.is_finished() {
-            if Instant::now() > deadline {
-                return tracing::warn!("nobody reads the access log; its last lines are lost");
+impl Writers {
+    /// Waits until everything is written and exported, but not for ever: whoever should read it may have stopped reading.
+    /// To be called after the last [`Telemetry`] is gone.
+    pub fn join(self) {
+        let threads = [
+            (self.log, PATIENCE, "nobody reads the access log; its last lines are lost"),
+            (Some(self.telemetry), self.flush + PATIENCE, "the telemetry thread does not end; what it had is lost"),
+        ];
+        let start = Instant::now();
+        for (thread, patience, complaint) in threads {
+            let Some(thread) = thread else { continue };
+            while !thread.is_finished() && start.elapsed() < patience {
+                std::thread::sleep(Duration::from_millis(5));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            if thread.is_finished() {
+                let _ = thread.join();
+            } else {
+                tracing::warn!(event = event::TELEMETRY_LOST, "{complaint}");
+            }
         }
-        let _ = thread.join();
     }
 }

@@ -1,247 +1,518 @@
-//! The instruments, and their text for Prometheus.
-//!
-//! The handles are made once; a connection only adds to atomics.
+//! The instruments, and what a finished connection adds to them: atomics only, nothing waits.
 
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
-use prometheus_client::encoding::{EncodeLabelSet, text::encode};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{ConnectionRecord, Direction, Reason, Transport};
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
-    direction: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Handshake {
-    direction: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Flow {
-    direction: &'static str,
-    flow: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Decided {
-    direction: &'static str,
-    decision: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Way {
-    direction: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Queue {
-    queue: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Build {
-    version: &'static str,
-}
+use crate::bounded::Bounded;
+use crate::catalog::{self, Cause, Instrument, Way};
+use crate::instruments::{Counter, Distribution, Exemplar, Histogram, UpDownCounter};
+use crate::process;
+use crate::view::Views;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
+const REASONS: usize = Reason::ALL.len();
 
-/// Every metric as it is scraped: name, labels, meaning. The reference in the docs is made from this, and a test holds
-/// it against a real scrape.
-pub const METRICS: &[(&str, &str, &str)] = &[
-    ("sidegate_connections_total", "direction, reason", "Connections that ended, by the reason for it"),
-    ("sidegate_connections_open", "direction", "Connections open now"),
-    ("sidegate_handshake_duration_seconds", "direction, outcome", "TLS handshakes, verification included"),
-    ("sidegate_handshakes_in_flight", "", "TLS handshakes under way now"),
-    ("sidegate_connection_duration_seconds", "direction", "From accept to close"),
-    ("sidegate_bytes_total", "direction, flow", "Application bytes; up is from who connected to who accepted"),
-    ("sidegate_authorization_decisions_total", "direction, decision", "Decisions of policy"),
-    ("sidegate_plaintext_connections_total", "direction", "Connections that were not protected on the network"),
-    ("sidegate_svid_expiry_timestamp_seconds", "", "When our X.509-SVID expires; 0 without one"),
-    ("sidegate_identity_rotations_total", "", "How often SVID or bundles were replaced"),
-    ("sidegate_policy_reloads_failed_total", "", "Policy files that were refused; the last good policy stays"),
-    ("sidegate_ready", "", "1 while ready"),
-    ("sidegate_accept_errors_total", "direction", "accept() failures, such as an exhausted descriptor table"),
-    ("sidegate_telemetry_dropped_total", "queue", "Records that found a queue full"),
-    ("sidegate_build_info", "version", "Always 1"),
-];
-
-/// All instruments.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-    ended: Family<Ended, Counter>,
-    ended_handles: [Vec<OnceLock<Counter>>; 2],
-    open: [Gauge; 2],
-    handshakes: [[Histogram; 2]; 2],
-    durations: [Histogram; 2],
-    bytes: [[Counter; 2]; 2],
-    decisions: [[Counter; 2]; 2],
-    plaintext: [Counter; 2],
-    accept_errors: [Counter; 2],
-    /// Handshakes under way.
-    pub handshakes_in_flight: Gauge,
-    /// When our SVID expires.
-    pub svid_expiry: Gauge<i64, AtomicI64>,
-    /// How often material was replaced.
-    pub rotations: Counter,
-    /// Policy reloads that failed.
-    pub policy_failures: Counter,
-    /// 1 while ready.
-    pub ready: Gauge,
-    /// Lines that the access log dropped.
-    pub log_dropped: Counter,
+/// What a point of a stream says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    Sum(u64),
+    Number(f64),
+    Distribution(Distribution),
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
+/// A point of a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Point {
+    pub(crate) attributes: Vec<(&'static str, Arc<str>)>,
+    pub(crate) value: Value,
+    /// Since when it counts; none for the start of the process.
+    pub(crate) start: Option<SystemTime>,
+}
+
+/// An instrument's points at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Stream {
+    pub(crate) instrument: &'static Instrument,
+    /// Its name, which a view may change.
+    pub(crate) name: String,
+    pub(crate) points: Vec<Point>,
+}
+
+/// What is looked up only when somebody asks: readiness, expiry, sources.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observation {
+    /// Whether connections can be served.
+    pub ready: bool,
+    /// Seconds until our SVID expires.
+    pub svid_time_left: Option<i64>,
+    /// Trust domains, with the seconds until the last CA certificate of each expires.
+    pub bundles_time_left: Vec<(Arc<str>, i64)>,
+    /// Identity sources, and whether each is healthy.
+    pub sources: Vec<(Arc<str>, bool)>,
+}
+
+type Observer = Box<dyn Fn() -> Observation + Send + Sync>;
+
+/// All instruments.
+pub struct Metrics {
+    started: SystemTime,
+    ended: [[Counter; REASONS]; 2],
+    open: [UpDownCounter; 2],
+    durations: [Histogram; 2],
+    /// By direction, outcome and whether it was resumed.
+    handshakes: [[[Histogram; 2]; 2]; 2],
+    handshakes_in_flight: [UpDownCounter; 2],
+    handshake_failures: [[Counter; REASONS]; 2],
+    bytes: [[Counter; 2]; 2],
+    plaintext: [Counter; 2],
+    accept_errors: [Counter; 2],
+    /// By direction and decision.
+    decisions: Bounded<4>,
+    /// By direction and outcome.
+    peers: Bounded<6>,
+    rotations: [Counter; 2],
+    policy_reloads: [Counter; 2],
+    exported: [Counter; 3],
+    exports: [[Counter; 2]; 3],
+    dropped: [[Counter; 5]; 6],
+    lag: OnceLock<Vec<Histogram>>,
+    observer: OnceLock<Observer>,
+    /// Lines that standard error has lost.
+    stderr_lost: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
+    views: Views,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
     }
+}
+
+/// How a connection came out for its peer.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Allowed,
+    Denied,
+    Failed,
+}
+
+const OUTCOMES: [&str; 3] = ["allowed", "denied", "failed"];
+const DECISIONS: [&str; 2] = ["denied", "allowed"];
+const RESULTS: [&str; 2] = ["failure", "success"];
+
+fn each<T: Default, const N: usize>() -> [T; N] {
+    std::array::from_fn(|_| T::default())
 }
 
 impl Metrics {
     /// All at zero.
     #[must_use]
-    pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("sidegate");
-        let help = |name: &str| METRICS.iter().find(|(n, _, _)| n.strip_prefix("sidegate_") == Some(name)).map_or("", |(_, _, h)| *h);
-        let ended = Family::<Ended, Counter>::default();
-        registry.register("connections", help("connections_total"), ended.clone());
-        let open = Family::<Way, Gauge>::default();
-        registry.register("connections_open", help("connections_open"), open.clone());
-        let handshakes = Family::<Handshake, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_25, 2.0, 16)));
-        registry.register_with_unit("handshake_duration", help("handshake_duration_seconds"), Unit::Seconds, handshakes.clone());
-        let handshakes_in_flight = Gauge::default();
-        registry.register("handshakes_in_flight", help("handshakes_in_flight"), handshakes_in_flight.clone());
-        let durations = Family::<Way, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 12)));
-        registry.register_with_unit("connection_duration", help("connection_duration_seconds"), Unit::Seconds, durations.clone());
-        let bytes = Family::<Flow, Counter>::default();
-        registry.register("bytes", help("bytes_total"), bytes.clone());
-        let decisions = Family::<Decided, Counter>::default();
-        registry.register("authorization_decisions", help("authorization_decisions_total"), decisions.clone());
-        let plaintext = Family::<Way, Counter>::default();
-        registry.register("plaintext_connections", help("plaintext_connections_total"), plaintext.clone());
-        let svid_expiry = Gauge::default();
-        registry.register_with_unit("svid_expiry_timestamp", help("svid_expiry_timestamp_seconds"), Unit::Seconds, svid_expiry.clone());
-        let rotations = Counter::default();
-        registry.register("identity_rotations", help("identity_rotations_total"), rotations.clone());
-        let policy_failures = Counter::default();
-        registry.register("policy_reloads_failed", help("policy_reloads_failed_total"), policy_failures.clone());
-        let ready = Gauge::default();
-        registry.register("ready", help("ready"), ready.clone());
-        let accept_errors = Family::<Way, Counter>::default();
-        registry.register("accept_errors", help("accept_errors_total"), accept_errors.clone());
-        let dropped = Family::<Queue, Counter>::default();
-        registry.register("telemetry_dropped", help("telemetry_dropped_total"), dropped.clone());
-        let build = Family::<Build, Gauge>::default();
-        registry.register("build_info", help("build_info"), build.clone());
-        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
-
-        let way = |d: Direction| Way { direction: d.label() };
-        let pair = |d: Direction, names: [&'static str; 2]| names.map(|n| (d.label(), n));
+    pub fn new(config: &schema::Metrics) -> Self {
         Self {
-            ended_handles: DIRECTIONS.map(|_| Reason::ALL.iter().map(|_| OnceLock::new()).collect()),
-            ended,
-            open: DIRECTIONS.map(|d| open.get_or_create_owned(&way(d))),
-            handshakes: DIRECTIONS.map(|d| {
-                pair(d, ["failed", "established"])
-                    .map(|(direction, outcome)| handshakes.get_or_create_owned(&Handshake { direction, outcome }))
-            }),
-            durations: DIRECTIONS.map(|d| durations.get_or_create_owned(&way(d))),
-            bytes: DIRECTIONS
-                .map(|d| pair(d, ["up", "down"]).map(|(direction, flow)| bytes.get_or_create_owned(&Flow { direction, flow }))),
-            decisions: DIRECTIONS.map(|d| {
-                pair(d, ["denied", "allowed"]).map(|(direction, decision)| decisions.get_or_create_owned(&Decided { direction, decision }))
-            }),
-            plaintext: DIRECTIONS.map(|d| plaintext.get_or_create_owned(&way(d))),
-            accept_errors: DIRECTIONS.map(|d| accept_errors.get_or_create_owned(&way(d))),
-            log_dropped: dropped.get_or_create_owned(&Queue { queue: "access_log" }),
-            handshakes_in_flight,
-            svid_expiry,
-            rotations,
-            policy_failures,
-            ready,
-            registry,
+            started: SystemTime::now(),
+            ended: [each(), each()],
+            open: each(),
+            durations: each(),
+            handshakes: each(),
+            handshakes_in_flight: each(),
+            handshake_failures: [each(), each()],
+            bytes: each(),
+            plaintext: each(),
+            accept_errors: each(),
+            decisions: Bounded::new(config.rules.into()),
+            peers: Bounded::new(config.peers.into()),
+            rotations: each(),
+            policy_reloads: each(),
+            exported: each(),
+            exports: each(),
+            dropped: each(),
+            lag: OnceLock::new(),
+            observer: OnceLock::new(),
+            stderr_lost: OnceLock::new(),
+            views: Views::new(config),
         }
     }
 
-    /// Counts a finished connection.
+    /// Counts a finished connection, but for its peer and rule, which need a lookup: [`Metrics::count_names`].
     pub(crate) fn count(&self, record: &ConnectionRecord) {
         let way = record.direction as usize;
-        let reason = record.reason;
-        let ended = &self.ended_handles[way][reason as usize];
-        ended.get_or_init(|| self.ended.get_or_create_owned(&Ended { direction: record.direction.label(), reason: reason.label() })).inc();
-        if let Some(took) = record.stages.handshake {
-            self.handshakes[way][usize::from(record.tls.is_some())].observe(seconds(took));
-        }
-        if let Some(decision) = &record.decision {
-            self.decisions[way][usize::from(decision.allowed)].inc();
+        self.ended[way][record.reason as usize].inc();
+        if let Some(lap) = &record.stages.handshake {
+            self.handshake(record).record(lap.took);
+            if record.tls.is_none() {
+                self.handshake_failures[way][record.reason as usize].inc();
+            }
         }
         if record.transport == Some(Transport::Plaintext) {
             self.plaintext[way].inc();
         }
-        self.durations[way].observe(seconds(record.stages.total));
-        self.bytes[way][0].inc_by(record.bytes_up);
-        self.bytes[way][1].inc_by(record.bytes_down);
+        self.durations[way].record(record.stages.total);
+        self.bytes[way][0].add(record.bytes_up);
+        self.bytes[way][1].add(record.bytes_down);
     }
 
-    /// Connections open now, by direction.
+    fn handshake(&self, record: &ConnectionRecord) -> &Histogram {
+        let resumed = record.tls.as_ref().is_some_and(|tls| tls.resumed);
+        &self.handshakes[record.direction as usize][usize::from(record.tls.is_some())][usize::from(resumed)]
+    }
+
+    /// Counts a finished connection's peer and rule. Only the telemetry thread does so.
+    pub(crate) fn count_names(&self, record: &ConnectionRecord) {
+        self.peers.count(record.peer_id.as_ref(), outcome(record));
+        if let Some(decision) = &record.decision {
+            self.decisions.count(Some(&decision.rule), decided(record.direction, decision.allowed));
+        }
+    }
+
+    /// Counts a connection of which the telemetry thread will never hear.
+    pub(crate) fn count_unheard(&self, record: &ConnectionRecord) {
+        self.dropped(Way::Records, Cause::QueueFull).inc();
+        self.peers.count_other(outcome(record));
+        if let Some(decision) = &record.decision {
+            self.decisions.count_other(decided(record.direction, decision.allowed));
+        }
+    }
+
+    /// Makes a connection whose trace is exported the example of its durations.
+    pub(crate) fn exemplify(&self, record: &ConnectionRecord) {
+        let exemplar = |took: Duration| Exemplar {
+            trace_id: record.connection_id.bytes(),
+            span_id: record.span_id.0,
+            seconds: took.as_secs_f64(),
+            time: record.time + record.stages.total,
+        };
+        if let Some(lap) = &record.stages.handshake {
+            self.handshake(record).exemplify(exemplar(lap.took));
+        }
+        self.durations[record.direction as usize].exemplify(exemplar(record.stages.total));
+    }
+
+    /// Looks for what has become frequent among peers and rules.
+    pub(crate) fn rebalance(&self) {
+        self.peers.rebalance();
+        self.decisions.rebalance();
+    }
+
+    /// Connections open now.
     #[must_use]
-    pub fn open(&self, direction: Direction) -> &Gauge {
+    pub fn open(&self, direction: Direction) -> &UpDownCounter {
         &self.open[direction as usize]
     }
 
-    /// Failures of accept, by direction.
+    /// Handshakes under way.
+    #[must_use]
+    pub fn handshakes_in_flight(&self, direction: Direction) -> &UpDownCounter {
+        &self.handshakes_in_flight[direction as usize]
+    }
+
+    /// Failures of accept.
     #[must_use]
     pub fn accept_errors(&self, direction: Direction) -> &Counter {
         &self.accept_errors[direction as usize]
     }
 
-    /// Everything in OpenMetrics text format.
-    ///
-    /// # Errors
-    /// Never in practice: the sink is a string.
-    pub fn scrape(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::with_capacity(16 * 1024);
-        encode(&mut text, &self.registry)?;
-        Ok(text)
+    /// Replacements of SVID or bundles that came about, or not.
+    #[must_use]
+    pub fn rotations(&self, success: bool) -> &Counter {
+        &self.rotations[usize::from(success)]
+    }
+
+    /// Readings of policy files that were of use, or not.
+    #[must_use]
+    pub fn policy_reloads(&self, success: bool) -> &Counter {
+        &self.policy_reloads[usize::from(success)]
+    }
+
+    /// Connections that ended, for one reason.
+    #[must_use]
+    pub fn ended(&self, direction: Direction, reason: Reason) -> u64 {
+        self.ended[direction as usize][reason as usize].get()
+    }
+
+    /// What never reached its reader.
+    #[must_use]
+    pub fn dropped(&self, way: Way, cause: Cause) -> &Counter {
+        &self.dropped[way as usize][cause as usize]
+    }
+
+    /// What a collector has taken of a signal.
+    #[must_use]
+    pub fn exported(&self, signal: schema::Signal) -> &Counter {
+        &self.exported[signal as usize]
+    }
+
+    /// Export requests that succeeded, or not.
+    #[must_use]
+    pub fn exports(&self, signal: schema::Signal, success: bool) -> &Counter {
+        &self.exports[signal as usize][usize::from(success)]
+    }
+
+    /// How late the timers of each of `workers` workers fire.
+    pub fn lag(&self, workers: usize) -> &[Histogram] {
+        self.lag.get_or_init(|| (0..workers).map(|_| Histogram::default()).collect())
+    }
+
+    /// Names who is asked for readiness, expiry and sources. The first counts.
+    pub fn observe(&self, observer: impl Fn() -> Observation + Send + Sync + 'static) {
+        let _ = self.observer.set(Box::new(observer));
+    }
+
+    /// Names who knows how many lines standard error has lost. The first counts.
+    pub fn count_lost_stderr(&self, lost: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.stderr_lost.set(Box::new(lost));
+    }
+
+    /// When counting began.
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// The state of all instruments, as the views want them.
+    pub(crate) fn collect(&self) -> Vec<Stream> {
+        self.collect_all().into_iter().filter_map(|stream| self.views.apply(stream)).collect()
+    }
+
+    /// What a view makes of an instrument's histograms in OTLP.
+    pub(crate) fn views(&self) -> &Views {
+        &self.views
+    }
+
+    #[allow(clippy::too_many_lines, reason = "a list")]
+    fn collect_all(&self) -> Vec<Stream> {
+        let mut streams = Streams(Vec::with_capacity(catalog::INSTRUMENTS.len()));
+        for direction in DIRECTIONS {
+            let way = direction as usize;
+            let d = ("direction", direction.label());
+            for reason in Reason::ALL {
+                let r = ("reason", reason.label());
+                streams.some(&catalog::CONNECTIONS, [d, r], self.ended[way][*reason as usize].get());
+                streams.some(&catalog::HANDSHAKE_FAILURES, [d, r], self.handshake_failures[way][*reason as usize].get());
+            }
+            streams.level(&catalog::CONNECTIONS_OPEN, [d], self.open[way].get());
+            streams.level(&catalog::HANDSHAKES_IN_FLIGHT, [d], self.handshakes_in_flight[way].get());
+            streams.distribution(&catalog::CONNECTION_DURATION, [d], &self.durations[way]);
+            for (outcome, name) in ["failed", "established"].into_iter().enumerate() {
+                for (resumed, word) in ["false", "true"].into_iter().enumerate() {
+                    // Nothing fails by being resumed, and with no resumption there is nothing to show.
+                    let histogram = &self.handshakes[way][outcome][resumed];
+                    if resumed == 0 || histogram.distribution().count() > 0 {
+                        streams.distribution(&catalog::HANDSHAKE_DURATION, [d, ("outcome", name), ("resumed", word)], histogram);
+                    }
+                }
+            }
+            for (flow, name) in ["up", "down"].into_iter().enumerate() {
+                streams.sum(&catalog::BYTES, [d, ("flow", name)], self.bytes[way][flow].get());
+            }
+            streams.sum(&catalog::PLAINTEXT, [d], self.plaintext[way].get());
+            streams.sum(&catalog::ACCEPT_ERRORS, [d], self.accept_errors[way].get());
+        }
+        for counted in self.decisions.all() {
+            for direction in DIRECTIONS {
+                for (allowed, decision) in DECISIONS.into_iter().enumerate() {
+                    let count = counted.counts[decided(direction, allowed == 1)];
+                    let names = [("direction", direction.label().into()), ("decision", decision.into()), ("rule", counted.key.clone())];
+                    streams.counted(&catalog::DECISIONS, names, count, counted.start);
+                }
+            }
+        }
+        for counted in self.peers.all() {
+            for direction in DIRECTIONS {
+                for (i, outcome) in OUTCOMES.into_iter().enumerate() {
+                    let count = counted.counts[direction as usize * OUTCOMES.len() + i];
+                    let names = [("direction", direction.label().into()), ("peer", counted.key.clone()), ("outcome", outcome.into())];
+                    streams.counted(&catalog::PEER_CONNECTIONS, names, count, counted.start);
+                }
+            }
+        }
+        for (i, outcome) in RESULTS.into_iter().enumerate() {
+            streams.sum(&catalog::ROTATIONS, [("outcome", outcome)], self.rotations[i].get());
+            streams.sum(&catalog::POLICY_RELOADS, [("outcome", outcome)], self.policy_reloads[i].get());
+        }
+        for signal in schema::Signal::ALL {
+            let s = ("signal", signal.label());
+            streams.sum(&catalog::EXPORTED, [s], self.exported(signal).get());
+            for (i, outcome) in RESULTS.into_iter().enumerate() {
+                streams.sum(&catalog::EXPORTS, [s, ("outcome", outcome)], self.exports[signal as usize][i].get());
+            }
+        }
+        for way in Way::ALL {
+            for cause in Cause::ALL {
+                let lost = match (way, cause, self.stderr_lost.get()) {
+                    (Way::Stderr, Cause::QueueFull, Some(lost)) => lost(),
+                    _ => self.dropped(way, cause).get(),
+                };
+                // Every way has a queue; the other causes show when there is one.
+                if cause == Cause::QueueFull || lost > 0 {
+                    streams.sum(&catalog::DROPPED, [("signal", way.label()), ("cause", cause.label())], lost);
+                }
+            }
+        }
+        for (i, lag) in self.lag.get().into_iter().flatten().enumerate() {
+            let value = Value::Distribution(lag.distribution());
+            streams.push(&catalog::RUNTIME_LAG, vec![("worker", i.to_string().into())], value, None);
+        }
+        if let Some(observe) = self.observer.get() {
+            streams.observed(observe());
+        }
+        streams.number(&catalog::BUILD_INFO, vec![("version", env!("CARGO_PKG_VERSION").into())], 1.0);
+        if let Some([user, system]) = process::cpu_time() {
+            streams.number(&catalog::PROCESS_CPU_TIME, vec![("cpu.mode", "user".into())], user.as_secs_f64());
+            streams.number(&catalog::PROCESS_CPU_TIME, vec![("cpu.mode", "system".into())], system.as_secs_f64());
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a measure")]
+        for (instrument, value) in [(&catalog::PROCESS_MEMORY, process::memory()), (&catalog::PROCESS_DESCRIPTORS, process::descriptors())]
+        {
+            if let Some(value) = value {
+                streams.number(instrument, Vec::new(), value as f64);
+            }
+        }
+        streams.0
     }
 }
 
-fn seconds(micros: u64) -> f64 {
-    std::time::Duration::from_micros(micros).as_secs_f64()
+fn outcome(record: &ConnectionRecord) -> usize {
+    let outcome = match (&record.decision, record.is_success()) {
+        (Some(decision), _) if !decision.allowed => Outcome::Denied,
+        (_, true) => Outcome::Allowed,
+        (_, false) => Outcome::Failed,
+    };
+    record.direction as usize * OUTCOMES.len() + outcome as usize
+}
+
+fn decided(direction: Direction, allowed: bool) -> usize {
+    direction as usize * DECISIONS.len() + usize::from(allowed)
+}
+
+/// Points on their way into their streams.
+struct Streams(Vec<Stream>);
+
+impl Streams {
+    fn push(
+        &mut self,
+        instrument: &'static Instrument,
+        attributes: Vec<(&'static str, Arc<str>)>,
+        value: Value,
+        start: Option<SystemTime>,
+    ) {
+        let point = Point { attributes, value, start };
+        match self.0.iter_mut().find(|stream| std::ptr::eq(stream.instrument, instrument)) {
+            Some(stream) => stream.points.push(point),
+            None => self.0.push(Stream { instrument, name: instrument.name.to_owned(), points: vec![point] }),
+        }
+    }
+
+    fn sum<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [(&'static str, &'static str); N], sum: u64) {
+        self.push(instrument, owned(attributes), Value::Sum(sum), None);
+    }
+
+    /// As [`Streams::sum`], unless it is nothing: of the many reasons most never come.
+    fn some<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [(&'static str, &'static str); N], sum: u64) {
+        if sum > 0 {
+            self.sum(instrument, attributes, sum);
+        }
+    }
+
+    fn counted(&mut self, instrument: &'static Instrument, names: [(&'static str, Arc<str>); 3], count: u64, start: Option<SystemTime>) {
+        if count > 0 {
+            self.push(instrument, names.into(), Value::Sum(count), start);
+        }
+    }
+
+    fn level<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [(&'static str, &'static str); N], level: i64) {
+        #[allow(clippy::cast_precision_loss, reason = "counts of open things are small")]
+        self.number(instrument, owned(attributes), level as f64);
+    }
+
+    fn number(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: f64) {
+        self.push(instrument, attributes, Value::Number(value), None);
+    }
+
+    fn distribution<const N: usize>(
+        &mut self,
+        instrument: &'static Instrument,
+        attributes: [(&'static str, &'static str); N],
+        histogram: &Histogram,
+    ) {
+        self.push(instrument, owned(attributes), Value::Distribution(histogram.distribution()), None);
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "seconds")]
+    fn observed(&mut self, seen: Observation) {
+        self.number(&catalog::READY, Vec::new(), f64::from(u8::from(seen.ready)));
+        if let Some(left) = seen.svid_time_left {
+            self.number(&catalog::SVID_TIME_LEFT, Vec::new(), left as f64);
+        }
+        for (domain, left) in seen.bundles_time_left {
+            self.number(&catalog::BUNDLE_TIME_LEFT, vec![("trust_domain", domain)], left as f64);
+        }
+        for (source, healthy) in seen.sources {
+            self.number(&catalog::SOURCE_HEALTHY, vec![("source", source)], f64::from(u8::from(healthy)));
+        }
+    }
+}
+
+fn owned<const N: usize>(attributes: [(&'static str, &'static str); N]) -> Vec<(&'static str, Arc<str>)> {
+    attributes.into_iter().map(|(key, value)| (key, value.into())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+    use std::time::Instant;
 
-    /// The reference names what a scrape has, and nothing else.
-    #[test]
-    fn the_list_of_metrics_is_that_of_a_scrape() {
-        let metrics = Metrics::new();
+    fn record(reason: Reason) -> ConnectionRecord {
         let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
-        record.reason = Reason::Closed;
-        metrics.count(&record);
-        let text = metrics.scrape().unwrap();
-        let scraped: std::collections::BTreeSet<&str> = text
-            .lines()
-            .filter(|l| !l.starts_with('#'))
-            .map(|l| l.split(['{', ' ']).next().unwrap())
-            .map(|name| ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name))
-            .collect();
-        let listed: std::collections::BTreeSet<&str> = METRICS.iter().map(|(name, _, _)| *name).collect();
-        assert_eq!(scraped, listed);
-        for (_, _, help) in METRICS {
-            assert!(text.contains(help), "{help}");
+        record.reason = reason;
+        record.stages.handshake = Some(sidegate_core::Lap { start: Instant::now(), took: Duration::from_millis(3) });
+        record.decision = Some(sidegate_core::Decision { allowed: true, rule: "r".into() });
+        record
+    }
+
+    fn observed(metrics: &Metrics) {
+        metrics.lag(1);
+        metrics.observe(|| Observation {
+            ready: true,
+            svid_time_left: Some(60),
+            bundles_time_left: vec![("a.b".into(), 600)],
+            sources: vec![("files".into(), true)],
+        });
+    }
+
+    /// The reference lists what is collected, with its attributes, and nothing else.
+    #[test]
+    fn the_catalog_is_what_is_collected() {
+        let metrics = Metrics::new(&schema::Metrics::default());
+        observed(&metrics);
+        for reason in [Reason::Closed, Reason::Expired] {
+            metrics.count(&record(reason));
+            metrics.count_names(&record(reason));
+        }
+        let streams = metrics.collect();
+        let names: BTreeSet<&str> = streams.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, catalog::INSTRUMENTS.iter().map(|i| i.name).collect());
+        for stream in &streams {
+            for point in &stream.points {
+                let keys: Vec<&str> = point.attributes.iter().map(|(key, _)| *key).collect();
+                assert_eq!(keys, stream.instrument.attributes, "{}", stream.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_counts_once_everywhere() {
+        let metrics = Metrics::new(&schema::Metrics::default());
+        metrics.count(&record(Reason::Expired));
+        metrics.count_unheard(&record(Reason::Expired));
+        let sum = |name: &str| -> u64 {
+            let points = metrics.collect().into_iter().filter(|s| s.name == name).flat_map(|s| s.points);
+            points.map(|p| if let Value::Sum(n) = p.value { n } else { 0 }).sum()
+        };
+        for name in ["connections", "handshake.failures", "authorization.decisions", "peer.connections", "telemetry.dropped"] {
+            assert_eq!(sum(&format!("sidegate.{name}")), 1, "{name}");
         }
     }
 }

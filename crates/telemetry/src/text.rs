@@ -1,6 +1,7 @@
 //! A record as a person reads it.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use sidegate_core::{ConnectionRecord, Direction, Reason};
 
@@ -38,14 +39,12 @@ pub fn line(record: &ConnectionRecord) -> String {
     text
 }
 
-/// Microseconds for people: `850µs`, `12.4ms`, `3.2s`.
+/// A duration for people: `850µs`, `12.4ms`, `3.2s`.
 #[must_use]
-pub fn duration(micros: u64) -> String {
-    #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let value = micros as f64;
-    match micros {
-        0..1_000 => format!("{micros}µs"),
-        1_000..1_000_000 => format!("{:.1}ms", value / 1e3),
-        _ => format!("{:.1}s", value / 1e6),
+pub fn duration(took: Duration) -> String {
+    match took.as_micros() {
+        micros @ 0..1_000 => format!("{micros}µs"),
+        1_000..1_000_000 => format!("{:.1}ms", took.as_secs_f64() * 1e3),
+        _ => format!("{:.1}s", took.as_secs_f64()),
     }
 }

@@ -90,7 +90,7 @@ fn bytes(alpn: &[String]) -> Vec<Vec<u8>> {
 
 /// Presents one SVID, whatever the peer asks for: it is the only one that this side has.
 #[derive(Debug)]
-struct OneSvid(Arc<CertifiedKey>);
+pub(crate) struct OneSvid(pub(crate) Arc<CertifiedKey>);
 
 impl ResolvesClientCert for OneSvid {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {

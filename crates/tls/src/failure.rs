@@ -1,9 +1,10 @@
 //! How a handshake or an established session fails.
 
 use std::io;
+use std::sync::Arc;
 
 use rustls::{AlertDescription, Error, InvalidMessage};
-use sidegate_core::{Reason, printable};
+use sidegate_core::{CertificateFacts, Lap, Reason, printable};
 
 /// Why a handshake did not come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,8 +15,10 @@ pub struct HandshakeFailure {
     pub detail: String,
     /// What the peer's certificate claims to be, if it was refused.
     pub claimed_id: Option<String>,
-    /// How long verification took, µs, if it came to that.
-    pub verify: Option<u64>,
+    /// The certificate that the peer presented, if it came to that.
+    pub certificate: Option<Arc<CertificateFacts>>,
+    /// When verification was and how long it took, if it came to that.
+    pub verify: Option<Lap>,
 }
 
 impl HandshakeFailure {
@@ -34,7 +37,7 @@ impl HandshakeFailure {
     }
 
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: printable(&detail.into()), claimed_id: None, verify: None }
+        Self { reason, detail: printable(&detail.into()), claimed_id: None, certificate: None, verify: None }
     }
 
     pub(crate) fn io(error: &io::Error) -> Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::server::{Accepted, Acceptor};
-use rustls::{ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConnection};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConnection};
 use sidegate_core::{HandshakeFacts, Reason};
 use tokio::net::TcpStream;
 
@@ -13,7 +13,6 @@ use crate::configs::ServerChoice;
 use crate::failure::HandshakeFailure;
 use crate::session::{Session, Socket};
 use crate::verifier::{Report, take_report};
-use crate::verify::PeerIdentity;
 
 /// Shakes hands with a client whose first bytes, already read, are `first`.
 ///
@@ -91,13 +90,12 @@ async fn drive(tcp: &TcpStream, mut connection: Connection) -> Result<Session, H
         }
         process(tcp, &mut connection, &mut report)?;
     }
-    let (peer, verify) = match report {
-        Some(Report { outcome: Ok(peer), took }) => (peer, micros(took)),
+    let Some(Report { outcome: Ok(peer), lap }) = report else {
         // Not reached: without resumption rustls ends no handshake that a verifier has not passed.
-        _ => return Err(HandshakeFailure::new(Reason::NoPeerCertificate, "the handshake ended without a verified peer")),
+        return Err(HandshakeFailure::new(Reason::NoPeerCertificate, "the handshake ended without a verified peer"));
     };
-    let facts = facts(&connection, &peer);
-    Ok(Session::new(connection, peer, facts, Some(verify)))
+    let facts = facts(&connection);
+    Ok(Session::new(connection, peer, facts, lap))
 }
 
 fn process(tcp: &TcpStream, connection: &mut Connection, report: &mut Option<Report>) -> Result<(), HandshakeFailure> {
@@ -108,16 +106,20 @@ fn process(tcp: &TcpStream, connection: &mut Connection, report: &mut Option<Rep
     let Err(error) = result else { return Ok(()) };
     let _ = connection.write_tls(&mut Socket(tcp));
     let mut failure = HandshakeFailure::tls(&error);
-    if let Some(Report { outcome, took }) = report.take() {
-        failure.verify = Some(micros(took));
+    if let Some(Report { outcome, lap }) = report.take() {
+        failure.verify = Some(lap);
         match outcome {
             Err(refused) => {
                 failure.reason = refused.reason;
                 failure.detail = refused.detail;
                 failure.claimed_id = refused.claimed_id;
+                failure.certificate = refused.certificate;
             }
             // The certificate is good, but the peer has not proved that it is its own.
-            Ok(claimed) => failure.claimed_id = Some(claimed.text.to_string()),
+            Ok(claimed) => {
+                failure.claimed_id = Some(claimed.text.to_string());
+                failure.certificate = Some(claimed.certificate);
+            }
         }
     }
     Err(failure)
@@ -137,11 +139,17 @@ fn closed() -> HandshakeFailure {
     HandshakeFailure::new(Reason::HandshakeClosed, "the peer closed before the handshake was done")
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+/// rustls marks the suites of TLS 1.3 in their names; IANA does not.
+fn iana_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other.as_str().unwrap_or("unknown"),
+    }
 }
 
-fn facts(connection: &Connection, peer: &PeerIdentity) -> HandshakeFacts {
+fn facts(connection: &Connection) -> HandshakeFacts {
     let sni = match connection {
         Connection::Server(server) => ServerConnection::server_name(server).map(str::to_owned),
         Connection::Client(_) => None,
@@ -152,12 +160,10 @@ fn facts(connection: &Connection, peer: &PeerIdentity) -> HandshakeFacts {
             Some(ProtocolVersion::TLSv1_2) => "1.2",
             _ => "unknown",
         },
-        cipher: connection.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("unknown").trim_start_matches("TLS13_"),
+        cipher: connection.negotiated_cipher_suite().map_or("unknown", |s| iana_name(s.suite())),
         group: connection.negotiated_key_exchange_group().and_then(|g| g.name().as_str()),
         alpn: connection.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned()),
         sni,
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
-        peer_serial: peer.serial.clone(),
-        peer_not_after: peer.not_after,
     }
 }

@@ -3,6 +3,7 @@
 //! All TLS input and output sits behind [`Session`]: a handshake goes in, an established session comes out.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod collector;
 mod configs;
 mod failure;
 mod handshake;
@@ -11,6 +12,7 @@ mod session;
 mod verifier;
 pub mod verify;
 
+pub use collector::{CollectorConfig, CollectorError};
 pub use configs::{ServerChoice, TlsContext};
 pub use failure::{HandshakeFailure, WireError};
 pub use handshake::{accept, connect};

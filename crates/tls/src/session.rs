@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
-use sidegate_core::{HandshakeFacts, Reason};
+use sidegate_core::{HandshakeFacts, Lap, Reason};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -21,13 +21,13 @@ pub struct Session {
     pub peer: PeerIdentity,
     /// What the handshake found.
     pub facts: HandshakeFacts,
-    /// How long the verification of the peer's chain took, µs.
-    pub verify: Option<u64>,
+    /// When the peer's chain was verified and how long that took.
+    pub verify: Lap,
     closing: bool,
 }
 
 impl Session {
-    pub(crate) fn new(connection: Connection, peer: PeerIdentity, facts: HandshakeFacts, verify: Option<u64>) -> Self {
+    pub(crate) fn new(connection: Connection, peer: PeerIdentity, facts: HandshakeFacts, verify: Lap) -> Self {
         Self { connection, peer, facts, verify, closing: false }
     }
 

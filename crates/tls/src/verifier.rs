@@ -6,14 +6,14 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
-use sidegate_core::Reason;
+use sidegate_core::{Lap, Reason};
 
 use crate::provider::provider;
 use crate::verify::{PeerIdentity, Role, TrustStore, VerifyFailure, verify};
@@ -21,7 +21,7 @@ use crate::verify::{PeerIdentity, Role, TrustStore, VerifyFailure, verify};
 /// What the last verification on this thread found.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) took: Duration,
+    pub(crate) lap: Lap,
     pub(crate) outcome: Result<PeerIdentity, VerifyFailure>,
 }
 
@@ -50,7 +50,7 @@ impl SpiffeVerifier {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let outcome = verify(leaf, intermediates, role, &self.trust, now);
         let result = outcome.as_ref().map(drop).map_err(|failure| alerting(failure.reason));
-        REPORT.set(Some(Report { took: start.elapsed(), outcome }));
+        REPORT.set(Some(Report { lap: Lap::since(start), outcome }));
         result
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use sidegate_core::{Reason, SpiffeId, TrustDomain, parse_canonical, printable};
+use sidegate_core::{CertificateFacts, Reason, SpiffeId, TrustDomain, parse_canonical, printable};
 use sidegate_identity::{Material, foreign_signing_name, uri_names};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::{
@@ -47,10 +47,8 @@ pub struct PeerIdentity {
     pub id: SpiffeId,
     /// The same as text, shared with the record.
     pub text: Arc<str>,
-    /// Serial number of its certificate, hexadecimal.
-    pub serial: String,
-    /// When its certificate expires, seconds since the epoch.
-    pub not_after: i64,
+    /// Its certificate.
+    pub certificate: Arc<CertificateFacts>,
 }
 
 /// Why a chain was refused.
@@ -62,6 +60,8 @@ pub struct VerifyFailure {
     pub detail: String,
     /// What the certificate claims to be, where it names something. Never to be trusted.
     pub claimed_id: Option<String>,
+    /// The certificate, if it could be read at all.
+    pub certificate: Option<Arc<CertificateFacts>>,
 }
 
 impl TrustStore {
@@ -93,7 +93,12 @@ pub fn verify(
     trust: &TrustStore,
     now: i64,
 ) -> Result<PeerIdentity, VerifyFailure> {
-    let malformed = |detail: String| VerifyFailure { reason: Reason::CertificateMalformed, detail: printable(&detail), claimed_id: None };
+    let malformed = |detail: String| VerifyFailure {
+        reason: Reason::CertificateMalformed,
+        detail: printable(&detail),
+        claimed_id: None,
+        certificate: None,
+    };
     let parsed = match X509Certificate::from_der(leaf) {
         Ok(([], parsed)) => parsed,
         Ok(_) => return Err(malformed("the leaf has trailing bytes".to_owned())),
@@ -105,16 +110,15 @@ pub fn verify(
         path_rules(leaf, intermediates, role, trust, id.trust_domain(), now)?;
         Ok(id)
     });
+    let validity = parsed.validity();
+    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    let serial = printable(&format!("{:x}", parsed.serial));
+    let certificate = Arc::new(CertificateFacts::new(leaf, serial, not_before, not_after));
     match checked {
-        Ok(id) => Ok(PeerIdentity {
-            text: id.to_string().into(),
-            id,
-            serial: format!("{:x}", parsed.serial),
-            not_after: parsed.validity().not_after.timestamp(),
-        }),
+        Ok(id) => Ok(PeerIdentity { text: id.to_string().into(), id, certificate }),
         Err((reason, detail)) => {
             let claimed_id = uris.first().map(|uri| printable(uri));
-            Err(VerifyFailure { reason, detail: printable(&detail), claimed_id })
+            Err(VerifyFailure { reason, detail: printable(&detail), claimed_id, certificate: Some(certificate) })
         }
     }
 }

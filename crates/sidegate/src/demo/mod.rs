@@ -6,6 +6,7 @@
 mod place;
 mod sidecar;
 mod table;
+mod trace;
 mod traffic;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use sidegate_authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
 use sidegate_config::value::Span;
+use sidegate_telemetry::sink::{self, Sink};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::place::{Place, WORKLOADS, Workload};
@@ -96,9 +98,10 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
     let records = Records::default();
     let started = Instant::now();
     let service = traffic::serve(place)?;
+    let (collector, socket_of_collector) = collector(folder)?;
     let mut sidecars = Vec::new();
     for workload in WORKLOADS {
-        let config = place.sidecar_config(workload, &socket(folder, workload), folder)?;
+        let config = place.sidecar_config(workload, &socket(folder, workload), &socket_of_collector, folder)?;
         sidecars.push(Sidecar::start(place, workload, folder, &config, records.clone())?);
     }
     for sidecar in &sidecars {
@@ -112,11 +115,12 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
     records.settle(tally.expected_records());
     let all = records.all();
     table::print(&all, arguments.all);
+    let traced = trace::print(&collector, &all);
     let rotations = place.rotations(&sidecars)?;
     summary(&tally, &rotations, authority.issued_count(), all.len());
-    let verdict = judge(&tally, &rotations, &all, stop.load(Ordering::Relaxed));
+    let verdict = judge(&tally, &rotations, &all, traced, stop.load(Ordering::Relaxed));
     if verdict.is_ok() {
-        where_next(place, arguments.keep);
+        where_next(place, folder, &collector, arguments.keep);
         if arguments.keep {
             keep(stop);
         }
@@ -147,8 +151,17 @@ fn summary(tally: &Tally, rotations: &[(Workload, u64)], issued: u64, records: u
     }
 }
 
+/// A collector in this process, on a socket that every sidecar may use.
+fn collector(folder: &Path) -> Result<(Sink, PathBuf)> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join("collector.sock");
+    let sink = Sink::start(sink::Place::Unix(path.clone()), 1000).context("the collector can't be started")?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+    Ok((sink, path))
+}
+
 /// What has to have happened.
-fn judge(tally: &Tally, rotations: &[(Workload, u64)], records: &[sidecar::Seen], interrupted: bool) -> Result<()> {
+fn judge(tally: &Tally, rotations: &[(Workload, u64)], records: &[sidecar::Seen], traced: bool, interrupted: bool) -> Result<()> {
     if interrupted {
         bail!("interrupted");
     }
@@ -175,17 +188,22 @@ fn judge(tally: &Tally, rotations: &[(Workload, u64)], records: &[sidecar::Seen]
         seen(Workload::Web, "closed") && seen(Workload::Api, "closed"),
         "a record of a finished connection is missing at one end".to_owned(),
     );
+    expect(traced, "no trace of a request reached the collector".to_owned());
     if wrong.is_empty() { Ok(()) } else { Err(anyhow!("the demo did not go as it should:\n  {}", wrong.join("\n  "))) }
 }
 
-fn where_next(place: &Place, kept: bool) {
+fn where_next(place: &Place, folder: &Path, collector: &Sink, kept: bool) {
+    let [spans, points, logs] = collector.items();
     println!("\nWhere to look next");
+    println!("  the metrics                  the collector has {points} data points, {spans} spans and {logs} log records of this;");
+    println!("                               each sidecar shows the same metrics on its /metrics; docs/telemetry.md lists them");
     println!("  sidegate check --help        check a configuration of your own");
     println!("  sidegate redirect show       read the kernel rules before you apply them");
-    println!("  docs/configuration.md        every key; docs/reference.md every reason and metric");
+    println!("  docs/observability.md        send it to a collector of your own; dashboard and alerts are in deploy/");
+    println!("  docs/reference.md            every key; docs/telemetry.md every reason, metric and span");
     if kept {
         println!("\nIt keeps running. In another terminal:");
-        for line in place.what_to_type() {
+        for line in place.what_to_type(folder) {
             println!("  {line}");
         }
         println!("Ctrl-C ends it and removes every namespace and rule.");

@@ -151,7 +151,7 @@ impl Place {
     }
 
     /// Writes a sidecar's configuration and policy, and puts its kernel rules in place.
-    pub(super) fn sidecar_config(&self, workload: Workload, socket: &Path, folder: &Path) -> Result<PathBuf> {
+    pub(super) fn sidecar_config(&self, workload: Workload, socket: &Path, collector: &Path, folder: &Path) -> Result<PathBuf> {
         let policy = folder.join(format!("{}.policy.yaml", workload.name()));
         let rules = match workload {
             Workload::Api => format!(
@@ -163,11 +163,18 @@ impl Place {
         };
         std::fs::write(&policy, rules)?;
         let common = format!(
-            "profile: development\nidentity:\n  sources:\n    - workloadApi: {{ socket: \"unix://{}\" }}\npolicy: {{ files: [\"{}\"] }}\naccessLog: {{ format: json }}\nworkers: 1\nadmin: {{ listen: \"127.0.0.1:{}\" }}\n",
+            "profile: development\nidentity:\n  sources:\n    - workloadApi: {{ socket: \"unix://{}\" }}\npolicy: {{ files: [\"{}\"] }}\naccessLog: {{ format: json }}\nworkers: 1\nadmin: {{ listen: \"127.0.0.1:{}\", socket: \"{}\" }}\ntelemetry: {{ otlp: {{ endpoint: \"unix://{}\" }}, traces: {{ batch: {{ delay: 100ms }} }}, metrics: {{ interval: 1s }} }}\n",
             socket.display(),
             policy.display(),
-            self.admin_port(workload)
+            self.admin_port(workload),
+            admin_socket(workload, folder).display(),
+            collector.display(),
         );
+        let run = folder.join(format!("{}.run", workload.name()));
+        std::fs::create_dir(&run)?;
+        if let Some(uid) = self.uid(workload) {
+            std::os::unix::fs::chown(&run, Some(uid), Some(uid))?;
+        }
         let expected = Workload::Api.spiffe_id();
         let own = match &self.kind {
             Kind::Pods(_) => {
@@ -291,16 +298,18 @@ impl Place {
     pub(super) fn rotations(&self, sidecars: &[Sidecar]) -> Result<Vec<(Workload, u64)>> {
         let count = |workload| {
             let (_, metrics) = self.ask_admin(workload, "/metrics")?;
-            let line = metrics.lines().find_map(|l| l.strip_prefix("sidegate_identity_rotations_total "));
+            let line = metrics.lines().find_map(|l| l.strip_prefix("sidegate_identity_rotations_total{outcome=\"success\"} "));
             Ok((workload, line.and_then(|n| n.parse().ok()).unwrap_or(0)))
         };
         sidecars.iter().map(|s| count(s.workload)).collect()
     }
 
     /// Commands for `--keep`.
-    pub(super) fn what_to_type(&self) -> Vec<String> {
+    pub(super) fn what_to_type(&self, folder: &Path) -> Vec<String> {
         let api = self.service_address();
-        match &self.kind {
+        let socket = admin_socket(Workload::Api, folder);
+        let ask = |what: &str| format!("{}/sidegate {what} --socket {}", folder.display(), socket.display());
+        let mut lines = match &self.kind {
             Kind::Pods(pods) => {
                 let enter = |pod: &Pod| {
                     let user = if pods.users { "" } else { "--preserve-credentials --user=/proc/{pid}/ns/user " };
@@ -320,8 +329,16 @@ impl Place {
                 format!("curl -s http://127.0.0.1:{}/          # plaintext to the strict port: refused", ports.api),
                 format!("curl -s http://127.0.0.1:{}/metrics   # api's sidecar", ports.admin[Workload::Api as usize]),
             ],
-        }
+        };
+        lines.push(ask("status"));
+        lines.push(ask("connections --watch"));
+        lines
     }
+}
+
+/// A workload's admin socket, in a folder of its user.
+fn admin_socket(workload: Workload, folder: &Path) -> PathBuf {
+    folder.join(format!("{}.run", workload.name())).join("admin.sock")
 }
 
 fn possible() -> Result<(), String> {

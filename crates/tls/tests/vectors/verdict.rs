@@ -47,8 +47,8 @@ fn a_verdict_says_who_the_peer_is() {
     let now = unix_now();
     let chain = [Spec::leaf(ID).valid(now, now + 5).signed_by(&world.ours, &world.leaf_key)];
     let peer = judge(&chain, Role::Server, &world.trust(), now).unwrap();
-    assert_eq!((peer.id.to_string().as_str(), &*peer.text, peer.not_after), (ID, ID, now + 5));
-    assert!(peer.serial.starts_with("10") && peer.serial.len() == 8, "{}", peer.serial);
+    assert_eq!((peer.id.to_string().as_str(), &*peer.text, peer.certificate.not_after), (ID, ID, now + 5));
+    assert!(peer.certificate.serial.starts_with("10") && peer.certificate.serial.len() == 8, "{}", peer.certificate.serial);
 }
 
 #[test]

@@ -1,0 +1,271 @@
+//! What the admin API answers. Every call that changes something is an event that names who called.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sidegate_core::{ConnectionRecord, Direction, Reason, Side, Transport, event, rfc3339};
+use sidegate_identity::unix_now;
+use sidegate_proxy::{Live, Phase, Readiness, Shared};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status as Refusal};
+
+use crate::v1;
+use crate::v1::connection_change::Change;
+use crate::v1::cut_connections_request::Which;
+
+const SHOWN: usize = 1000;
+const LOOK: Duration = Duration::from_secs(1);
+
+type SetLogFilter = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+
+/// What the admin API can ask and change.
+pub struct Controls {
+    /// The data plane.
+    pub shared: Arc<Shared>,
+    /// The configuration as it was loaded, secrets redacted.
+    pub config: String,
+    /// The profile's name.
+    pub profile: String,
+    /// Says what is logged.
+    pub log_filter: Box<dyn Fn() -> String + Send + Sync>,
+    /// Changes it; else says what is wrong.
+    pub set_log_filter: Box<SetLogFilter>,
+    /// Told when the drain is to start.
+    pub drain: Arc<Notify>,
+}
+
+pub(crate) struct Api {
+    controls: Controls,
+    started: Instant,
+}
+
+impl Api {
+    pub(crate) fn new(controls: Controls) -> Self {
+        Self { controls, started: Instant::now() }
+    }
+}
+
+/// User and process of whoever calls.
+fn caller<T>(request: &Request<T>) -> (i64, i64) {
+    let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    credentials.map_or((-1, -1), |c| (i64::from(c.uid()), c.pid().map_or(-1, i64::from)))
+}
+
+type Answer<T> = Result<Response<T>, Refusal>;
+
+#[tonic::async_trait]
+impl v1::admin_server::Admin for Api {
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Answer<v1::Status> {
+        let shared = &self.controls.shared;
+        let snapshot = shared.snapshot.load();
+        let missing = match shared.readiness() {
+            Readiness::Ready => Vec::new(),
+            Readiness::NotReady(lines) => lines,
+        };
+        let exports = shared.telemetry.exports().into_iter().map(|export| v1::Export {
+            signal: export.signal.label().to_owned(),
+            endpoint: export.target.unwrap_or_default(),
+            error: export.error.unwrap_or_default(),
+            exported: export.exported,
+            dropped: export.dropped,
+        });
+        Ok(Response::new(v1::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            phase: phase(*shared.phase.borrow()).to_owned(),
+            ready: missing.is_empty(),
+            missing,
+            identities: Some(identities(shared)),
+            policy_rules: snapshot.policy.len() as u64,
+            generation: snapshot.generation,
+            traffic: [Direction::Inbound, Direction::Outbound].map(|d| traffic(shared, d)).into(),
+            exports: exports.collect(),
+            log_filter: (self.controls.log_filter)(),
+            profile: self.controls.profile.clone(),
+        }))
+    }
+
+    async fn list_connections(&self, request: Request<v1::ListConnectionsRequest>) -> Answer<v1::ListConnectionsResponse> {
+        let all = self.controls.shared.registry.all();
+        let limit = match usize::try_from(request.into_inner().limit) {
+            Ok(0) | Err(_) => SHOWN,
+            Ok(limit) => limit,
+        };
+        let connections = all.iter().take(limit).map(|live| connection(live)).collect();
+        Ok(Response::new(v1::ListConnectionsResponse { connections, open: all.len() as u64 }))
+    }
+
+    type WatchConnectionsStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectionChange, Refusal>> + Send>>;
+
+    async fn watch_connections(&self, _: Request<v1::WatchConnectionsRequest>) -> Answer<Self::WatchConnectionsStream> {
+        let (sender, changes) = mpsc::channel(64);
+        // Ends when the watcher is gone: then there is nobody to send to.
+        tokio::spawn(watch(self.controls.shared.clone(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(changes))))
+    }
+
+    async fn cut_connections(&self, request: Request<v1::CutConnectionsRequest>) -> Answer<v1::CutConnectionsResponse> {
+        let (uid, pid) = caller(&request);
+        let Some(which) = request.into_inner().which else {
+            return Err(Refusal::invalid_argument("say which: a connection's ID, or a peer's SPIFFE ID"));
+        };
+        let (fits, what): (Box<dyn Fn(&Live) -> bool + Send>, String) = match which {
+            Which::ConnectionId(id) => {
+                let what = format!("connection {id}");
+                (Box::new(move |live| live.id.to_string() == id), what)
+            }
+            Which::Peer(peer) => {
+                let what = format!("all connections with {peer}");
+                (Box::new(move |live| live.admission().is_some_and(|a| a.peer.as_deref() == Some(&*peer))), what)
+            }
+        };
+        let mut cut = 0;
+        for live in self.controls.shared.registry.all().iter().filter(|live| fits(live)) {
+            live.cut(Reason::Cut);
+            cut += 1;
+        }
+        let what = sidegate_core::printable(&what);
+        tracing::warn!(event = event::ADMIN_CUT, uid, pid, cut, "user {uid} cut {what}: {cut} were open");
+        if cut == 0 {
+            return Err(Refusal::not_found(format!("{what}: none is open")));
+        }
+        Ok(Response::new(v1::CutConnectionsResponse { cut }))
+    }
+
+    async fn list_identities(&self, _: Request<v1::ListIdentitiesRequest>) -> Answer<v1::Identities> {
+        Ok(Response::new(identities(&self.controls.shared)))
+    }
+
+    async fn get_config(&self, _: Request<v1::GetConfigRequest>) -> Answer<v1::Config> {
+        Ok(Response::new(v1::Config { yaml: self.controls.config.clone() }))
+    }
+
+    async fn set_log_filter(&self, request: Request<v1::SetLogFilterRequest>) -> Answer<v1::SetLogFilterResponse> {
+        let (uid, pid) = caller(&request);
+        let filter = request.into_inner().filter;
+        let previous = (self.controls.log_filter)();
+        (self.controls.set_log_filter)(&filter).map_err(Refusal::invalid_argument)?;
+        tracing::warn!(event = event::ADMIN_LOG_FILTER, uid, pid, previous, filter, "user {uid} changed the log filter");
+        Ok(Response::new(v1::SetLogFilterResponse { previous }))
+    }
+
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Answer<v1::DrainResponse> {
+        let (uid, pid) = caller(&request);
+        tracing::warn!(event = event::ADMIN_DRAIN, uid, pid, "user {uid} started the drain");
+        self.controls.drain.notify_one();
+        Ok(Response::new(v1::DrainResponse {}))
+    }
+}
+
+/// Tells a watcher what opens and what ends.
+async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionChange, Refusal>>) {
+    // First, so that nothing that ends meanwhile is missed.
+    let mut ended = shared.telemetry.watch();
+    let mut known = HashSet::new();
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        let changes = tokio::select! {
+            () = sender.closed() => return,
+            _ = look.tick() => {
+                let all = shared.registry.all();
+                let opened: Vec<Change> =
+                    all.iter().filter(|live| !known.contains(&live.id)).map(|live| Change::Opened(connection(live))).collect();
+                known = all.iter().map(|live| live.id).collect();
+                opened
+            }
+            record = ended.recv() => match record {
+                Ok(record) => vec![Change::Ended(of_record(&record))],
+                Err(RecvError::Lagged(missed)) => vec![Change::Missed(missed)],
+                Err(RecvError::Closed) => return,
+            },
+        };
+        for change in changes {
+            if sender.send(Ok(v1::ConnectionChange { change: Some(change) })).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn of_record(record: &ConnectionRecord) -> v1::EndedConnection {
+    let json = serde_json::to_string(record).unwrap_or_default();
+    v1::EndedConnection { json, line: sidegate_telemetry::line(record) }
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Serving => "serving",
+        Phase::Settling => "settling",
+        Phase::Draining => "draining",
+        Phase::Ending => "ending",
+    }
+}
+
+fn traffic(shared: &Shared, direction: Direction) -> v1::Traffic {
+    let metrics = &shared.telemetry.metrics;
+    let ended = Reason::ALL.iter().map(|reason| v1::Ended {
+        reason: reason.label().to_owned(),
+        connections: metrics.ended(direction, *reason),
+        success: reason.side() == Side::Normal,
+    });
+    v1::Traffic {
+        direction: direction.label().to_owned(),
+        open: shared.registry.open_in(direction) as u64,
+        handshakes_in_flight: u64::try_from(metrics.handshakes_in_flight(direction).get()).unwrap_or(0),
+        ended: ended.filter(|e| e.connections > 0).collect(),
+    }
+}
+
+fn identities(shared: &Shared) -> v1::Identities {
+    let state = shared.snapshot.load().identity.clone();
+    let now = unix_now();
+    let svid = state.material.as_ref().map(|material| {
+        let facts = material.svid.facts();
+        v1::Svid {
+            spiffe_id: material.svid.id.to_string(),
+            sha256: facts.sha256_hex(),
+            serial: facts.serial,
+            not_before: rfc3339(facts.not_before).unwrap_or_default(),
+            not_after: rfc3339(facts.not_after).unwrap_or_default(),
+            seconds_left: facts.not_after - now,
+        }
+    });
+    let bundles = state.material.iter().flat_map(|material| &material.bundles).map(|(domain, bundle)| v1::Bundle {
+        trust_domain: domain.to_string(),
+        authorities: u32::try_from(bundle.authorities.len()).unwrap_or(u32::MAX),
+        seconds_left: bundle.authorities.iter().map(|a| a.not_after).max().map_or(0, |last| last - now),
+    });
+    let sources = state.sources.iter().map(|s| v1::Source { name: s.name.clone(), healthy: s.healthy, message: s.message.clone() });
+    v1::Identities { svid, bundles: bundles.collect(), sources: sources.collect(), rotations: state.rotations }
+}
+
+fn connection(live: &Live) -> v1::Connection {
+    let admission = live.admission();
+    let text = |field: Option<&Arc<str>>| field.map(ToString::to_string).unwrap_or_default();
+    let transport = match admission.and_then(|a| a.transport) {
+        Some(Transport::Mtls) => "mtls",
+        Some(Transport::Plaintext) => "plaintext",
+        None => "",
+    };
+    v1::Connection {
+        id: live.id.to_string(),
+        direction: live.direction.label().to_owned(),
+        downstream: live.downstream.to_string(),
+        destination: live.destination().map(|d| d.to_string()).unwrap_or_default(),
+        since: humantime::format_rfc3339_millis(live.since).to_string(),
+        admitted: admission.is_some(),
+        peer: text(admission.and_then(|a| a.peer.as_ref())),
+        transport: transport.to_owned(),
+        rule: text(admission.and_then(|a| a.rule.as_ref())),
+        bytes_up: live.bytes_up.load(Ordering::Relaxed),
+        bytes_down: live.bytes_down.load(Ordering::Relaxed),
+    }
+}

@@ -1,0 +1,42 @@
+//! The other side of the admin socket: for the command line.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Endpoint, Uri};
+
+use crate::v1::admin_client::AdminClient;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A sidecar can't be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("no sidecar answers on {path}: {error}; name its `admin.socket` with --socket, and be its user or root")]
+pub struct ClientError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// A client of the sidecar that serves `path`.
+///
+/// # Errors
+/// If nobody answers there.
+pub async fn connect(path: &Path) -> Result<AdminClient<tonic::transport::Channel>, ClientError> {
+    let failed = |error| ClientError { path: path.to_owned(), error };
+    let stream = match tokio::time::timeout(PATIENCE, UnixStream::connect(path)).await {
+        Ok(stream) => stream.map_err(failed)?,
+        Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
+    };
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_: Uri| {
+        let stream = stream.take();
+        async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted)) }
+    });
+    let endpoint = Endpoint::from_static("http://admin.invalid").connect_timeout(PATIENCE);
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|e| failed(io::Error::other(e)))?;
+    // All of many connections in one answer.
+    Ok(AdminClient::new(channel).max_decoding_message_size(64 * 1024 * 1024))
+}

@@ -1,0 +1,184 @@
+//! The Unix socket of the admin API. Its file permissions are what guards it: only its owner and root may connect.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::sys::stat::{Mode, umask};
+use sidegate_core::event;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::{Connected, UdsConnectInfo};
+
+use crate::api::{Api, Controls};
+use crate::v1::admin_server::AdminServer;
+
+/// Operators and their scripts need few.
+const CONNECTIONS: usize = 16;
+const REQUESTS: usize = 16;
+
+/// The admin socket can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another process answers there.
+    #[error("{0} is served by another process; give each sidecar an `admin.socket` of its own")]
+    Taken(PathBuf),
+    /// Something else lies there.
+    #[error("{0} is not a socket; it is left alone")]
+    NoSocket(PathBuf),
+    /// The system refuses.
+    #[error("the admin socket {0} can't be made: {1}; does its folder exist, and may this user write there?")]
+    System(PathBuf, io::Error),
+}
+
+/// The admin socket, bound. Its file is removed at the end.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: Option<StdListener>,
+    path: PathBuf,
+    /// Which file it is: another sidecar may have put its own in its place.
+    inode: u64,
+}
+
+impl AdminSocket {
+    /// Binds `path`, for this user and root only. What a dead process left there is replaced. The umask changes for a
+    /// moment: to be called before there are threads that make files.
+    ///
+    /// # Errors
+    /// Why it can't be had.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let system = |e: io::Error| SocketError::System(path.to_owned(), e);
+        if let Some(folder) = path.parent().filter(|f| !f.exists()) {
+            std::fs::create_dir(folder).map_err(system)?;
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
+            Ok(_) if StdStream::connect(path).is_ok() => return Err(SocketError::Taken(path.to_owned())),
+            Ok(_) => std::fs::remove_file(path).map_err(system)?,
+            Err(_) => {}
+        }
+        // Never open to others, not even for a moment.
+        let before = umask(Mode::S_IXUSR | Mode::S_IRWXG | Mode::S_IRWXO);
+        let listener = StdListener::bind(path);
+        umask(before);
+        let listener = listener.map_err(system)?;
+        listener.set_nonblocking(true).map_err(system)?;
+        let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
+        Ok(Self { listener: Some(listener), path: path.to_owned(), inode })
+    }
+
+    /// Serves the admin API until dropped.
+    pub async fn serve(mut self, controls: Controls) {
+        let Some(listener) = self.listener.take() else { return };
+        let failed = |error: &dyn std::fmt::Display| {
+            tracing::error!(event = event::ADMIN_UNAVAILABLE, "the admin socket can't be served: {error}");
+        };
+        let listener = match UnixListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return failed(&error),
+        };
+        let (sender, accepted) = mpsc::channel(1);
+        let served = Server::builder()
+            .concurrency_limit_per_connection(REQUESTS)
+            .add_service(AdminServer::new(Api::new(controls)))
+            .serve_with_incoming(ReceiverStream::new(accepted));
+        tokio::select! {
+            () = accept(&listener, &sender) => {}
+            result = served => if let Err(error) = result {
+                failed(&error);
+            }
+        }
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<Bounded>>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // Whoever comes meanwhile waits in the kernel's queue.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if sender.send(Ok(Bounded { stream, _place: place })).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(event = event::ACCEPT_FAILED, "accept on the admin socket failed, trying again: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// A connection with its place among the few.
+struct Bounded {
+    stream: UnixStream,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Bounded {
+    type ConnectInfo = UdsConnectInfo;
+
+    fn connect_info(&self) -> UdsConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_socket_is_its_owners_and_goes_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/admin.sock");
+        let socket = AdminSocket::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::Taken(_))));
+        drop(socket);
+        assert!(!path.exists());
+        // What a dead process left is no obstacle; what is no socket is nobody's to remove.
+        drop(StdListener::bind(&path).unwrap());
+        drop(AdminSocket::bind(&path).unwrap());
+        std::fs::write(&path, "x").unwrap();
+        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::NoSocket(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"x");
+    }
+}

@@ -1,0 +1,47 @@
+//! The names of events: the field `event` of a line on standard error, and the event name of a log record.
+
+macro_rules! events {
+    ($($constant:ident $name:literal $meaning:literal;)*) => {
+        $(#[doc = $meaning] pub const $constant: &str = $name;)*
+
+        /// Every event: its name, and what it says.
+        pub const EVENTS: &[(&str, &str)] = &[$(($name, $meaning)),*];
+    };
+}
+
+events! {
+    CONNECTION_ENDED "sidegate.connection.ended" "A connection ended: its record, as in the access log. Only as a log record.";
+    CONNECTION_PLAINTEXT "sidegate.connection.plaintext" "A connection is not protected on the network, since the configuration allows it.";
+    STARTED "sidegate.lifecycle.started" "The process has started and waits for its first SVID.";
+    DRAINING "sidegate.lifecycle.draining" "The process was told to end.";
+    DRAINED "sidegate.lifecycle.drained" "Nothing is open any more.";
+    DRAIN_DEADLINE "sidegate.lifecycle.drain_deadline" "The drain deadline has passed; what was open is cut.";
+    ENDING_AT_ONCE "sidegate.lifecycle.ending_at_once" "A second signal: nothing is waited for.";
+    PROFILE_DEVELOPMENT "sidegate.config.development" "The profile is development: what weakens protection is only a warning.";
+    CONFIG_WARNING "sidegate.config.warning" "The configuration is allowed, but a person should look at it.";
+    IDENTITY_RECEIVED "sidegate.identity.received" "An X.509-SVID with its bundles is in use from now on.";
+    IDENTITY_LOST "sidegate.identity.lost" "There is no valid X.509-SVID any more; new connections are refused.";
+    IDENTITY_UNUSABLE "sidegate.identity.unusable" "No TLS configuration can be made of an SVID.";
+    IDENTITY_CA_LEFT_OUT "sidegate.identity.ca_left_out" "A CA certificate of a bundle may not sign and is left out.";
+    SOURCE_TROUBLE "sidegate.identity.source_trouble" "An identity source does not answer, or what it says is of no use.";
+    SOURCE_RECOVERED "sidegate.identity.source_recovered" "An identity source answers again.";
+    FILES_UNWATCHED "sidegate.files.unwatched" "The system can't watch files; they are looked at from time to time.";
+    POLICY_WARNING "sidegate.policy.warning" "The policy is allowed, but a person should look at it.";
+    POLICY_RELOADED "sidegate.policy.reloaded" "The policy files have changed and are in use.";
+    POLICY_REFUSED "sidegate.policy.refused" "The policy files can't be used; the last good policy stays.";
+    NAME_UNRESOLVED "sidegate.resolver.name_unresolved" "A destination's name can't be resolved; its last addresses stay.";
+    RESOLVER_UNUSABLE "sidegate.resolver.unusable" "The system's resolver configuration is of no use.";
+    ACCEPT_FAILED "sidegate.listener.accept_failed" "accept failed; it is tried again.";
+    NO_IPV6 "sidegate.listener.no_ipv6" "The kernel has no IPv6; nothing is listened on there.";
+    WORKER_FAILED "sidegate.worker.failed" "A worker could not go on.";
+    LIMIT_LOWERED "sidegate.limits.lowered" "There are fewer descriptors than the configured limits need.";
+    HARDENING_FAILED "sidegate.process.hardening_failed" "The system refused what was to protect the process.";
+    ADMIN_UNAVAILABLE "sidegate.admin.unavailable" "The admin port or socket can't be served.";
+    ADMIN_CUT "sidegate.admin.cut" "Somebody cut a connection over the admin API.";
+    ADMIN_DRAIN "sidegate.admin.drain" "Somebody started the drain over the admin API.";
+    ADMIN_LOG_FILTER "sidegate.admin.log_filter" "Somebody changed the log filter over the admin API.";
+    EXPORT_FAILING "sidegate.telemetry.export_failing" "A signal does not reach its collector.";
+    EXPORT_RECOVERED "sidegate.telemetry.export_recovered" "A signal reaches its collector again.";
+    TELEMETRY_LOST "sidegate.telemetry.lost" "Telemetry was dropped: a queue was full, or the process ended first.";
+    REPEATED "sidegate.log.repeated" "A warning or error came so often that most of them were left out; how many, and the last one.";
+}

@@ -1,0 +1,232 @@
+//! What is said of a connection, on its span and on its log record alike: OpenTelemetry's names where it has some.
+
+use std::net::{IpAddr, SocketAddr};
+
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_semantic_conventions::attribute as semconv;
+use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, Transport, rfc3339};
+
+macro_rules! attributes {
+    ($($constant:ident $key:expr, $kind:literal $meaning:literal;)*) => {
+        $(pub(crate) const $constant: &str = $key;)*
+
+        /// The attributes of a connection: name, type, meaning.
+        pub const ATTRIBUTES: &[(&str, &str, &str)] = &[$(($key, $kind, $meaning)),*];
+    };
+}
+
+attributes! {
+    ERROR_TYPE semconv::ERROR_TYPE, "string" "The reason, if the connection failed.";
+    NETWORK_TRANSPORT semconv::NETWORK_TRANSPORT, "string" "Always tcp.";
+    NETWORK_TYPE semconv::NETWORK_TYPE, "string" "ipv4 or ipv6.";
+    NETWORK_PEER_ADDRESS semconv::NETWORK_PEER_ADDRESS, "string" "Who is at the other end on the network: inbound the client, outbound the server.";
+    NETWORK_PEER_PORT semconv::NETWORK_PEER_PORT, "int" "Its port.";
+    CLIENT_ADDRESS semconv::CLIENT_ADDRESS, "string" "Who connected.";
+    CLIENT_PORT semconv::CLIENT_PORT, "int" "Its port.";
+    SERVER_ADDRESS semconv::SERVER_ADDRESS, "string" "Where the connection was meant to go.";
+    SERVER_PORT semconv::SERVER_PORT, "int" "Its port.";
+    TLS_ESTABLISHED semconv::TLS_ESTABLISHED, "boolean" "Whether the TLS handshake came about; absent where there was none.";
+    TLS_PROTOCOL_NAME semconv::TLS_PROTOCOL_NAME, "string" "Always tls.";
+    TLS_PROTOCOL_VERSION semconv::TLS_PROTOCOL_VERSION, "string" "1.3 or 1.2.";
+    TLS_CIPHER semconv::TLS_CIPHER, "string" "The cipher suite by its IANA name.";
+    TLS_CURVE semconv::TLS_CURVE, "string" "The key exchange group by its IANA name.";
+    TLS_RESUMED semconv::TLS_RESUMED, "boolean" "Whether a session was resumed.";
+    TLS_NEXT_PROTOCOL semconv::TLS_NEXT_PROTOCOL, "string" "The application protocol that was negotiated (ALPN).";
+    SNI "sidegate.sni", "string" "The server name that the client asked for (SNI).";
+    TLS_CLIENT_HASH_SHA256 semconv::TLS_CLIENT_HASH_SHA256, "string" "SHA-256 of the client's certificate.";
+    TLS_CLIENT_NOT_BEFORE semconv::TLS_CLIENT_NOT_BEFORE, "string" "Since when it is valid.";
+    TLS_CLIENT_NOT_AFTER semconv::TLS_CLIENT_NOT_AFTER, "string" "Until when it is valid.";
+    TLS_SERVER_HASH_SHA256 semconv::TLS_SERVER_HASH_SHA256, "string" "SHA-256 of the server's certificate.";
+    TLS_SERVER_NOT_BEFORE semconv::TLS_SERVER_NOT_BEFORE, "string" "Since when it is valid.";
+    TLS_SERVER_NOT_AFTER semconv::TLS_SERVER_NOT_AFTER, "string" "Until when it is valid.";
+    PEER_SERIAL "sidegate.peer.serial", "string" "Serial number of the peer's certificate, hexadecimal.";
+    PEER_ID "sidegate.peer.spiffe_id", "string" "The peer's SPIFFE ID, verified.";
+    CLAIMED_ID "sidegate.peer.claimed_id", "string" "What a peer that could not be verified claimed to be. Never to be trusted.";
+    LOCAL_ID "sidegate.local.spiffe_id", "string" "Our SPIFFE ID.";
+    CONNECTION_ID "sidegate.connection.id", "string" "The connection's ID, as in the access log; also the trace ID.";
+    DIRECTION "sidegate.direction", "string" "inbound or outbound, as the workload sees it.";
+    TRANSPORT "sidegate.transport", "string" "mtls or plaintext, once that was settled.";
+    DESTINATION "sidegate.destination", "string" "Name of the configured destination that covered an outbound connection.";
+    REASON "sidegate.reason", "string" "Why the connection ended.";
+    DETAIL "sidegate.detail", "string" "What exactly happened.";
+    ALLOWED "sidegate.decision.allowed", "boolean" "Whether the connection may be.";
+    RULE "sidegate.decision.rule", "string" "The rule that decided, with file and line; or the default.";
+    BYTES_UP "sidegate.bytes.up", "int" "Application bytes from who connected to who accepted.";
+    BYTES_DOWN "sidegate.bytes.down", "int" "Application bytes the other way.";
+    GENERATION "sidegate.generation", "int" "Generation of identity, policy and names that the connection was judged by.";
+}
+
+/// A list of attributes under construction.
+#[derive(Default)]
+pub(crate) struct Attributes(pub(crate) Vec<KeyValue>);
+
+impl Attributes {
+    fn push(&mut self, key: &str, value: any_value::Value) {
+        self.0.push(KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() });
+    }
+
+    pub(crate) fn text(&mut self, key: &str, value: impl Into<String>) {
+        self.push(key, any_value::Value::StringValue(value.into()));
+    }
+
+    pub(crate) fn optional(&mut self, key: &str, value: Option<impl Into<String>>) {
+        if let Some(value) = value {
+            self.text(key, value);
+        }
+    }
+
+    pub(crate) fn boolean(&mut self, key: &str, value: bool) {
+        self.push(key, any_value::Value::BoolValue(value));
+    }
+
+    pub(crate) fn number(&mut self, key: &str, value: u64) {
+        self.push(key, any_value::Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)));
+    }
+
+    fn address(&mut self, ip_key: &str, port_key: &str, address: SocketAddr) {
+        self.text(ip_key, address.ip().to_string());
+        self.number(port_key, address.port().into());
+    }
+
+    fn certificate(&mut self, client: bool, facts: &CertificateFacts) {
+        let [hash, not_before, not_after] = if client {
+            [TLS_CLIENT_HASH_SHA256, TLS_CLIENT_NOT_BEFORE, TLS_CLIENT_NOT_AFTER]
+        } else {
+            [TLS_SERVER_HASH_SHA256, TLS_SERVER_NOT_BEFORE, TLS_SERVER_NOT_AFTER]
+        };
+        self.text(hash, facts.sha256_hex());
+        self.optional(not_before, rfc3339(facts.not_before));
+        self.optional(not_after, rfc3339(facts.not_after));
+    }
+}
+
+/// Everything that is known of a connection.
+pub(crate) fn connection(record: &ConnectionRecord) -> Attributes {
+    let mut all = Attributes(Vec::with_capacity(40));
+    if !record.is_success() {
+        all.text(ERROR_TYPE, record.reason.label());
+    }
+    all.text(CONNECTION_ID, record.connection_id.to_string());
+    all.text(DIRECTION, record.direction.label());
+    all.text(REASON, record.reason.label());
+    all.optional(DETAIL, record.detail.as_deref());
+    all.optional(LOCAL_ID, record.local_id.as_deref());
+    all.optional(PEER_ID, record.peer_id.as_deref());
+    all.optional(CLAIMED_ID, record.claimed_id.as_deref());
+    all.optional(DESTINATION, record.destination.as_deref());
+    all.optional(
+        TRANSPORT,
+        record.transport.map(|t| match t {
+            Transport::Mtls => "mtls",
+            Transport::Plaintext => "plaintext",
+        }),
+    );
+    network(&mut all, record);
+    tls(&mut all, record);
+    if let Some(decision) = &record.decision {
+        all.boolean(ALLOWED, decision.allowed);
+        all.text(RULE, &*decision.rule);
+    }
+    all.number(BYTES_UP, record.bytes_up);
+    all.number(BYTES_DOWN, record.bytes_down);
+    all.number(GENERATION, record.generation);
+    all
+}
+
+fn network(all: &mut Attributes, record: &ConnectionRecord) {
+    let peer = match record.direction {
+        Direction::Inbound => Some(record.downstream),
+        Direction::Outbound => record.original_destination,
+    };
+    all.text(NETWORK_TRANSPORT, "tcp");
+    let family = match peer.unwrap_or(record.downstream).ip() {
+        IpAddr::V4(_) => "ipv4",
+        IpAddr::V6(_) => "ipv6",
+    };
+    all.text(NETWORK_TYPE, family);
+    if let Some(peer) = peer {
+        all.address(NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, peer);
+    }
+    all.address(CLIENT_ADDRESS, CLIENT_PORT, record.downstream);
+    if let Some(server) = record.original_destination {
+        all.address(SERVER_ADDRESS, SERVER_PORT, server);
+    }
+}
+
+fn tls(all: &mut Attributes, record: &ConnectionRecord) {
+    if record.stages.handshake.is_none() {
+        return;
+    }
+    all.text(TLS_PROTOCOL_NAME, "tls");
+    all.boolean(TLS_ESTABLISHED, record.tls.is_some());
+    if let Some(tls) = &record.tls {
+        all.text(TLS_PROTOCOL_VERSION, tls.version);
+        all.text(TLS_CIPHER, tls.cipher);
+        all.optional(TLS_CURVE, tls.group);
+        all.boolean(TLS_RESUMED, tls.resumed);
+        all.optional(TLS_NEXT_PROTOCOL, tls.alpn.as_deref());
+        all.optional(SNI, tls.sni.as_deref());
+    }
+    let peer_is_client = record.direction == Direction::Inbound;
+    if let Some(certificate) = &record.peer_certificate {
+        all.certificate(peer_is_client, certificate);
+        all.text(PEER_SERIAL, certificate.serial.as_str());
+    }
+    if let Some(certificate) = &record.local_certificate {
+        all.certificate(!peer_is_client, certificate);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use sidegate_core::{Decision, HandshakeFacts, Lap, Reason};
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// A record in which nothing is left out.
+    pub(crate) fn full(direction: Direction, reason: Reason) -> ConnectionRecord {
+        let mut record = ConnectionRecord::new(direction, ([10, 0, 0, 1], 40_000).into());
+        let lap =
+            |from: u64, took: u64| Some(Lap { start: record.accepted + Duration::from_micros(from), took: Duration::from_micros(took) });
+        record.stages.detect = lap(0, 100);
+        record.stages.dial = lap(100, 200);
+        record.stages.handshake = lap(300, 1000);
+        record.stages.verify = lap(800, 150);
+        record.stages.authorize = lap(1300, 5);
+        record.stages.total = Duration::from_millis(50);
+        record.original_destination = Some(([10, 0, 0, 2], 8080).into());
+        record.destination = Some("api".into());
+        record.transport = Some(Transport::Mtls);
+        record.local_id = Some("spiffe://a.b/us".into());
+        record.peer_id = Some("spiffe://a.b/them".into());
+        record.claimed_id = Some("spiffe://a.b/who".to_owned());
+        record.peer_certificate = Some(Arc::new(CertificateFacts::new(b"them", "1f".to_owned(), 1_700_000_000, 1_800_000_000)));
+        record.local_certificate = Some(Arc::new(CertificateFacts::new(b"us", "2f".to_owned(), 1_700_000_000, 1_800_000_000)));
+        record.tls = Some(HandshakeFacts {
+            version: "1.3",
+            cipher: "TLS_AES_128_GCM_SHA256",
+            group: Some("X25519MLKEM768"),
+            alpn: Some("h2".to_owned()),
+            sni: Some("api.example".to_owned()),
+            resumed: false,
+        });
+        record.decision = Some(Decision { allowed: true, rule: "web (p.yaml:3)".into() });
+        record.reason = reason;
+        record.detail = Some("what exactly".to_owned());
+        record
+    }
+
+    #[test]
+    fn the_reference_lists_what_is_said_and_nothing_else() {
+        let mut said = BTreeSet::new();
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let attributes = connection(&full(direction, Reason::Expired)).0;
+            let keys: BTreeSet<String> = attributes.iter().map(|a| a.key.clone()).collect();
+            assert_eq!(keys.len(), attributes.len(), "nothing is said twice");
+            said.extend(keys);
+        }
+        assert_eq!(said, ATTRIBUTES.iter().map(|(key, _, _)| (*key).to_owned()).collect());
+    }
+}

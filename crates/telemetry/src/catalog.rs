@@ -1,0 +1,167 @@
+//! Every instrument: name, kind, unit, attributes, meaning. Docs, export and scrape are made from this.
+
+/// What an instrument measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A sum that only grows.
+    Counter,
+    /// A sum that grows and shrinks.
+    UpDownCounter,
+    /// A value of the moment.
+    Gauge,
+    /// A distribution.
+    Histogram,
+}
+
+impl Kind {
+    /// OpenTelemetry's word for it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::UpDownCounter => "up-down counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// An instrument.
+#[derive(Debug)]
+pub struct Instrument {
+    /// Its name in OpenTelemetry.
+    pub name: &'static str,
+    /// What it measures.
+    pub kind: Kind,
+    /// UCUM unit; what is counted stands in braces.
+    pub unit: &'static str,
+    /// The attributes of its points.
+    pub attributes: &'static [&'static str],
+    /// What it says.
+    pub description: &'static str,
+}
+
+impl Instrument {
+    /// Its name for Prometheus, by the rules of OpenTelemetry's compatibility specification.
+    #[must_use]
+    pub fn prometheus_name(&self) -> String {
+        prometheus_name(self.name, self)
+    }
+}
+
+/// `name` for Prometheus, with the suffixes of `instrument`'s unit and kind.
+pub(crate) fn prometheus_name(name: &str, instrument: &Instrument) -> String {
+    let mut name = name.replace('.', "_");
+    let unit = match instrument.unit {
+        "s" => "_seconds",
+        "By" => "_bytes",
+        _ => "",
+    };
+    if !name.ends_with(unit) {
+        name.push_str(unit);
+    }
+    if instrument.kind == Kind::Counter {
+        name.push_str("_total");
+    }
+    name
+}
+
+macro_rules! instruments {
+    ($($constant:ident $name:literal $kind:ident $unit:literal [$($attribute:literal),*] $description:literal;)*) => {
+        $(pub(crate) static $constant: Instrument = Instrument {
+            name: $name, kind: Kind::$kind, unit: $unit, attributes: &[$($attribute),*], description: $description,
+        };)*
+
+        /// All instruments.
+        pub static INSTRUMENTS: &[&Instrument] = &[$(&$constant),*];
+    };
+}
+
+instruments! {
+    CONNECTIONS "sidegate.connections" Counter "{connection}" ["direction", "reason"] "Connections that ended, by the reason for it.";
+    CONNECTIONS_OPEN "sidegate.connections.open" UpDownCounter "{connection}" ["direction"] "Connections open now.";
+    CONNECTION_DURATION "sidegate.connection.duration" Histogram "s" ["direction"] "From accept to close.";
+    HANDSHAKE_DURATION "sidegate.handshake.duration" Histogram "s" ["direction", "outcome", "resumed"] "TLS handshakes, verification included; outcome is established or failed.";
+    HANDSHAKES_IN_FLIGHT "sidegate.handshakes.in_flight" UpDownCounter "{handshake}" ["direction"] "TLS handshakes under way now.";
+    HANDSHAKE_FAILURES "sidegate.handshake.failures" Counter "{handshake}" ["direction", "reason"] "TLS handshakes that failed, by the reason for it.";
+    BYTES "sidegate.bytes" Counter "By" ["direction", "flow"] "Application bytes of connections that ended; up is from who connected to who accepted.";
+    DECISIONS "sidegate.authorization.decisions" Counter "{decision}" ["direction", "decision", "rule"] "Decisions of policy, by the rule that decided; rare rules are together in other.";
+    PEER_CONNECTIONS "sidegate.peer.connections" Counter "{connection}" ["direction", "peer", "outcome"] "Connections that ended, by the peer's verified SPIFFE ID; outcome is allowed, denied or failed. Rare peers, and those without an identity, are together in other.";
+    PLAINTEXT "sidegate.plaintext.connections" Counter "{connection}" ["direction"] "Connections that were not protected on the network.";
+    SVID_TIME_LEFT "sidegate.svid.time_left" Gauge "s" [] "Until our X.509-SVID expires; negative once it has; absent as long as there is none.";
+    BUNDLE_TIME_LEFT "sidegate.bundle.time_left" Gauge "s" ["trust_domain"] "Until the last CA certificate of a trust bundle expires.";
+    ROTATIONS "sidegate.identity.rotations" Counter "{rotation}" ["outcome"] "SVID or bundles were replaced (success), or what a source offered could not be used (failure).";
+    SOURCE_HEALTHY "sidegate.identity.source.healthy" Gauge "" ["source"] "1 while the last thing that an identity source said was of use.";
+    POLICY_RELOADS "sidegate.policy.reloads" Counter "{reload}" ["outcome"] "Policy files were read anew (success), or refused so that the last good policy stays (failure).";
+    READY "sidegate.ready" Gauge "" [] "1 while ready.";
+    ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" ["direction"] "accept() failures, such as an exhausted descriptor table.";
+    EXPORTED "sidegate.telemetry.exported" Counter "{item}" ["signal"] "Spans, data points and log records that a collector has taken.";
+    EXPORTS "sidegate.telemetry.exports" Counter "{request}" ["signal", "outcome"] "Export requests, every attempt counted; outcome is success or failure.";
+    DROPPED "sidegate.telemetry.dropped" Counter "{item}" ["signal", "cause"] "What never reached its reader: spans, data points, log records, lines of the access log or of standard error, and under records connections whose span, log record, peer and rule are unknown to telemetry.";
+    RUNTIME_LAG "sidegate.runtime.lag" Histogram "s" ["worker"] "How late a worker's timer fires: how long anything waits for its turn.";
+    BUILD_INFO "sidegate.build.info" Gauge "" ["version"] "Always 1.";
+    PROCESS_CPU_TIME "process.cpu.time" Counter "s" ["cpu.mode"] "CPU time of this process.";
+    PROCESS_MEMORY "process.memory.usage" Gauge "By" [] "Resident memory of this process.";
+    PROCESS_DESCRIPTORS "process.unix.file_descriptor.count" Gauge "{file_descriptor}" [] "Open descriptors of this process.";
+}
+
+/// Why something never reached its reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Its queue was full.
+    QueueFull,
+    /// A failed connection beyond the rate for its reason.
+    RateLimited,
+    /// The collector could not be reached, or did not answer, for too long.
+    ExportFailed,
+    /// The collector refused it.
+    Rejected,
+    /// It was still waiting when the process ended.
+    Shutdown,
+}
+
+impl Cause {
+    pub(crate) const ALL: [Self; 5] = [Self::QueueFull, Self::RateLimited, Self::ExportFailed, Self::Rejected, Self::Shutdown];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::RateLimited => "rate_limited",
+            Self::ExportFailed => "export_failed",
+            Self::Rejected => "rejected",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What has a queue of its own on its way to a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Spans to the collector.
+    Traces,
+    /// Data points to the collector.
+    Metrics,
+    /// Log records to the collector.
+    Logs,
+    /// Connections to the thread that makes spans and log records of them.
+    Records,
+    /// Lines to standard output.
+    AccessLog,
+    /// Lines to standard error.
+    Stderr,
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 6] = [Self::Traces, Self::Metrics, Self::Logs, Self::Records, Self::AccessLog, Self::Stderr];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+            Self::Logs => "logs",
+            Self::Records => "records",
+            Self::AccessLog => "access_log",
+            Self::Stderr => "stderr",
+        }
+    }
+}

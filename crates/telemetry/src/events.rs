@@ -1,0 +1,97 @@
+//! Events on their way to the collector: a layer of `tracing` that never waits.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tracing::field::{Field as Key, Visit};
+use tracing::{Event as Reported, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use crate::instruments::Counter;
+use crate::logs::{Event, Field};
+
+/// Events are few; what comes in greater numbers is folded before it comes here.
+const QUEUE: usize = 1024;
+/// What carries the exports must not be reported by them, or one export would lead to the next.
+const OWN_TRANSPORT: [&str; 5] = ["h2", "hyper", "tonic", "tower", "rustls"];
+
+/// The layer that takes events.
+#[derive(Debug)]
+pub struct EventLayer {
+    sender: mpsc::Sender<Box<Event>>,
+    dropped: Arc<Counter>,
+}
+
+/// Where the telemetry thread finds them.
+#[derive(Debug)]
+pub struct Events {
+    pub(crate) receiver: mpsc::Receiver<Box<Event>>,
+    pub(crate) dropped: Arc<Counter>,
+}
+
+/// A layer and its other end.
+#[must_use]
+pub fn events() -> (EventLayer, Events) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let dropped = Arc::new(Counter::default());
+    (EventLayer { sender, dropped: dropped.clone() }, Events { receiver, dropped })
+}
+
+impl<S: Subscriber> Layer<S> for EventLayer {
+    fn on_event(&self, reported: &Reported<'_>, _: Context<'_, S>) {
+        let meta = reported.metadata();
+        let root = meta.target().split("::").next().unwrap_or_default();
+        if OWN_TRANSPORT.iter().any(|own| root == *own || root.starts_with(&format!("{own}_"))) {
+            return;
+        }
+        let mut event = Event {
+            time: SystemTime::now(),
+            level: *meta.level(),
+            target: meta.target(),
+            name: None,
+            message: String::new(),
+            fields: Vec::new(),
+        };
+        reported.record(&mut Fields(&mut event));
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Box::new(event)) {
+            self.dropped.inc();
+        }
+    }
+}
+
+struct Fields<'a>(&'a mut Event);
+
+impl Fields<'_> {
+    fn take(&mut self, key: &Key, field: Field) {
+        match (key.name(), field) {
+            ("message", Field::Text(text)) => self.0.message = text,
+            ("event", Field::Text(text)) => self.0.name = Some(text),
+            (name, field) => self.0.fields.push((name, field)),
+        }
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, key: &Key, value: &dyn fmt::Debug) {
+        self.take(key, Field::Text(format!("{value:?}")));
+    }
+
+    fn record_str(&mut self, key: &Key, value: &str) {
+        self.take(key, Field::Text(value.to_owned()));
+    }
+
+    fn record_bool(&mut self, key: &Key, value: bool) {
+        self.take(key, Field::Boolean(value));
+    }
+
+    fn record_i64(&mut self, key: &Key, value: i64) {
+        self.take(key, Field::Number(value));
+    }
+
+    fn record_u64(&mut self, key: &Key, value: u64) {
+        self.take(key, Field::Number(i64::try_from(value).unwrap_or(i64::MAX)));
+    }
+}

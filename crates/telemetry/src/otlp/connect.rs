@@ -1,0 +1,52 @@
+//! A connection to a collector: TCP, TLS over TCP, or a Unix socket.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use sidegate_config::schema::telemetry::{Protocol, Target};
+use sidegate_config::value::Scheme;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
+use tokio_rustls::TlsConnector;
+
+/// What bytes pass through, whatever it is.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Connects to `target`; `tls` is there if it is an `https` endpoint. The caller sets the deadline.
+pub(crate) async fn connect(target: &Target, mark: Option<u32>, tls: Option<Arc<ClientConfig>>) -> io::Result<Box<dyn Stream>> {
+    if target.address.scheme == Scheme::Unix {
+        return Ok(Box::new(UnixStream::connect(&target.address.host).await?));
+    }
+    let tcp = connect_tcp(target, mark).await?;
+    let Some(config) = tls else { return Ok(Box::new(tcp)) };
+    let host = target.tls.server_name.as_ref().map_or(&target.address.host, |name| name.get());
+    let name = ServerName::try_from(host.clone()).map_err(|_| io::Error::other(format!("`{host}` is no name for a certificate")))?;
+    Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await?))
+}
+
+async fn connect_tcp(target: &Target, mark: Option<u32>) -> io::Result<TcpStream> {
+    let port = target.address.port.unwrap_or(match target.protocol {
+        Protocol::Grpc => 4317,
+        Protocol::HttpProtobuf => 4318,
+    });
+    let mut last = io::Error::other(format!("`{}` has no address", target.address.host));
+    for address in lookup_host((target.address.host.as_str(), port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(mark) = mark {
+            // Without its mark our own packet would be captured.
+            SockRef::from(&socket).set_mark(mark)?;
+        }
+        match socket.connect(address).await {
+            Ok(tcp) => {
+                tcp.set_nodelay(true)?;
+                return Ok(tcp);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

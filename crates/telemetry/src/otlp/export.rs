@@ -1,0 +1,209 @@
+//! The export of one signal: gathers what comes, sends it, tries again, and counts what is lost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
+use sidegate_config::schema::telemetry::{Batch, Signal, Target};
+use sidegate_core::{event, printable};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::transport::{TlsSource, Transport};
+use crate::catalog::{Cause, Way};
+use crate::metrics::Metrics;
+
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+const WAIT_MOST: Duration = Duration::from_secs(30);
+/// After so long a batch makes room for newer ones.
+const RETRY_FOR: Duration = Duration::from_secs(60);
+
+/// How the export of a signal is doing.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) target: String,
+    /// Why it fails at the moment.
+    error: Mutex<Option<String>>,
+    /// What has been handed over and not been dealt with.
+    pending: AtomicU64,
+}
+
+impl State {
+    pub(crate) fn new(target: &Target) -> Arc<Self> {
+        Arc::new(Self { target: target.address.to_string(), error: Mutex::default(), pending: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hand_over(&self, items: u64) {
+        self.pending.fetch_add(items, Ordering::Relaxed);
+    }
+}
+
+/// Sends the encoded requests of one signal.
+pub(crate) struct Exporter {
+    signal: Signal,
+    transport: Transport,
+    metrics: Arc<Metrics>,
+    state: Arc<State>,
+    /// True once the process ends: then nothing is tried twice.
+    pub(crate) closing: watch::Receiver<bool>,
+}
+
+impl Exporter {
+    pub(crate) fn new(
+        signal: Signal,
+        target: Target,
+        mark: Option<u32>,
+        tls: TlsSource,
+        metrics: Arc<Metrics>,
+        state: Arc<State>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        Self { signal, transport: Transport::new(signal, target, mark, tls), metrics, state, closing }
+    }
+
+    fn drop(&self, cause: Cause, items: u64) {
+        let way = match self.signal {
+            Signal::Traces => Way::Traces,
+            Signal::Metrics => Way::Metrics,
+            Signal::Logs => Way::Logs,
+        };
+        self.metrics.dropped(way, cause).add(items);
+    }
+
+    /// Sends `body`, which holds `items`, and tries again for a while. Whether it arrived.
+    pub(crate) async fn deliver(&mut self, body: Bytes, items: u64) -> bool {
+        let since = Instant::now();
+        let mut wait = WAIT_FIRST;
+        let arrived = loop {
+            let failure = match self.transport.send(body.clone()).await {
+                Ok(answer) => {
+                    self.metrics.exports(self.signal, true).inc();
+                    self.succeeded(&answer, items);
+                    break true;
+                }
+                Err(failure) => failure,
+            };
+            self.metrics.exports(self.signal, false).inc();
+            self.failed(&failure.message);
+            let closing = *self.closing.borrow();
+            if !failure.retry || closing || since.elapsed() >= RETRY_FOR {
+                let cause = match (failure.retry, closing) {
+                    (false, _) => Cause::Rejected,
+                    (true, true) => Cause::Shutdown,
+                    (true, false) => Cause::ExportFailed,
+                };
+                self.drop(cause, items);
+                break false;
+            }
+            let pause = failure.after.unwrap_or_else(|| wait.mul_f64(0.5 + fastrand::f64() / 2.0)).min(WAIT_MOST);
+            let _ = timeout(pause, self.closing.wait_for(|closing| *closing)).await;
+            wait = (wait * 2).min(WAIT_MOST);
+        };
+        self.state.pending.fetch_sub(items, Ordering::Relaxed);
+        arrived
+    }
+
+    fn succeeded(&self, answer: &[u8], items: u64) {
+        let was_failing = self.state.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (signal, target) = (self.signal.label(), &self.state.target);
+        if was_failing.is_some() {
+            tracing::info!(event = event::EXPORT_RECOVERED, signal, target, "{signal} reach {target} again");
+        }
+        let (rejected, message) = rejected(self.signal, answer);
+        let rejected = rejected.min(items);
+        self.metrics.exported(self.signal).add(items - rejected);
+        if rejected > 0 {
+            self.drop(Cause::Rejected, rejected);
+            let message = printable(&message);
+            tracing::warn!(event = event::EXPORT_FAILING, signal, target, rejected, "{target} refused a part of {signal}: {message}");
+        }
+    }
+
+    fn failed(&self, message: &str) {
+        let before = self.state.error.lock().unwrap_or_else(PoisonError::into_inner).replace(message.to_owned());
+        let (signal, target) = (self.signal.label(), &self.state.target);
+        // Not each time: what changes is news.
+        if before.as_deref() != Some(message) {
+            tracing::warn!(event = event::EXPORT_FAILING, signal, target, "{signal} don't reach {target}: {message}");
+        }
+    }
+}
+
+/// How much of a request that arrived was refused, and why (OTLP specification, "Partial Success").
+fn rejected(signal: Signal, answer: &[u8]) -> (u64, String) {
+    let partial = match signal {
+        Signal::Traces => {
+            ExportTraceServiceResponse::decode(answer).ok().and_then(|r| r.partial_success).map(|p| (p.rejected_spans, p.error_message))
+        }
+        Signal::Metrics => ExportMetricsServiceResponse::decode(answer)
+            .ok()
+            .and_then(|r| r.partial_success)
+            .map(|p| (p.rejected_data_points, p.error_message)),
+        Signal::Logs => ExportLogsServiceResponse::decode(answer)
+            .ok()
+            .and_then(|r| r.partial_success)
+            .map(|p| (p.rejected_log_records, p.error_message)),
+    };
+    partial.map_or((0, String::new()), |(count, message)| (u64::try_from(count).unwrap_or(0), message))
+}
+
+/// Sends what comes out of `queue` until it is closed and empty; `encode` makes a request of some and says how many
+/// items it holds.
+pub(crate) async fn run<T>(mut queue: mpsc::Receiver<T>, batch: Batch, mut exporter: Exporter, encode: impl Fn(&[T]) -> (Bytes, u64)) {
+    let size = usize::try_from(batch.size).unwrap_or(usize::MAX);
+    let mut gathered = Vec::new();
+    let mut closing = exporter.closing.clone();
+    while queue.recv_many(&mut gathered, size).await > 0 {
+        let until = sleep_until(Instant::now() + batch.delay.duration());
+        tokio::pin!(until);
+        while gathered.len() < size {
+            let room = size - gathered.len();
+            tokio::select! {
+                biased;
+                more = queue.recv_many(&mut gathered, room) => if more == 0 { break },
+                () = &mut until => break,
+                _ = closing.wait_for(|closing| *closing) => {
+                    // What is there already goes with it.
+                    while gathered.len() < size && let Ok(more) = queue.try_recv() {
+                        gathered.push(more);
+                    }
+                    break;
+                }
+            }
+        }
+        let (body, items) = encode(&gathered);
+        gathered.clear();
+        exporter.deliver(body, items).await;
+    }
+}
+
+/// Sends the state of all instruments every `interval`, and at the end.
+pub(crate) async fn run_metrics(metrics: Arc<Metrics>, interval: Duration, mut exporter: Exporter, mut encoder: super::metrics::Encoder) {
+    loop {
+        let last = tokio::select! {
+            () = sleep(interval) => false,
+            _ = exporter.closing.wait_for(|closing| *closing) => true,
+        };
+        let (body, points) = encoder.encode(&metrics);
+        exporter.state.hand_over(points);
+        if exporter.deliver(body, points).await {
+            encoder.arrived();
+        }
+        if last {
+            return;
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! One request to a collector and its answer, by gRPC or by HTTP.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use flate2::Compression as Level;
+use flate2::write::GzEncoder;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use sidegate_config::schema::telemetry::{Compression, Protocol, Signal, Target};
+use sidegate_config::value::Scheme;
+use sidegate_core::printable;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::{MetadataKey, MetadataValue};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status};
+
+use super::connect::connect;
+
+/// A collector's answer is a few bytes; one that sends more is none.
+const LARGEST_ANSWER: usize = 64 * 1024;
+
+/// Makes the TLS configuration of new connections; what it gives is what holds now, after a rotation another.
+pub type TlsSource = Arc<dyn Fn() -> Result<Arc<ClientConfig>, String> + Send + Sync>;
+
+/// Why a request failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) message: String,
+    /// Whether the same may succeed later.
+    pub(crate) retry: bool,
+    /// How long the collector wants to be left alone.
+    pub(crate) after: Option<Duration>,
+}
+
+impl Failure {
+    fn again(message: impl Into<String>) -> Self {
+        Self { message: printable(&message.into()), retry: true, after: None }
+    }
+}
+
+/// The way of one signal to its collector. One request at a time.
+pub(crate) struct Transport {
+    signal: Signal,
+    target: Target,
+    mark: Option<u32>,
+    tls: Option<TlsSource>,
+    open: Option<Open>,
+}
+
+/// An open connection, and the TLS configuration that it was made with.
+struct Open {
+    client: Client,
+    made_with: Option<Arc<ClientConfig>>,
+}
+
+enum Client {
+    Grpc(Grpc<Channel>),
+    Http(http1::SendRequest<Full<Bytes>>, #[allow(dead_code, reason = "ends the connection's task")] AbortOnDropHandle<()>),
+}
+
+impl Transport {
+    pub(crate) fn new(signal: Signal, target: Target, mark: Option<u32>, tls: TlsSource) -> Self {
+        let tls = (target.address.scheme == Scheme::Https).then_some(tls);
+        Self { signal, target, mark, tls, open: None }
+    }
+
+    /// Sends `body`, an encoded request, and yields the encoded answer.
+    pub(crate) async fn send(&mut self, body: Bytes) -> Result<Bytes, Failure> {
+        let deadline = self.target.timeout;
+        let result = match timeout(deadline, self.exchange(body)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::again(format!("no answer within {deadline:?}"))),
+        };
+        if result.is_err() {
+            // Whatever state it is in: the next request begins anew.
+            self.open = None;
+        }
+        result
+    }
+
+    async fn exchange(&mut self, body: Bytes) -> Result<Bytes, Failure> {
+        let tls = self.tls.as_ref().map(|source| source().map_err(Failure::again)).transpose()?;
+        let fits = |open: &Open| match (&open.made_with, &tls) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            _ => false,
+        };
+        // After a rotation the collector shall see the new certificate.
+        let open = match self.open.take().filter(fits) {
+            Some(open) => open,
+            None => Open { client: self.connect(tls.clone()).await?, made_with: tls },
+        };
+        let open = self.open.insert(open);
+        match &mut open.client {
+            Client::Grpc(client) => grpc(client, self.signal, &self.target, body).await,
+            Client::Http(sender, _) => http(sender, &self.target, body).await,
+        }
+    }
+
+    async fn connect(&self, tls: Option<Arc<ClientConfig>>) -> Result<Client, Failure> {
+        let tls = tls.map(|config| {
+            let mut config = (*config).clone();
+            if self.target.protocol == Protocol::Grpc {
+                config.alpn_protocols = vec![b"h2".to_vec()];
+            }
+            Arc::new(config)
+        });
+        let stream = connect(&self.target, self.mark, tls).await.map_err(|e| Failure::again(e.to_string()))?;
+        match self.target.protocol {
+            Protocol::Grpc => {
+                let mut stream = Some(TokioIo::new(stream));
+                let authority = authority(&self.target);
+                let endpoint = Endpoint::from_shared(authority).map_err(|e| Failure::again(e.to_string()))?;
+                // One stream, one connection: where it ends we connect anew, with what holds then.
+                let connector = tower::service_fn(move |_: Uri| {
+                    let stream = stream.take();
+                    async move { stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::ConnectionAborted)) }
+                });
+                let channel = endpoint.connect_with_connector(connector).await.map_err(|e| Failure::again(innermost(&e)))?;
+                let client = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
+                Ok(Client::Grpc(match self.target.compression {
+                    Compression::None => client,
+                    // Who is sent gzip may answer so.
+                    Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip),
+                }))
+            }
+            Protocol::HttpProtobuf => {
+                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| Failure::again(innermost(&e)))?;
+                let task = tokio::spawn(async move {
+                    // Whoever waits for an answer is told by the sender.
+                    let _ = connection.await;
+                });
+                Ok(Client::Http(sender, AbortOnDropHandle::new(task)))
+            }
+        }
+    }
+}
+
+/// The URL without its path.
+fn authority(target: &Target) -> String {
+    match target.address.scheme {
+        Scheme::Unix => "http://localhost".to_owned(),
+        // TLS is ours: to tonic the connection is a plain one.
+        Scheme::Http | Scheme::Https => format!("http://{}", host(target)),
+    }
+}
+
+fn host(target: &Target) -> String {
+    let address = &target.address;
+    if address.scheme == Scheme::Unix {
+        return "localhost".to_owned();
+    }
+    let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
+    address.port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
+}
+
+async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
+    let path = match signal {
+        Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    };
+    let mut request = tonic::Request::new(body);
+    for (name, value) in &target.headers {
+        let (Ok(name), Ok(mut value)) = (MetadataKey::from_bytes(name.to_lowercase().as_bytes()), MetadataValue::try_from(value.expose()))
+        else {
+            return Err(Failure { message: format!("`{name}` is no header"), retry: false, after: None });
+        };
+        value.set_sensitive(true);
+        request.metadata_mut().insert(name, value);
+    }
+    client.ready().await.map_err(|e| Failure::again(innermost(&e)))?;
+    let path = hyper::http::uri::PathAndQuery::from_static(path);
+    client.unary(request, path, Raw).await.map(tonic::Response::into_inner).map_err(|status| refused(&status))
+}
+
+/// Which answers invite another try: OTLP specification, "Failures" (gRPC). Exhausted resources too, with or without a
+/// word on when: collectors say so when their memory is short.
+fn refused(status: &Status) -> Failure {
+    let retry = matches!(
+        status.code(),
+        Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::Unknown
+    );
+    let why = std::error::Error::source(status).map_or_else(|| status.message().to_owned(), innermost);
+    Failure { message: printable(&format!("{:?}: {why}", status.code())), retry, after: None }
+}
+
+async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
+    let bad = |what: &str| Failure { message: format!("{what} is not fit for an HTTP request"), retry: false, after: None };
+    let mut request = Request::post(&target.path).header(HOST, host(target)).header(CONTENT_TYPE, "application/x-protobuf");
+    for (name, value) in &target.headers {
+        let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad(name))?;
+        value.set_sensitive(true);
+        request = request.header(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad(name))?, value);
+    }
+    let body = match target.compression {
+        Compression::None => body,
+        Compression::Gzip => {
+            request = request.header(CONTENT_ENCODING, "gzip");
+            let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
+            encoder.write_all(&body).and_then(|()| encoder.finish()).map_err(|e| Failure::again(e.to_string()))?.into()
+        }
+    };
+    let request = request.body(Full::new(body)).map_err(|_| bad("the endpoint's path"))?;
+    sender.ready().await.map_err(|e| Failure::again(innermost(&e)))?;
+    let response = sender.send_request(request).await.map_err(|e| Failure::again(innermost(&e)))?;
+    let status = response.status();
+    let after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+    let answer = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+    if status.is_success() {
+        return Ok(answer.map_err(|e| Failure::again(e.to_string()))?.to_bytes());
+    }
+    // OTLP specification, "Retryable Response Codes" (HTTP).
+    let retry = [StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT]
+        .contains(&status);
+    Err(Failure { message: format!("it answered {status}"), retry, after })
+}
+
+/// What happened, below the libraries' own words for it.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// Messages that are encoded already: one way for all signals and both protocols.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}

@@ -1,0 +1,195 @@
+//! The telemetry thread: finished connections and events come in, and go to whoever wants them. Nothing that happens here
+//! makes the data plane wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidegate_config::schema::telemetry::{self as schema, Signal};
+use sidegate_core::{ConnectionRecord, event};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use crate::catalog::{Cause, Way};
+use crate::events::Events;
+use crate::fold::Fold;
+use crate::logs::Entry;
+use crate::metrics::Metrics;
+use crate::otlp::export::{self, Exporter, State};
+use crate::otlp::{self, TlsSource};
+use crate::resource::Resource;
+use crate::sampler::{Choice, Failures, Sampler};
+use crate::spans;
+
+/// After the first record others are waited for, so that a busy data plane wakes this thread fifty times a second and not
+/// with each connection.
+pub(crate) const LINGER: Duration = Duration::from_millis(20);
+/// How many records are dealt with before others get their turn.
+const AT_ONCE: usize = 1024;
+const TICK: Duration = Duration::from_secs(10);
+/// Every so many ticks it is looked for what has become frequent.
+const REBALANCE: u64 = 6;
+
+/// What the thread needs.
+pub(crate) struct Pipeline {
+    pub(crate) records: mpsc::Receiver<Arc<ConnectionRecord>>,
+    pub(crate) events: Option<Events>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) watchers: broadcast::Sender<Arc<ConnectionRecord>>,
+    pub(crate) fold: Fold,
+    pub(crate) states: [Option<Arc<State>>; 3],
+}
+
+/// The queues towards the exporters.
+struct Outlets {
+    traces: Option<(mpsc::Sender<Arc<ConnectionRecord>>, Sampler, Arc<State>)>,
+    logs: Option<(mpsc::Sender<Entry>, Failures, Arc<State>)>,
+    access_log: bool,
+}
+
+impl Pipeline {
+    /// Runs until the last sender of records is gone and what is left has been exported, or `config.flush` is over.
+    pub(crate) async fn run(mut self, config: &schema::Telemetry, mark: Option<u32>, tls: impl Fn(&schema::Target) -> TlsSource) {
+        let (close, closing) = watch::channel(false);
+        let mut exporters = JoinSet::new();
+        let mut outlets = self.start(config, mark, &tls, &closing, &mut exporters);
+        let mut ticks = interval(TICK);
+        let mut tick = 0u64;
+        let mut gathered = Vec::new();
+        let mut dropped_events = 0;
+        loop {
+            tokio::select! {
+                some = self.records.recv_many(&mut gathered, AT_ONCE) => {
+                    if some == 0 {
+                        break;
+                    }
+                    let now = Instant::now().into_std();
+                    for record in gathered.drain(..) {
+                        self.take(record, &mut outlets, now);
+                    }
+                    if self.records.is_empty() {
+                        sleep(LINGER).await;
+                    }
+                }
+                Some(event) = next_event(&mut self.events) => outlets.log(&self.metrics, Entry::Event(event)),
+                _ = ticks.tick() => {
+                    self.fold.tell(false);
+                    tick += 1;
+                    if tick.is_multiple_of(REBALANCE) {
+                        self.metrics.rebalance();
+                    }
+                }
+            }
+            if let Some(events) = &self.events {
+                let dropped = events.dropped.get();
+                self.metrics.dropped(Way::Logs, Cause::QueueFull).add(dropped - dropped_events);
+                dropped_events = dropped;
+            }
+        }
+        self.fold.tell(true);
+        while let Some(event) = self.events.as_mut().and_then(|events| events.receiver.try_recv().ok()) {
+            outlets.log(&self.metrics, Entry::Event(event));
+        }
+        drop(outlets);
+        close.send_replace(true);
+        let all = async { while exporters.join_next().await.is_some() {} };
+        if timeout(config.flush.duration(), all).await.is_err() {
+            exporters.abort_all();
+            for (signal, state) in Signal::ALL.into_iter().zip(&self.states) {
+                let lost = state.as_ref().map_or(0, |state| state.pending());
+                if lost > 0 {
+                    let signal = signal.label();
+                    tracing::warn!(event = event::TELEMETRY_LOST, signal, lost, "{lost} items of {signal} were not exported in time");
+                }
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        config: &schema::Telemetry,
+        mark: Option<u32>,
+        tls: &impl Fn(&schema::Target) -> TlsSource,
+        closing: &watch::Receiver<bool>,
+        exporters: &mut JoinSet<()>,
+    ) -> Outlets {
+        let exporter = |signal: Signal| {
+            let (target, state) = (config.target(signal)?, self.states[signal as usize].clone()?);
+            let tls = tls(&target);
+            let exporter = Exporter::new(signal, target, mark, tls, self.metrics.clone(), state.clone(), closing.clone());
+            Some((exporter, state))
+        };
+        let room = |batch: &schema::Batch| usize::try_from(batch.queue).unwrap_or(usize::MAX);
+        let traces = exporter(Signal::Traces).map(|(exporter, state)| {
+            let (sender, queue) = mpsc::channel(room(&config.traces.batch));
+            let resource = self.resource.clone();
+            exporters.spawn(export::run(queue, config.traces.batch.clone(), exporter, move |some| otlp::traces(some, &resource)));
+            (sender, Sampler::new(&config.traces), state)
+        });
+        let logs = exporter(Signal::Logs).map(|(exporter, state)| {
+            let (sender, queue) = mpsc::channel(room(&config.logs.batch));
+            let resource = self.resource.clone();
+            exporters.spawn(export::run(queue, config.logs.batch.clone(), exporter, move |some| otlp::logs(some, &resource)));
+            (sender, Failures::new(config.logs.failures_per_second), state)
+        });
+        if let Some((exporter, _)) = exporter(Signal::Metrics) {
+            let encoder = otlp::metrics::Encoder::new(config.metrics.temporality, self.resource.clone());
+            exporters.spawn(export::run_metrics(self.metrics.clone(), config.metrics.interval.duration(), exporter, encoder));
+        }
+        Outlets { traces, logs, access_log: config.logs.access_log }
+    }
+
+    /// A finished connection.
+    fn take(&self, record: Arc<ConnectionRecord>, outlets: &mut Outlets, now: std::time::Instant) {
+        self.metrics.count_names(&record);
+        if self.watchers.receiver_count() > 0 {
+            // Whoever watches too slowly is told how much it missed.
+            let _ = self.watchers.send(record.clone());
+        }
+        let mut sampled = false;
+        if let Some((queue, sampler, state)) = &mut outlets.traces {
+            let count = spans::count(&record);
+            match sampler.choose(&record, now) {
+                Choice::Export => match queue.try_send(record.clone()) {
+                    Ok(()) => {
+                        sampled = true;
+                        state.hand_over(count);
+                        self.metrics.exemplify(&record);
+                    }
+                    Err(_) => self.metrics.dropped(Way::Traces, Cause::QueueFull).add(count),
+                },
+                Choice::TooMany => self.metrics.dropped(Way::Traces, Cause::RateLimited).add(count),
+                Choice::Leave => {}
+            }
+        }
+        if outlets.access_log {
+            if let Some((_, failures, _)) = &mut outlets.logs
+                && !record.is_success()
+                && !failures.take(record.reason, now)
+            {
+                self.metrics.dropped(Way::Logs, Cause::RateLimited).inc();
+                return;
+            }
+            outlets.log(&self.metrics, Entry::Connection(record, sampled));
+        }
+    }
+}
+
+impl Outlets {
+    fn log(&self, metrics: &Metrics, entry: Entry) {
+        let Some((queue, _, state)) = &self.logs else { return };
+        match queue.try_send(entry) {
+            Ok(()) => state.hand_over(1),
+            Err(_) => metrics.dropped(Way::Logs, Cause::QueueFull).inc(),
+        }
+    }
+}
+
+/// The next event; waits for ever where none are wanted.
+async fn next_event(events: &mut Option<Events>) -> Option<Box<crate::logs::Event>> {
+    match events {
+        Some(events) => events.receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}

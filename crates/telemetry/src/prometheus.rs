@@ -1,0 +1,143 @@
+//! The instruments as text for Prometheus (OpenMetrics 1.0), with exemplars.
+
+use std::fmt::Write;
+use std::time::UNIX_EPOCH;
+
+use crate::catalog::{Kind, prometheus_name};
+use crate::instruments::{Distribution, Exemplar};
+use crate::metrics::{Metrics, Point, Stream, Value};
+
+/// The classic buckets end at these powers of two, in seconds: from a quarter of a millisecond to a quarter of an hour.
+pub(crate) const BOUNDS: std::ops::RangeInclusive<i32> = -12..=10;
+
+/// A bucket's upper bound.
+pub(crate) fn bound(exponent: i32) -> f64 {
+    2f64.powi(exponent)
+}
+
+impl Metrics {
+    /// Everything in OpenMetrics text format. `resource` becomes the labels of `target_info`.
+    #[must_use]
+    pub fn scrape(&self, resource: &[(String, String)]) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        for stream in self.collect() {
+            family(&mut text, &stream);
+        }
+        let _ = writeln!(text, "# TYPE target info\n# HELP target Of whom all this speaks.");
+        let labels = labels(resource.iter().map(|(key, value)| (key.as_str(), value.as_str())), None);
+        let _ = writeln!(text, "target_info{labels} 1");
+        text.push_str("# EOF\n");
+        text
+    }
+}
+
+fn family(text: &mut String, stream: &Stream) {
+    let name = prometheus_name(&stream.name, stream.instrument);
+    // OpenMetrics names a counter's family without its suffix.
+    let family = name.strip_suffix("_total").unwrap_or(&name);
+    let kind = match stream.instrument.kind {
+        Kind::Counter => "counter",
+        Kind::UpDownCounter | Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    };
+    let _ = writeln!(text, "# TYPE {family} {kind}");
+    for (unit, suffix) in [("seconds", "_seconds"), ("bytes", "_bytes")] {
+        if family.ends_with(suffix) {
+            let _ = writeln!(text, "# UNIT {family} {unit}");
+        }
+    }
+    let _ = writeln!(text, "# HELP {family} {}", stream.instrument.description);
+    for point in &stream.points {
+        let plain = || labels(pairs(point), None);
+        match &point.value {
+            Value::Sum(sum) => {
+                let _ = writeln!(text, "{name}{} {sum}", plain());
+            }
+            Value::Number(number) => {
+                let _ = writeln!(text, "{name}{} {number}", plain());
+            }
+            Value::Distribution(values) => histogram(text, &name, point, values),
+        }
+    }
+}
+
+fn histogram(text: &mut String, name: &str, point: &Point, values: &Distribution) {
+    for exponent in BOUNDS {
+        let le = bound(exponent).to_string();
+        let labels = labels(pairs(point), Some(&le));
+        let inside = |e: &&Exemplar| e.seconds <= bound(exponent) && (exponent == *BOUNDS.start() || e.seconds > bound(exponent - 1));
+        let exemplar = values.exemplars.iter().rev().find(inside).map_or_else(String::new, shown);
+        let _ = writeln!(text, "{name}_bucket{labels} {}{exemplar}", values.up_to(exponent));
+    }
+    let above = values.exemplars.iter().rev().find(|e| e.seconds > bound(*BOUNDS.end())).map_or_else(String::new, shown);
+    let _ = writeln!(text, "{name}_bucket{} {}{above}", labels(pairs(point), Some("+Inf")), values.count());
+    let plain = labels(pairs(point), None);
+    let _ = writeln!(text, "{name}_count{plain} {}\n{name}_sum{plain} {}", values.count(), values.sum);
+}
+
+fn shown(exemplar: &Exemplar) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let time = exemplar.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let (trace, span) = (hex(&exemplar.trace_id), hex(&exemplar.span_id));
+    format!(" # {{trace_id=\"{trace}\",span_id=\"{span}\"}} {} {time:.3}", exemplar.seconds)
+}
+
+fn pairs(point: &Point) -> impl Iterator<Item = (&str, &str)> {
+    point.attributes.iter().map(|(key, value)| (*key, &**value))
+}
+
+fn labels<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, le: Option<&'a str>) -> String {
+    let mut text = String::new();
+    for (key, value) in pairs.chain(le.map(|le| ("le", le))) {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        let key = key.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(text, "{key}=\"{value}\"");
+    }
+    if !text.is_empty() {
+        text.push('}');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::INSTRUMENTS;
+    use sidegate_config::schema::telemetry as schema;
+    use sidegate_core::{ConnectionRecord, Direction, Lap, Reason};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn names_are_those_of_the_compatibility_rules() {
+        let name = |otel: &str| INSTRUMENTS.iter().find(|i| i.name == otel).unwrap().prometheus_name();
+        assert_eq!(name("sidegate.connections"), "sidegate_connections_total");
+        assert_eq!(name("sidegate.bytes"), "sidegate_bytes_total");
+        assert_eq!(name("sidegate.handshake.duration"), "sidegate_handshake_duration_seconds");
+        assert_eq!(name("process.cpu.time"), "process_cpu_time_seconds_total");
+        assert_eq!(name("process.memory.usage"), "process_memory_usage_bytes");
+    }
+
+    #[test]
+    fn a_scrape_has_buckets_and_exemplars() {
+        let metrics = Metrics::new(&schema::Metrics::default());
+        let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
+        record.reason = Reason::Closed;
+        record.stages.handshake = Some(Lap { start: Instant::now(), took: Duration::from_millis(3) });
+        metrics.count(&record);
+        metrics.exemplify(&record);
+        let text = metrics.scrape(&[("service.name".to_owned(), "a \"b\"".to_owned())]);
+        let trace = record.connection_id.to_string();
+        let labels = "direction=\"inbound\",outcome=\"failed\",resumed=\"false\"";
+        let line = |le: &str| {
+            let start = format!("sidegate_handshake_duration_seconds_bucket{{{labels},le=\"{le}\"}} ");
+            text.lines().find_map(|l| l.strip_prefix(&start)).unwrap().to_owned()
+        };
+        assert_eq!(line("0.001953125"), "0");
+        assert!(line("0.00390625").starts_with(&format!("1 # {{trace_id=\"{trace}\",span_id=\"")), "{text}");
+        assert_eq!(line("0.0078125"), "1");
+        assert_eq!(line("+Inf"), "1");
+        assert!(text.contains("sidegate_connections_total{direction=\"inbound\",reason=\"closed\"} 1\n"), "{text}");
+        assert!(text.contains("target_info{service_name=\"a \\\"b\\\"\"} 1\n# EOF\n"), "{text}");
+    }
+}

@@ -1,0 +1,189 @@
+//! A connection as a trace: one span for the whole, a child for each stage at its true time.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::Status;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use sidegate_core::{ConnectionRecord, Direction, Lap, Stage};
+
+use crate::attributes::{self, Attributes};
+
+/// The spans: name, kind, meaning.
+pub const SPANS: &[(&str, &str, &str)] = &[
+    ("inbound", "server", "A connection to the workload, from accept to close."),
+    ("outbound", "client", "A connection from the workload, from accept to close."),
+    ("detect", "internal", "Waiting for the first bytes on a permissive port."),
+    ("dial", "internal", "TCP connect to the destination."),
+    ("handshake", "internal", "The TLS handshake."),
+    ("verify", "internal", "Verification of the peer's chain; a child of handshake."),
+    ("authorize", "internal", "The decision of policy."),
+];
+
+/// The trace flag "sampled" (W3C Trace Context §3.2.2.5.1).
+pub(crate) const SAMPLED: u32 = 1;
+
+/// Nanoseconds since the epoch.
+pub(crate) fn nanos(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The stages of `record` that were reached, in the order of their spans.
+fn stages(record: &ConnectionRecord) -> [(Stage, Option<Lap>); 5] {
+    let s = &record.stages;
+    [
+        (Stage::Detect, s.detect),
+        (Stage::Dial, s.dial),
+        (Stage::Handshake, s.handshake),
+        (Stage::Verify, s.verify),
+        (Stage::Authorize, s.authorize),
+    ]
+}
+
+/// How many spans [`spans`] makes of `record`.
+pub(crate) fn count(record: &ConnectionRecord) -> u64 {
+    1 + stages(record).iter().filter(|(_, lap)| lap.is_some()).count() as u64
+}
+
+/// The spans of `record`, the whole first.
+pub(crate) fn spans(record: &ConnectionRecord) -> Vec<Span> {
+    let trace_id = record.connection_id.bytes().to_vec();
+    let root_id = record.span_id.0;
+    let start = nanos(record.time);
+    let at = |instant: Instant| start + u64::try_from(instant.saturating_duration_since(record.accepted).as_nanos()).unwrap_or(0);
+    let took = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(0);
+    let mut all = Vec::with_capacity(6);
+    all.push(Span {
+        trace_id: trace_id.clone(),
+        span_id: root_id.to_vec(),
+        name: record.direction.label().to_owned(),
+        kind: match record.direction {
+            Direction::Inbound => SpanKind::Server,
+            Direction::Outbound => SpanKind::Client,
+        } as i32,
+        start_time_unix_nano: start,
+        end_time_unix_nano: start + took(record.stages.total),
+        attributes: attributes::connection(record).0,
+        status: status(record),
+        flags: SAMPLED,
+        ..Span::default()
+    });
+    for (stage, lap) in stages(record) {
+        let Some(lap) = lap else { continue };
+        let failed = is_place_of_failure(record, stage);
+        let parent = if stage == Stage::Verify { child_id(root_id, Stage::Handshake) } else { root_id };
+        let mut about = Attributes::default();
+        if failed {
+            about.text(attributes::ERROR_TYPE, record.reason.label());
+        }
+        all.push(Span {
+            trace_id: trace_id.clone(),
+            span_id: child_id(root_id, stage).to_vec(),
+            parent_span_id: parent.to_vec(),
+            name: stage.label().to_owned(),
+            kind: SpanKind::Internal as i32,
+            start_time_unix_nano: at(lap.start),
+            end_time_unix_nano: at(lap.start) + took(lap.took),
+            attributes: about.0,
+            status: if failed { status(record) } else { None },
+            flags: SAMPLED,
+            ..Span::default()
+        });
+    }
+    all
+}
+
+/// A failure of verification is one of the handshake too.
+fn is_place_of_failure(record: &ConnectionRecord, stage: Stage) -> bool {
+    if record.is_success() {
+        return false;
+    }
+    let at = record.reason.stage();
+    // A handshake that is done has not failed: what the peer said of it afterwards is the whole's.
+    let in_handshake = record.tls.is_none() && (at == Stage::Handshake || at == Stage::Verify);
+    match stage {
+        Stage::Handshake => in_handshake,
+        Stage::Verify => in_handshake && at == Stage::Verify,
+        other => other == at,
+    }
+}
+
+/// Unset where nothing went wrong, for an operator's judgement stands above ours (OpenTelemetry trace API, status).
+fn status(record: &ConnectionRecord) -> Option<Status> {
+    if record.is_success() {
+        return None;
+    }
+    let meaning = record.reason.meaning();
+    let message = record.detail.as_ref().map_or_else(|| meaning.to_owned(), |detail| format!("{meaning} {detail}"));
+    Some(Status { message, code: StatusCode::Error as i32 })
+}
+
+/// Different from the root's and from each other's.
+fn child_id(root: [u8; 8], stage: Stage) -> [u8; 8] {
+    let mut id = root;
+    id[0] ^= 1 + stage as u8;
+    // A root that differs from this in the first byte only would make it zero, which is no valid span ID.
+    if id == [0; 8] { [0xff; 8] } else { id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::tests::full;
+    use sidegate_core::Reason;
+
+    #[test]
+    fn stages_are_children_at_their_true_times() {
+        let record = full(Direction::Inbound, Reason::Closed);
+        let all = spans(&record);
+        assert_eq!(all.len() as u64, count(&record));
+        let span = |name: &str| all.iter().find(|s| s.name == name).unwrap();
+        let root = span("inbound");
+        assert_eq!((root.kind, root.trace_id.as_slice()), (SpanKind::Server as i32, &record.connection_id.bytes()[..]));
+        assert_eq!((root.end_time_unix_nano - root.start_time_unix_nano, root.status.clone()), (50_000_000, None));
+        for (name, from, took, parent) in [
+            ("detect", 0, 100, "inbound"),
+            ("dial", 100, 200, "inbound"),
+            ("handshake", 300, 1000, "inbound"),
+            ("verify", 800, 150, "handshake"),
+            ("authorize", 1300, 5, "inbound"),
+        ] {
+            let child = span(name);
+            assert_eq!(child.start_time_unix_nano - root.start_time_unix_nano, from * 1000, "{name}");
+            assert_eq!(child.end_time_unix_nano - child.start_time_unix_nano, took * 1000, "{name}");
+            assert_eq!((&child.parent_span_id, &child.trace_id), (&span(parent).span_id, &root.trace_id), "{name}");
+        }
+        let ids: std::collections::HashSet<_> = all.iter().map(|s| &s.span_id).collect();
+        assert_eq!(ids.len(), all.len());
+        assert_eq!(spans(&full(Direction::Outbound, Reason::Closed))[0].kind, SpanKind::Client as i32);
+    }
+
+    #[test]
+    fn a_failure_shows_where_it_happened() {
+        for (reason, established, places) in [
+            (Reason::Expired, false, &["inbound", "handshake", "verify"][..]),
+            (Reason::HandshakeTimeout, false, &["inbound", "handshake"]),
+            (Reason::DeniedByDefault, true, &["inbound", "authorize"]),
+            (Reason::DialRefused, true, &["inbound", "dial"]),
+            (Reason::PeerRejectedUs, true, &["inbound"]),
+            (Reason::DownstreamReset, true, &[]),
+        ] {
+            let mut record = full(Direction::Inbound, reason);
+            if !established {
+                record.tls = None;
+            }
+            let failed: Vec<String> = spans(&record).into_iter().filter(|s| s.status.is_some()).map(|s| s.name).collect();
+            assert_eq!(failed, places, "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_reference_lists_every_span() {
+        let mut made: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            made.extend(spans(&full(direction, Reason::Closed)).into_iter().map(|s| s.name));
+        }
+        assert_eq!(made, SPANS.iter().map(|(name, _, _)| (*name).to_owned()).collect());
+    }
+}

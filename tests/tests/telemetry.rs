@@ -1,0 +1,390 @@
+//! What reaches a collector: every signal, with every attribute, by every way, and nothing that should not.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use sidegate_core::Reason;
+use sidegate_telemetry::sink::Body;
+use sidegate_telemetry::sink::otlp::metrics::v1::metric::Data;
+use sidegate_telemetry::sink::otlp::trace::v1::Span;
+use sidegate_telemetry::sink::otlp::trace::v1::status::StatusCode;
+use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, RESOURCE};
+use sidegate_tests::{Attributes, Collector, Echo, Identities, Pair, Sidecar, attributes, client_config, echo_bytes, eventually, id};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn plaintext_to(address: SocketAddr) {
+    let mut tcp = TcpStream::connect(address).unwrap();
+    let _ = tcp.write_all(b"GET / HTTP/1.1\r\n\r\n");
+    let _ = sidegate_tests::read_all(&mut tcp);
+}
+
+/// What the span of a connection has to say, by its record in the access log.
+fn expected(record: &Value) -> Attributes {
+    let text = |pointer: &str| match record.pointer(pointer) {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Null) | None => None,
+        Some(other) => Some(other.to_string()),
+    };
+    let split = |pointer: &str| text(pointer).map(|a| a.parse::<SocketAddr>().unwrap());
+    let inbound = record["direction"] == "inbound";
+    let (downstream, to) = (split("/downstream"), split("/originalDestination"));
+    let peer = if inbound { downstream } else { to };
+    let (ours, theirs) = if inbound { ("server", "client") } else { ("client", "server") };
+    let moment = |pointer: &str| sidegate_core::rfc3339(record.pointer(pointer)?.as_i64()?);
+    let success = ["closed", "downstream_reset", "upstream_reset"].contains(&record["reason"].as_str().unwrap());
+    let shaken = record["stages"]["handshake"].is_number();
+    let certificate = |side: &str, which: &str| {
+        [
+            (format!("tls.{side}.hash.sha256"), text(&format!("/{which}/sha256")).filter(|_| shaken)),
+            (format!("tls.{side}.not_before"), moment(&format!("/{which}/notBefore")).filter(|_| shaken)),
+            (format!("tls.{side}.not_after"), moment(&format!("/{which}/notAfter")).filter(|_| shaken)),
+        ]
+    };
+    let ip = |address: Option<SocketAddr>| address.map(|a| a.ip().to_string());
+    let port = |address: Option<SocketAddr>| address.map(|a| a.port().to_string());
+    let constant = |yes: bool, word: &str| yes.then(|| word.to_owned());
+    let mut all: Vec<(String, Option<String>)> = [
+        ("error.type", text("/reason").filter(|_| !success)),
+        ("network.transport", constant(true, "tcp")),
+        ("network.type", constant(true, "ipv4")),
+        ("network.peer.address", ip(peer)),
+        ("network.peer.port", port(peer)),
+        ("client.address", ip(downstream)),
+        ("client.port", port(downstream)),
+        ("server.address", ip(to)),
+        ("server.port", port(to)),
+        ("tls.established", shaken.then(|| record["tls"].is_object().to_string())),
+        ("tls.protocol.name", constant(shaken, "tls")),
+        ("tls.protocol.version", text("/tls/version")),
+        ("tls.cipher", text("/tls/cipher")),
+        ("tls.curve", text("/tls/group")),
+        ("tls.resumed", text("/tls/resumed")),
+        ("tls.next_protocol", text("/tls/alpn")),
+        ("sidegate.sni", text("/tls/sni")),
+        ("sidegate.peer.serial", text("/peerCertificate/serial")),
+        ("sidegate.peer.spiffe_id", text("/peerId")),
+        ("sidegate.peer.claimed_id", text("/claimedId")),
+        ("sidegate.local.spiffe_id", text("/localId")),
+        ("sidegate.connection.id", text("/connectionId")),
+        ("sidegate.direction", text("/direction")),
+        ("sidegate.transport", text("/transport")),
+        ("sidegate.destination", text("/destination")),
+        ("sidegate.reason", text("/reason")),
+        ("sidegate.detail", text("/detail")),
+        ("sidegate.decision.allowed", text("/decision/allowed")),
+        ("sidegate.decision.rule", text("/decision/rule")),
+        ("sidegate.bytes.up", text("/bytesUp")),
+        ("sidegate.bytes.down", text("/bytesDown")),
+        ("sidegate.generation", text("/generation")),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    all.extend(certificate(ours, "localCertificate"));
+    all.extend(certificate(theirs, "peerCertificate"));
+    all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn child<'a>(trace: &'a [Span], name: &str) -> &'a Span {
+    trace.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no span {name} in {trace:#?}"))
+}
+
+/// Each end's span says what its record says, in OpenTelemetry's words; the stages lie inside it at their true times.
+#[test]
+fn a_connection_is_a_trace_a_log_record_and_counted() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let config = collector.config("http", ", compression: gzip");
+    let pair = Pair::start_with(
+        echo.address,
+        HOUR,
+        &config,
+        "sni: api.example, alpn: [echo]",
+        &format!("ports: [{{ port: {}, alpn: [echo] }}],", echo.address.port()),
+    );
+    echo_bytes(pair.entry, 12_345, 1).unwrap();
+    plaintext_to(pair.port);
+    let mut said = BTreeSet::new();
+    for (sidecar, direction, reason) in
+        [(&pair.web, "outbound", "closed"), (&pair.api, "inbound", "closed"), (&pair.api, "inbound", "plaintext_refused")]
+    {
+        let record = sidecar.record(reason, |r| r["direction"] == direction && r["reason"] == reason);
+        let id = record["connectionId"].as_str().unwrap();
+        let trace = collector.trace(id);
+        let root = &trace[0];
+        let found = attributes(&root.attributes);
+        assert_eq!(found, expected(&record), "{record:#}");
+        said.extend(found.into_keys());
+        assert_eq!((root.name.as_str(), root.kind), (direction, if direction == "inbound" { 2 } else { 3 }));
+        let stages = record["stages"].as_object().unwrap();
+        for (stage, micros) in stages.iter().filter(|(name, _)| *name != "total") {
+            let span = child(&trace, stage);
+            let took = (span.end_time_unix_nano - span.start_time_unix_nano) / 1000;
+            assert_eq!(took, micros.as_u64().unwrap(), "{stage}");
+            let parent = if stage == "verify" { child(&trace, "handshake") } else { root };
+            assert_eq!(span.parent_span_id, parent.span_id, "{stage}");
+            assert!(parent.start_time_unix_nano <= span.start_time_unix_nano && span.end_time_unix_nano <= parent.end_time_unix_nano);
+        }
+        assert_eq!(trace.len(), stages.len(), "the whole, and a span for each stage but the total");
+        let failed: Vec<&str> = trace
+            .iter()
+            .filter(|s| s.status.as_ref().is_some_and(|status| status.code == StatusCode::Error as i32))
+            .map(|s| s.name.as_str())
+            .collect();
+        assert_eq!(failed, if reason == "closed" { vec![] } else { vec!["inbound", "handshake"] });
+        // The access log goes the same way, under the same trace.
+        let log = eventually("its log record", || {
+            collector.sink.logs().into_iter().find(|l| l.trace_id == root.trace_id && !l.span_id.is_empty())
+        });
+        assert_eq!((log.span_id.clone(), attributes(&log.attributes)), (root.span_id.clone(), expected(&record)));
+        assert_eq!((log.event_name.as_str(), log.severity_number), ("sidegate.connection.ended", if reason == "closed" { 9 } else { 13 }));
+    }
+    // What these connections had no occasion to say is said in the unit tests.
+    let never: BTreeSet<&str> = ATTRIBUTES.iter().map(|(key, _, _)| *key).filter(|key| !said.contains(*key)).collect();
+    assert_eq!(never, ["sidegate.peer.claimed_id"].into());
+    // The outbound dial comes first, then the handshake, in it the verification, then the decision.
+    let web = collector.trace(pair.web.reason("closed")["connectionId"].as_str().unwrap());
+    let starts = ["outbound", "dial", "handshake", "verify", "authorize"].map(|name| child(&web, name).start_time_unix_nano);
+    assert!(starts.is_sorted(), "{starts:?}");
+
+    let names = || -> BTreeSet<String> { collector.sink.metrics().into_iter().map(|m| m.name).collect() };
+    let all: BTreeSet<String> = INSTRUMENTS.iter().map(|i| i.name.to_owned()).collect();
+    eventually("every instrument", || all.is_subset(&names()).then_some(()));
+    // Both sidecars export; the scrape of each shows the same instruments.
+    for sidecar in [&pair.web, &pair.api] {
+        let (_, scrape) = sidecar.ask("/metrics").unwrap();
+        for instrument in INSTRUMENTS.iter().filter(|i| !["sidegate.handshake.failures"].contains(&i.name)) {
+            assert!(scrape.contains(&instrument.prometheus_name()), "{} is not scraped\n{scrape}", instrument.name);
+        }
+    }
+    let resource = collector.sink.received().into_iter().find_map(|r| match r.body {
+        Body::Traces(traces) => traces.resource_spans.into_iter().next()?.resource,
+        _ => None,
+    });
+    let resource = attributes(&resource.unwrap().attributes);
+    let fixed: BTreeSet<&str> = RESOURCE.iter().map(|(key, _)| *key).filter(|key| !key.starts_with("k8s.")).collect();
+    assert_eq!(resource.keys().map(String::as_str).collect::<BTreeSet<_>>(), fixed);
+    assert!(["web", "api"].contains(&resource["service.name"].as_str()), "{resource:?}");
+}
+
+/// By the standard variables alone: HTTP, gzip, headers, resource, temporality, shape of histograms.
+#[test]
+fn the_standard_variables_are_enough() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let pair = Pair::start(echo.address, HOUR, "");
+    let entry = (std::net::Ipv4Addr::LOCALHOST, sidegate_tests::free_port()).into();
+    let endpoint = format!("http://{}", collector.address);
+    let sidecar = Sidecar::start_with(
+        pair.identities.folder(),
+        "by-environment",
+        &client_config(&pair.identities, entry, pair.port),
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t0ken"),
+            ("OTEL_SERVICE_NAME", "shop"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+            ("OTEL_BLRP_SCHEDULE_DELAY", "20"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+            ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "explicit_bucket_histogram"),
+            ("POD_NAME", "shop-1"),
+            ("POD_NAMESPACE", "default"),
+            ("NODE_NAME", "node-7"),
+        ],
+    );
+    sidecar.wait_ready();
+    for _ in 0..3 {
+        echo_bytes(entry, 1000, 1).unwrap();
+    }
+    eventually("three traces, three log records, metrics", || {
+        let [_, points, _] = collector.sink.items();
+        let roots = collector.sink.spans().iter().filter(|s| s.parent_span_id.is_empty()).count();
+        let logs = collector.sink.logs().iter().filter(|l| l.event_name == "sidegate.connection.ended").count();
+        (roots == 3 && logs == 3 && points > 0).then_some(())
+    });
+    let received = collector.sink.received();
+    let paths: BTreeSet<&str> = received.iter().map(|r| r.path.as_str()).collect();
+    assert_eq!(paths, ["/v1/traces", "/v1/metrics", "/v1/logs"].into());
+    for request in &received {
+        assert_eq!(request.headers["authorization"], "Bearer t0ken");
+        assert_eq!(request.headers["content-encoding"], "gzip");
+        assert_eq!(request.headers["content-type"], "application/x-protobuf");
+        let resource = match &request.body {
+            Body::Traces(t) => t.resource_spans[0].resource.clone(),
+            Body::Metrics(m) => m.resource_metrics[0].resource.clone(),
+            Body::Logs(l) => l.resource_logs[0].resource.clone(),
+        };
+        let resource = attributes(&resource.unwrap().attributes);
+        for (key, value) in [
+            ("service.name", "shop"),
+            ("deployment.environment.name", "test"),
+            ("k8s.pod.name", "shop-1"),
+            ("k8s.namespace.name", "default"),
+            ("k8s.node.name", "node-7"),
+        ] {
+            assert_eq!(resource[key], value);
+        }
+    }
+    // Deltas add up to what happened.
+    let connections = || -> u64 {
+        let metrics = collector.sink.received().into_iter().filter_map(|r| if let Body::Metrics(m) = r.body { Some(m) } else { None });
+        let metrics = metrics.flat_map(|m| m.resource_metrics).flat_map(|r| r.scope_metrics).flat_map(|s| s.metrics);
+        let histograms = metrics.filter(|m| m.name == "sidegate.connection.duration").map(|m| match m.data {
+            Some(Data::Histogram(histogram)) => histogram.data_points.iter().map(|p| p.count).sum::<u64>(),
+            other => panic!("{other:?}"),
+        });
+        histograms.sum()
+    };
+    eventually("the deltas of three connections", || (connections() == 3).then_some(()));
+}
+
+fn leaf(identities: &Identities, name: &str) -> Vec<u8> {
+    use rustls::pki_types::pem::PemObject;
+    let (certificate, _, _) = identities.files(name);
+    rustls::pki_types::CertificateDer::from_pem_file(certificate).unwrap().to_vec()
+}
+
+/// The SVID is what we show the collector, its SPIFFE ID is what we want to see; after a rotation the new one is shown.
+#[test]
+fn mutual_tls_with_the_svid_follows_rotations() {
+    let echo = Echo::start();
+    let identities = Identities::start(&["web", "api", "collector"], Duration::from_secs(6));
+    let (certificate, key, bundle) = identities.files("collector");
+    let collector = Collector::start_tls(&certificate, &key, Some(&bundle));
+    for (name, protocol) in [("by-grpc", "grpc"), ("by-http", "http/protobuf")] {
+        let tls = format!(", protocol: {protocol}, tls: {{ svid: true, spiffeIds: [\"{}\"] }}", id("collector"));
+        let entry = (std::net::Ipv4Addr::LOCALHOST, sidegate_tests::free_port()).into();
+        let config = format!("{}{}", client_config(&identities, entry, echo.address), collector.config("https", &tls));
+        let sidecar = Sidecar::start(identities.folder(), name, &config);
+        sidecar.wait_ready();
+        let shown = || -> BTreeSet<Vec<u8>> { collector.sink.received().into_iter().filter_map(|r| r.client).collect() };
+        let before = shown();
+        eventually("requests under three SVIDs", || (shown().difference(&before).count() >= 3).then_some(()));
+        let (_, status, _) = sidecar.command(&["status"]);
+        assert!(status.contains(" to https://localhost:") && !status.contains("FAILING"), "{status}");
+        // Dead before the next begins: its certificates would count as the other's.
+        drop(sidecar);
+    }
+    assert!(!collector.sink.received().iter().any(|r| r.client.as_ref() == Some(&leaf(&identities, "collector"))));
+}
+
+/// A collector that is somebody else gets nothing; the same one by its name and CA does.
+#[test]
+fn a_collector_must_be_who_it_should_be() {
+    let echo = Echo::start();
+    let identities = Identities::start(&["web", "collector"], HOUR);
+    let entry = || (std::net::Ipv4Addr::LOCALHOST, sidegate_tests::free_port()).into();
+    let start = |name: &str, export: &str| {
+        let config = format!("{}{export}", client_config(&identities, entry(), echo.address));
+        Sidecar::start(identities.folder(), name, &config)
+    };
+    let failing = |sidecar: &Sidecar, why: &str| {
+        eventually(why, || sidecar.log().contains(why).then_some(()));
+        let (_, status, _) = sidecar.command(&["status"]);
+        assert!(status.contains("FAILING") && status.contains(why), "{status}");
+    };
+    let (certificate, key, bundle) = identities.files("collector");
+    let spiffe = Collector::start_tls(&certificate, &key, None);
+    let tls = format!(", tls: {{ spiffeIds: [\"{}\"] }}", id("another"));
+    failing(&start("wrong-id", &spiffe.config("https", &tls)), "ApplicationVerificationFailure");
+    let tls = format!(", tls: {{ ca: \"{}\" }}", bundle.display());
+    failing(&start("wrong-name", &spiffe.config("https", &tls)), "not valid for name");
+    assert_eq!(spiffe.sink.requests(), 0);
+
+    // A certificate with a name, as public ones have.
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let path = |what: &str| identities.folder().join(format!("named.{what}.pem"));
+    std::fs::write(path("cert"), signed.cert.pem()).unwrap();
+    std::fs::write(path("key"), signed.signing_key.serialize_pem()).unwrap();
+    let named = Collector::start_tls(&path("cert"), &path("key"), Some(&bundle));
+    failing(&start("unknown-ca", &named.config("https", "")), "UnknownIssuer");
+    let ca = format!("ca: \"{}\"", path("cert").display());
+    failing(&start("no-certificate", &named.config("https", &format!(", tls: {{ {ca} }}"))), "CertificateRequired");
+    assert_eq!(named.sink.requests(), 0);
+    let (own, own_key, _) = identities.files("web");
+    let tls = format!(", tls: {{ {ca}, certificate: \"{}\", key: \"{}\" }}", own.display(), own_key.display());
+    let good = start("good", &named.config("https", &tls));
+    eventually("metrics by TLS", || (named.sink.items()[1] > 0).then_some(()));
+    drop(good);
+}
+
+/// Ends while the batch still waits for company: what there is goes out first.
+#[test]
+fn the_end_flushes() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let config = collector.config("http", "").replace("20ms", "60s").replace("100ms", "1h");
+    let mut pair = Pair::start(echo.address, HOUR, &format!("{config}drain: {{ settle: 0s, quiet: 0s }}\n"));
+    echo_bytes(pair.entry, 100, 1).unwrap();
+    let record = pair.api.reason("closed");
+    pair.api.signal(Signal::SIGTERM);
+    assert!(pair.api.wait_end().success());
+    let [spans, points, logs] = collector.sink.items();
+    assert!(spans >= 5 && points > 10 && logs >= 3, "{spans} {points} {logs}");
+    collector.trace(record["connectionId"].as_str().unwrap());
+    let said: Vec<String> = collector.sink.logs().into_iter().map(|l| l.event_name).collect();
+    for event in ["sidegate.lifecycle.started", "sidegate.identity.received", "sidegate.lifecycle.draining", "sidegate.lifecycle.drained"] {
+        assert!(said.iter().any(|e| e == event), "{event} is missing in {said:?}");
+    }
+}
+
+/// Failed connections go out up to a rate for each reason; what does not is counted, and nothing is lost between the two.
+#[test]
+fn a_flood_of_failures_is_exported_in_part_and_counted_whole() {
+    const FLOOD: u64 = 60;
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let config = collector
+        .config("http", "")
+        .replace("traces: {", "traces: { failuresPerSecond: 2,")
+        .replace("logs: {", "logs: { failuresPerSecond: 3, events: false,");
+    let pair = Pair::start(echo.address, HOUR, &config);
+    for _ in 0..FLOOD {
+        plaintext_to(pair.port);
+    }
+    let reason = Reason::PlaintextRefused.label();
+    let counted = |labels: &str| pair.api.metric(&format!("sidegate_telemetry_dropped_total{{{labels}}}"));
+    eventually("the count", || {
+        let name = format!("sidegate_handshake_failures_total{{direction=\"inbound\",reason=\"{reason}\"}}");
+        (pair.api.metric(&name) == 60.0).then_some(())
+    });
+    // Two spans each: the whole and its handshake.
+    for (signal, item, each) in [("traces", 0, 2.0), ("logs", 2, 1.0)] {
+        eventually(&format!("all {signal} to be exported or counted"), || {
+            #[allow(clippy::cast_precision_loss)]
+            let exported = collector.sink.items()[item] as f64;
+            let dropped = counted(&format!("signal=\"{signal}\",cause=\"rate_limited\""));
+            (exported > 0.0 && dropped > 0.0 && exported + dropped == 60.0 * each).then_some(())
+        });
+    }
+}
+
+/// The scrape shows which trace a duration is of; views and peers are as configured.
+#[test]
+fn the_scrape_has_exemplars_and_follows_views() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let views = "metrics: { peers: 0, views: [{ instrument: \"process.*\", drop: true }, { instrument: sidegate.bytes, name: mesh.bytes, attributes: [flow] }],";
+    let config = collector.config("http", "").replace("metrics: {", views);
+    let pair = Pair::start(echo.address, HOUR, &config);
+    echo_bytes(pair.entry, 1000, 1).unwrap();
+    let record = pair.api.reason("closed");
+    let trace = format!("# {{trace_id=\"{}\"", record["connectionId"].as_str().unwrap());
+    let scrape = eventually("an exemplar", || pair.api.ask("/metrics").map(|(_, text)| text).filter(|text| text.contains(&trace)));
+    collector.trace(record["connectionId"].as_str().unwrap());
+    let exemplified: Vec<&str> = scrape.lines().filter(|l| l.contains(&trace)).map(|l| l.split('_').nth(1).unwrap()).collect();
+    assert_eq!(exemplified, ["connection", "handshake"]);
+    assert!(!scrape.contains("process_") && scrape.contains("mesh_bytes_total{flow=\"up\"} 1000\n"), "{scrape}");
+    assert!(scrape.contains("sidegate_peer_connections_total{direction=\"inbound\",peer=\"other\",outcome=\"allowed\"} 1\n"), "{scrape}");
+    let rule = format!("rule=\"{}\"", record["decision"]["rule"].as_str().unwrap());
+    assert!(scrape.contains(&format!("{{direction=\"inbound\",decision=\"allowed\",{rule}}} 1\n")), "{scrape}");
+    let names: BTreeSet<String> =
+        eventually("metrics", || Some(collector.sink.metrics()).filter(|m| !m.is_empty())).into_iter().map(|m| m.name).collect();
+    assert!(
+        names.contains("mesh.bytes") && !names.contains("sidegate.bytes") && !names.iter().any(|n| n.starts_with("process.")),
+        "{names:?}"
+    );
+}

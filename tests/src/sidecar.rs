@@ -75,6 +75,11 @@ impl Sidecar {
         Self::start_by(folder, name, config, admin, &[], spawn, get)
     }
 
+    /// As [`Sidecar::start`], with an access log that nobody reads.
+    pub fn start_unread(folder: &Path, name: &str, config: &str) -> Self {
+        Self::start_by(folder, name, config, free_port(), &[], |mut command| command.stdout(Stdio::null()).spawn().unwrap(), get)
+    }
+
     /// As [`Sidecar::start`], `through` other programs, with a way to start the process and to ask its admin port.
     pub fn start_by(
         folder: &Path,
@@ -94,13 +99,15 @@ impl Sidecar {
         let mut child = spawn(command);
         let records = Arc::new(Mutex::new(Vec::new()));
         let sink = records.clone();
-        let stdout = child.stdout.take().unwrap();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let record = serde_json::from_str(&line).unwrap_or_else(|e| panic!("not a record: {line}: {e}"));
-                sink.lock().unwrap().push(record);
-            }
-        });
+        // Not there if nobody wants it.
+        if let Some(stdout) = child.stdout.take() {
+            std::thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    let record = serde_json::from_str(&line).unwrap_or_else(|e| panic!("not a record: {line}: {e}"));
+                    sink.lock().unwrap().push(record);
+                }
+            });
+        }
         let socket = folder.join(format!("{name}.admin.sock"));
         Self { child, admin: (Ipv4Addr::LOCALHOST, admin).into(), socket, records, log, ask: Box::new(ask) }
     }
@@ -115,6 +122,14 @@ impl Sidecar {
         let output = Command::new(sidegate()).args(arguments).arg("--socket").arg(&self.socket).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status, text(output.stdout), text(output.stderr))
+    }
+
+    /// CPU time that the process has used, seconds; to a hundredth.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The name, in brackets, may hold anything; user and system time are the 12th and 13th field after it.
+        let fields: Vec<f64> = stat.rsplit(") ").next().unwrap_or_default().split(' ').map(|f| f.parse().unwrap_or(0.0)).collect();
+        (fields[11] + fields[12]) / 100.0
     }
 
     /// An answer of its admin port; none while it does not answer.
@@ -218,7 +233,8 @@ fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf 
     let socket =
         if config.contains("exemptUid") { "null".to_owned() } else { folder.join(format!("{name}.admin.sock")).display().to_string() };
     let admin = format!("admin: {{ listen: \"127.0.0.1:{admin}\", socket: {socket} }}\n");
-    let common = format!("{admin}accessLog: {{ format: json }}\nworkers: 2\n");
+    let log = if config.contains("accessLog:") { "" } else { "accessLog: { format: json }\n" };
+    let common = format!("{admin}{log}workers: 2\n");
     std::fs::write(&file, format!("{common}{config}")).unwrap();
     file
 }

@@ -251,3 +251,69 @@ fn production(config: &Config, say: &mut impl FnMut(&str, String)) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::load::parse;
+
+    /// What is said of a configuration; nothing if it is good.
+    fn problems(text: &str) -> String {
+        parse("f.yaml", text).map_or_else(|problems| problems.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn production_wants_tls_to_a_collector_that_is_not_local() {
+        let to = |profile: &str, endpoint: &str| {
+            problems(&format!("profile: {profile}\ntelemetry: {{ otlp: {{ endpoint: \"{endpoint}\" }} }}\n"))
+        };
+        for good in
+            ["https://otel.example:4317", "http://127.0.0.1:4317", "http://localhost:4317", "http://[::1]:4317", "unix:///run/otel.sock"]
+        {
+            assert_eq!(to("production", good), "", "{good}");
+        }
+        for bad in ["http://otel.example:4317", "http://10.0.0.1", "http://localhost.example:4317"] {
+            let said = to("production", bad);
+            assert!(said.starts_with("f.yaml:2:") && said.contains("profile `production` refuses that: write https://"), "{said}");
+            assert_eq!(said.lines().count(), 3, "one for each signal");
+            assert_eq!(to("development", bad), "");
+        }
+        let own = problems("telemetry: { otlp: { endpoint: \"https://a\" }, logs: { otlp: { endpoint: \"http://b\" } } }\n");
+        assert!(own.contains("telemetry.logs.otlp.endpoint: logs would leave") && own.lines().count() == 1, "{own}");
+    }
+
+    #[test]
+    fn production_wants_an_access_log() {
+        let off = "accessLog: { format: off }\n";
+        assert!(problems(off).contains("accessLog.format: without an access log"));
+        assert_eq!(problems(&format!("profile: development\n{off}")), "");
+        assert_eq!(problems(&format!("{off}telemetry: {{ otlp: {{ endpoint: \"https://a\" }} }}\n")), "");
+        for neither in ["logs: { accessLog: false }", "logs: { enabled: false }"] {
+            let text = format!("{off}telemetry: {{ otlp: {{ endpoint: \"https://a\" }}, {neither} }}\n");
+            assert!(problems(&text).contains("without an access log"), "{neither}");
+        }
+    }
+
+    #[test]
+    fn exporters_that_contradict_themselves_are_refused() {
+        for (text, say) in [
+            ("otlp: { endpoint: \"http://localhost\", tls: { svid: true } }", "`tls` is set for traces, but http://localhost has no TLS"),
+            ("otlp: { endpoint: \"https://a\", tls: { certificate: c.pem } }", "`certificate` and `key` belong together"),
+            ("otlp: { endpoint: \"https://a\", tls: { svid: true, certificate: c.pem, key: k.pem } }", "set either `svid` or"),
+            ("otlp: { endpoint: \"https://a\", tls: { ca: c.pem, spiffeIds: [\"spiffe://a.b/c\"] } }", "leave out `ca` and `serverName`"),
+            ("otlp: { headers: { \"a b\": x } }", "`a b` is no header"),
+            ("otlp: { timeout: 0s }", "telemetry.otlp.timeout: must be between 1ms and 10m"),
+            ("traces: { batch: { queue: 5, size: 6 } }", "telemetry.traces.batch.size: must not be larger than `queue`"),
+            ("traces: { sampler: { ratio: 1.5 } }", "1.5 must be between 0 and 1"),
+            ("traces: { sampler: { ratio: often } }", "expected a number, found `often`"),
+            ("flush: 2m", "telemetry.flush: must be between 0s and 1m"),
+            ("otlp: { endpoint: \"http://u:p@a\" }", "holds no user and password"),
+        ] {
+            let said = problems(&format!("telemetry: {{ {text} }}\n"));
+            assert!(said.contains(say), "{text}\n{said}");
+        }
+        assert_eq!(
+            problems("telemetry: { traces: { sampler: { ratio: 1, peers: [{ spiffeIds: [\"spiffe://a.b/**\"], ratio: 0.5 }] } } }\n"),
+            ""
+        );
+    }
+}

@@ -1,10 +1,12 @@
 //! What is said of a connection, on its span and on its log record alike: OpenTelemetry's names where it has some.
 
+use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_semantic_conventions::attribute as semconv;
 use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, Transport, rfc3339};
+
+use crate::wire::Buffer;
 
 macro_rules! attributes {
     ($($constant:ident $key:expr, $kind:literal $meaning:literal;)*) => {
@@ -56,35 +58,46 @@ attributes! {
     GENERATION "sidegate.generation", "int" "Generation of identity, policy and names that the connection was judged by.";
 }
 
-/// A list of attributes under construction.
-#[derive(Default)]
-pub(crate) struct Attributes(pub(crate) Vec<KeyValue>);
+/// Attributes under construction: repeated `KeyValue`s in one field of a message.
+pub(crate) struct Attributes<'a> {
+    out: &'a mut Buffer,
+    field: u32,
+}
 
-impl Attributes {
-    fn push(&mut self, key: &str, value: any_value::Value) {
-        self.0.push(KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() });
+impl<'a> Attributes<'a> {
+    pub(crate) fn new(out: &'a mut Buffer, field: u32) -> Self {
+        Self { out, field }
     }
 
-    pub(crate) fn text(&mut self, key: &str, value: impl Into<String>) {
-        self.push(key, any_value::Value::StringValue(value.into()));
+    pub(crate) fn text(&mut self, key: &str, value: &str) {
+        self.out.text_attribute(self.field, key, value);
     }
 
-    pub(crate) fn optional(&mut self, key: &str, value: Option<impl Into<String>>) {
+    pub(crate) fn optional(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, value);
         }
     }
 
+    pub(crate) fn shown(&mut self, key: &str, value: impl fmt::Display) {
+        let mut text = std::mem::take(&mut self.out.scratch);
+        text.clear();
+        let _ = write!(text, "{value}");
+        self.text(key, &text);
+        self.out.scratch = text;
+    }
+
     pub(crate) fn boolean(&mut self, key: &str, value: bool) {
-        self.push(key, any_value::Value::BoolValue(value));
+        self.out.varint_attribute(self.field, key, 2, value.into());
     }
 
     pub(crate) fn number(&mut self, key: &str, value: u64) {
-        self.push(key, any_value::Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)));
+        // An int64: what is larger would read as negative.
+        self.out.varint_attribute(self.field, key, 3, value.min(i64::MAX.unsigned_abs()));
     }
 
     fn address(&mut self, ip_key: &str, port_key: &str, address: SocketAddr) {
-        self.text(ip_key, address.ip().to_string());
+        self.shown(ip_key, address.ip());
         self.number(port_key, address.port().into());
     }
 
@@ -94,19 +107,18 @@ impl Attributes {
         } else {
             [TLS_SERVER_HASH_SHA256, TLS_SERVER_NOT_BEFORE, TLS_SERVER_NOT_AFTER]
         };
-        self.text(hash, facts.sha256_hex());
-        self.optional(not_before, rfc3339(facts.not_before));
-        self.optional(not_after, rfc3339(facts.not_after));
+        self.text(hash, &facts.sha256_hex());
+        self.optional(not_before, rfc3339(facts.not_before).as_deref());
+        self.optional(not_after, rfc3339(facts.not_after).as_deref());
     }
 }
 
 /// Everything that is known of a connection.
-pub(crate) fn connection(record: &ConnectionRecord) -> Attributes {
-    let mut all = Attributes(Vec::with_capacity(40));
+pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     if !record.is_success() {
         all.text(ERROR_TYPE, record.reason.label());
     }
-    all.text(CONNECTION_ID, record.connection_id.to_string());
+    all.shown(CONNECTION_ID, record.connection_id);
     all.text(DIRECTION, record.direction.label());
     all.text(REASON, record.reason.label());
     all.optional(DETAIL, record.detail.as_deref());
@@ -121,19 +133,18 @@ pub(crate) fn connection(record: &ConnectionRecord) -> Attributes {
             Transport::Plaintext => "plaintext",
         }),
     );
-    network(&mut all, record);
-    tls(&mut all, record);
+    network(all, record);
+    tls(all, record);
     if let Some(decision) = &record.decision {
         all.boolean(ALLOWED, decision.allowed);
-        all.text(RULE, &*decision.rule);
+        all.text(RULE, &decision.rule);
     }
     all.number(BYTES_UP, record.bytes_up);
     all.number(BYTES_DOWN, record.bytes_down);
     all.number(GENERATION, record.generation);
-    all
 }
 
-fn network(all: &mut Attributes, record: &ConnectionRecord) {
+fn network(all: &mut Attributes<'_>, record: &ConnectionRecord) {
     let peer = match record.direction {
         Direction::Inbound => Some(record.downstream),
         Direction::Outbound => record.original_destination,
@@ -153,7 +164,7 @@ fn network(all: &mut Attributes, record: &ConnectionRecord) {
     }
 }
 
-fn tls(all: &mut Attributes, record: &ConnectionRecord) {
+fn tls(all: &mut Attributes<'_>, record: &ConnectionRecord) {
     if record.stages.handshake.is_none() {
         return;
     }
@@ -170,7 +181,7 @@ fn tls(all: &mut Attributes, record: &ConnectionRecord) {
     let peer_is_client = record.direction == Direction::Inbound;
     if let Some(certificate) = &record.peer_certificate {
         all.certificate(peer_is_client, certificate);
-        all.text(PEER_SERIAL, certificate.serial.as_str());
+        all.text(PEER_SERIAL, &certificate.serial);
     }
     if let Some(certificate) = &record.local_certificate {
         all.certificate(!peer_is_client, certificate);
@@ -180,6 +191,8 @@ fn tls(all: &mut Attributes, record: &ConnectionRecord) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use opentelemetry_proto::tonic::common::v1::KeyValueList;
+    use prost::Message;
     use sidegate_core::{Decision, HandshakeFacts, Lap, Reason};
     use std::collections::BTreeSet;
     use std::sync::Arc;
@@ -222,7 +235,9 @@ pub(crate) mod tests {
     fn the_reference_lists_what_is_said_and_nothing_else() {
         let mut said = BTreeSet::new();
         for direction in [Direction::Inbound, Direction::Outbound] {
-            let attributes = connection(&full(direction, Reason::Expired)).0;
+            let mut out = Buffer::default();
+            connection(&full(direction, Reason::Expired), &mut Attributes::new(&mut out, 1));
+            let attributes = KeyValueList::decode(out.into_bytes().as_slice()).unwrap().values;
             let keys: BTreeSet<String> = attributes.iter().map(|a| a.key.clone()).collect();
             assert_eq!(keys.len(), attributes.len(), "nothing is said twice");
             said.extend(keys);

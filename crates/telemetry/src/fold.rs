@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use sidegate_core::{event, printable};
@@ -19,7 +20,15 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// A layer that lets no more than a few repetitions pass, to any other layer.
 #[derive(Debug, Clone, Default)]
-pub struct Fold(Arc<Mutex<HashMap<Identifier, Repeated>>>);
+pub struct Fold(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// By place in the code: their number is fixed.
+    places: Mutex<HashMap<Identifier, Repeated>>,
+    /// Left out since two came at the same moment: nobody waits for the lock.
+    crowded: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Repeated {
@@ -35,10 +44,16 @@ impl<S: Subscriber> Layer<S> for Fold {
         if *meta.level() > Level::WARN || meta.target() == module_path!() {
             return true;
         }
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Places in the code: their number is fixed.
+        let mut places = match self.0.places.try_lock() {
+            Ok(places) => places,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.0.crowded.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+        };
         let repeated =
-            all.entry(meta.callsite()).or_insert_with(|| Repeated { since: Instant::now(), told: 0, left_out: 0, last: String::new() });
+            places.entry(meta.callsite()).or_insert_with(|| Repeated { since: Instant::now(), told: 0, left_out: 0, last: String::new() });
         if repeated.left_out == 0 && repeated.since.elapsed() >= WINDOW {
             repeated.since = Instant::now();
             repeated.told = 0;
@@ -59,7 +74,11 @@ impl Fold {
     /// Tells what was left out in windows that are over; to be called from time to time, and at the end with `all`.
     pub fn tell(&self, all: bool) {
         let mut over = Vec::new();
-        for repeated in self.0.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
+        let crowded = self.0.crowded.swap(0, Ordering::Relaxed);
+        if crowded > 0 {
+            over.push((crowded, "they came at the same moment as others".to_owned()));
+        }
+        for repeated in self.0.places.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
             if repeated.left_out > 0 && (all || repeated.since.elapsed() >= WINDOW) {
                 over.push((repeated.left_out, std::mem::take(&mut repeated.last)));
                 (repeated.left_out, repeated.told, repeated.since) = (0, 0, Instant::now());

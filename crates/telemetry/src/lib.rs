@@ -24,8 +24,10 @@ pub mod sink;
 mod spans;
 mod text;
 mod view;
+mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -67,6 +69,8 @@ pub struct Telemetry {
     records: mpsc::Sender<Arc<ConnectionRecord>>,
     watchers: broadcast::Sender<Arc<ConnectionRecord>>,
     states: [Option<Arc<State>>; 3],
+    /// Whether it was said that the access log loses lines: once is enough, the rest is counted.
+    warned: AtomicBool,
 }
 
 /// How telemetry starts.
@@ -145,7 +149,8 @@ impl Telemetry {
             // A name that is still being resolved is nothing to wait for.
             runtime.shutdown_background();
         })?;
-        Ok((Self { metrics, resource, log, records, watchers, states }, Writers { log: log_thread, telemetry, flush }))
+        let warned = AtomicBool::new(false);
+        Ok((Self { metrics, resource, log, records, watchers, states, warned }, Writers { log: log_thread, telemetry, flush }))
     }
 
     /// Takes a finished connection's record. Never blocks.
@@ -156,14 +161,22 @@ impl Telemetry {
             && log.try_send(record.clone()).is_err()
         {
             self.metrics.dropped(Way::AccessLog, Cause::QueueFull).inc();
-            tracing::warn!(
-                event = event::TELEMETRY_LOST,
-                "the access log can't keep up, or nobody reads it; lines are dropped and counted in sidegate_telemetry_dropped_total"
-            );
+            if !self.warned.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    event = event::TELEMETRY_LOST,
+                    "the access log can't keep up, or nobody reads it; lines are dropped and counted in sidegate_telemetry_dropped_total"
+                );
+            }
         }
         if let Err(mpsc::error::TrySendError::Full(record) | mpsc::error::TrySendError::Closed(record)) = self.records.try_send(record) {
             self.metrics.count_unheard(&record);
         }
+    }
+
+    /// How many finished connections wait for the telemetry thread.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.records.max_capacity() - self.records.capacity()
     }
 
     /// Connections that end from now on. Who is too slow is told how many it missed.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
+use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
 use sidegate_core::{ConnectionRecord, event};
 
 use crate::attributes::{self, Attributes};
 use crate::spans::{SAMPLED, nanos};
 use crate::text;
+use crate::wire::Buffer;
 
 /// An event, as it was reported.
 #[derive(Debug)]
@@ -40,67 +40,74 @@ pub(crate) enum Entry {
     Event(Box<Event>),
 }
 
-/// The log record of `entry`.
-pub(crate) fn log_record(entry: &Entry) -> LogRecord {
-    match entry {
-        Entry::Connection(record, sampled) => connection(record, *sampled),
-        Entry::Event(event) => of_event(event),
-    }
+/// Fields of `opentelemetry.proto.logs.v1.LogRecord`.
+mod field {
+    pub(super) const TIME: u32 = 1;
+    pub(super) const SEVERITY_NUMBER: u32 = 2;
+    pub(super) const SEVERITY_TEXT: u32 = 3;
+    pub(super) const BODY: u32 = 5;
+    pub(super) const ATTRIBUTES: u32 = 6;
+    pub(super) const FLAGS: u32 = 8;
+    pub(super) const TRACE_ID: u32 = 9;
+    pub(super) const SPAN_ID: u32 = 10;
+    pub(super) const OBSERVED: u32 = 11;
+    pub(super) const EVENT_NAME: u32 = 12;
 }
 
-fn connection(record: &ConnectionRecord, sampled: bool) -> LogRecord {
-    let (severity_number, severity_text) =
-        if record.is_success() { (SeverityNumber::Info, "INFO") } else { (SeverityNumber::Warn, "WARN") };
-    LogRecord {
-        time_unix_nano: nanos(record.time + record.stages.total),
-        observed_time_unix_nano: nanos(SystemTime::now()),
-        severity_number: severity_number as i32,
-        severity_text: severity_text.to_owned(),
-        event_name: event::CONNECTION_ENDED.to_owned(),
-        body: body(text::line(record)),
-        attributes: attributes::connection(record).0,
-        trace_id: record.connection_id.bytes().to_vec(),
-        span_id: record.span_id.0.to_vec(),
-        flags: if sampled { SAMPLED } else { 0 },
-        ..LogRecord::default()
-    }
+/// Writes `entry` as a log record into field `records` of a `ScopeLogs`.
+pub(crate) fn write(entry: &Entry, records: u32, out: &mut Buffer) {
+    out.message(records, |log| match entry {
+        Entry::Connection(record, sampled) => connection(record, *sampled, log),
+        Entry::Event(event) => of_event(event, log),
+    });
 }
 
-fn of_event(event: &Event) -> LogRecord {
-    let (severity_number, severity_text) = match event.level {
+fn head(time: SystemTime, severity: SeverityNumber, severity_text: &str, body: &str, log: &mut Buffer) {
+    log.fixed64(field::TIME, nanos(time));
+    log.fixed64(field::OBSERVED, nanos(SystemTime::now()));
+    log.varint(field::SEVERITY_NUMBER, severity as u64);
+    log.bytes(field::SEVERITY_TEXT, severity_text.as_bytes());
+    log.message(field::BODY, |value| value.bytes(1, body.as_bytes()));
+}
+
+fn connection(record: &ConnectionRecord, sampled: bool, log: &mut Buffer) {
+    let (severity, word) = if record.is_success() { (SeverityNumber::Info, "INFO") } else { (SeverityNumber::Warn, "WARN") };
+    head(record.time + record.stages.total, severity, word, &text::line(record), log);
+    log.bytes(field::EVENT_NAME, event::CONNECTION_ENDED.as_bytes());
+    attributes::connection(record, &mut Attributes::new(log, field::ATTRIBUTES));
+    log.bytes(field::TRACE_ID, &record.connection_id.bytes());
+    log.bytes(field::SPAN_ID, &record.span_id.0);
+    log.fixed32(field::FLAGS, if sampled { SAMPLED } else { 0 });
+}
+
+fn of_event(event: &Event, log: &mut Buffer) {
+    let (severity, word) = match event.level {
         tracing::Level::ERROR => (SeverityNumber::Error, "ERROR"),
         tracing::Level::WARN => (SeverityNumber::Warn, "WARN"),
         tracing::Level::INFO => (SeverityNumber::Info, "INFO"),
         tracing::Level::DEBUG => (SeverityNumber::Debug, "DEBUG"),
         tracing::Level::TRACE => (SeverityNumber::Trace, "TRACE"),
     };
-    let mut attributes = Attributes::default();
+    head(event.time, severity, word, &event.message, log);
+    if let Some(name) = &event.name {
+        log.bytes(field::EVENT_NAME, name.as_bytes());
+    }
+    let mut trace_id = None;
+    let mut attributes = Attributes::new(log, field::ATTRIBUTES);
     attributes.text("sidegate.module", event.target);
-    let mut trace_id = Vec::new();
-    for (key, field) in &event.fields {
-        match field {
+    for (key, value) in &event.fields {
+        let name = format!("sidegate.{key}");
+        match value {
             // The connection that an event is about is its trace.
-            Field::Text(text) if *key == "connection_id" => trace_id = from_hex(text).unwrap_or_default(),
-            Field::Text(text) => attributes.text(&format!("sidegate.{key}"), text.as_str()),
-            Field::Number(number) => attributes.text(&format!("sidegate.{key}"), number.to_string()),
-            Field::Boolean(truth) => attributes.boolean(&format!("sidegate.{key}"), *truth),
+            Field::Text(text) if *key == "connection_id" => trace_id = from_hex(text),
+            Field::Text(text) => attributes.text(&name, text),
+            Field::Number(number) => attributes.shown(&name, number),
+            Field::Boolean(truth) => attributes.boolean(&name, *truth),
         }
     }
-    LogRecord {
-        time_unix_nano: nanos(event.time),
-        observed_time_unix_nano: nanos(SystemTime::now()),
-        severity_number: severity_number as i32,
-        severity_text: severity_text.to_owned(),
-        event_name: event.name.clone().unwrap_or_default(),
-        body: body(event.message.clone()),
-        attributes: attributes.0,
-        trace_id,
-        ..LogRecord::default()
+    if let Some(trace_id) = trace_id {
+        log.bytes(field::TRACE_ID, &trace_id);
     }
-}
-
-fn body(text: String) -> Option<AnyValue> {
-    Some(AnyValue { value: Some(any_value::Value::StringValue(text)) })
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -108,4 +115,49 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     (0..16).map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::tests::full;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
+    use prost::Message;
+    use sidegate_core::{Direction, Reason};
+
+    fn log_record(entry: &Entry) -> LogRecord {
+        let mut out = Buffer::default();
+        write(entry, 2, &mut out);
+        ScopeLogs::decode(out.into_bytes().as_slice()).unwrap().log_records.remove(0)
+    }
+
+    #[test]
+    fn a_connection_is_a_log_record_of_its_trace() {
+        let record = Arc::new(full(Direction::Inbound, Reason::Expired));
+        let log = log_record(&Entry::Connection(record.clone(), true));
+        assert_eq!((log.trace_id.as_slice(), log.span_id.as_slice()), (&record.connection_id.bytes()[..], &record.span_id.0[..]));
+        assert_eq!((log.severity_text.as_str(), log.flags, log.event_name.as_str()), ("WARN", SAMPLED, event::CONNECTION_ENDED));
+        assert_eq!(log.body.unwrap().value.unwrap(), Value::StringValue(text::line(&record)));
+        assert_eq!(log.time_unix_nano, nanos(record.time + record.stages.total));
+        assert!(log.attributes.len() > 30 && log.observed_time_unix_nano >= log.time_unix_nano - 50_000_000);
+    }
+
+    #[test]
+    fn an_event_about_a_connection_is_of_its_trace() {
+        let id = sidegate_core::ConnectionId::random();
+        let fields = vec![("connection_id", Field::Text(id.to_string())), ("count", Field::Number(-3)), ("yes", Field::Boolean(true))];
+        let event = Event {
+            time: SystemTime::now(),
+            level: tracing::Level::ERROR,
+            target: "sidegate_proxy::inbound",
+            name: Some("sidegate.x".to_owned()),
+            message: "what".to_owned(),
+            fields,
+        };
+        let log = log_record(&Entry::Event(Box::new(event)));
+        assert_eq!((log.trace_id, log.event_name.as_str(), log.severity_number), (id.bytes().to_vec(), "sidegate.x", 17));
+        let keys: Vec<&str> = log.attributes.iter().map(|a| a.key.as_str()).collect();
+        assert_eq!(keys, ["sidegate.module", "sidegate.count", "sidegate.yes"]);
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1;
 use opentelemetry_semantic_conventions::attribute as semconv;
 use sidegate_config::schema::telemetry as schema;
 
-use crate::attributes::{Attributes, LOCAL_ID};
+use crate::attributes::LOCAL_ID;
 
 /// The resource attributes: name, where they come from.
 pub const RESOURCE: &[(&str, &str)] = &[
@@ -79,12 +80,14 @@ impl Resource {
     }
 
     pub(crate) fn message(&self) -> v1::Resource {
-        let mut attributes = Attributes::default();
-        for (key, value) in self.pairs() {
-            attributes.text(&key, value);
-        }
-        v1::Resource { attributes: attributes.0, ..v1::Resource::default() }
+        let attributes = self.pairs().into_iter().map(|(key, value)| text_attribute(key, value)).collect();
+        v1::Resource { attributes, ..v1::Resource::default() }
     }
+}
+
+/// An attribute in the generated types, for what is made seldom.
+pub(crate) fn text_attribute(key: String, value: String) -> KeyValue {
+    KeyValue { key, value: Some(AnyValue { value: Some(any_value::Value::StringValue(value)) }), ..KeyValue::default() }
 }
 
 #[cfg(test)]

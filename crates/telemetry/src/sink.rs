@@ -69,6 +69,8 @@ pub enum Behaviour {
     /// As it should.
     #[default]
     Take,
+    /// It takes everything unread and keeps nothing: for benchmarks.
+    Discard,
     /// Never.
     Hang,
     /// As it should, but only after this long.
@@ -276,6 +278,9 @@ async fn answer(request: Request<Incoming>, client: Option<Vec<u8>>, kept: &Mute
     let Ok(body) = request.into_body().collect().await.map(http_body_util::Collected::to_bytes) else {
         return respond(Err((13, StatusCode::BAD_REQUEST)));
     };
+    if behaviour == Behaviour::Discard {
+        return respond(Ok(Vec::new()));
+    }
     let Some(body) = plain(&body, is_grpc, gzipped).and_then(|plain| parse(&path, plain)) else {
         return respond(Err((3, StatusCode::BAD_REQUEST)));
     };

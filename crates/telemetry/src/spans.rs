@@ -1,14 +1,13 @@
 //! A connection as a trace: one span for the whole, a child for each stage at its true time.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use opentelemetry_proto::tonic::trace::v1::Span;
-use opentelemetry_proto::tonic::trace::v1::Status;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use sidegate_core::{ConnectionRecord, Direction, Lap, Stage};
 
 use crate::attributes::{self, Attributes};
+use crate::wire::Buffer;
 
 /// The spans: name, kind, meaning.
 pub const SPANS: &[(&str, &str, &str)] = &[
@@ -41,57 +40,95 @@ fn stages(record: &ConnectionRecord) -> [(Stage, Option<Lap>); 5] {
     ]
 }
 
-/// How many spans [`spans`] makes of `record`.
+/// How many spans [`write`] makes of `record`.
 pub(crate) fn count(record: &ConnectionRecord) -> u64 {
     1 + stages(record).iter().filter(|(_, lap)| lap.is_some()).count() as u64
 }
 
-/// The spans of `record`, the whole first.
-pub(crate) fn spans(record: &ConnectionRecord) -> Vec<Span> {
-    let trace_id = record.connection_id.bytes().to_vec();
+/// Fields of `opentelemetry.proto.trace.v1.Span`.
+mod field {
+    pub(super) const TRACE_ID: u32 = 1;
+    pub(super) const SPAN_ID: u32 = 2;
+    pub(super) const PARENT_SPAN_ID: u32 = 4;
+    pub(super) const NAME: u32 = 5;
+    pub(super) const KIND: u32 = 6;
+    pub(super) const START: u32 = 7;
+    pub(super) const END: u32 = 8;
+    pub(super) const ATTRIBUTES: u32 = 9;
+    pub(super) const STATUS: u32 = 15;
+    pub(super) const FLAGS: u32 = 16;
+}
+
+/// What a span is called, where it hangs and when it was.
+struct Frame<'a> {
+    id: [u8; 8],
+    parent: Option<[u8; 8]>,
+    name: &'a str,
+    kind: SpanKind,
+    start: u64,
+    took: Duration,
+    failed: bool,
+}
+
+/// Writes the spans of `record`, the whole first, each into field `spans` of a `ScopeSpans`. How many they are.
+pub(crate) fn write(record: &ConnectionRecord, spans: u32, out: &mut Buffer) -> u64 {
     let root_id = record.span_id.0;
     let start = nanos(record.time);
     let at = |instant: Instant| start + u64::try_from(instant.saturating_duration_since(record.accepted).as_nanos()).unwrap_or(0);
-    let took = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(0);
-    let mut all = Vec::with_capacity(6);
-    all.push(Span {
-        trace_id: trace_id.clone(),
-        span_id: root_id.to_vec(),
-        name: record.direction.label().to_owned(),
-        kind: match record.direction {
-            Direction::Inbound => SpanKind::Server,
-            Direction::Outbound => SpanKind::Client,
-        } as i32,
-        start_time_unix_nano: start,
-        end_time_unix_nano: start + took(record.stages.total),
-        attributes: attributes::connection(record).0,
-        status: status(record),
-        flags: SAMPLED,
-        ..Span::default()
+    let kind = match record.direction {
+        Direction::Inbound => SpanKind::Server,
+        Direction::Outbound => SpanKind::Client,
+    };
+    let failed = !record.is_success();
+    let root = Frame { id: root_id, parent: None, name: record.direction.label(), kind, start, took: record.stages.total, failed };
+    out.message(spans, |span| {
+        frame(record, &root, span);
+        attributes::connection(record, &mut Attributes::new(span, field::ATTRIBUTES));
     });
+    let mut count = 1;
     for (stage, lap) in stages(record) {
         let Some(lap) = lap else { continue };
-        let failed = is_place_of_failure(record, stage);
         let parent = if stage == Stage::Verify { child_id(root_id, Stage::Handshake) } else { root_id };
-        let mut about = Attributes::default();
-        if failed {
-            about.text(attributes::ERROR_TYPE, record.reason.label());
-        }
-        all.push(Span {
-            trace_id: trace_id.clone(),
-            span_id: child_id(root_id, stage).to_vec(),
-            parent_span_id: parent.to_vec(),
-            name: stage.label().to_owned(),
-            kind: SpanKind::Internal as i32,
-            start_time_unix_nano: at(lap.start),
-            end_time_unix_nano: at(lap.start) + took(lap.took),
-            attributes: about.0,
-            status: if failed { status(record) } else { None },
-            flags: SAMPLED,
-            ..Span::default()
+        let child = Frame {
+            id: child_id(root_id, stage),
+            parent: Some(parent),
+            name: stage.label(),
+            kind: SpanKind::Internal,
+            start: at(lap.start),
+            took: lap.took,
+            failed: is_place_of_failure(record, stage),
+        };
+        out.message(spans, |span| {
+            frame(record, &child, span);
+            if child.failed {
+                Attributes::new(span, field::ATTRIBUTES).text(attributes::ERROR_TYPE, record.reason.label());
+            }
+        });
+        count += 1;
+    }
+    count
+}
+
+fn frame(record: &ConnectionRecord, frame: &Frame<'_>, span: &mut Buffer) {
+    span.bytes(field::TRACE_ID, &record.connection_id.bytes());
+    span.bytes(field::SPAN_ID, &frame.id);
+    if let Some(parent) = frame.parent {
+        span.bytes(field::PARENT_SPAN_ID, &parent);
+    }
+    span.bytes(field::NAME, frame.name.as_bytes());
+    span.varint(field::KIND, frame.kind as u64);
+    span.fixed64(field::START, frame.start);
+    span.fixed64(field::END, frame.start + u64::try_from(frame.took.as_nanos()).unwrap_or(0));
+    // Unset where nothing went wrong, for an operator's judgement stands above ours (OpenTelemetry trace API, status).
+    if frame.failed {
+        let meaning = record.reason.meaning();
+        let message = record.detail.as_ref().map_or_else(|| meaning.to_owned(), |detail| format!("{meaning} {detail}"));
+        span.message(field::STATUS, |status| {
+            status.bytes(2, message.as_bytes());
+            status.varint(3, StatusCode::Error as u64);
         });
     }
-    all
+    span.fixed32(field::FLAGS, SAMPLED);
 }
 
 /// A failure of verification is one of the handshake too.
@@ -109,16 +146,6 @@ fn is_place_of_failure(record: &ConnectionRecord, stage: Stage) -> bool {
     }
 }
 
-/// Unset where nothing went wrong, for an operator's judgement stands above ours (OpenTelemetry trace API, status).
-fn status(record: &ConnectionRecord) -> Option<Status> {
-    if record.is_success() {
-        return None;
-    }
-    let meaning = record.reason.meaning();
-    let message = record.detail.as_ref().map_or_else(|| meaning.to_owned(), |detail| format!("{meaning} {detail}"));
-    Some(Status { message, code: StatusCode::Error as i32 })
-}
-
 /// Different from the root's and from each other's.
 fn child_id(root: [u8; 8], stage: Stage) -> [u8; 8] {
     let mut id = root;
@@ -131,7 +158,15 @@ fn child_id(root: [u8; 8], stage: Stage) -> [u8; 8] {
 mod tests {
     use super::*;
     use crate::attributes::tests::full;
+    use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span};
+    use prost::Message;
     use sidegate_core::Reason;
+
+    fn spans(record: &ConnectionRecord) -> Vec<Span> {
+        let mut out = Buffer::default();
+        assert_eq!(write(record, 2, &mut out), count(record));
+        ScopeSpans::decode(out.into_bytes().as_slice()).unwrap().spans
+    }
 
     #[test]
     fn stages_are_children_at_their_true_times() {
@@ -142,6 +177,7 @@ mod tests {
         let root = span("inbound");
         assert_eq!((root.kind, root.trace_id.as_slice()), (SpanKind::Server as i32, &record.connection_id.bytes()[..]));
         assert_eq!((root.end_time_unix_nano - root.start_time_unix_nano, root.status.clone()), (50_000_000, None));
+        assert_eq!((root.flags, root.attributes.len() > 30), (SAMPLED, true));
         for (name, from, took, parent) in [
             ("detect", 0, 100, "inbound"),
             ("dial", 100, 200, "inbound"),

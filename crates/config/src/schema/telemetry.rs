@@ -167,8 +167,9 @@ pub struct Batch {
     /// How many connections or events may wait; further ones are dropped and counted. Default 2048.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub queue: u32,
-    /// How many are sent in one request. Default 512.
-    #[schemars(range(min = 1, max = 65_536))]
+    /// How many are sent in one request. Default 512; at most 1024, for a connection's spans take some KiB and collectors
+    /// refuse messages of more than 4 MiB.
+    #[schemars(range(min = 1, max = 1024))]
     pub size: u32,
     /// How long the first of them waits for others. Default 1s.
     pub delay: Span,

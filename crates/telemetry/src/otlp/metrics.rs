@@ -17,12 +17,11 @@ use prost::Message;
 use sidegate_config::schema::telemetry::{HistogramShape, Temporality};
 
 use super::scope;
-use crate::attributes::Attributes;
 use crate::catalog::Kind;
 use crate::instruments::{Distribution, Exemplar};
 use crate::metrics::{Metrics, Point, Stream, Value};
 use crate::prometheus::{BOUNDS, bound};
-use crate::resource::Resource;
+use crate::resource::{Resource, text_attribute};
 use crate::spans::nanos;
 
 /// A point by its stream's name and its attributes.
@@ -162,11 +161,7 @@ fn distributions<T>(points: Vec<Point>, make: impl Fn(&Point, Distribution) -> T
 }
 
 fn attributes(point: &Point) -> Vec<KeyValue> {
-    let mut attributes = Attributes::default();
-    for (key, value) in &point.attributes {
-        attributes.text(key, &**value);
-    }
-    attributes.0
+    point.attributes.iter().map(|(key, value)| text_attribute((*key).to_owned(), value.to_string())).collect()
 }
 
 fn numbers(points: &[Point], time: &Times) -> Vec<NumberDataPoint> {

@@ -40,11 +40,22 @@ pub(crate) struct Failure {
     pub(crate) retry: bool,
     /// How long the collector wants to be left alone.
     pub(crate) after: Option<Duration>,
+    /// Whether the connection broke, so that the collector gave no answer.
+    broken: bool,
 }
 
 impl Failure {
     fn again(message: impl Into<String>) -> Self {
-        Self { message: printable(&message.into()), retry: true, after: None }
+        Self { message: printable(&message.into()), retry: true, after: None, broken: false }
+    }
+
+    fn never(message: String) -> Self {
+        Self { message, retry: false, after: None, broken: false }
+    }
+
+    /// The connection broke.
+    fn broken(error: &dyn std::error::Error) -> Self {
+        Self { broken: true, ..Self::again(innermost(error)) }
     }
 }
 
@@ -76,6 +87,15 @@ impl Transport {
 
     /// Sends `body`, an encoded request, and yields the encoded answer.
     pub(crate) async fn send(&mut self, body: Bytes) -> Result<Bytes, Failure> {
+        let was_open = self.open.is_some();
+        match self.try_once(body.clone()).await {
+            // Collectors close connections that were idle, or old. That is no failure of theirs.
+            Err(failure) if failure.broken && was_open => self.try_once(body).await,
+            result => result,
+        }
+    }
+
+    async fn try_once(&mut self, body: Bytes) -> Result<Bytes, Failure> {
         let deadline = self.target.timeout;
         let result = match timeout(deadline, self.exchange(body)).await {
             Ok(result) => result,
@@ -174,12 +194,12 @@ async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body:
     for (name, value) in &target.headers {
         let (Ok(name), Ok(mut value)) = (MetadataKey::from_bytes(name.to_lowercase().as_bytes()), MetadataValue::try_from(value.expose()))
         else {
-            return Err(Failure { message: format!("`{name}` is no header"), retry: false, after: None });
+            return Err(Failure::never(format!("`{name}` is no header")));
         };
         value.set_sensitive(true);
         request.metadata_mut().insert(name, value);
     }
-    client.ready().await.map_err(|e| Failure::again(innermost(&e)))?;
+    client.ready().await.map_err(|e| Failure::broken(&e))?;
     let path = hyper::http::uri::PathAndQuery::from_static(path);
     client.unary(request, path, Raw).await.map(tonic::Response::into_inner).map_err(|status| refused(&status))
 }
@@ -198,12 +218,14 @@ fn refused(status: &Status) -> Failure {
             | Code::DataLoss
             | Code::Unknown
     );
-    let why = std::error::Error::source(status).map_or_else(|| status.message().to_owned(), innermost);
-    Failure { message: printable(&format!("{:?}: {why}", status.code())), retry, after: None }
+    // With a cause it is the connection's end, put as a status; without one it is the collector's own word.
+    let cause = std::error::Error::source(status);
+    let why = cause.map_or_else(|| status.message().to_owned(), innermost);
+    Failure { message: printable(&format!("{:?}: {why}", status.code())), retry, after: None, broken: cause.is_some() }
 }
 
 async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
-    let bad = |what: &str| Failure { message: format!("{what} is not fit for an HTTP request"), retry: false, after: None };
+    let bad = |what: &str| Failure::never(format!("{what} is not fit for an HTTP request"));
     let mut request = Request::post(&target.path).header(HOST, host(target)).header(CONTENT_TYPE, "application/x-protobuf");
     for (name, value) in &target.headers {
         let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad(name))?;
@@ -219,8 +241,8 @@ async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, bod
         }
     };
     let request = request.body(Full::new(body)).map_err(|_| bad("the endpoint's path"))?;
-    sender.ready().await.map_err(|e| Failure::again(innermost(&e)))?;
-    let response = sender.send_request(request).await.map_err(|e| Failure::again(innermost(&e)))?;
+    sender.ready().await.map_err(|e| Failure::broken(&e))?;
+    let response = sender.send_request(request).await.map_err(|e| Failure::broken(&e))?;
     let status = response.status();
     let after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
     let answer = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
@@ -230,7 +252,7 @@ async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, bod
     // OTLP specification, "Retryable Response Codes" (HTTP).
     let retry = [StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT]
         .contains(&status);
-    Err(Failure { message: format!("it answered {status}"), retry, after })
+    Err(Failure { message: format!("it answered {status}"), retry, after, broken: false })
 }
 
 /// What happened, below the libraries' own words for it.

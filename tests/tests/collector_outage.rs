@@ -83,6 +83,25 @@ fn what_finds_a_full_queue_is_counted_exactly() {
     eventually("the news of its recovery", || pair.api.log().contains("sidegate.telemetry.export_recovered").then_some(()));
 }
 
+/// A collector that was restarted while nothing was exported, or that closed an idle connection, has not failed.
+#[test]
+fn a_connection_that_was_closed_is_made_anew() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let pair = start(&collector, &echo, "{ delay: 1ms }", "5s");
+    call(&pair, 1);
+    settled(&pair, 1);
+    let address = collector.address;
+    drop(collector);
+    let collector = Collector::at(address, None);
+    call(&pair, 1);
+    settled(&pair, 2);
+    for (signal, item) in SIGNALS {
+        assert_eq!(exported(&pair.api, signal), 2 * items(signal), "{signal}");
+        assert_eq!(metric(&pair.api, &format!("sidegate_telemetry_exports_total{{signal=\"{signal}\",outcome=\"failure\"}}")), 0);
+        assert!(collector.sink.items()[item] > 0);
+    }
+}
+
 /// An outage that is shorter than the patience of a retry loses nothing.
 #[test]
 fn what_is_unavailable_is_asked_again() {
@@ -117,7 +136,7 @@ fn what_is_refused_is_counted_exactly() {
         let requests = metric(&pair.api, &format!("sidegate_telemetry_exports_total{{signal=\"{signal}\",outcome=\"success\"}}"));
         assert_eq!(dropped(&pair.api, signal, Some("rejected")), 5 * items(signal) + requests, "{signal}: one of each request");
     }
-    assert!(pair.api.log().contains("refused a part of traces: the sink was told to"), "{}", pair.api.log());
+    assert!(pair.api.log().contains("items of traces: the sink was told to"), "{}", pair.api.log());
 }
 
 /// Whatever becomes of the collector under load: every connection succeeds, and the end comes in time.

@@ -35,7 +35,8 @@ pub async fn connect(path: &Path) -> Result<AdminClient<tonic::transport::Channe
         let stream = stream.take();
         async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted)) }
     });
-    let endpoint = Endpoint::from_static("http://admin.invalid").connect_timeout(PATIENCE);
+    // For an answer to begin: a watcher then stays as long as it likes.
+    let endpoint = Endpoint::from_static("http://admin.invalid").timeout(PATIENCE);
     let channel = endpoint.connect_with_connector(connector).await.map_err(|e| failed(io::Error::other(e)))?;
     // All of many connections in one answer.
     Ok(AdminClient::new(channel).max_decoding_message_size(64 * 1024 * 1024))

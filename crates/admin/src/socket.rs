@@ -14,6 +14,8 @@ use sidegate_core::event;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, UdsConnectInfo};
@@ -24,6 +26,10 @@ use crate::v1::admin_server::AdminServer;
 /// Operators and their scripts need few.
 const CONNECTIONS: usize = 16;
 const REQUESTS: usize = 16;
+/// For the first bytes: who connects and says nothing takes no place from others for long.
+const FIRST_BYTES: Duration = Duration::from_secs(5);
+/// After so much silence a client is asked whether it still lives, and has as long to answer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// The admin socket can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +62,17 @@ impl AdminSocket {
     /// Why it can't be had.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let system = |e: io::Error| SocketError::System(path.to_owned(), e);
-        if let Some(folder) = path.parent().filter(|f| !f.exists()) {
+        if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty() && !f.exists()) {
             std::fs::create_dir(folder).map_err(system)?;
         }
         match std::fs::symlink_metadata(path) {
             Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
-            Ok(_) if StdStream::connect(path).is_ok() => return Err(SocketError::Taken(path.to_owned())),
-            Ok(_) => std::fs::remove_file(path).map_err(system)?,
+            Ok(_) => match StdStream::connect(path) {
+                Ok(_) => return Err(SocketError::Taken(path.to_owned())),
+                // Nobody listens any more.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(system)?,
+                Err(error) => return Err(system(error)),
+            },
             Err(_) => {}
         }
         // Never open to others, not even for a moment.
@@ -88,6 +98,8 @@ impl AdminSocket {
         let (sender, accepted) = mpsc::channel(1);
         let served = Server::builder()
             .concurrency_limit_per_connection(REQUESTS)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_service(AdminServer::new(Api::new(controls)))
             .serve_with_incoming(ReceiverStream::new(accepted));
         tokio::select! {
@@ -109,14 +121,19 @@ impl Drop for AdminSocket {
 
 async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<Bounded>>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut silent = JoinSet::new();
     loop {
+        while silent.try_join_next().is_some() {}
         // Whoever comes meanwhile waits in the kernel's queue.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                if sender.send(Ok(Bounded { stream, _place: place })).await.is_err() {
-                    return;
-                }
+                let sender = sender.clone();
+                silent.spawn(async move {
+                    if matches!(timeout(FIRST_BYTES, stream.readable()).await, Ok(Ok(()))) {
+                        let _ = sender.send(Ok(Bounded { stream, _place: place })).await;
+                    }
+                });
             }
             Err(error) => {
                 tracing::warn!(event = event::ACCEPT_FAILED, "accept on the admin socket failed, trying again: {error}");

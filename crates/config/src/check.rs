@@ -107,7 +107,12 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
         }
         Value::Scalar(Json::Bool(_)) if allows(schema, "boolean") => {}
         Value::Scalar(Json::Null) if allows(schema, "null") => {}
-        _ => problems.push(&node.place, path, format!("expected {}, found {}", wanted(schema), shown(node))),
+        _ => {
+            let secret = |s: &Json| s["format"] == "secret";
+            let hidden = secret(schema) || secret(&schema["additionalProperties"]);
+            let found = if hidden { kind(node).to_owned() } else { shown(node) };
+            problems.push(&node.place, path, format!("expected {}, found {found}", wanted(schema)));
+        }
     }
 }
 
@@ -173,11 +178,19 @@ fn wanted(schema: &Json) -> String {
     }
 }
 
+/// What a value is, without showing it.
+fn kind(node: &Node) -> &'static str {
+    match &node.value {
+        Value::Map(_) => "a mapping",
+        Value::List(_) => "a list",
+        Value::Scalar(Json::Null) => "nothing",
+        Value::Scalar(_) => "another value",
+    }
+}
+
 fn shown(node: &Node) -> String {
     match &node.value {
-        Value::Map(_) => "a mapping".to_owned(),
-        Value::List(_) => "a list".to_owned(),
-        Value::Scalar(Json::Null) => "nothing".to_owned(),
+        Value::Map(_) | Value::List(_) | Value::Scalar(Json::Null) => kind(node).to_owned(),
         Value::Scalar(Json::String(text)) => format!("`{}`", text.chars().take(60).collect::<String>()),
         Value::Scalar(other) => format!("`{other}`"),
     }

@@ -37,7 +37,7 @@ const EXPORTER: [(&str, &str, Kind); 8] = [
     ("CLIENT_KEY", "tls.key", Kind::Text),
 ];
 
-const OTHERS: [(&str, &str, Kind); 16] = [
+const OTHERS: [(&str, &str, Kind); 17] = [
     ("OTEL_SERVICE_NAME", "serviceName", Kind::Text),
     ("OTEL_RESOURCE_ATTRIBUTES", "resource", Kind::Pairs),
     ("OTEL_TRACES_EXPORTER", "traces.enabled", Kind::Exporters),
@@ -48,7 +48,7 @@ const OTHERS: [(&str, &str, Kind); 16] = [
     (
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
         "metrics.temporality",
-        Kind::Words(&[("cumulative", "cumulative"), ("delta", "delta")]),
+        Kind::Words(&[("cumulative", "cumulative"), ("delta", "delta"), ("lowmemory", "delta")]),
     ),
     (
         "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
@@ -60,6 +60,7 @@ const OTHERS: [(&str, &str, Kind); 16] = [
     ("OTEL_BSP_MAX_QUEUE_SIZE", "traces.batch.queue", Kind::Number),
     ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "traces.batch.size", Kind::Number),
     ("OTEL_BLRP_SCHEDULE_DELAY", "logs.batch.delay", Kind::Milliseconds),
+    ("OTEL_BLRP_EXPORT_TIMEOUT", "logs.otlp.timeout", Kind::Milliseconds),
     ("OTEL_BLRP_MAX_QUEUE_SIZE", "logs.batch.queue", Kind::Number),
     ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "logs.batch.size", Kind::Number),
 ];
@@ -68,18 +69,26 @@ const OTHERS: [(&str, &str, Kind); 16] = [
 pub(crate) fn apply(root: &mut Node, variables: &[(String, String)], problems: &mut Problems) {
     let of = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, text)| text.trim()).filter(|text| !text.is_empty());
     let insecure = of("OTEL_EXPORTER_OTLP_INSECURE").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+    // First: it stands above what says which signals are exported.
+    if of("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
+        let place = Place { source: "environment variable OTEL_SDK_DISABLED".into(), line: 0, column: 0 };
+        for signal in ["traces", "metrics", "logs"] {
+            fill_in(root, &["telemetry", signal, "enabled"], Json::Bool(false), &place);
+        }
+    }
     let mut fill = |name: &str, path: &str, kind: Kind| {
         let Some(text) = of(name) else { return };
         let place = Place { source: format!("environment variable {name}").into(), line: 0, column: 0 };
         let path: Vec<&str> = std::iter::once("telemetry").chain(path.split('.')).collect();
         match value(text, kind, insecure) {
             Ok(Given::Value(value)) => fill_in(root, &path, value, &place),
+            // Headers are one thing: those of the file are not mixed with others.
+            Ok(Given::Pairs(_)) if path.ends_with(&["headers"]) && has(root, &path) => {}
             Ok(Given::Pairs(pairs)) => {
                 for (key, value) in pairs {
                     fill_in(root, &[&path[..], &[key.as_str()]].concat(), Json::String(value), &place);
                 }
             }
-            Ok(Given::Nothing) => {}
             Err(message) => problems.push(&place, "", message),
         }
     };
@@ -92,12 +101,6 @@ pub(crate) fn apply(root: &mut Node, variables: &[(String, String)], problems: &
         fill(name, path, kind);
     }
     sampler(root, &of, problems);
-    if of("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
-        let place = Place { source: "environment variable OTEL_SDK_DISABLED".into(), line: 0, column: 0 };
-        for signal in ["traces", "metrics", "logs"] {
-            fill_in(root, &["telemetry", signal, "enabled"], Json::Bool(false), &place);
-        }
-    }
 }
 
 /// `OTEL_TRACES_SAMPLER` and its argument.
@@ -122,7 +125,6 @@ fn sampler<'a>(root: &mut Node, of: &impl Fn(&str) -> Option<&'a str>, problems:
 enum Given {
     Value(Json),
     Pairs(Vec<(String, String)>),
-    Nothing,
 }
 
 fn value(text: &str, kind: Kind, insecure: bool) -> Result<Given, String> {
@@ -145,11 +147,10 @@ fn value(text: &str, kind: Kind, insecure: bool) -> Result<Given, String> {
         },
         Kind::Exporters => {
             let names: Vec<&str> = text.split(',').map(str::trim).collect();
-            match names.iter().find(|name| !["otlp", "none", "prometheus"].contains(name)) {
-                // The scrape is always there.
-                None if names == ["prometheus"] => return Ok(Given::Nothing),
+            match names.iter().find(|name| !["otlp", "none", "prometheus", "console"].contains(name)) {
+                // The scrape is always there; without `otlp` nothing is sent.
                 None => Json::Bool(names.contains(&"otlp")),
-                Some(unknown) => return Err(format!("`{unknown}` is not known; use otlp, none, prometheus")),
+                Some(unknown) => return Err(format!("`{unknown}` is not known; use otlp or none")),
             }
         }
         Kind::Pairs => {
@@ -157,8 +158,7 @@ fn value(text: &str, kind: Kind, insecure: bool) -> Result<Given, String> {
             for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
                 // The text may hold a secret: it is not repeated.
                 let (key, value) = pair.split_once('=').ok_or("is no list of name=value, parted by commas")?;
-                let value =
-                    percent_decoded(value.trim()).ok_or_else(|| format!("the value of `{}` is not well percent-encoded", key.trim()))?;
+                let value = percent_decoded(value.trim()).ok_or("holds a value that is not well percent-encoded")?;
                 pairs.push((key.trim().to_owned(), value));
             }
             return Ok(Given::Pairs(pairs));
@@ -180,6 +180,15 @@ fn percent_decoded(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+/// Whether the file has something at `path`.
+fn has(root: &Node, path: &[&str]) -> bool {
+    let next = |node: &'_ Node, key: &str| match &node.value {
+        Value::Map(entries) => entries.iter().find(|(k, _, _)| k == key).map(|(_, _, child)| child.clone()),
+        _ => None,
+    };
+    path.iter().try_fold(root.clone(), |node, key| next(&node, key)).is_some()
 }
 
 /// Sets what is absent; what the file says stays.

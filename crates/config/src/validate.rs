@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::document::{Node, Problems};
@@ -71,19 +72,21 @@ fn identity(config: &Config, say: &mut impl FnMut(&str, String)) {
             say(&format!("identity.sources[{index}]"), "a source has exactly one of `workloadApi` and `files`".to_owned());
         }
         let Some(files) = &source.files else { continue };
-        if config.profile == Profile::Production
-            && let Ok(meta) = std::fs::metadata(&files.key)
-            && meta.permissions().mode() & 0o077 != 0
-        {
-            let mode = meta.permissions().mode() & 0o777;
-            say(
-                &format!("identity.sources[{index}].files.key"),
-                format!("{} can be read by others (mode {mode:04o}); profile `production` refuses that: chmod 0600", files.key.display()),
-            );
-        }
+        private_key(config, &format!("identity.sources[{index}].files.key"), &files.key, say);
     }
     if config.identity.select.spiffe_id.is_some() && config.identity.select.hint.is_some() {
         say("identity.use", "set either `spiffeId` or `hint`".to_owned());
+    }
+}
+
+/// In production nobody else may read a key.
+fn private_key(config: &Config, path: &str, key: &Path, say: &mut impl FnMut(&str, String)) {
+    if config.profile == Profile::Production
+        && let Ok(meta) = std::fs::metadata(key)
+        && meta.permissions().mode() & 0o077 != 0
+    {
+        let mode = meta.permissions().mode() & 0o777;
+        say(path, format!("{} can be read by others (mode {mode:04o}); profile `production` refuses that: chmod 0600", key.display()));
     }
 }
 
@@ -163,16 +166,19 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
     for (path, otlp) in places {
         for (name, value) in &otlp.headers {
             let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            // What is no name may be a part of a secret: it is not shown.
+            let shown = if token { format!("`{name}`") } else { "one of them".to_owned() };
             if !token || !value.expose().bytes().all(|b| (0x20..0x7f).contains(&b)) {
-                say(
-                    &format!("{path}.headers"),
-                    format!("`{}` is no header: letters, digits and -_. in the name, ASCII in the value", sidegate_core::printable(name)),
-                );
+                let path = format!("{path}.headers");
+                say(&path, format!("{shown} is no header: letters, digits and -_. in the name, ASCII in the value"));
             }
         }
         let tls = &otlp.tls;
         if tls.certificate.is_some() != tls.key.is_some() {
             say(&format!("{path}.tls"), "`certificate` and `key` belong together".to_owned());
+        }
+        if let Some(key) = &tls.key {
+            private_key(config, &format!("{path}.tls.key"), key, say);
         }
         if tls.svid && tls.certificate.is_some() {
             say(&format!("{path}.tls.svid"), "set either `svid` or `certificate` and `key`".to_owned());
@@ -181,14 +187,18 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
             say(&format!("{path}.tls.spiffeIds"), "a SPIFFE peer is known by its ID: leave out `ca` and `serverName`".to_owned());
         }
     }
+    for (path, otlp) in places {
+        if let Some(endpoint) = otlp.endpoint.as_ref().map(|e| e.get()).filter(|e| e.scheme != Scheme::Https)
+            && otlp.tls != CollectorTls::default()
+        {
+            say(&format!("{path}.tls"), format!("is set, but {endpoint} has no TLS; write https://"));
+        }
+    }
     for signal in Signal::ALL {
         let Some(target) = telemetry.target(signal) else { continue };
         let own = format!("telemetry.{}.otlp", signal.label());
         let path =
             if telemetry.own(signal).0.endpoint.is_some() { format!("{own}.endpoint") } else { "telemetry.otlp.endpoint".to_owned() };
-        if target.address.scheme != Scheme::Https && target.tls != CollectorTls::default() {
-            say(&path, format!("`tls` is set for {}, but {} has no TLS; write https://", signal.label(), target.address));
-        }
         if config.profile == Profile::Production && target.address.scheme == Scheme::Http && !target.address.is_local() {
             let message = format!(
                 "{} would leave this host without TLS, with who talks to whom; profile `production` refuses that: write https://",
@@ -198,6 +208,17 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
         }
     }
     let (traces, metrics, logs) = (&telemetry.traces, &telemetry.metrics, &telemetry.logs);
+    for (i, view) in metrics.views.iter().enumerate() {
+        let plain = |name: &String| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c))
+        };
+        if view.name.as_ref().is_some_and(|name| !plain(name) || view.instrument.ends_with('*')) {
+            say(
+                &format!("telemetry.metrics.views[{i}].name"),
+                "a name is for one instrument, begins with a letter and has letters, digits and ._-/ only".to_owned(),
+            );
+        }
+    }
     let mut span = |path: &str, span: &Span, least: u64, most: u64| {
         let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
         if !(least..=most).contains(&span.0) {
@@ -296,15 +317,20 @@ mod tests {
     #[test]
     fn exporters_that_contradict_themselves_are_refused() {
         for (text, say) in [
-            ("otlp: { endpoint: \"http://localhost\", tls: { svid: true } }", "`tls` is set for traces, but http://localhost has no TLS"),
+            (
+                "otlp: { endpoint: \"http://localhost\", tls: { svid: true } }",
+                "telemetry.otlp.tls: is set, but http://localhost has no TLS",
+            ),
             ("otlp: { endpoint: \"https://a\", tls: { certificate: c.pem } }", "`certificate` and `key` belong together"),
             ("otlp: { endpoint: \"https://a\", tls: { svid: true, certificate: c.pem, key: k.pem } }", "set either `svid` or"),
             ("otlp: { endpoint: \"https://a\", tls: { ca: c.pem, spiffeIds: [\"spiffe://a.b/c\"] } }", "leave out `ca` and `serverName`"),
-            ("otlp: { headers: { \"a b\": x } }", "`a b` is no header"),
+            ("otlp: { headers: { \"a b\": x } }", "one of them is no header"),
             ("otlp: { timeout: 0s }", "telemetry.otlp.timeout: must be between 1ms and 10m"),
             ("traces: { batch: { queue: 5, size: 6 } }", "telemetry.traces.batch.size: must not be larger than `queue`"),
             ("traces: { sampler: { ratio: 1.5 } }", "1.5 must be between 0 and 1"),
             ("traces: { sampler: { ratio: often } }", "expected a number, found `often`"),
+            ("metrics: { views: [{ instrument: \"a.*\", name: b }] }", "views[0].name: a name is for one instrument"),
+            ("metrics: { views: [{ instrument: a, name: \"b c\" }] }", "views[0].name: a name is for one instrument"),
             ("flush: 2m", "telemetry.flush: must be between 0s and 1m"),
             ("otlp: { endpoint: \"http://u:p@a\" }", "holds no user and password"),
         ] {

@@ -258,7 +258,8 @@ pub struct CollectorAddress {
 
 impl CollectorAddress {
     fn parse(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is not an OTLP endpoint; write for example https://collector.example:4317 or unix:///run/otel.sock");
+        // A URL may hold a secret: it is not repeated.
+        let bad = || "is not an OTLP endpoint; write for example https://collector.example:4317 or unix:///run/otel.sock".to_owned();
         let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
         let scheme = match scheme {
             "http" => Scheme::Http,

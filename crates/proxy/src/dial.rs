@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use sidegate_core::{Lap, Reason};
+use sidegate_core::{ConnectionRecord, Lap, Reason};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -13,9 +13,15 @@ use crate::attempt::Failure;
 use crate::settings::Settings;
 use crate::socket::{self, Facing};
 
-/// Connects to `to`; the socket comes prepared.
-pub(crate) async fn dial(to: SocketAddr, facing: Facing, settings: &Settings) -> Result<(TcpStream, Lap), Failure> {
-    let start = Instant::now();
+/// Connects to `to`; the socket comes prepared. The record is told how long it took, also in vain; of several tries, all.
+pub(crate) async fn dial(to: SocketAddr, facing: Facing, settings: &Settings, record: &mut ConnectionRecord) -> Result<TcpStream, Failure> {
+    let start = record.stages.dial.map_or_else(Instant::now, |earlier| earlier.start);
+    let result = connect(to, facing, settings).await;
+    record.stages.dial = Some(Lap::since(start));
+    result
+}
+
+async fn connect(to: SocketAddr, facing: Facing, settings: &Settings) -> Result<TcpStream, Failure> {
     let local = |e: io::Error| Failure::with(Reason::DialFailed, format!("{to}: {e}"));
     let tcp = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(local)?;
     if let Some(mark) = settings.mark {
@@ -31,7 +37,7 @@ pub(crate) async fn dial(to: SocketAddr, facing: Facing, settings: &Settings) ->
         Err(_) => return Err(Failure::with(Reason::DialTimeout, format!("{to} did not answer within {deadline:?}"))),
     };
     socket::prepare(&stream, facing, &settings.timeouts).map_err(local)?;
-    Ok((stream, Lap::since(start)))
+    Ok(stream)
 }
 
 fn refused(to: SocketAddr, error: &io::Error) -> Failure {

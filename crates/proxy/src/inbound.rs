@@ -56,15 +56,14 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp:
         Mode::Strict => {
             let session = handshake(shared, &snapshot, index, &tcp, &[], record).await?;
             authorize_client(&snapshot, &session, from, to, record)?;
-            let (app, took) = dial(to, Facing::Workload, settings).await?;
-            record.stages.dial = Some(took);
-            relay_mtls(shared, session, tcp, app, record, live).await
+            live.admit(record);
+            let app = dial(to, Facing::Workload, settings, record).await?;
+            relay_mtls(shared, session, tcp, app, live).await
         }
         Mode::Permissive => permissive(shared, index, tcp, to, record, live).await,
         Mode::Plaintext => {
             authorize_plaintext(&snapshot, from, to, "mode plaintext", record)?;
-            let (app, took) = dial(to, Facing::Workload, settings).await?;
-            record.stages.dial = Some(took);
+            let app = dial(to, Facing::Workload, settings, record).await?;
             plaintext(shared, port, tcp, app, Vec::new(), record, live).await
         }
     }
@@ -109,8 +108,7 @@ async fn permissive(
     let settings = &*shared.settings;
     let port = &settings.ports[index];
     let place = Place::take(shared, Wait::Detection)?;
-    let (app, took) = dial(to, Facing::Workload, settings).await?;
-    record.stages.dial = Some(took);
+    let app = dial(to, Facing::Workload, settings, record).await?;
     let start = Instant::now();
     let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
     record.stages.detect = Some(Lap::since(start));
@@ -123,7 +121,8 @@ async fn permissive(
         Detected::Tls(first) => {
             let session = handshake(shared, snapshot, index, &tcp, &first, record).await?;
             authorize_client(snapshot, &session, from, to, record)?;
-            relay_mtls(shared, session, tcp, app, record, live).await
+            live.admit(record);
+            relay_mtls(shared, session, tcp, app, live).await
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, from, to, "mode permissive", record)?;
@@ -132,15 +131,7 @@ async fn permissive(
     }
 }
 
-async fn relay_mtls(
-    shared: &Shared,
-    session: Session,
-    tcp: TcpStream,
-    app: TcpStream,
-    record: &ConnectionRecord,
-    live: &Live,
-) -> Result<(), Failure> {
-    live.admit(record);
+async fn relay_mtls(shared: &Shared, session: Session, tcp: TcpStream, app: TcpStream, live: &Live) -> Result<(), Failure> {
     let downstream = End { tcp, wire: Wire::Tls(Box::new(session)) };
     relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, live).await
 }

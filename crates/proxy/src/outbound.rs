@@ -108,11 +108,8 @@ async fn dial_one(
     let mut last = Failure::new(Reason::DialFailed);
     for to in candidates {
         record.original_destination = Some(*to);
-        match dial(*to, Facing::Mesh, settings).await {
-            Ok((tcp, took)) => {
-                record.stages.dial = Some(took);
-                return Ok((tcp, *to));
-            }
+        match dial(*to, Facing::Mesh, settings, record).await {
+            Ok(tcp) => return Ok((tcp, *to)),
             Err(failure) => last = failure,
         }
     }
@@ -143,8 +140,7 @@ async fn not_in_mesh(
         connection_id = %record.connection_id,
         "connection to {to} leaves the mesh in plaintext"
     );
-    let (peer, took) = dial(to, Facing::Mesh, &shared.settings).await?;
-    record.stages.dial = Some(took);
+    let peer = dial(to, Facing::Mesh, &shared.settings, record).await?;
     let end = |tcp| End { tcp, wire: Wire::Plain(Plain::default()) };
     relay(end(tcp), end(peer), &shared.settings.timeouts, live).await
 }

@@ -36,8 +36,7 @@ pub(crate) fn status(arguments: &cli::Status) -> Result<()> {
         let status = client.get_status(v1::GetStatusRequest {}).await.map_err(refused)?.into_inner();
         Ok(if arguments.json { format!("{}\n", serde_json::to_string_pretty(&status)?) } else { screen(&status) })
     })?;
-    print!("{text}");
-    Ok(())
+    write!(std::io::stdout(), "{text}").context("nobody reads this any more")
 }
 
 /// A status as a person reads it.
@@ -131,8 +130,10 @@ async fn watch(mut client: AdminClient<Channel>, json: bool) -> Result<()> {
     let mut changes = client.watch_connections(v1::WatchConnectionsRequest {}).await.map_err(refused)?.into_inner();
     while let Some(change) = changes.next().await {
         match change.context("the sidecar ended")?.change {
+            Some(Change::Opened(connection)) if json => say(&format!("{{\"opened\":{}}}", shown(&connection, json)?))?,
             Some(Change::Opened(connection)) => say(&shown(&connection, json)?)?,
-            Some(Change::Ended(ended)) => say(if json { &ended.json } else { &ended.line })?,
+            Some(Change::Ended(ended)) if json => say(&format!("{{\"ended\":{}}}", ended.json))?,
+            Some(Change::Ended(ended)) => say(&ended.line)?,
             Some(Change::Missed(count)) => eprintln!("… {count} ends were missed: they come faster than they can be shown"),
             None => {}
         }

@@ -45,8 +45,9 @@ impl Filter {
 }
 
 fn parse(text: &str) -> Result<EnvFilter, String> {
-    // A stranger makes rustls warn with every hello; what matters of it is in the connection's record.
-    EnvFilter::try_new(format!("rustls=error,{text}"))
+    // A stranger makes rustls warn with every hello; what matters of it is in the connection's record. What somebody does
+    // over the admin API is told in any case: the last word of a filter counts.
+    EnvFilter::try_new(format!("rustls=error,{text},sidegate_admin::api=warn"))
         .map_err(|e| format!("`{text}` is no log filter; write for example info, or info,sidegate_identity=debug: {e}"))
 }
 

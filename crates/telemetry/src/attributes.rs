@@ -96,6 +96,11 @@ impl<'a> Attributes<'a> {
         self.out.varint_attribute(self.field, key, 3, value.min(i64::MAX.unsigned_abs()));
     }
 
+    /// An int64, negative ones in two's complement as protobuf has them.
+    pub(crate) fn integer(&mut self, key: &str, value: i64) {
+        self.out.varint_attribute(self.field, key, 3, value.cast_unsigned());
+    }
+
     fn address(&mut self, ip_key: &str, port_key: &str, address: SocketAddr) {
         self.shown(ip_key, address.ip());
         self.number(port_key, address.port().into());

@@ -19,31 +19,46 @@ pub(crate) struct Bounded<const K: usize> {
 
 #[derive(Debug)]
 struct Named<const K: usize> {
-    series: HashMap<Arc<str>, Series<K>>,
+    series: HashMap<Arc<str>, Entry<K>>,
+    /// How many series there have been.
+    generations: u64,
+    /// What was counted in series that were given up.
+    retired: [u64; K],
     /// Keys without a series that have come often of late (Misra and Gries): each count is a lower bound.
     candidates: HashMap<Arc<str>, u64>,
 }
 
+/// A key's own counters.
 #[derive(Debug)]
-struct Series<const K: usize> {
+struct Entry<const K: usize> {
     counts: [u64; K],
-    /// Since when it has been counted by itself.
     start: SystemTime,
+    generation: u64,
     /// How often it has come since the last look.
     of_late: u64,
+}
+
+/// What counters belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Series {
+    /// All keys without a series of their own.
+    Shared,
+    /// One key, since it has a series of its own; a later series of the same key has another generation.
+    Own { start: SystemTime, generation: u64 },
+    /// Keys that had one.
+    Retired,
 }
 
 /// The counters of one key.
 pub(crate) struct Counted<const K: usize> {
     pub(crate) key: Arc<str>,
     pub(crate) counts: [u64; K],
-    /// None for the shared series, which is as old as the process.
-    pub(crate) start: Option<SystemTime>,
+    pub(crate) series: Series,
 }
 
 impl<const K: usize> Bounded<K> {
     pub(crate) fn new(limit: usize) -> Self {
-        let named = Mutex::new(Named { series: HashMap::new(), candidates: HashMap::new() });
+        let named = Mutex::new(Named { series: HashMap::new(), candidates: HashMap::new(), generations: 0, retired: [0; K] });
         Self { limit, named, other: std::array::from_fn(|_| Counter::default()) }
     }
 
@@ -56,9 +71,9 @@ impl<const K: usize> Bounded<K> {
             series.counts[which] += 1;
             series.of_late += 1;
         } else if named.series.len() < self.limit {
-            let mut counts = [0; K];
-            counts[which] = 1;
-            named.series.insert(key.clone(), Series { counts, start: SystemTime::now(), of_late: 1 });
+            let entry = named.begin(key.clone());
+            entry.counts[which] = 1;
+            entry.of_late = 1;
         } else {
             self.count_other(which);
             if let Some(count) = named.candidates.get_mut(key) {
@@ -91,8 +106,9 @@ impl<const K: usize> Bounded<K> {
         rare.sort();
         for ((newcomer, count), (of_late, key)) in candidates.into_iter().zip(rare) {
             if count > 2 * of_late.max(1) {
-                named.series.remove(&key);
-                named.series.insert(newcomer, Series { counts: [0; K], start: SystemTime::now(), of_late: 0 });
+                let gone = named.series.remove(&key).map_or([0; K], |entry| entry.counts);
+                named.retired.iter_mut().zip(gone).for_each(|(sum, count)| *sum += count);
+                named.begin(newcomer);
             }
         }
         named.series.values_mut().for_each(|series| series.of_late = 0);
@@ -100,12 +116,24 @@ impl<const K: usize> Bounded<K> {
 
     pub(crate) fn all(&self) -> Vec<Counted<K>> {
         let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted =
-            |(key, series): (&Arc<str>, &Series<K>)| Counted { key: key.clone(), counts: series.counts, start: Some(series.start) };
+        let counted = |(key, entry): (&Arc<str>, &Entry<K>)| Counted {
+            key: key.clone(),
+            counts: entry.counts,
+            series: Series::Own { start: entry.start, generation: entry.generation },
+        };
         let mut all: Vec<Counted<K>> = named.series.iter().map(counted).collect();
         all.sort_by(|a, b| a.key.cmp(&b.key));
-        all.push(Counted { key: OTHER.into(), counts: self.other.each_ref().map(Counter::get), start: None });
+        all.push(Counted { key: OTHER.into(), counts: self.other.each_ref().map(Counter::get), series: Series::Shared });
+        all.push(Counted { key: OTHER.into(), counts: named.retired, series: Series::Retired });
         all
+    }
+}
+
+impl<const K: usize> Named<K> {
+    fn begin(&mut self, key: Arc<str>) -> &mut Entry<K> {
+        self.generations += 1;
+        let new = Entry { counts: [0; K], start: SystemTime::now(), generation: self.generations, of_late: 0 };
+        self.series.entry(key).insert_entry(new).into_mut()
     }
 }
 
@@ -113,8 +141,12 @@ impl<const K: usize> Bounded<K> {
 mod tests {
     use super::*;
 
+    fn all(bounded: &Bounded<1>) -> impl Iterator<Item = Counted<1>> {
+        bounded.all().into_iter().filter(|c| c.series != Series::Retired)
+    }
+
     fn keys(bounded: &Bounded<1>) -> Vec<String> {
-        bounded.all().iter().map(|c| c.key.to_string()).collect()
+        all(bounded).map(|c| c.key.to_string()).collect()
     }
 
     #[test]
@@ -125,7 +157,7 @@ mod tests {
         }
         bounded.count(None, 0);
         assert_eq!(keys(&bounded), ["a", "b", OTHER]);
-        assert_eq!(bounded.all().iter().map(|c| c.counts[0]).collect::<Vec<_>>(), [2, 1, 4]);
+        assert_eq!(all(&bounded).map(|c| c.counts[0]).collect::<Vec<_>>(), [2, 1, 4]);
     }
 
     #[test]
@@ -141,6 +173,8 @@ mod tests {
         }
         bounded.rebalance();
         assert_eq!(keys(&bounded), ["a", "c", OTHER]);
+        // Nothing is lost: what was counted for b is on record, though no longer under its name.
+        assert_eq!(bounded.all().iter().map(|c| c.counts[0]).sum::<u64>(), 10 + 1 + 200);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Every instrument: name, kind, unit, attributes, meaning. Docs, export and scrape are made from this.
 
+use sidegate_config::schema::telemetry::Signal;
+
 /// What an instrument measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -51,7 +53,7 @@ impl Instrument {
 
 /// `name` for Prometheus, with the suffixes of `instrument`'s unit and kind.
 pub(crate) fn prometheus_name(name: &str, instrument: &Instrument) -> String {
-    let mut name = name.replace('.', "_");
+    let mut name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let unit = match instrument.unit {
         "s" => "_seconds",
         "By" => "_bytes",
@@ -101,8 +103,8 @@ instruments! {
     RUNTIME_LAG "sidegate.runtime.lag" Histogram "s" ["worker"] "How late a worker's timer fires: how long anything waits for its turn.";
     BUILD_INFO "sidegate.build.info" Gauge "" ["version"] "Always 1.";
     PROCESS_CPU_TIME "process.cpu.time" Counter "s" ["cpu.mode"] "CPU time of this process.";
-    PROCESS_MEMORY "process.memory.usage" Gauge "By" [] "Resident memory of this process.";
-    PROCESS_DESCRIPTORS "process.unix.file_descriptor.count" Gauge "{file_descriptor}" [] "Open descriptors of this process.";
+    PROCESS_MEMORY "process.memory.usage" UpDownCounter "By" [] "Resident memory of this process.";
+    PROCESS_DESCRIPTORS "process.unix.file_descriptor.count" UpDownCounter "{file_descriptor}" [] "Open descriptors of this process.";
 }
 
 /// Why something never reached its reader.
@@ -149,6 +151,16 @@ pub enum Way {
     AccessLog,
     /// Lines to standard error.
     Stderr,
+}
+
+impl From<Signal> for Way {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Traces => Self::Traces,
+            Signal::Metrics => Self::Metrics,
+            Signal::Logs => Self::Logs,
+        }
+    }
 }
 
 impl Way {

@@ -16,7 +16,8 @@ use crate::logs::{Event, Field};
 /// Events are few; what comes in greater numbers is folded before it comes here.
 const QUEUE: usize = 1024;
 /// What carries the exports must not be reported by them, or one export would lead to the next.
-const OWN_TRANSPORT: [&str; 5] = ["h2", "hyper", "tonic", "tower", "rustls"];
+/// `log` is what events of the `log` crate come under, rustls' among them.
+const OWN_TRANSPORT: [&str; 6] = ["h2", "hyper", "tonic", "tower", "rustls", "log"];
 
 /// The layer that takes events.
 #[derive(Debug)]
@@ -27,17 +28,14 @@ pub struct EventLayer {
 
 /// Where the telemetry thread finds them.
 #[derive(Debug)]
-pub struct Events {
-    pub(crate) receiver: mpsc::Receiver<Box<Event>>,
-    pub(crate) dropped: Arc<Counter>,
-}
+pub struct Events(pub(crate) mpsc::Receiver<Box<Event>>, pub(crate) Arc<Counter>);
 
 /// A layer and its other end.
 #[must_use]
 pub fn events() -> (EventLayer, Events) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let dropped = Arc::new(Counter::default());
-    (EventLayer { sender, dropped: dropped.clone() }, Events { receiver, dropped })
+    (EventLayer { sender, dropped: dropped.clone() }, Events(receiver, dropped))
 }
 
 impl<S: Subscriber> Layer<S> for EventLayer {

@@ -18,7 +18,10 @@ const TOLD: u32 = 5;
 /// … in this time.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// A layer that lets no more than a few repetitions pass, to any other layer.
+/// What an operator did is told each time.
+const NEVER_FOLDED: [&str; 2] = [module_path!(), "sidegate_admin::api"];
+
+/// A layer that lets no more than a few repetitions pass, to any other layer. Nobody waits for its lock.
 #[derive(Debug, Clone, Default)]
 pub struct Fold(Arc<State>);
 
@@ -26,7 +29,7 @@ pub struct Fold(Arc<State>);
 struct State {
     /// By place in the code: their number is fixed.
     places: Mutex<HashMap<Identifier, Repeated>>,
-    /// Left out since two came at the same moment: nobody waits for the lock.
+    /// Left out since two came at the same moment.
     crowded: AtomicU64,
 }
 
@@ -35,57 +38,81 @@ struct Repeated {
     since: Instant,
     told: u32,
     left_out: u64,
-    last: String,
+    /// The first that was left out.
+    example: Option<String>,
+}
+
+/// What becomes of an event.
+enum Fate {
+    Told,
+    LeftOut,
+    /// It is the first that is left out: its words are wanted.
+    Example,
+}
+
+impl State {
+    fn judge(&self, place: Identifier) -> Fate {
+        let mut places = match self.places.try_lock() {
+            Ok(places) => places,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.crowded.fetch_add(1, Ordering::Relaxed);
+                return Fate::LeftOut;
+            }
+        };
+        let new = || Repeated { since: Instant::now(), told: 0, left_out: 0, example: None };
+        let repeated = places.entry(place).or_insert_with(new);
+        if repeated.since.elapsed() >= WINDOW {
+            (repeated.since, repeated.told) = (Instant::now(), 0);
+        }
+        if repeated.told < TOLD {
+            repeated.told += 1;
+            return Fate::Told;
+        }
+        repeated.left_out += 1;
+        if repeated.example.is_none() { Fate::Example } else { Fate::LeftOut }
+    }
 }
 
 impl<S: Subscriber> Layer<S> for Fold {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let meta = event.metadata();
-        if *meta.level() > Level::WARN || meta.target() == module_path!() {
+        if *meta.level() > Level::WARN || NEVER_FOLDED.contains(&meta.target()) {
             return true;
         }
-        let mut places = match self.0.places.try_lock() {
-            Ok(places) => places,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                self.0.crowded.fetch_add(1, Ordering::Relaxed);
-                return false;
+        match self.0.judge(meta.callsite()) {
+            Fate::Told => true,
+            Fate::LeftOut => false,
+            Fate::Example => {
+                // Put into words without the lock: who words it may have something to log.
+                let mut text = String::new();
+                event.record(&mut Message(&mut text));
+                if let Ok(mut places) = self.0.places.try_lock()
+                    && let Some(repeated) = places.get_mut(&meta.callsite())
+                {
+                    repeated.example = Some(text);
+                }
+                false
             }
-        };
-        let repeated =
-            places.entry(meta.callsite()).or_insert_with(|| Repeated { since: Instant::now(), told: 0, left_out: 0, last: String::new() });
-        if repeated.left_out == 0 && repeated.since.elapsed() >= WINDOW {
-            repeated.since = Instant::now();
-            repeated.told = 0;
         }
-        let tell = repeated.told < TOLD;
-        if tell {
-            repeated.told += 1;
-        } else {
-            repeated.left_out += 1;
-            repeated.last.clear();
-            event.record(&mut Message(&mut repeated.last));
-        }
-        tell
     }
 }
 
 impl Fold {
-    /// Tells what was left out in windows that are over; to be called from time to time, and at the end with `all`.
-    pub fn tell(&self, all: bool) {
-        let mut over = Vec::new();
+    /// Tells what was left out since the last time; to be called from time to time, and at the end.
+    pub fn tell(&self) {
+        let mut left_out = Vec::new();
         let crowded = self.0.crowded.swap(0, Ordering::Relaxed);
         if crowded > 0 {
-            over.push((crowded, "they came at the same moment as others".to_owned()));
+            left_out.push((crowded, "they came at the same moment as others".to_owned()));
         }
         for repeated in self.0.places.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
-            if repeated.left_out > 0 && (all || repeated.since.elapsed() >= WINDOW) {
-                over.push((repeated.left_out, std::mem::take(&mut repeated.last)));
-                (repeated.left_out, repeated.told, repeated.since) = (0, 0, Instant::now());
+            if repeated.left_out > 0 {
+                left_out.push((std::mem::take(&mut repeated.left_out), repeated.example.take().unwrap_or_default()));
             }
         }
-        for (count, last) in over {
-            tracing::warn!(event = event::REPEATED, count, "{count} more like this were left out: {}", printable(&last));
+        for (count, example) in left_out {
+            tracing::warn!(event = event::REPEATED, count, "{count} warnings were left out, such as: {}", printable(&example));
         }
     }
 }
@@ -127,12 +154,13 @@ mod tests {
                 tracing::info!("told {i}");
             }
             tracing::error!("something else");
-            fold.tell(false);
-            assert_eq!(seen.0.lock().unwrap().len(), 5 + 100 + 1, "the window is not over");
-            fold.tell(true);
+            assert_eq!(seen.0.lock().unwrap().len(), 5 + 100 + 1);
+            fold.tell();
+            fold.tell();
         });
         let seen = seen.0.lock().unwrap();
-        assert_eq!(seen.last().unwrap(), "95 more like this were left out: flood 99");
+        assert_eq!(seen.last().unwrap(), "95 warnings were left out, such as: flood 5");
+        assert_eq!(seen.len(), 5 + 100 + 1 + 1);
         assert_eq!(seen.iter().filter(|s| s.starts_with("flood")).count(), 5);
     }
 }

@@ -51,11 +51,14 @@ impl UpDownCounter {
 /// The scale of all histograms: 8 buckets for each doubling, so that a value is known to 9 %.
 pub(crate) const SCALE: u8 = 3;
 const PER_DOUBLING: i32 = 1 << SCALE;
-/// From about a microsecond to about twelve days. What is outside counts at the nearer end.
+/// From about a microsecond to about twelve days. What is below counts as nothing, what is above at the end.
 const LOWEST: i32 = -20;
 const HIGHEST: i32 = 20;
 #[allow(clippy::cast_sign_loss, reason = "HIGHEST is above LOWEST")]
 const BUCKETS: usize = ((HIGHEST - LOWEST) * PER_DOUBLING) as usize;
+
+/// What is not above this, 2 to the power of LOWEST, counts as nothing.
+pub(crate) const ZERO_THRESHOLD: f64 = 1.0 / 1_048_576.0;
 
 /// 2 to the power of 1/8, 2/8 … 7/8.
 const STEPS: [f64; 7] = [
@@ -73,7 +76,8 @@ const STEPS: [f64; 7] = [
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS],
     zero: AtomicU64,
-    nanoseconds: AtomicU64,
+    /// In nanoseconds a sum of long connections would overflow within days.
+    microseconds: AtomicU64,
     /// The last example of each doubling. Only the telemetry thread writes them.
     exemplars: Mutex<Vec<Exemplar>>,
 }
@@ -106,7 +110,7 @@ impl Default for Histogram {
         Self {
             buckets: [const { AtomicU64::new(0) }; BUCKETS],
             zero: AtomicU64::new(0),
-            nanoseconds: AtomicU64::new(0),
+            microseconds: AtomicU64::new(0),
             exemplars: Mutex::default(),
         }
     }
@@ -127,14 +131,14 @@ fn index(seconds: f64) -> i32 {
 impl Histogram {
     /// Adds a value.
     pub fn record(&self, value: Duration) {
-        if value.is_zero() {
+        let micros = u64::try_from(value.as_nanos().saturating_add(500) / 1000).unwrap_or(u64::MAX);
+        self.microseconds.fetch_add(micros, Ordering::Relaxed);
+        let seconds = value.as_secs_f64();
+        let Ok(place) = usize::try_from(if seconds > ZERO_THRESHOLD { index(seconds) - LOWEST * PER_DOUBLING } else { -1 }) else {
             self.zero.fetch_add(1, Ordering::Relaxed);
             return;
-        }
-        self.nanoseconds.fetch_add(u64::try_from(value.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        let place = (index(value.as_secs_f64()) - LOWEST * PER_DOUBLING).max(0);
-        let place = usize::try_from(place).unwrap_or(0).min(BUCKETS - 1);
-        self.buckets[place].fetch_add(1, Ordering::Relaxed);
+        };
+        self.buckets[place.min(BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Remembers a trace as an example of its value.
@@ -156,7 +160,7 @@ impl Histogram {
             offset: LOWEST * PER_DOUBLING + i32::try_from(first).unwrap_or(0),
             counts: all[first..last].to_vec(),
             zero: self.zero.load(Ordering::Relaxed),
-            sum: Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64(),
+            sum: Duration::from_micros(self.microseconds.load(Ordering::Relaxed)).as_secs_f64(),
             exemplars: self.exemplars.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

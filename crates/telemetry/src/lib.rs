@@ -27,7 +27,6 @@ mod view;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -69,8 +68,6 @@ pub struct Telemetry {
     records: mpsc::Sender<Arc<ConnectionRecord>>,
     watchers: broadcast::Sender<Arc<ConnectionRecord>>,
     states: [Option<Arc<State>>; 3],
-    /// Whether it was said that the access log loses lines: once is enough, the rest is counted.
-    warned: AtomicBool,
 }
 
 /// How telemetry starts.
@@ -118,16 +115,20 @@ impl Telemetry {
     /// # Errors
     /// If the system gives no thread or runtime.
     pub fn start(options: Options<'_>) -> std::io::Result<(Self, Writers)> {
+        let metrics = Arc::new(Metrics::new(&options.config.metrics));
+        if let Some(events) = &options.events {
+            metrics.count_lost_events(events.1.clone());
+        }
         let (log, log_thread) = match access_log::Format::of(options.access_log) {
             None => (None, None),
             Some(format) => {
                 let (sender, receiver) = sync_channel(QUEUE);
-                let thread =
-                    std::thread::Builder::new().name("access-log".to_owned()).spawn(move || access_log::write(format, &receiver))?;
+                let metrics = metrics.clone();
+                let write = move || access_log::write(format, &receiver, &metrics);
+                let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
                 (Some(sender), Some(thread))
             }
         };
-        let metrics = Arc::new(Metrics::new(&options.config.metrics));
         let resource = Arc::new(Resource::new(options.config, |name| std::env::var(name).ok()));
         let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| State::new(&target)));
         let (records, receiver) = mpsc::channel(QUEUE);
@@ -140,6 +141,7 @@ impl Telemetry {
             watchers: watchers.clone(),
             fold: options.fold,
             states: states.clone(),
+            complained: 0,
         };
         let (config, mark, tls) = (options.config.clone(), options.mark, options.tls);
         let flush = config.flush.duration();
@@ -149,8 +151,7 @@ impl Telemetry {
             // A name that is still being resolved is nothing to wait for.
             runtime.shutdown_background();
         })?;
-        let warned = AtomicBool::new(false);
-        Ok((Self { metrics, resource, log, records, watchers, states, warned }, Writers { log: log_thread, telemetry, flush }))
+        Ok((Self { metrics, resource, log, records, watchers, states }, Writers { log: log_thread, telemetry, flush }))
     }
 
     /// Takes a finished connection's record. Never blocks.
@@ -161,12 +162,6 @@ impl Telemetry {
             && log.try_send(record.clone()).is_err()
         {
             self.metrics.dropped(Way::AccessLog, Cause::QueueFull).inc();
-            if !self.warned.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    event = event::TELEMETRY_LOST,
-                    "the access log can't keep up, or nobody reads it; lines are dropped and counted in sidegate_telemetry_dropped_total"
-                );
-            }
         }
         if let Err(mpsc::error::TrySendError::Full(record) | mpsc::error::TrySendError::Closed(record)) = self.records.try_send(record) {
             self.metrics.count_unheard(&record);
@@ -194,8 +189,8 @@ impl Telemetry {
     /// How the export of each signal is doing.
     #[must_use]
     pub fn exports(&self) -> Vec<ExportStatus> {
-        let ways = [Way::Traces, Way::Metrics, Way::Logs];
-        let status = |(signal, way): (Signal, Way)| {
+        let status = |signal: Signal| {
+            let way = Way::from(signal);
             let state = self.states[signal as usize].as_ref();
             ExportStatus {
                 signal,
@@ -205,7 +200,7 @@ impl Telemetry {
                 dropped: Cause::ALL.iter().map(|cause| self.metrics.dropped(way, *cause).get()).sum(),
             }
         };
-        Signal::ALL.into_iter().zip(ways).map(status).collect()
+        Signal::ALL.into_iter().map(status).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
 use sidegate_core::{ConnectionRecord, event};
 
 use crate::attributes::{self, Attributes};
-use crate::spans::{SAMPLED, nanos};
+use crate::spans::{NOT_SAMPLED, SAMPLED, nanos};
 use crate::text;
 use crate::wire::Buffer;
 
@@ -77,7 +77,7 @@ fn connection(record: &ConnectionRecord, sampled: bool, log: &mut Buffer) {
     attributes::connection(record, &mut Attributes::new(log, field::ATTRIBUTES));
     log.bytes(field::TRACE_ID, &record.connection_id.bytes());
     log.bytes(field::SPAN_ID, &record.span_id.0);
-    log.fixed32(field::FLAGS, if sampled { SAMPLED } else { 0 });
+    log.fixed32(field::FLAGS, if sampled { SAMPLED } else { NOT_SAMPLED });
 }
 
 fn of_event(event: &Event, log: &mut Buffer) {
@@ -101,7 +101,7 @@ fn of_event(event: &Event, log: &mut Buffer) {
             // The connection that an event is about is its trace.
             Field::Text(text) if *key == "connection_id" => trace_id = from_hex(text),
             Field::Text(text) => attributes.text(&name, text),
-            Field::Number(number) => attributes.shown(&name, number),
+            Field::Number(number) => attributes.integer(&name, *number),
             Field::Boolean(truth) => attributes.boolean(&name, *truth),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{ConnectionRecord, Direction, Reason, Transport};
 
-use crate::bounded::Bounded;
+use crate::bounded::{Bounded, Series};
 use crate::catalog::{self, Cause, Instrument, Way};
 use crate::instruments::{Counter, Distribution, Exemplar, Histogram, UpDownCounter};
 use crate::process;
@@ -30,6 +30,8 @@ pub(crate) struct Point {
     pub(crate) value: Value,
     /// Since when it counts; none for the start of the process.
     pub(crate) start: Option<SystemTime>,
+    /// Tells a series from a former one with the same attributes.
+    pub(crate) generation: u64,
 }
 
 /// An instrument's points at one moment.
@@ -39,6 +41,8 @@ pub(crate) struct Stream {
     /// Its name, which a view may change.
     pub(crate) name: String,
     pub(crate) points: Vec<Point>,
+    /// Of series that were given up: they count where a view does not tell keys apart, so that its sums never fall.
+    pub(crate) retired: Vec<Point>,
 }
 
 /// What is looked up only when somebody asks: readiness, expiry, sources.
@@ -80,6 +84,8 @@ pub struct Metrics {
     dropped: [[Counter; 5]; 6],
     lag: OnceLock<Vec<Histogram>>,
     observer: OnceLock<Observer>,
+    /// Events that found their queue full.
+    events_lost: OnceLock<Arc<Counter>>,
     /// Lines that standard error has lost.
     stderr_lost: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     views: Views,
@@ -131,6 +137,7 @@ impl Metrics {
             dropped: each(),
             lag: OnceLock::new(),
             observer: OnceLock::new(),
+            events_lost: OnceLock::new(),
             stderr_lost: OnceLock::new(),
             views: Views::new(config),
         }
@@ -265,6 +272,10 @@ impl Metrics {
         let _ = self.stderr_lost.set(Box::new(lost));
     }
 
+    pub(crate) fn count_lost_events(&self, lost: Arc<Counter>) {
+        let _ = self.events_lost.set(lost);
+    }
+
     /// When counting began.
     pub(crate) fn started(&self) -> SystemTime {
         self.started
@@ -314,7 +325,7 @@ impl Metrics {
                 for (allowed, decision) in DECISIONS.into_iter().enumerate() {
                     let count = counted.counts[decided(direction, allowed == 1)];
                     let names = [("direction", direction.label().into()), ("decision", decision.into()), ("rule", counted.key.clone())];
-                    streams.counted(&catalog::DECISIONS, names, count, counted.start);
+                    streams.counted(&catalog::DECISIONS, names, count, &counted.series);
                 }
             }
         }
@@ -323,7 +334,7 @@ impl Metrics {
                 for (i, outcome) in OUTCOMES.into_iter().enumerate() {
                     let count = counted.counts[direction as usize * OUTCOMES.len() + i];
                     let names = [("direction", direction.label().into()), ("peer", counted.key.clone()), ("outcome", outcome.into())];
-                    streams.counted(&catalog::PEER_CONNECTIONS, names, count, counted.start);
+                    streams.counted(&catalog::PEER_CONNECTIONS, names, count, &counted.series);
                 }
             }
         }
@@ -340,10 +351,12 @@ impl Metrics {
         }
         for way in Way::ALL {
             for cause in Cause::ALL {
-                let lost = match (way, cause, self.stderr_lost.get()) {
-                    (Way::Stderr, Cause::QueueFull, Some(lost)) => lost(),
-                    _ => self.dropped(way, cause).get(),
+                let elsewhere = match (way, cause) {
+                    (Way::Stderr, Cause::QueueFull) => self.stderr_lost.get().map_or(0, |lost| lost()),
+                    (Way::Logs, Cause::QueueFull) => self.events_lost.get().map_or(0, |lost| lost.get()),
+                    _ => 0,
                 };
+                let lost = self.dropped(way, cause).get() + elsewhere;
                 // Every way has a queue; the other causes show when there is one.
                 if cause == Cause::QueueFull || lost > 0 {
                     streams.sum(&catalog::DROPPED, [("signal", way.label()), ("cause", cause.label())], lost);
@@ -352,7 +365,7 @@ impl Metrics {
         }
         for (i, lag) in self.lag.get().into_iter().flatten().enumerate() {
             let value = Value::Distribution(lag.distribution());
-            streams.push(&catalog::RUNTIME_LAG, vec![("worker", i.to_string().into())], value, None);
+            streams.push(&catalog::RUNTIME_LAG, vec![("worker", i.to_string().into())], value);
         }
         if let Some(observe) = self.observer.get() {
             streams.observed(observe());
@@ -390,22 +403,20 @@ fn decided(direction: Direction, allowed: bool) -> usize {
 struct Streams(Vec<Stream>);
 
 impl Streams {
-    fn push(
-        &mut self,
-        instrument: &'static Instrument,
-        attributes: Vec<(&'static str, Arc<str>)>,
-        value: Value,
-        start: Option<SystemTime>,
-    ) {
-        let point = Point { attributes, value, start };
-        match self.0.iter_mut().find(|stream| std::ptr::eq(stream.instrument, instrument)) {
-            Some(stream) => stream.points.push(point),
-            None => self.0.push(Stream { instrument, name: instrument.name.to_owned(), points: vec![point] }),
-        }
+    fn push(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: Value) {
+        self.of(instrument).points.push(Point { attributes, value, start: None, generation: 0 });
+    }
+
+    fn of(&mut self, instrument: &'static Instrument) -> &mut Stream {
+        let at = self.0.iter().position(|stream| std::ptr::eq(stream.instrument, instrument)).unwrap_or_else(|| {
+            self.0.push(Stream { instrument, name: instrument.name.to_owned(), points: Vec::new(), retired: Vec::new() });
+            self.0.len() - 1
+        });
+        &mut self.0[at]
     }
 
     fn sum<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [(&'static str, &'static str); N], sum: u64) {
-        self.push(instrument, owned(attributes), Value::Sum(sum), None);
+        self.push(instrument, owned(attributes), Value::Sum(sum));
     }
 
     /// As [`Streams::sum`], unless it is nothing: of the many reasons most never come.
@@ -415,9 +426,16 @@ impl Streams {
         }
     }
 
-    fn counted(&mut self, instrument: &'static Instrument, names: [(&'static str, Arc<str>); 3], count: u64, start: Option<SystemTime>) {
-        if count > 0 {
-            self.push(instrument, names.into(), Value::Sum(count), start);
+    fn counted(&mut self, instrument: &'static Instrument, names: [(&'static str, Arc<str>); 3], count: u64, series: &Series) {
+        if count == 0 {
+            return;
+        }
+        let point = |start, generation| Point { attributes: names.into(), value: Value::Sum(count), start, generation };
+        let stream = self.of(instrument);
+        match series {
+            Series::Shared => stream.points.push(point(None, 0)),
+            Series::Own { start, generation } => stream.points.push(point(Some(*start), *generation)),
+            Series::Retired => stream.retired.push(point(None, 0)),
         }
     }
 
@@ -427,7 +445,7 @@ impl Streams {
     }
 
     fn number(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: f64) {
-        self.push(instrument, attributes, Value::Number(value), None);
+        self.push(instrument, attributes, Value::Number(value));
     }
 
     fn distribution<const N: usize>(
@@ -436,7 +454,7 @@ impl Streams {
         attributes: [(&'static str, &'static str); N],
         histogram: &Histogram,
     ) {
-        self.push(instrument, owned(attributes), Value::Distribution(histogram.distribution()), None);
+        self.push(instrument, owned(attributes), Value::Distribution(histogram.distribution()));
     }
 
     #[allow(clippy::cast_precision_loss, reason = "seconds")]

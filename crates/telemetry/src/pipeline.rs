@@ -39,6 +39,8 @@ pub(crate) struct Pipeline {
     pub(crate) watchers: broadcast::Sender<Arc<ConnectionRecord>>,
     pub(crate) fold: Fold,
     pub(crate) states: [Option<Arc<State>>; 3],
+    /// How many lost lines of the access log have been spoken of.
+    pub(crate) complained: u64,
 }
 
 /// The queues towards the exporters.
@@ -57,7 +59,6 @@ impl Pipeline {
         let mut ticks = interval(TICK);
         let mut tick = 0u64;
         let mut gathered = Vec::new();
-        let mut dropped_events = 0;
         loop {
             tokio::select! {
                 some = self.records.recv_many(&mut gathered, AT_ONCE) => {
@@ -70,25 +71,24 @@ impl Pipeline {
                     }
                     if self.records.is_empty() {
                         sleep(LINGER).await;
+                    } else {
+                        // The exporters take what was handed on before there is more.
+                        tokio::task::yield_now().await;
                     }
                 }
                 Some(event) = next_event(&mut self.events) => outlets.log(&self.metrics, Entry::Event(event)),
                 _ = ticks.tick() => {
-                    self.fold.tell(false);
+                    self.fold.tell();
+                    self.complain();
                     tick += 1;
                     if tick.is_multiple_of(REBALANCE) {
                         self.metrics.rebalance();
                     }
                 }
             }
-            if let Some(events) = &self.events {
-                let dropped = events.dropped.get();
-                self.metrics.dropped(Way::Logs, Cause::QueueFull).add(dropped - dropped_events);
-                dropped_events = dropped;
-            }
         }
-        self.fold.tell(true);
-        while let Some(event) = self.events.as_mut().and_then(|events| events.receiver.try_recv().ok()) {
+        self.fold.tell();
+        while let Some(event) = self.events.as_mut().and_then(|events| events.0.try_recv().ok()) {
             outlets.log(&self.metrics, Entry::Event(event));
         }
         drop(outlets);
@@ -99,6 +99,7 @@ impl Pipeline {
             for (signal, state) in Signal::ALL.into_iter().zip(&self.states) {
                 let lost = state.as_ref().map_or(0, |state| state.pending());
                 if lost > 0 {
+                    self.metrics.dropped(signal.into(), Cause::Shutdown).add(lost);
                     let signal = signal.label();
                     tracing::warn!(event = event::TELEMETRY_LOST, signal, lost, "{lost} items of {signal} were not exported in time");
                 }
@@ -138,6 +139,20 @@ impl Pipeline {
             exporters.spawn(export::run_metrics(self.metrics.clone(), config.metrics.interval.duration(), exporter, encoder));
         }
         Outlets { traces, logs, access_log: config.logs.access_log }
+    }
+
+    /// Says that the access log loses lines, if it does. Not where it happens, for that is on a worker.
+    fn complain(&mut self) {
+        let lost = self.metrics.dropped(Way::AccessLog, Cause::QueueFull).get();
+        if lost > self.complained {
+            let more = lost - self.complained;
+            self.complained = lost;
+            tracing::warn!(
+                event = event::TELEMETRY_LOST,
+                more,
+                "the access log can't keep up, or nobody reads it: {more} lines were dropped"
+            );
+        }
     }
 
     /// A finished connection.
@@ -189,7 +204,7 @@ impl Outlets {
 /// The next event; waits for ever where none are wanted.
 async fn next_event(events: &mut Option<Events>) -> Option<Box<crate::logs::Event>> {
     match events {
-        Some(events) => events.receiver.recv().await,
+        Some(events) => events.0.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -1,5 +1,6 @@
 //! The instruments as text for Prometheus (OpenMetrics 1.0), with exemplars.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 
@@ -20,8 +21,12 @@ impl Metrics {
     #[must_use]
     pub fn scrape(&self, resource: &[(String, String)]) -> String {
         let mut text = String::with_capacity(16 * 1024);
+        let mut seen = HashSet::new();
         for stream in self.collect() {
-            family(&mut text, &stream);
+            // Views may give two instruments one name; a family that comes twice would spoil the whole scrape.
+            if seen.insert(prometheus_name(&stream.name, stream.instrument)) {
+                family(&mut text, &stream);
+            }
         }
         let _ = writeln!(text, "# TYPE target info\n# HELP target Of whom all this speaks.");
         let labels = labels(resource.iter().map(|(key, value)| (key.as_str(), value.as_str())), None);
@@ -88,9 +93,13 @@ fn pairs(point: &Point) -> impl Iterator<Item = (&str, &str)> {
 
 fn labels<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, le: Option<&'a str>) -> String {
     let mut text = String::new();
+    let mut seen = HashSet::new();
     for (key, value) in pairs.chain(le.map(|le| ("le", le))) {
-        text.push(if text.is_empty() { '{' } else { ',' });
         let key = key.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
+        if !seen.insert(key.clone()) {
+            continue;
+        }
+        text.push(if text.is_empty() { '{' } else { ',' });
         let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let _ = write!(text, "{key}=\"{value}\"");
     }

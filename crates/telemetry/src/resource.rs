@@ -54,7 +54,7 @@ impl Resource {
         add("telemetry.sdk.name", Some("sidegate".to_owned()));
         add("telemetry.sdk.language", Some("rust".to_owned()));
         add("telemetry.sdk.version", Some(env!("CARGO_PKG_VERSION").to_owned()));
-        for (key, value) in &config.resource {
+        for (key, value) in config.resource.iter().filter(|(key, _)| *key != semconv::SERVICE_NAME) {
             fixed.retain(|(k, _)| k != key);
             fixed.push((key.clone(), value.clone()));
         }

@@ -73,12 +73,13 @@ impl Part {
     }
 }
 
-/// By the trace ID's last 56 bits, which are random (W3C Trace Context level 2 §3.2.2.3): both ends choose alike.
+/// By the trace ID's last 56 bits, which are random (W3C Trace Context level 2 §3.2.2.3): both ends choose alike, and so
+/// does a collector that samples consistently (OpenTelemetry: the most random are kept).
 fn is_in_ratio(trace_id: [u8; 16], ratio: f64) -> bool {
     let randomness = trace_id[9..].iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     #[allow(clippy::cast_precision_loss, reason = "a part of a whole")]
     let part = randomness as f64 / (1u64 << 56) as f64;
-    part < ratio
+    part >= 1.0 - ratio
 }
 
 /// Which traces are exported.

@@ -20,8 +20,10 @@ pub const SPANS: &[(&str, &str, &str)] = &[
     ("authorize", "internal", "The decision of policy."),
 ];
 
-/// The trace flag "sampled" (W3C Trace Context §3.2.2.5.1).
-pub(crate) const SAMPLED: u32 = 1;
+/// The trace flags "sampled" and "random" (W3C Trace Context level 2 §3.2.2.5).
+pub(crate) const SAMPLED: u32 = 3;
+/// The trace flag "random" alone.
+pub(crate) const NOT_SAMPLED: u32 = 2;
 
 /// Nanoseconds since the epoch.
 pub(crate) fn nanos(time: SystemTime) -> u64 {

@@ -1,7 +1,10 @@
 //! Views: what is dropped, renamed, or told apart by fewer attributes, for export and scrape alike.
 
+use std::collections::HashMap;
+
 use sidegate_config::schema::telemetry::{HistogramShape, Metrics, View};
 
+use crate::catalog::Kind;
 use crate::instruments::SCALE;
 use crate::metrics::{Point, Stream, Value};
 
@@ -34,7 +37,11 @@ impl Views {
                 stream.name.clone_from(name);
             }
             if let Some(kept) = &view.attributes {
-                stream.points = only(stream.points, kept);
+                let bounded = ["peer", "rule"];
+                if stream.instrument.attributes.iter().any(|key| bounded.contains(key) && !kept.iter().any(|k| k == key)) {
+                    stream.points.append(&mut stream.retired);
+                }
+                stream.points = only(stream.points, kept, stream.instrument.kind);
             }
         }
         Some(stream)
@@ -48,22 +55,26 @@ impl Views {
 }
 
 /// The points without the attributes that are not `kept`; what then has the same attributes is one.
-fn only(points: Vec<Point>, kept: &[String]) -> Vec<Point> {
+fn only(points: Vec<Point>, kept: &[String], kind: Kind) -> Vec<Point> {
+    let mut places = HashMap::new();
     let mut fewer: Vec<Point> = Vec::new();
     for mut point in points {
         point.attributes.retain(|(key, _)| kept.iter().any(|k| k == key));
-        match fewer.iter_mut().find(|p| p.attributes == point.attributes) {
-            Some(same) => {
-                // A series that began later does not make the sum younger.
-                same.start = same.start.zip(point.start).map(|(a, b)| a.min(b));
-                match (&mut same.value, point.value) {
-                    (Value::Sum(sum), Value::Sum(more)) => *sum += more,
-                    (Value::Number(sum), Value::Number(more)) => *sum += more,
-                    (Value::Distribution(sum), Value::Distribution(more)) => sum.add(&more),
-                    _ => {}
-                }
-            }
-            None => fewer.push(point),
+        let place = *places.entry(point.attributes.clone()).or_insert(fewer.len());
+        let Some(same) = fewer.get_mut(place) else {
+            fewer.push(point);
+            continue;
+        };
+        // A series that began later does not make the sum younger; and the sum is no single series any more.
+        same.start = same.start.zip(point.start).map(|(a, b)| a.min(b));
+        same.generation = 0;
+        match (&mut same.value, point.value) {
+            (Value::Sum(sum), Value::Sum(more)) => *sum += more,
+            // What is left until expiry, whether all are healthy: the smallest is what matters.
+            (Value::Number(least), Value::Number(other)) if kind == Kind::Gauge => *least = least.min(other),
+            (Value::Number(sum), Value::Number(more)) => *sum += more,
+            (Value::Distribution(sum), Value::Distribution(more)) => sum.add(&more),
+            _ => {}
         }
     }
     fewer
@@ -77,6 +88,28 @@ mod tests {
 
     fn view(instrument: &str) -> View {
         View { instrument: instrument.to_owned(), drop: false, name: None, attributes: None, histogram: None, scale: None }
+    }
+
+    /// Whichever peers come and go: where they are not told apart the sum only grows.
+    #[test]
+    fn what_is_added_up_never_falls() {
+        let views = vec![View { attributes: Some(vec!["direction".to_owned()]), ..view("sidegate.peer.connections") }];
+        let metrics = metrics::Metrics::new(&Metrics { peers: 2, views, ..Metrics::default() });
+        let sum = || -> Vec<Value> {
+            let stream = metrics.collect().into_iter().find(|s| s.name == "sidegate.peer.connections");
+            stream.unwrap().points.into_iter().map(|p| p.value).collect()
+        };
+        for round in 0..5u64 {
+            for i in 0..30u64 {
+                let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
+                record.peer_id = Some(format!("spiffe://a.b/{round}/{}", i % 3).into());
+                record.reason = Reason::Closed;
+                metrics.count_names(&record);
+                assert_eq!(sum(), [Value::Sum(round * 30 + i + 1)]);
+            }
+            metrics.rebalance();
+            assert_eq!(sum(), [Value::Sum((round + 1) * 30)]);
+        }
     }
 
     #[test]

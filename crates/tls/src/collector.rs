@@ -14,6 +14,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerI
 use sidegate_config::schema::telemetry::CollectorTls;
 use sidegate_core::SpiffeIdPattern;
 use sidegate_identity::Material;
+use zeroize::Zeroizing;
 
 use crate::configs::OneSvid;
 use crate::provider::provider;
@@ -112,7 +113,9 @@ impl CollectorConfig {
         let mut config = match (material, &tls.certificate, &tls.key) {
             (Some(material), _, _) if tls.svid => builder.with_client_cert_resolver(Arc::new(OneSvid(material.svid.certified_key.clone()))),
             (_, Some(certificate), Some(key)) => {
-                let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| CollectorError::File(key.clone(), e.to_string()))?;
+                let unreadable = |e: &dyn std::fmt::Display| CollectorError::File(key.clone(), e.to_string());
+                let pem = Zeroizing::new(std::fs::read(key).map_err(|e| unreadable(&e))?);
+                let key_der = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| unreadable(&e))?;
                 builder.with_client_auth_cert(certificates(certificate)?, key_der)?
             }
             _ => builder.with_no_client_auth(),

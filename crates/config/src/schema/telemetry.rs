@@ -53,14 +53,15 @@ pub struct Otlp {
     pub endpoint: Option<Collector>,
     /// Default grpc.
     pub protocol: Option<Protocol>,
-    /// Sent with every request, such as a token. Never shown.
+    /// Sent with every request, such as a token. Never shown. Those of a signal replace the common ones.
     #[schemars(schema_with = "secrets")]
     pub headers: BTreeMap<String, Secret>,
     /// Default none.
     pub compression: Option<Compression>,
     /// For one request. Default 10s.
     pub timeout: Option<Span>,
-    /// TLS 1.3 towards an `https` endpoint.
+    /// TLS 1.3 towards an `https` endpoint. How the collector is verified, and what it is shown, are each taken from the
+    /// signal's own if it says anything of it.
     pub tls: CollectorTls,
 }
 
@@ -115,7 +116,8 @@ pub struct Traces {
     pub otlp: Otlp,
     /// Which connections that ended well are exported.
     pub sampler: Sampler,
-    /// Connections that failed are exported up to this many a second for each reason. Default 10; all are counted.
+    /// Connections that failed are exported up to this many a second for each reason; 0 for
+    /// none. Default 10; all are counted.
     pub failures_per_second: u32,
     /// How they are gathered.
     pub batch: Batch,
@@ -254,7 +256,7 @@ pub struct View {
     /// Its name there.
     #[serde(default)]
     pub name: Option<String>,
-    /// Only these attributes are kept; what differs by others only is added up.
+    /// Only these attributes are kept; what differs by others only is added up, and of gauges the smallest is taken.
     #[serde(default)]
     pub attributes: Option<Vec<String>>,
     /// What the histogram becomes in OTLP.
@@ -278,7 +280,8 @@ pub struct Logs {
     pub access_log: bool,
     /// Events, as they are on standard error. Default true.
     pub events: bool,
-    /// Of connections that failed, this many a second for each reason. Default 100; standard output has all.
+    /// Of connections that failed, this many a second for each reason; 0 for none. Default 100; standard
+    /// output has all.
     pub failures_per_second: u32,
     /// How they are gathered.
     pub batch: Batch,
@@ -356,17 +359,33 @@ impl Telemetry {
             Some(_) => "/".to_owned(),
             None => format!("{}/v1/{}", address.path.trim_end_matches('/'), signal.label()),
         };
-        let mut headers = self.otlp.headers.clone();
-        headers.extend(own.headers.clone());
+        let headers = if own.headers.is_empty() { &self.otlp.headers } else { &own.headers };
         Some(Target {
             address,
             path,
             protocol: own.protocol.or(self.otlp.protocol).unwrap_or_default(),
-            headers,
+            headers: headers.iter().map(|(name, value)| (name.to_lowercase(), value.clone())).collect(),
             compression: own.compression.or(self.otlp.compression).unwrap_or_default(),
             timeout: own.timeout.as_ref().or(self.otlp.timeout.as_ref()).map_or(Duration::from_secs(10), Span::duration),
-            tls: if own.tls == CollectorTls::default() { self.otlp.tls.clone() } else { own.tls.clone() },
+            tls: CollectorTls::merged(&own.tls, &self.otlp.tls),
         })
+    }
+}
+
+impl CollectorTls {
+    /// How the collector is verified, and what we show it: each as a whole from `own` if that says anything of it.
+    fn merged(own: &Self, common: &Self) -> Self {
+        let verifies = own.ca.is_some() || !own.spiffe_ids.is_empty() || own.server_name.is_some();
+        let shows = own.certificate.is_some() || own.key.is_some() || own.svid;
+        let (verify, show) = (if verifies { own } else { common }, if shows { own } else { common });
+        Self {
+            ca: verify.ca.clone(),
+            spiffe_ids: verify.spiffe_ids.clone(),
+            server_name: verify.server_name.clone(),
+            certificate: show.certificate.clone(),
+            key: show.key.clone(),
+            svid: show.svid,
+        }
     }
 }
 

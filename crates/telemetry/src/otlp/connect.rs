@@ -1,6 +1,7 @@
 //! A connection to a collector: TCP, TLS over TCP, or a Unix socket.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -10,6 +11,7 @@ use sidegate_config::value::Scheme;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// What bytes pass through, whatever it is.
@@ -28,24 +30,32 @@ pub(crate) async fn connect(target: &Target, mark: Option<u32>, tls: Option<Arc<
     Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await?))
 }
 
-async fn connect_tcp(target: &Target, mark: Option<u32>) -> io::Result<TcpStream> {
-    let port = target.address.port.unwrap_or(match target.protocol {
+/// The endpoint's port, or the one that OTLP has by default.
+pub(crate) fn port(target: &Target) -> u16 {
+    target.address.port.unwrap_or(match target.protocol {
         Protocol::Grpc => 4317,
         Protocol::HttpProtobuf => 4318,
-    });
+    })
+}
+
+async fn connect_tcp(target: &Target, mark: Option<u32>) -> io::Result<TcpStream> {
     let mut last = io::Error::other(format!("`{}` has no address", target.address.host));
-    for address in lookup_host((target.address.host.as_str(), port)).await? {
+    let addresses: Vec<SocketAddr> = lookup_host((target.address.host.as_str(), port(target))).await?.collect();
+    // So that one that does not answer leaves time for the others.
+    let patience = target.timeout / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
+    for address in addresses {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         if let Some(mark) = mark {
             // Without its mark our own packet would be captured.
             SockRef::from(&socket).set_mark(mark)?;
         }
-        match socket.connect(address).await {
-            Ok(tcp) => {
+        match timeout(patience, socket.connect(address)).await {
+            Ok(Ok(tcp)) => {
                 tcp.set_nodelay(true)?;
                 return Ok(tcp);
             }
-            Err(error) => last = error,
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::Error::other(format!("{address} did not answer within {patience:?}")),
         }
     }
     Err(last)

@@ -15,11 +15,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::transport::{TlsSource, Transport};
-use crate::catalog::{Cause, Way};
+use crate::catalog::Cause;
 use crate::metrics::Metrics;
 
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MOST: Duration = Duration::from_secs(30);
+const WAIT_AT_THE_END: Duration = Duration::from_millis(200);
 /// After so long a batch makes room for newer ones.
 const RETRY_FOR: Duration = Duration::from_secs(60);
 
@@ -57,7 +58,7 @@ pub(crate) struct Exporter {
     transport: Transport,
     metrics: Arc<Metrics>,
     state: Arc<State>,
-    /// True once the process ends: then nothing is tried twice.
+    /// True once the process ends.
     pub(crate) closing: watch::Receiver<bool>,
 }
 
@@ -75,12 +76,7 @@ impl Exporter {
     }
 
     fn drop(&self, cause: Cause, items: u64) {
-        let way = match self.signal {
-            Signal::Traces => Way::Traces,
-            Signal::Metrics => Way::Metrics,
-            Signal::Logs => Way::Logs,
-        };
-        self.metrics.dropped(way, cause).add(items);
+        self.metrics.dropped(self.signal.into(), cause).add(items);
     }
 
     /// Sends `body`, which holds `items`, and tries again for a while. Whether it arrived.
@@ -98,17 +94,18 @@ impl Exporter {
             };
             self.metrics.exports(self.signal, false).inc();
             self.failed(&failure.message);
-            let closing = *self.closing.borrow();
-            if !failure.retry || closing || since.elapsed() >= RETRY_FOR {
-                let cause = match (failure.retry, closing) {
-                    (false, _) => Cause::Rejected,
-                    (true, true) => Cause::Shutdown,
-                    (true, false) => Cause::ExportFailed,
-                };
-                self.drop(cause, items);
+            let left = RETRY_FOR.saturating_sub(since.elapsed());
+            if !failure.retry || left.is_zero() {
+                self.drop(if failure.retry { Cause::ExportFailed } else { Cause::Rejected }, items);
                 break false;
             }
-            let pause = failure.after.unwrap_or_else(|| wait.mul_f64(0.5 + fastrand::f64() / 2.0)).min(WAIT_MOST);
+            if *self.closing.borrow() {
+                // As often as the flush leaves time for; when it is over this task ends, and what is left is counted.
+                sleep(WAIT_AT_THE_END).await;
+                continue;
+            }
+            let backoff = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
+            let pause = failure.after.map_or(backoff, |after| after.max(backoff)).min(left);
             let _ = timeout(pause, self.closing.wait_for(|closing| *closing)).await;
             wait = (wait * 2).min(WAIT_MOST);
         };
@@ -120,15 +117,22 @@ impl Exporter {
         let was_failing = self.state.error.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (signal, target) = (self.signal.label(), &self.state.target);
         if was_failing.is_some() {
-            tracing::info!(event = event::EXPORT_RECOVERED, signal, target, "{signal} reach {target} again");
+            tracing::info!(event = event::EXPORT_RECOVERED, signal, collector = target, "{signal} reach {target} again");
         }
         let (rejected, message) = rejected(self.signal, answer);
         let rejected = rejected.min(items);
         self.metrics.exported(self.signal).add(items - rejected);
-        if rejected > 0 {
-            self.drop(Cause::Rejected, rejected);
+        self.drop(Cause::Rejected, rejected);
+        // A message alone is a warning (OTLP specification, "Partial Success").
+        if rejected > 0 || !message.is_empty() {
             let message = printable(&message);
-            tracing::warn!(event = event::EXPORT_FAILING, signal, target, rejected, "{target} refused a part of {signal}: {message}");
+            tracing::warn!(
+                event = event::EXPORT_FAILING,
+                signal,
+                collector = target,
+                rejected,
+                "{target} refused {rejected} items of {signal}: {message}"
+            );
         }
     }
 
@@ -137,7 +141,7 @@ impl Exporter {
         let (signal, target) = (self.signal.label(), &self.state.target);
         // Not each time: what changes is news.
         if before.as_deref() != Some(message) {
-            tracing::warn!(event = event::EXPORT_FAILING, signal, target, "{signal} don't reach {target}: {message}");
+            tracing::warn!(event = event::EXPORT_FAILING, signal, collector = target, "{signal} don't reach {target}: {message}");
         }
     }
 }

@@ -18,14 +18,14 @@ use sidegate_config::schema::telemetry::{HistogramShape, Temporality};
 
 use super::scope;
 use crate::catalog::Kind;
-use crate::instruments::{Distribution, Exemplar};
+use crate::instruments::{Distribution, Exemplar, ZERO_THRESHOLD};
 use crate::metrics::{Metrics, Point, Stream, Value};
 use crate::prometheus::{BOUNDS, bound};
 use crate::resource::{Resource, text_attribute};
 use crate::spans::nanos;
 
-/// A point by its stream's name and its attributes.
-type Key = (String, Vec<(&'static str, Arc<str>)>);
+/// A point by its stream's name, its attributes and its generation.
+type Key = (String, Vec<(&'static str, Arc<str>)>, u64);
 
 /// Makes requests; for delta temporality it remembers what has arrived.
 pub(crate) struct Encoder {
@@ -91,11 +91,9 @@ impl Encoder {
                 continue;
             }
             for point in &mut stream.points {
-                let key = (stream.name.clone(), point.attributes.clone());
-                sent.values.insert(key.clone(), point.value.clone());
-                // A series that was given up and has come back counts anew.
-                let since = self.arrived.time;
-                let before = self.arrived.values.get(&key).filter(|_| point.start.is_none_or(|start| since.is_some_and(|t| start <= t)));
+                let key = (stream.name.clone(), point.attributes.clone(), point.generation);
+                let before = self.arrived.values.get(&key);
+                sent.values.insert(key, point.value.clone());
                 match (&mut point.value, before) {
                     (Value::Sum(sum), Some(Value::Sum(old))) => *sum = sum.saturating_sub(*old),
                     (Value::Number(sum), Some(Value::Number(old))) => *sum -= old,
@@ -193,6 +191,7 @@ fn exponential(point: &Point, values: Distribution, time: &Times) -> Exponential
         sum: Some(values.sum),
         scale: values.scale.into(),
         zero_count: values.zero,
+        zero_threshold: ZERO_THRESHOLD,
         exemplars: exemplars(&values, start_time_unix_nano),
         positive: Some(Buckets { offset: values.offset, bucket_counts: values.counts }),
         ..ExponentialHistogramDataPoint::default()

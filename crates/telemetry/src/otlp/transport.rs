@@ -24,7 +24,7 @@ use tonic::metadata::{MetadataKey, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
-use super::connect::connect;
+use super::connect::{connect, port};
 
 /// A collector's answer is a few bytes; one that sends more is none.
 const LARGEST_ANSWER: usize = 64 * 1024;
@@ -87,25 +87,24 @@ impl Transport {
 
     /// Sends `body`, an encoded request, and yields the encoded answer.
     pub(crate) async fn send(&mut self, body: Bytes) -> Result<Bytes, Failure> {
-        let was_open = self.open.is_some();
-        match self.try_once(body.clone()).await {
-            // Collectors close connections that were idle, or old. That is no failure of theirs.
-            Err(failure) if failure.broken && was_open => self.try_once(body).await,
-            result => result,
-        }
-    }
-
-    async fn try_once(&mut self, body: Bytes) -> Result<Bytes, Failure> {
         let deadline = self.target.timeout;
-        let result = match timeout(deadline, self.exchange(body)).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::again(format!("no answer within {deadline:?}"))),
+        let was_open = self.open.is_some();
+        let tries = async {
+            match self.exchange(body.clone()).await {
+                // Collectors close connections that were idle, or old. That is no failure of theirs.
+                Err(failure) if failure.broken && was_open => {
+                    self.open = None;
+                    self.exchange(body).await
+                }
+                result => result,
+            }
         };
-        if result.is_err() {
-            // Whatever state it is in: the next request begins anew.
+        let result = timeout(deadline, tries).await;
+        // A connection that gave an answer, whatever it was, is good for the next request.
+        if !matches!(&result, Ok(Ok(_)) | Ok(Err(Failure { broken: false, .. }))) {
             self.open = None;
         }
-        result
+        result.unwrap_or_else(|_| Err(Failure::again(format!("no answer within {deadline:?}"))))
     }
 
     async fn exchange(&mut self, body: Bytes) -> Result<Bytes, Failure> {
@@ -139,8 +138,10 @@ impl Transport {
         match self.target.protocol {
             Protocol::Grpc => {
                 let mut stream = Some(TokioIo::new(stream));
-                let authority = authority(&self.target);
-                let endpoint = Endpoint::from_shared(authority).map_err(|e| Failure::again(e.to_string()))?;
+                let scheme = if self.tls.is_some() { "https" } else { "http" };
+                let origin = format!("{scheme}://{}", host(&self.target)).parse::<Uri>().map_err(|e| Failure::again(e.to_string()))?;
+                // TLS is ours: to tonic the connection is a plain one, whatever the requests say.
+                let endpoint = Endpoint::from_static("http://collector.invalid").origin(origin);
                 // One stream, one connection: where it ends we connect anew, with what holds then.
                 let connector = tower::service_fn(move |_: Uri| {
                     let stream = stream.take();
@@ -166,22 +167,14 @@ impl Transport {
     }
 }
 
-/// The URL without its path.
-fn authority(target: &Target) -> String {
-    match target.address.scheme {
-        Scheme::Unix => "http://localhost".to_owned(),
-        // TLS is ours: to tonic the connection is a plain one.
-        Scheme::Http | Scheme::Https => format!("http://{}", host(target)),
-    }
-}
-
+/// Host and port; always the port, for OTLP's are not those of HTTP.
 fn host(target: &Target) -> String {
     let address = &target.address;
     if address.scheme == Scheme::Unix {
         return "localhost".to_owned();
     }
     let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
-    address.port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
+    format!("{host}:{}", port(target))
 }
 
 async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
@@ -204,24 +197,22 @@ async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body:
     client.unary(request, path, Raw).await.map(tonic::Response::into_inner).map_err(|status| refused(&status))
 }
 
-/// Which answers invite another try: OTLP specification, "Failures" (gRPC). Exhausted resources too, with or without a
-/// word on when: collectors say so when their memory is short.
+/// Which answers invite another try: OTLP specification, "Failures" (gRPC). An exhausted resource is none of them: without
+/// a word on when, which tonic does not show, it means a message that is too large.
 fn refused(status: &Status) -> Failure {
     let retry = matches!(
         status.code(),
-        Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss
-            | Code::Unknown
+        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::Unavailable | Code::DataLoss
     );
     // With a cause it is the connection's end, put as a status; without one it is the collector's own word.
     let cause = std::error::Error::source(status);
     let why = cause.map_or_else(|| status.message().to_owned(), innermost);
-    Failure { message: printable(&format!("{:?}: {why}", status.code())), retry, after: None, broken: cause.is_some() }
+    Failure {
+        message: printable(&format!("{:?}: {why}", status.code())),
+        retry: retry || cause.is_some(),
+        after: None,
+        broken: cause.is_some(),
+    }
 }
 
 async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
@@ -247,12 +238,12 @@ async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, bod
     let after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
     let answer = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
     if status.is_success() {
-        return Ok(answer.map_err(|e| Failure::again(e.to_string()))?.to_bytes());
+        return answer.map(http_body_util::Collected::to_bytes).map_err(|e| Failure { broken: true, ..Failure::again(e.to_string()) });
     }
     // OTLP specification, "Retryable Response Codes" (HTTP).
     let retry = [StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT]
         .contains(&status);
-    Err(Failure { message: format!("it answered {status}"), retry, after, broken: false })
+    Err(Failure { message: format!("it answered {status}"), retry, after, broken: answer.is_err() })
 }
 
 /// What happened, below the libraries' own words for it.

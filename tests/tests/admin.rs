@@ -119,6 +119,20 @@ fn the_log_filter_changes_at_run_time() {
     assert!(pair.api.log().contains("\"previous\":\"info\""), "{}", pair.api.log());
 }
 
+/// Whoever silences the log, or cuts so often that other warnings would be folded, is told of all the same.
+#[test]
+fn what_operators_do_is_always_told() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let (status, _, err) = pair.api.command(&["log-filter", "off,sidegate_admin::api=off"]);
+    assert!(status.success(), "{err}");
+    for _ in 0..12 {
+        pair.api.command(&["cut", "--peer", &id("nobody")]);
+    }
+    let told = |event: &str| pair.api.log().matches(&format!("\"event\":\"sidegate.admin.{event}\"")).count();
+    eventually("every call to be told", || (told("log_filter") == 1 && told("cut") == 12).then_some(()));
+}
+
 #[test]
 fn a_drain_is_what_sigterm_is() {
     let echo = Echo::start();

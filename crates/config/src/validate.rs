@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::document::{Node, Problems};
 use crate::schema::telemetry::{CollectorTls, Signal};
 use crate::schema::{Config, LogFormat, Mode, Otherwise, Profile, Timeouts};
-use crate::value::{PortRange, Scheme, Span};
+use crate::value::{Collector, PortRange, Scheme, Span};
 
 /// Adds what is wrong with `config`, which was built from `root`.
 pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
@@ -188,7 +188,7 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
         }
     }
     for (path, otlp) in places {
-        if let Some(endpoint) = otlp.endpoint.as_ref().map(|e| e.get()).filter(|e| e.scheme != Scheme::Https)
+        if let Some(endpoint) = otlp.endpoint.as_ref().map(Collector::get).filter(|e| e.scheme != Scheme::Https)
             && otlp.tls != CollectorTls::default()
         {
             say(&format!("{path}.tls"), format!("is set, but {endpoint} has no TLS; write https://"));

@@ -1,6 +1,6 @@
 //! What the admin API answers. Every call that changes something is an event that names who called.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -168,16 +168,18 @@ impl v1::admin_server::Admin for Api {
 async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionChange, Refusal>>) {
     // First, so that nothing that ends meanwhile is missed.
     let mut ended = shared.telemetry.watch();
-    let mut known = HashSet::new();
+    let mut known = HashMap::new();
     let mut look = tokio::time::interval(LOOK);
     loop {
         let changes = tokio::select! {
             () = sender.closed() => return,
             _ = look.tick() => {
-                let all = shared.registry.all();
-                let opened: Vec<Change> =
-                    all.iter().filter(|live| !known.contains(&live.id)).map(|live| Change::Opened(connection(live))).collect();
-                known = all.iter().map(|live| live.id).collect();
+                let with_state = |live: Arc<Live>| (live.admission().is_some(), live);
+                let all: Vec<(bool, Arc<Live>)> = shared.registry.all().into_iter().map(with_state).collect();
+                // When it is first seen, and again when it has been let in since.
+                let is_news = |(admitted, live): &&(bool, Arc<Live>)| known.get(&live.id).is_none_or(|before| *admitted && !before);
+                let opened: Vec<Change> = all.iter().filter(is_news).map(|(_, live)| Change::Opened(connection(live))).collect();
+                known = all.iter().map(|(admitted, live)| (live.id, *admitted)).collect();
                 opened
             }
             record = ended.recv() => match record {

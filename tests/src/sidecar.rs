@@ -94,7 +94,14 @@ impl Sidecar {
         let log = folder.join(format!("{name}.log"));
         let program: Vec<&OsStr> = through.iter().map(OsStr::new).chain([sidegate().as_os_str()]).collect();
         let mut command = Command::new(program[0]);
-        command.args(&program[1..]).args(["run", "--with-parent", "--config"]).arg(&file).env_remove("SPIFFE_ENDPOINT_SOCKET");
+        command.args(&program[1..]).args(["run", "--with-parent", "--config"]).arg(&file);
+        // Nothing of the environment in which the tests run.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["SPIFFE_", "SIDEGATE_", "OTEL_", "POD_", "NODE_NAME"].iter().any(|ours| text.starts_with(ours)) {
+                command.env_remove(&name);
+            }
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
         let mut child = spawn(command);
         let records = Arc::new(Mutex::new(Vec::new()));

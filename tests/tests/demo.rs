@@ -30,6 +30,10 @@ fn judge((output, folder): (Output, PathBuf)) {
         "denied_by_default",
         "plaintext_refused",
         "allowed by web-may-call-api (api.policy.yaml:2)",
+        "One request, as api's sidecar traced it",
+        "    handshake      +",
+        "FAILED: No allow rule covers the connection.",
+        "the metrics                  the collector has ",
         "Where to look next",
     ] {
         assert!(text.contains(part), "{part} is missing\n{text}\n{errors}");

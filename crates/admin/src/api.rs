@@ -10,9 +10,10 @@ use sidegate_core::{ConnectionRecord, Direction, Reason, Side, Transport, event,
 use sidegate_identity::unix_now;
 use sidegate_proxy::{Live, Phase, Readiness, Shared};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, mpsc};
-use tokio_stream::Stream;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status as Refusal};
 
@@ -21,6 +22,8 @@ use crate::v1::connection_change::Change;
 use crate::v1::cut_connections_request::Which;
 
 const SHOWN: usize = 1000;
+/// Each has the registry looked through once a second.
+const WATCHERS: usize = 8;
 const LOOK: Duration = Duration::from_secs(1);
 
 type SetLogFilter = dyn Fn(&str) -> Result<(), String> + Send + Sync;
@@ -44,11 +47,12 @@ pub struct Controls {
 pub(crate) struct Api {
     controls: Controls,
     started: Instant,
+    watchers: Arc<Semaphore>,
 }
 
 impl Api {
     pub(crate) fn new(controls: Controls) -> Self {
-        Self { controls, started: Instant::now() }
+        Self { controls, started: Instant::now(), watchers: Arc::new(Semaphore::new(WATCHERS)) }
     }
 }
 
@@ -105,10 +109,17 @@ impl v1::admin_server::Admin for Api {
     type WatchConnectionsStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectionChange, Refusal>> + Send>>;
 
     async fn watch_connections(&self, _: Request<v1::WatchConnectionsRequest>) -> Answer<Self::WatchConnectionsStream> {
+        let Ok(place) = self.watchers.clone().try_acquire_owned() else {
+            return Err(Refusal::resource_exhausted(format!("{WATCHERS} watch already")));
+        };
         let (sender, changes) = mpsc::channel(64);
-        // Ends when the watcher is gone: then there is nobody to send to.
-        tokio::spawn(watch(self.controls.shared.clone(), sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(changes))))
+        let task = AbortOnDropHandle::new(tokio::spawn(watch(self.controls.shared.clone(), sender)));
+        // The stream owns both: they end with the watcher.
+        let owned = ReceiverStream::new(changes).map(move |change| {
+            let _owned = (&task, &place);
+            change
+        });
+        Ok(Response::new(Box::pin(owned)))
     }
 
     async fn cut_connections(&self, request: Request<v1::CutConnectionsRequest>) -> Answer<v1::CutConnectionsResponse> {

@@ -14,8 +14,7 @@ use sidegate_core::event;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, UdsConnectInfo};
@@ -26,7 +25,9 @@ use crate::v1::admin_server::AdminServer;
 /// Operators and their scripts need few.
 const CONNECTIONS: usize = 16;
 const REQUESTS: usize = 16;
-/// For the first bytes: who connects and says nothing takes no place from others for long.
+/// What every client says first (RFC 9113 §3.4), and how long it has for that: who connects and says nothing, or less,
+/// takes no place from others for long. After it the keepalive watches.
+const PREFACE: usize = 24;
 const FIRST_BYTES: Duration = Duration::from_secs(5);
 /// After so much silence a client is asked whether it still lives, and has as long to answer.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -121,19 +122,15 @@ impl Drop for AdminSocket {
 
 async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<Bounded>>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut silent = JoinSet::new();
     loop {
-        while silent.try_join_next().is_some() {}
         // Whoever comes meanwhile waits in the kernel's queue.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let sender = sender.clone();
-                silent.spawn(async move {
-                    if matches!(timeout(FIRST_BYTES, stream.readable()).await, Ok(Ok(()))) {
-                        let _ = sender.send(Ok(Bounded { stream, _place: place })).await;
-                    }
-                });
+                let preface = Some((PREFACE, Box::pin(sleep(FIRST_BYTES))));
+                if sender.send(Ok(Bounded { stream, preface, _place: place })).await.is_err() {
+                    return;
+                }
             }
             Err(error) => {
                 tracing::warn!(event = event::ACCEPT_FAILED, "accept on the admin socket failed, trying again: {error}");
@@ -146,6 +143,8 @@ async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<Bounde
 /// A connection with its place among the few.
 struct Bounded {
     stream: UnixStream,
+    /// How many bytes of the preface are still to come, and until when.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -159,7 +158,17 @@ impl Connected for Bounded {
 
 impl AsyncRead for Bounded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some((missing, deadline)) = &mut self.preface {
+            *missing = missing.saturating_sub(buf.filled().len() - before);
+            if *missing == 0 {
+                self.preface = None;
+            } else if deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        result
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the shape of a file can't say: values that contradict each other, and what production refuses.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -166,6 +166,8 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
     for (path, otlp) in places {
         for (name, value) in &otlp.headers {
             let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            // In gRPC the ending says that the value is binary.
+            let token = token && !name.to_lowercase().ends_with("-bin");
             // What is no name may be a part of a secret: it is not shown.
             let shown = if token { format!("`{name}`") } else { "one of them".to_owned() };
             if !token || !value.expose().bytes().all(|b| (0x20..0x7f).contains(&b)) {
@@ -197,6 +199,10 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
     for signal in Signal::ALL {
         let Some(target) = telemetry.target(signal) else { continue };
         let own = format!("telemetry.{}.otlp", signal.label());
+        let (of_its_own, _) = telemetry.own(signal);
+        if of_its_own.tls != CollectorTls::default() && of_its_own.endpoint.is_none() && target.address.scheme != Scheme::Https {
+            say(&format!("{own}.tls"), format!("is set, but {} has no TLS; write https://", target.address));
+        }
         let path =
             if telemetry.own(signal).0.endpoint.is_some() { format!("{own}.endpoint") } else { "telemetry.otlp.endpoint".to_owned() };
         if config.profile == Profile::Production && target.address.scheme == Scheme::Http && !target.address.is_local() {
@@ -208,7 +214,11 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
         }
     }
     let (traces, metrics, logs) = (&telemetry.traces, &telemetry.metrics, &telemetry.logs);
+    let mut names = HashSet::new();
     for (i, view) in metrics.views.iter().enumerate() {
+        if let Some(name) = view.name.as_ref().filter(|name| !names.insert((*name).clone())) {
+            say(&format!("telemetry.metrics.views[{i}].name"), format!("`{name}` is the name of another instrument already"));
+        }
         let plain = |name: &String| {
             name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c))
         };
@@ -257,13 +267,8 @@ fn production(config: &Config, say: &mut impl FnMut(&str, String)) {
         );
         say("inbound.defaultMode", message);
     }
-    let exported = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.access_log;
-    if config.access_log.format == LogFormat::Off && !exported {
-        say(
-            "accessLog.format",
-            "without an access log nobody can say who was let in: profile `production` refuses that, unless `telemetry.logs` exports it"
-                .to_owned(),
-        );
+    if config.access_log.format == LogFormat::Off {
+        say("accessLog.format", "without an access log nobody can say who was let in: profile `production` refuses that".to_owned());
     }
     if config.outbound.otherwise == Otherwise::Passthrough && unwritten(&config.outbound.reason) {
         say(
@@ -307,11 +312,6 @@ mod tests {
         let off = "accessLog: { format: off }\n";
         assert!(problems(off).contains("accessLog.format: without an access log"));
         assert_eq!(problems(&format!("profile: development\n{off}")), "");
-        assert_eq!(problems(&format!("{off}telemetry: {{ otlp: {{ endpoint: \"https://a\" }} }}\n")), "");
-        for neither in ["logs: { accessLog: false }", "logs: { enabled: false }"] {
-            let text = format!("{off}telemetry: {{ otlp: {{ endpoint: \"https://a\" }}, {neither} }}\n");
-            assert!(problems(&text).contains("without an access log"), "{neither}");
-        }
     }
 
     #[test]
@@ -331,6 +331,9 @@ mod tests {
             ("traces: { sampler: { ratio: often } }", "expected a number, found `often`"),
             ("metrics: { views: [{ instrument: \"a.*\", name: b }] }", "views[0].name: a name is for one instrument"),
             ("metrics: { views: [{ instrument: a, name: \"b c\" }] }", "views[0].name: a name is for one instrument"),
+            ("metrics: { views: [{ instrument: a, name: c }, { instrument: b, name: c }] }", "views[1].name: `c` is the name of another"),
+            ("otlp: { endpoint: \"http://localhost\" }, logs: { otlp: { tls: { svid: true } } }", "telemetry.logs.otlp.tls: is set, but"),
+            ("otlp: { headers: { a-bin: x } }", "is no header"),
             ("flush: 2m", "telemetry.flush: must be between 0s and 1m"),
             ("otlp: { endpoint: \"http://u:p@a\" }", "holds no user and password"),
         ] {

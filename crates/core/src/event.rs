@@ -43,5 +43,5 @@ events! {
     EXPORT_FAILING "sidegate.telemetry.export_failing" "A signal does not reach its collector.";
     EXPORT_RECOVERED "sidegate.telemetry.export_recovered" "A signal reaches its collector again.";
     TELEMETRY_LOST "sidegate.telemetry.lost" "Telemetry was dropped: a queue was full, or the process ended first.";
-    REPEATED "sidegate.log.repeated" "A warning or error came so often that most of them were left out; how many, and the last one.";
+    REPEATED "sidegate.log.repeated" "A warning or error came so often that most of them were left out; how many, and the first of these.";
 }

@@ -22,6 +22,9 @@ enum FilesError {
     Read(PathBuf, std::io::Error),
     #[error("{0} is not PEM: {1}")]
     Pem(PathBuf, String),
+    /// The parser's own words may hold a part of the file.
+    #[error("{0} holds no PEM private key; PKCS#8, PKCS#1 and SEC1 are understood, each line of it on a line of its own")]
+    Key(PathBuf),
     #[error("{0} can be read by others (mode {1:04o}); profile `production` refuses that: chmod 0600")]
     Exposed(PathBuf, u32),
     #[error(transparent)]
@@ -68,7 +71,7 @@ fn material(files: &Files, contents: &Contents, rules: &Rules) -> Result<Materia
             return Err(FilesError::Exposed(files.key.clone(), mode));
         }
     }
-    let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|e| FilesError::Pem(files.key.clone(), e.to_string()))?;
+    let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|_| FilesError::Key(files.key.clone()))?;
     let svid = certificates(&files.certificate, chain).and_then(|chain| Ok(Svid::new(chain, &key)?));
     key.zeroize();
     let svid = svid?;

@@ -23,10 +23,13 @@ pub(crate) async fn shake_hands(
     let start = Instant::now();
     let deadline = shared.settings.timeouts.handshake.duration();
     let result = timeout(deadline, handshake).await;
-    record.stages.handshake = Some(Lap::since(start));
+    let lap = Lap::since(start);
+    record.stages.handshake = Some(lap);
     drop(place);
+    let metrics = &shared.telemetry.metrics;
     match result {
         Ok(Ok(session)) => {
+            metrics.handshake_established(record.direction, session.facts.resumed, lap.took);
             record.transport = Some(Transport::Mtls);
             record.peer_id = Some(session.peer.text.clone());
             record.stages.verify = Some(session.verify);
@@ -35,6 +38,7 @@ pub(crate) async fn shake_hands(
             Ok(session)
         }
         Ok(Err(failure)) => {
+            metrics.handshake_failed(record.direction, failure.reason, lap.took);
             if failure.told_the_peer() {
                 socket::farewell(tcp).await;
             }
@@ -43,6 +47,9 @@ pub(crate) async fn shake_hands(
             record.stages.verify = failure.verify;
             Err(Failure::with(failure.reason, failure.detail))
         }
-        Err(_) => Err(Failure::with(Reason::HandshakeTimeout, format!("not done within {deadline:?}"))),
+        Err(_) => {
+            metrics.handshake_failed(record.direction, Reason::HandshakeTimeout, lap.took);
+            Err(Failure::with(Reason::HandshakeTimeout, format!("not done within {deadline:?}")))
+        }
     }
 }

@@ -147,6 +147,7 @@ async fn plaintext(
 ) -> Result<(), Failure> {
     record.transport = Some(Transport::Plaintext);
     live.admit(record);
+    shared.telemetry.metrics.plaintext(Direction::Inbound);
     tracing::warn!(
         event = event::CONNECTION_PLAINTEXT,
         connection_id = %record.connection_id,

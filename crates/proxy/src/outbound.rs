@@ -135,6 +135,7 @@ async fn not_in_mesh(
     record.decision = Some(Decision { allowed: true, rule: "outbound.otherwise: passthrough".into() });
     record.transport = Some(Transport::Plaintext);
     live.admit(record);
+    shared.telemetry.metrics.plaintext(Direction::Outbound);
     tracing::warn!(
         event = event::CONNECTION_PLAINTEXT,
         connection_id = %record.connection_id,

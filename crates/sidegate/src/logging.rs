@@ -45,6 +45,10 @@ impl Filter {
 }
 
 fn parse(text: &str) -> Result<EnvFilter, String> {
+    // A directive with fields would stand above the last word. There are no spans that it could be meant for.
+    if text.contains('[') {
+        return Err(format!("`{text}`: a filter has levels and modules, such as info,sidegate_identity=debug; fields are not understood"));
+    }
     // A stranger makes rustls warn with every hello; what matters of it is in the connection's record. What somebody does
     // over the admin API is told in any case: the last word of a filter counts.
     EnvFilter::try_new(format!("rustls=error,{text},sidegate_admin::api=warn"))

@@ -5,7 +5,7 @@ use serde_json::Value;
 use sidegate_config::{Config, json_schema};
 use sidegate_core::Reason;
 use sidegate_core::event::EVENTS;
-use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, RESOURCE, SPANS};
+use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, METRIC_ATTRIBUTES, RESOURCE, SPANS};
 
 use crate::cli::ReferenceOf;
 
@@ -37,12 +37,18 @@ fn telemetry() {
         let (attributes, kind) = (i.attributes.join(", "), i.kind.label());
         println!("| `{}` | `{}` | {kind} | {} | {attributes} | {} |", i.name, i.prometheus_name(), i.unit, i.description);
     }
+    println!("\nWhat their attributes say:\n\n| attribute | meaning |\n| --- | --- |");
+    for (name, meaning) in METRIC_ATTRIBUTES {
+        println!("| `{name}` | {meaning} |");
+    }
     println!("\n## Spans\n\nOne trace for each connection: its ID is the connection's. The stages that were reached are children.\n");
     println!("| span | kind | meaning |\n| --- | --- | --- |");
     for (name, kind, meaning) in SPANS {
         println!("| `{name}` | {kind} | {meaning} |");
     }
-    println!("\n## Attributes\n\nOf the span of a connection, and of its log record.\n");
+    println!(
+        "\n## Attributes\n\nOf the span of a connection, and of its log record; `sidegate.stage.*` of the latter only, for a span has children.\n"
+    );
     println!("| attribute | type | meaning |\n| --- | --- | --- |");
     for (name, kind, meaning) in ATTRIBUTES {
         println!("| `{name}` | {kind} | {meaning} |");

@@ -33,14 +33,14 @@ impl Format {
 /// Writes until the last sender is gone. Flushes whenever the queue is empty, so that no line waits for long; then waits
 /// a little for others, so that a busy data plane does not wake this thread with each connection.
 pub(crate) fn write(format: Format, records: &Receiver<Arc<ConnectionRecord>>, metrics: &Metrics) {
-    let mut out = BufWriter::with_capacity(64 * 1024, io::stdout());
+    let mut lines = Lines { out: BufWriter::with_capacity(BUFFER, io::stdout()), unsure: 0, metrics };
     loop {
         let record = match records.try_recv() {
             Ok(record) => record,
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
-                if out.flush().is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
-                    return;
+                if lines.flush() == Reader::Gone {
+                    break;
                 }
                 match records.recv() {
                     Ok(record) => {
@@ -51,19 +51,60 @@ pub(crate) fn write(format: Format, records: &Receiver<Arc<ConnectionRecord>>, m
                 }
             }
         };
-        let written = match format {
-            Format::Json => serde_json::to_writer(&mut out, &*record).map_err(io::Error::from).and_then(|()| out.write_all(b"\n")),
-            Format::Text => writeln!(out, "{}", text::line(&record)),
-        };
-        // A full disk may have room again; only when nobody reads any more is there nobody to write for. Then what waits
-        // is lost, and the senders count the rest.
-        if let Err(error) = written {
-            let lost = metrics.dropped(Way::AccessLog, Cause::ExportFailed);
-            lost.inc();
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                return lost.add(records.try_iter().count() as u64);
-            }
+        if lines.write(format, &record) == Reader::Gone {
+            break;
         }
     }
-    let _ = out.flush();
+    lines.flush();
+    // Where the reader is gone some still wait; who comes now finds no queue, and counts that.
+    lines.lost(records.try_iter().count());
+}
+
+const BUFFER: usize = 64 * 1024;
+
+/// Whether there is somebody to write for.
+#[derive(PartialEq, Eq)]
+enum Reader {
+    There,
+    Gone,
+}
+
+/// Standard output, with the number of lines that it may not have taken yet.
+struct Lines<'a> {
+    out: BufWriter<io::Stdout>,
+    unsure: usize,
+    metrics: &'a Metrics,
+}
+
+impl Lines<'_> {
+    fn write(&mut self, format: Format, record: &ConnectionRecord) -> Reader {
+        self.unsure += 1;
+        let written = match format {
+            Format::Json => serde_json::to_writer(&mut self.out, record).map_err(io::Error::from).and_then(|()| self.out.write_all(b"\n")),
+            Format::Text => writeln!(self.out, "{}", text::line(record)),
+        };
+        self.judge(written)
+    }
+
+    fn flush(&mut self) -> Reader {
+        let flushed = self.out.flush();
+        if flushed.is_ok() {
+            self.unsure = 0;
+        }
+        self.judge(flushed)
+    }
+
+    /// After an error what is buffered is given up, so that a full disk that has room again gets whole lines. A part of it
+    /// may have been written: what is counted as lost is the most that may be.
+    fn judge(&mut self, result: io::Result<()>) -> Reader {
+        let Err(error) = result else { return Reader::There };
+        let (_, _) = std::mem::replace(&mut self.out, BufWriter::with_capacity(BUFFER, io::stdout())).into_parts();
+        let unsure = std::mem::take(&mut self.unsure);
+        self.lost(unsure);
+        if error.kind() == io::ErrorKind::BrokenPipe { Reader::Gone } else { Reader::There }
+    }
+
+    fn lost(&self, lines: usize) {
+        self.metrics.dropped(Way::AccessLog, Cause::ExportFailed).add(lines as u64);
+    }
 }

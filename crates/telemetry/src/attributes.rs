@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use opentelemetry_semantic_conventions::attribute as semconv;
 use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, Transport, rfc3339};
@@ -55,6 +56,12 @@ attributes! {
     RULE "sidegate.decision.rule", "string" "The rule that decided, with file and line; or the default.";
     BYTES_UP "sidegate.bytes.up", "int" "Application bytes from who connected to who accepted.";
     BYTES_DOWN "sidegate.bytes.down", "int" "Application bytes the other way.";
+    STAGE_DETECT "sidegate.stage.detect", "int" "How long the stage took, µs.";
+    STAGE_DIAL "sidegate.stage.dial", "int" "How long the stage took, µs.";
+    STAGE_HANDSHAKE "sidegate.stage.handshake", "int" "How long the stage took, µs; verification included.";
+    STAGE_VERIFY "sidegate.stage.verify", "int" "How long the stage took, µs.";
+    STAGE_AUTHORIZE "sidegate.stage.authorize", "int" "How long the stage took, µs.";
+    STAGE_TOTAL "sidegate.stage.total", "int" "From accept to close, µs.";
     GENERATION "sidegate.generation", "int" "Generation of identity, policy and names that the connection was judged by.";
 }
 
@@ -149,6 +156,24 @@ pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     all.number(GENERATION, record.generation);
 }
 
+/// How long each stage took: for a log record, which has no children.
+pub(crate) fn stages(record: &ConnectionRecord, all: &mut Attributes<'_>) {
+    let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let stages = &record.stages;
+    for (key, lap) in [
+        (STAGE_DETECT, stages.detect),
+        (STAGE_DIAL, stages.dial),
+        (STAGE_HANDSHAKE, stages.handshake),
+        (STAGE_VERIFY, stages.verify),
+        (STAGE_AUTHORIZE, stages.authorize),
+    ] {
+        if let Some(lap) = lap {
+            all.number(key, micros(lap.took));
+        }
+    }
+    all.number(STAGE_TOTAL, micros(stages.total));
+}
+
 fn network(all: &mut Attributes<'_>, record: &ConnectionRecord) {
     let peer = match record.direction {
         Direction::Inbound => Some(record.downstream),
@@ -201,7 +226,6 @@ pub(crate) mod tests {
     use sidegate_core::{Decision, HandshakeFacts, Lap, Reason};
     use std::collections::BTreeSet;
     use std::sync::Arc;
-    use std::time::Duration;
 
     /// A record in which nothing is left out.
     pub(crate) fn full(direction: Direction, reason: Reason) -> ConnectionRecord {
@@ -241,7 +265,9 @@ pub(crate) mod tests {
         let mut said = BTreeSet::new();
         for direction in [Direction::Inbound, Direction::Outbound] {
             let mut out = Buffer::default();
-            connection(&full(direction, Reason::Expired), &mut Attributes::new(&mut out, 1));
+            let record = full(direction, Reason::Expired);
+            connection(&record, &mut Attributes::new(&mut out, 1));
+            stages(&record, &mut Attributes::new(&mut out, 1));
             let attributes = KeyValueList::decode(out.into_bytes().as_slice()).unwrap().values;
             let keys: BTreeSet<String> = attributes.iter().map(|a| a.key.clone()).collect();
             assert_eq!(keys.len(), attributes.len(), "nothing is said twice");

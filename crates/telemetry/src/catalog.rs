@@ -83,13 +83,13 @@ instruments! {
     CONNECTIONS "sidegate.connections" Counter "{connection}" ["direction", "reason"] "Connections that ended, by the reason for it.";
     CONNECTIONS_OPEN "sidegate.connections.open" UpDownCounter "{connection}" ["direction"] "Connections open now.";
     CONNECTION_DURATION "sidegate.connection.duration" Histogram "s" ["direction"] "From accept to close.";
-    HANDSHAKE_DURATION "sidegate.handshake.duration" Histogram "s" ["direction", "outcome", "resumed"] "TLS handshakes, verification included; outcome is established or failed.";
+    HANDSHAKE_DURATION "sidegate.handshake.duration" Histogram "s" ["direction", "outcome", "resumed"] "TLS handshakes, verification included.";
     HANDSHAKES_IN_FLIGHT "sidegate.handshakes.in_flight" UpDownCounter "{handshake}" ["direction"] "TLS handshakes under way now.";
     HANDSHAKE_FAILURES "sidegate.handshake.failures" Counter "{handshake}" ["direction", "reason"] "TLS handshakes that failed, by the reason for it.";
-    BYTES "sidegate.bytes" Counter "By" ["direction", "flow"] "Application bytes of connections that ended; up is from who connected to who accepted.";
-    DECISIONS "sidegate.authorization.decisions" Counter "{decision}" ["direction", "decision", "rule"] "Decisions of policy, by the rule that decided; rare rules are together in other.";
-    PEER_CONNECTIONS "sidegate.peer.connections" Counter "{connection}" ["direction", "peer", "outcome"] "Connections that ended, by the peer's verified SPIFFE ID; outcome is allowed, denied or failed. Rare peers, and those without an identity, are together in other.";
-    PLAINTEXT "sidegate.plaintext.connections" Counter "{connection}" ["direction"] "Connections that were not protected on the network.";
+    BYTES "sidegate.bytes" Counter "By" ["direction", "flow"] "Application bytes of connections that ended.";
+    DECISIONS "sidegate.authorization.decisions" Counter "{decision}" ["direction", "decision", "rule"] "Decisions about connections that ended, by the rule that decided; rare rules are together in other.";
+    PEER_CONNECTIONS "sidegate.peer.connections" Counter "{connection}" ["direction", "peer", "outcome"] "Connections that ended, by the peer's verified SPIFFE ID; rare peers, and those without an identity, are together in other.";
+    PLAINTEXT "sidegate.plaintext.connections" Counter "{connection}" ["direction"] "Connections that are not protected on the network, counted as they begin.";
     SVID_TIME_LEFT "sidegate.svid.time_left" Gauge "s" [] "Until our X.509-SVID expires; negative once it has; absent as long as there is none.";
     BUNDLE_TIME_LEFT "sidegate.bundle.time_left" Gauge "s" ["trust_domain"] "Until the last CA certificate of a trust bundle expires.";
     ROTATIONS "sidegate.identity.rotations" Counter "{rotation}" ["outcome"] "SVID or bundles were replaced (success), or what a source offered could not be used (failure).";
@@ -98,7 +98,7 @@ instruments! {
     READY "sidegate.ready" Gauge "" [] "1 while ready.";
     ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" ["direction"] "accept() failures, such as an exhausted descriptor table.";
     EXPORTED "sidegate.telemetry.exported" Counter "{item}" ["signal"] "Spans, data points and log records that a collector has taken.";
-    EXPORTS "sidegate.telemetry.exports" Counter "{request}" ["signal", "outcome"] "Export requests, every attempt counted; outcome is success or failure.";
+    EXPORTS "sidegate.telemetry.exports" Counter "{request}" ["signal", "outcome"] "Export requests and their repetitions.";
     DROPPED "sidegate.telemetry.dropped" Counter "{item}" ["signal", "cause"] "What never reached its reader: spans, data points, log records, lines of the access log or of standard error, and under records connections whose span, log record, peer and rule are unknown to telemetry.";
     RUNTIME_LAG "sidegate.runtime.lag" Histogram "s" ["worker"] "How late a worker's timer fires: how long anything waits for its turn.";
     BUILD_INFO "sidegate.build.info" Gauge "" ["version"] "Always 1.";
@@ -106,6 +106,25 @@ instruments! {
     PROCESS_MEMORY "process.memory.usage" UpDownCounter "By" [] "Resident memory of this process.";
     PROCESS_DESCRIPTORS "process.unix.file_descriptor.count" UpDownCounter "{file_descriptor}" [] "Open descriptors of this process.";
 }
+
+/// The attributes of metrics: name, and what it says.
+pub const METRIC_ATTRIBUTES: &[(&str, &str)] = &[
+    ("direction", "inbound or outbound, as the workload sees it."),
+    ("reason", "Why a connection ended, or a handshake failed: one of the reasons below."),
+    ("outcome", "Of handshakes established or failed; of peers' connections allowed, denied or failed; else success or failure."),
+    ("resumed", "true if a TLS session was resumed, else false."),
+    ("flow", "up from who connected to who accepted, down the other way."),
+    ("decision", "allowed or denied."),
+    ("rule", "The rule that decided, with file and line; or other."),
+    ("peer", "A SPIFFE ID; or other."),
+    ("trust_domain", "Whose bundle it is."),
+    ("source", "The identity source: its kind and place."),
+    ("signal", "traces, metrics or logs; where things are dropped also records, access_log and stderr."),
+    ("cause", "Why it was dropped: queue_full, rate_limited, export_failed, rejected or shutdown."),
+    ("worker", "The worker's number."),
+    ("version", "sidegate's version."),
+    ("cpu.mode", "user or system."),
+];
 
 /// Why something never reached its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,5 +194,19 @@ impl Way {
             Self::AccessLog => "access_log",
             Self::Stderr => "stderr",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_attribute_of_a_metric_is_explained() {
+        let used: BTreeSet<&str> = INSTRUMENTS.iter().flat_map(|i| i.attributes).copied().collect();
+        assert_eq!(used, METRIC_ATTRIBUTES.iter().map(|(name, _)| *name).collect());
+        let causes = METRIC_ATTRIBUTES.iter().find(|(name, _)| *name == "cause").unwrap().1;
+        assert!(Cause::ALL.iter().all(|cause| causes.contains(cause.label())));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -25,13 +24,9 @@ const NEVER_FOLDED: [&str; 2] = [module_path!(), "sidegate_admin::api"];
 #[derive(Debug, Clone, Default)]
 pub struct Fold(Arc<State>);
 
+/// By place in the code: their number is fixed.
 #[derive(Debug, Default)]
-struct State {
-    /// By place in the code: their number is fixed.
-    places: Mutex<HashMap<Identifier, Repeated>>,
-    /// Left out since two came at the same moment.
-    crowded: AtomicU64,
-}
+struct State(Mutex<HashMap<Identifier, Repeated>>);
 
 #[derive(Debug)]
 struct Repeated {
@@ -52,13 +47,11 @@ enum Fate {
 
 impl State {
     fn judge(&self, place: Identifier) -> Fate {
-        let mut places = match self.places.try_lock() {
+        let mut places = match self.0.try_lock() {
             Ok(places) => places,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                self.crowded.fetch_add(1, Ordering::Relaxed);
-                return Fate::LeftOut;
-            }
+            // Better one too many than the first of its kind too few.
+            Err(TryLockError::WouldBlock) => return Fate::Told,
         };
         let new = || Repeated { since: Instant::now(), told: 0, left_out: 0, example: None };
         let repeated = places.entry(place).or_insert_with(new);
@@ -87,7 +80,7 @@ impl<S: Subscriber> Layer<S> for Fold {
                 // Put into words without the lock: who words it may have something to log.
                 let mut text = String::new();
                 event.record(&mut Message(&mut text));
-                if let Ok(mut places) = self.0.places.try_lock()
+                if let Ok(mut places) = self.0.0.try_lock()
                     && let Some(repeated) = places.get_mut(&meta.callsite())
                 {
                     repeated.example = Some(text);
@@ -102,11 +95,7 @@ impl Fold {
     /// Tells what was left out since the last time; to be called from time to time, and at the end.
     pub fn tell(&self) {
         let mut left_out = Vec::new();
-        let crowded = self.0.crowded.swap(0, Ordering::Relaxed);
-        if crowded > 0 {
-            left_out.push((crowded, "they came at the same moment as others".to_owned()));
-        }
-        for repeated in self.0.places.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
+        for repeated in self.0.0.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
             if repeated.left_out > 0 {
                 left_out.push((std::mem::take(&mut repeated.left_out), repeated.example.take().unwrap_or_default()));
             }

@@ -37,7 +37,7 @@ use sidegate_core::{ConnectionRecord, event};
 use tokio::sync::{broadcast, mpsc};
 
 pub use attributes::ATTRIBUTES;
-pub use catalog::{Cause, INSTRUMENTS, Instrument, Kind, Way};
+pub use catalog::{Cause, INSTRUMENTS, Instrument, Kind, METRIC_ATTRIBUTES, Way};
 pub use events::{EventLayer, Events, events};
 pub use fold::Fold;
 pub use instruments::{Counter, Histogram, UpDownCounter};

@@ -74,7 +74,9 @@ fn connection(record: &ConnectionRecord, sampled: bool, log: &mut Buffer) {
     let (severity, word) = if record.is_success() { (SeverityNumber::Info, "INFO") } else { (SeverityNumber::Warn, "WARN") };
     head(record.time + record.stages.total, severity, word, &text::line(record), log);
     log.bytes(field::EVENT_NAME, event::CONNECTION_ENDED.as_bytes());
-    attributes::connection(record, &mut Attributes::new(log, field::ATTRIBUTES));
+    let mut attributes = Attributes::new(log, field::ATTRIBUTES);
+    attributes::connection(record, &mut attributes);
+    attributes::stages(record, &mut attributes);
     log.bytes(field::TRACE_ID, &record.connection_id.bytes());
     log.bytes(field::SPAN_ID, &record.span_id.0);
     log.fixed32(field::FLAGS, if sampled { SAMPLED } else { NOT_SAMPLED });

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use sidegate_config::schema::telemetry as schema;
-use sidegate_core::{ConnectionRecord, Direction, Reason, Transport};
+use sidegate_core::{ConnectionRecord, Direction, Reason};
 
 use crate::bounded::{Bounded, Series};
 use crate::catalog::{self, Cause, Instrument, Way};
@@ -147,18 +147,25 @@ impl Metrics {
     pub(crate) fn count(&self, record: &ConnectionRecord) {
         let way = record.direction as usize;
         self.ended[way][record.reason as usize].inc();
-        if let Some(lap) = &record.stages.handshake {
-            self.handshake(record).record(lap.took);
-            if record.tls.is_none() {
-                self.handshake_failures[way][record.reason as usize].inc();
-            }
-        }
-        if record.transport == Some(Transport::Plaintext) {
-            self.plaintext[way].inc();
-        }
         self.durations[way].record(record.stages.total);
         self.bytes[way][0].add(record.bytes_up);
         self.bytes[way][1].add(record.bytes_down);
+    }
+
+    /// Counts a handshake that has just come about: whether it resumed a session, and how long it took.
+    pub fn handshake_established(&self, direction: Direction, resumed: bool, took: Duration) {
+        self.handshakes[direction as usize][1][usize::from(resumed)].record(took);
+    }
+
+    /// Counts a handshake that has just failed.
+    pub fn handshake_failed(&self, direction: Direction, reason: Reason, took: Duration) {
+        self.handshakes[direction as usize][0][0].record(took);
+        self.handshake_failures[direction as usize][reason as usize].inc();
+    }
+
+    /// Counts a connection that is not protected on the network, as it begins.
+    pub fn plaintext(&self, direction: Direction) {
+        self.plaintext[direction as usize].inc();
     }
 
     fn handshake(&self, record: &ConnectionRecord) -> &Histogram {
@@ -509,6 +516,7 @@ mod tests {
             metrics.count(&record(reason));
             metrics.count_names(&record(reason));
         }
+        metrics.handshake_failed(Direction::Inbound, Reason::Expired, Duration::from_millis(3));
         let streams = metrics.collect();
         let names: BTreeSet<&str> = streams.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, catalog::INSTRUMENTS.iter().map(|i| i.name).collect());
@@ -523,6 +531,7 @@ mod tests {
     #[test]
     fn a_connection_counts_once_everywhere() {
         let metrics = Metrics::new(&schema::Metrics::default());
+        metrics.handshake_failed(Direction::Inbound, Reason::Expired, Duration::from_millis(3));
         metrics.count(&record(Reason::Expired));
         metrics.count_unheard(&record(Reason::Expired));
         let sum = |name: &str| -> u64 {

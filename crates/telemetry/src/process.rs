@@ -40,8 +40,9 @@ mod tests {
         assert!(super::cpu_time().is_some());
         assert!(super::memory().unwrap() > 100_000);
         let before = super::descriptors().unwrap();
-        let files: Vec<_> = (0..8).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
-        assert!(super::descriptors().unwrap() >= before + 8, "{before}");
+        // Other tests of this process may close some meanwhile.
+        let files: Vec<_> = (0..200).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        assert!(super::descriptors().unwrap() >= before + 100, "{before}");
         drop(files);
     }
 }

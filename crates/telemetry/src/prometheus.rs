@@ -95,7 +95,10 @@ fn labels<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, le: Option<&'a st
     let mut text = String::new();
     let mut seen = HashSet::new();
     for (key, value) in pairs.chain(le.map(|le| ("le", le))) {
-        let key = key.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
+        let mut key = key.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
+        if !key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+            key.insert(0, '_');
+        }
         if !seen.insert(key.clone()) {
             continue;
         }
@@ -133,9 +136,11 @@ mod tests {
         let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
         record.reason = Reason::Closed;
         record.stages.handshake = Some(Lap { start: Instant::now(), took: Duration::from_millis(3) });
+        metrics.handshake_failed(Direction::Inbound, Reason::Expired, Duration::from_millis(3));
         metrics.count(&record);
         metrics.exemplify(&record);
-        let text = metrics.scrape(&[("service.name".to_owned(), "a \"b\"".to_owned())]);
+        let pairs = [("service.name", "a \"b\""), ("service_name", "twice"), ("1st", "x"), ("", "y")];
+        let text = metrics.scrape(&pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
         let trace = record.connection_id.to_string();
         let labels = "direction=\"inbound\",outcome=\"failed\",resumed=\"false\"";
         let line = |le: &str| {
@@ -147,6 +152,6 @@ mod tests {
         assert_eq!(line("0.0078125"), "1");
         assert_eq!(line("+Inf"), "1");
         assert!(text.contains("sidegate_connections_total{direction=\"inbound\",reason=\"closed\"} 1\n"), "{text}");
-        assert!(text.contains("target_info{service_name=\"a \\\"b\\\"\"} 1\n# EOF\n"), "{text}");
+        assert!(text.contains("target_info{service_name=\"a \\\"b\\\"\",_1st=\"x\",_=\"y\"} 1\n# EOF\n"), "{text}");
     }
 }

@@ -73,8 +73,8 @@ impl Part {
     }
 }
 
-/// By the trace ID's last 56 bits, which are random (W3C Trace Context level 2 §3.2.2.3): both ends choose alike, and so
-/// does a collector that samples consistently (OpenTelemetry: the most random are kept).
+/// By the trace ID's last 56 bits, which are random (W3C Trace Context level 2 §3.2.2.3), as a collector that samples
+/// consistently chooses too: the most random are kept (OpenTelemetry, probability sampling).
 fn is_in_ratio(trace_id: [u8; 16], ratio: f64) -> bool {
     let randomness = trace_id[9..].iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     #[allow(clippy::cast_precision_loss, reason = "a part of a whole")]

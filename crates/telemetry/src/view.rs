@@ -40,6 +40,10 @@ impl Views {
                 let bounded = ["peer", "rule"];
                 if stream.instrument.attributes.iter().any(|key| bounded.contains(key) && !kept.iter().any(|k| k == key)) {
                     stream.points.append(&mut stream.retired);
+                    // What is not told apart is no series that comes and goes: it is as old as the process.
+                    for point in &mut stream.points {
+                        (point.start, point.generation) = (None, 0);
+                    }
                 }
                 stream.points = only(stream.points, kept, stream.instrument.kind);
             }
@@ -65,9 +69,6 @@ fn only(points: Vec<Point>, kept: &[String], kind: Kind) -> Vec<Point> {
             fewer.push(point);
             continue;
         };
-        // A series that began later does not make the sum younger; and the sum is no single series any more.
-        same.start = same.start.zip(point.start).map(|(a, b)| a.min(b));
-        same.generation = 0;
         match (&mut same.value, point.value) {
             (Value::Sum(sum), Value::Sum(more)) => *sum += more,
             // What is left until expiry, whether all are healthy: the smallest is what matters.

@@ -29,6 +29,9 @@ pub enum CollectorError {
     /// A file is missing.
     #[error("{0} can't be read as PEM: {1}")]
     File(PathBuf, String),
+    /// A private key is missing, or is none. The parser's own words may hold a part of the file.
+    #[error("{0} holds no PEM private key, or can't be read")]
+    Key(PathBuf),
     /// Nobody could vouch for the collector.
     #[error("there is no usable CA certificate in {0}")]
     NoAuthority(String),
@@ -113,9 +116,8 @@ impl CollectorConfig {
         let mut config = match (material, &tls.certificate, &tls.key) {
             (Some(material), _, _) if tls.svid => builder.with_client_cert_resolver(Arc::new(OneSvid(material.svid.certified_key.clone()))),
             (_, Some(certificate), Some(key)) => {
-                let unreadable = |e: &dyn std::fmt::Display| CollectorError::File(key.clone(), e.to_string());
-                let pem = Zeroizing::new(std::fs::read(key).map_err(|e| unreadable(&e))?);
-                let key_der = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| unreadable(&e))?;
+                let pem = Zeroizing::new(std::fs::read(key).map_err(|_| CollectorError::Key(key.clone()))?);
+                let key_der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| CollectorError::Key(key.clone()))?;
                 builder.with_client_auth_cert(certificates(certificate)?, key_der)?
             }
             _ => builder.with_no_client_auth(),

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use sidegate_core::Secret;
 
-use crate::value::{Collector, CollectorAddress, DnsName, IdPattern, Span};
+use crate::value::{Collector, CollectorAddress, DnsName, IdPattern, Scheme, Span};
 
 /// Export by OTLP. Whatever is left out here is taken from the standard `OTEL_*` variables of the environment.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -133,7 +133,7 @@ impl Default for Traces {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Sampler {
-    /// This part of them, by the trace ID, so that both ends of a trace choose alike. Default 1.
+    /// This part of them, by the trace ID, as consistent samplers elsewhere choose. Default 1.
     #[schemars(range(min = 0, max = 1))]
     pub ratio: f64,
     /// And not more than this many a second; 0 for no bound. Default 100.
@@ -354,7 +354,7 @@ impl Telemetry {
         let (own, wanted) = self.own(signal);
         let endpoint = own.endpoint.as_ref().or(self.otlp.endpoint.as_ref()).filter(|_| wanted)?;
         let address = endpoint.get().clone();
-        let path = match &own.endpoint {
+        let path = match own.endpoint.as_ref().filter(|_| address.scheme != Scheme::Unix) {
             Some(_) if !address.path.is_empty() => address.path.clone(),
             Some(_) => "/".to_owned(),
             None => format!("{}/v1/{}", address.path.trim_end_matches('/'), signal.label()),

@@ -257,6 +257,37 @@ mod tests {
         }
     }
 
+    /// Series that come later are a part of the same sum.
+    #[test]
+    fn a_delta_of_what_is_added_up_counts_once() {
+        for kept in [&["direction"][..], &["direction", "peer"]] {
+            let view = schema::View {
+                instrument: "sidegate.peer.connections".to_owned(),
+                drop: false,
+                name: None,
+                attributes: Some(kept.iter().map(|k| (*k).to_owned()).collect()),
+                histogram: None,
+                scale: None,
+            };
+            let metrics = Metrics::new(&schema::Metrics { peers: 2, views: vec![view], ..schema::Metrics::default() });
+            let mut encoder = encoder(Temporality::Delta);
+            let mut total = 0;
+            for (peer, reason, count) in
+                [("a", Reason::Closed, 5), ("b", Reason::Closed, 3), ("a", Reason::Expired, 2), ("c", Reason::Closed, 40)]
+            {
+                for _ in 0..count {
+                    let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
+                    record.reason = reason;
+                    record.peer_id = Some(format!("spiffe://a.b/{peer}").into());
+                    metrics.count_names(&record);
+                }
+                total += sum(&request(&mut encoder, &metrics)["sidegate.peer.connections"]);
+                encoder.arrived();
+            }
+            assert_eq!(total, 50, "{kept:?}");
+        }
+    }
+
     fn encoder(temporality: Temporality) -> Encoder {
         Encoder::new(temporality, Arc::new(Resource::new(&schema::Telemetry::default(), |_| None)))
     }

@@ -197,8 +197,9 @@ async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body:
     client.unary(request, path, Raw).await.map(tonic::Response::into_inner).map_err(|status| refused(&status))
 }
 
-/// Which answers invite another try: OTLP specification, "Failures" (gRPC). An exhausted resource is none of them: without
-/// a word on when, which tonic does not show, it means a message that is too large.
+/// Which answers invite another try: OTLP specification, "Failures" (gRPC). An exhausted resource is taken for
+/// a message that is too large, which no repetition mends: what a collector says of when to come again (RetryInfo) is not
+/// read.
 fn refused(status: &Status) -> Failure {
     let retry = matches!(
         status.code(),

@@ -261,6 +261,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_a_signals_own_comes_before_what_is_common() {
+        let text = "telemetry:
+  otlp: { endpoint: \"https://c.example/base\", headers: { X-Token: a }, tls: { ca: ca.pem, svid: true } }
+  traces: { otlp: { endpoint: \"https://t.example/own\", headers: { x-other: b }, tls: { serverName: t.example } } }
+  metrics: { otlp: { endpoint: \"https://m.example\" } }
+  logs: { otlp: { endpoint: \"unix:///run/x.sock\" } }
+";
+        let config = with(text, &[]).unwrap().telemetry;
+        let [traces, metrics, logs] = Signal::ALL.map(|signal| config.target(signal).unwrap());
+        assert_eq!([&*traces.path, &metrics.path, &logs.path], ["/own", "/", "/v1/logs"]);
+        let headers = |t: &crate::schema::telemetry::Target| t.headers.keys().cloned().collect::<Vec<_>>();
+        assert_eq!([headers(&traces), headers(&metrics)], [["x-other"], ["x-token"]]);
+        // Another name to verify by, but still our SVID to show.
+        assert_eq!((&traces.tls.ca, traces.tls.svid, traces.tls.server_name.is_some()), (&None, true, true));
+        assert_eq!((metrics.tls.ca.is_some(), metrics.tls.svid), (true, true));
+    }
+
+    #[test]
     fn exporters_can_be_turned_off() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
         let config = with("", &[endpoint, ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_LOGS_EXPORTER", "otlp")]).unwrap().telemetry;

@@ -75,10 +75,12 @@ fn main() {
         if round > 0 {
             drop(killed.take());
         }
-        // Each round begins with another, so that what a pair still does after its turn is not always the same one's burden.
-        let count = pairs.len();
-        for place in 0..count {
-            let pair = &mut pairs[(round + place) % count];
+        // In another order each time: what a pair still exports after its turn, such as to a slow collector, is a burden on
+        // the next one, and shall not always be the same one's.
+        let mut order: Vec<usize> = (0..pairs.len()).collect();
+        fastrand::shuffle(&mut order);
+        for place in order {
+            let pair = &mut pairs[place];
             let result = measure(&runtime, pair);
             if round > 0 {
                 pair.results.push(result);

@@ -263,11 +263,7 @@ fn identities(shared: &Shared) -> v1::Identities {
 fn connection(live: &Live) -> v1::Connection {
     let admission = live.admission();
     let text = |field: Option<&Arc<str>>| field.map(ToString::to_string).unwrap_or_default();
-    let transport = match admission.and_then(|a| a.transport) {
-        Some(Transport::Mtls) => "mtls",
-        Some(Transport::Plaintext) => "plaintext",
-        None => "",
-    };
+    let transport = admission.and_then(|a| a.transport).map_or("", Transport::label);
     v1::Connection {
         id: live.id.to_string(),
         direction: live.direction.label().to_owned(),

@@ -62,7 +62,8 @@ fn find_path(name: &str, root: &Json) -> Option<Vec<String>> {
     Some(path)
 }
 
-fn set(node: &mut Node, path: &[String], value: Node, place: &Place) {
+/// Puts `value` at `path`; what is missing on the way is made, at `place`.
+pub(crate) fn set(node: &mut Node, path: &[impl AsRef<str>], value: Node, place: &Place) {
     let Some((key, rest)) = path.split_first() else {
         *node = value;
         return;
@@ -71,9 +72,10 @@ fn set(node: &mut Node, path: &[String], value: Node, place: &Place) {
         node.value = Value::Map(Vec::new());
     }
     let Value::Map(entries) = &mut node.value else { return };
+    let key = key.as_ref();
     let index = entries.iter().position(|(k, _, _)| k == key).unwrap_or_else(|| {
         let empty = Node { place: place.clone(), value: Value::Map(Vec::new()) };
-        entries.push((key.clone(), place.clone(), empty));
+        entries.push((key.to_owned(), place.clone(), empty));
         entries.len() - 1
     });
     set(&mut entries[index].2, rest, value, place);

@@ -3,11 +3,10 @@
 //! Names and meanings are those of OpenTelemetry's specification (SDK environment variables, OTLP exporter). Each becomes
 //! a key of the configuration, so that it is checked like one; an empty variable is none.
 
-use std::sync::Arc;
-
 use serde_json::Value as Json;
 
 use crate::document::{Node, Place, Problems, Value};
+use crate::environment;
 
 /// How a variable's text becomes a value.
 #[derive(Clone, Copy)]
@@ -83,7 +82,7 @@ pub(crate) fn apply(root: &mut Node, variables: &[(String, String)], problems: &
         match value(text, kind, insecure) {
             Ok(Given::Value(value)) => fill_in(root, &path, value, &place),
             // Headers are one thing: those of the file are not mixed with others.
-            Ok(Given::Pairs(_)) if path.ends_with(&["headers"]) && has(root, &path) => {}
+            Ok(Given::Pairs(_)) if path.ends_with(&["headers"]) && !is_absent(root, &path) => {}
             Ok(Given::Pairs(pairs)) => {
                 for (key, value) in pairs {
                     fill_in(root, &[&path[..], &[key.as_str()]].concat(), Json::String(value), &place);
@@ -182,30 +181,17 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Whether the file has something at `path`.
-fn has(root: &Node, path: &[&str]) -> bool {
-    let next = |node: &'_ Node, key: &str| match &node.value {
-        Value::Map(entries) => entries.iter().find(|(k, _, _)| k == key).map(|(_, _, child)| child.clone()),
-        _ => None,
-    };
-    path.iter().try_fold(root.clone(), |node, key| next(&node, key)).is_some()
+/// Whether the file says nothing at `path`, and has nothing else in the way there.
+fn is_absent(node: &Node, path: &[&str]) -> bool {
+    let (Some((key, rest)), Value::Map(entries)) = (path.split_first(), &node.value) else { return false };
+    entries.iter().find(|(k, _, _)| k == key).is_none_or(|(_, _, child)| is_absent(child, rest))
 }
 
 /// Sets what is absent; what the file says stays.
-fn fill_in(node: &mut Node, path: &[&str], value: Json, place: &Place) {
-    let Some((key, rest)) = path.split_first() else { return };
-    let Value::Map(entries) = &mut node.value else { return };
-    let index = match entries.iter().position(|(k, _, _)| k == key) {
-        Some(_) if rest.is_empty() => return,
-        Some(index) => index,
-        None => {
-            let value = if rest.is_empty() { Value::Scalar(value.clone()) } else { Value::Map(Vec::new()) };
-            let place: Place = Place { source: Arc::clone(&place.source), ..*place };
-            entries.push(((*key).to_owned(), place.clone(), Node { place, value }));
-            entries.len() - 1
-        }
-    };
-    fill_in(&mut entries[index].2, rest, value, place);
+fn fill_in(root: &mut Node, path: &[&str], value: Json, place: &Place) {
+    if is_absent(root, path) {
+        environment::set(root, path, Node { place: place.clone(), value: Value::Scalar(value) }, place);
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod record;
 mod secret;
 mod spiffe_id;
 
-pub use printable::{printable, rfc3339};
+pub use printable::{innermost, printable, rfc3339};
 pub use reason::{Reason, Side, Stage};
 pub use record::{CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, Lap, SpanId, Stages, Transport};
 pub use secret::Secret;

@@ -1,7 +1,18 @@
-//! What a peer says, made fit for logs.
+//! What peers, certificates and libraries say, made fit for logs and people.
 
 /// Longer than any honest message.
 const MOST: usize = 512;
+
+/// What happened, below the libraries' own words for it: gRPC and HTTP wrap the system's error several times, and the
+/// innermost is what helps.
+#[must_use]
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
 
 /// A time in seconds since the epoch as RFC 3339; none for one that no clock will ever show, for certificates may name
 /// any.

@@ -39,6 +39,12 @@ impl SpanId {
     }
 }
 
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
 /// Random bytes, never all zero.
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -97,6 +103,17 @@ pub enum Transport {
     Mtls,
     /// As the application sent them.
     Plaintext,
+}
+
+impl Transport {
+    /// The stable name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Mtls => "mtls",
+            Self::Plaintext => "plaintext",
+        }
+    }
 }
 
 /// What the TLS handshake found.

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidegate_config::schema::Select;
 use sidegate_config::value::{Endpoint, EndpointSocket};
+use sidegate_core::innermost;
 use spiffe::transport::{GrpcStatusCode, TransportError};
 use spiffe::{WorkloadApiClient, WorkloadApiError, X509Context};
 use tokio::net::{TcpStream, UnixStream};
@@ -171,15 +172,6 @@ async fn connect(socket: &EndpointSocket) -> Result<Channel, String> {
         Ok(Err(error)) => Err(format!("{shown} can't be reached: {}", innermost(&error))),
         Err(_) => Err(format!("{shown} did not accept within {} s", CONNECT.as_secs())),
     }
-}
-
-/// tonic wraps the system's error several times; the innermost is what helps.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
 }
 
 fn classify(error: &WorkloadApiError) -> Trouble {

@@ -138,13 +138,7 @@ pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     all.optional(PEER_ID, record.peer_id.as_deref());
     all.optional(CLAIMED_ID, record.claimed_id.as_deref());
     all.optional(DESTINATION, record.destination.as_deref());
-    all.optional(
-        TRANSPORT,
-        record.transport.map(|t| match t {
-            Transport::Mtls => "mtls",
-            Transport::Plaintext => "plaintext",
-        }),
-    );
+    all.optional(TRANSPORT, record.transport.map(Transport::label));
     network(all, record);
     tls(all, record);
     if let Some(decision) = &record.decision {

@@ -42,7 +42,8 @@ impl<S: Subscriber> Layer<S> for EventLayer {
     fn on_event(&self, reported: &Reported<'_>, _: Context<'_, S>) {
         let meta = reported.metadata();
         let root = meta.target().split("::").next().unwrap_or_default();
-        if OWN_TRANSPORT.iter().any(|own| root == *own || root.starts_with(&format!("{own}_"))) {
+        let is_part = |own: &&str| root.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+        if OWN_TRANSPORT.iter().any(is_part) {
             return;
         }
         let mut event = Event {

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use sidegate_core::{ConnectionId, SpanId};
+
 /// A sum that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -85,8 +87,8 @@ pub struct Histogram {
 /// A trace that shows what a value means.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Exemplar {
-    pub(crate) trace_id: [u8; 16],
-    pub(crate) span_id: [u8; 8],
+    pub(crate) trace_id: ConnectionId,
+    pub(crate) span_id: SpanId,
     pub(crate) seconds: f64,
     pub(crate) time: SystemTime,
 }

@@ -193,8 +193,8 @@ impl Metrics {
     /// Makes a connection whose trace is exported the example of its durations.
     pub(crate) fn exemplify(&self, record: &ConnectionRecord) {
         let exemplar = |took: Duration| Exemplar {
-            trace_id: record.connection_id.bytes(),
-            span_id: record.span_id.0,
+            trace_id: record.connection_id,
+            span_id: record.span_id,
             seconds: took.as_secs_f64(),
             time: record.time + record.stages.total,
         };
@@ -311,13 +311,15 @@ impl Metrics {
             }
             streams.level(&catalog::CONNECTIONS_OPEN, [d], self.open[way].get());
             streams.level(&catalog::HANDSHAKES_IN_FLIGHT, [d], self.handshakes_in_flight[way].get());
-            streams.distribution(&catalog::CONNECTION_DURATION, [d], &self.durations[way]);
+            let values = self.durations[way].distribution();
+            streams.push(&catalog::CONNECTION_DURATION, owned([d]), Value::Distribution(values));
             for (outcome, name) in ["failed", "established"].into_iter().enumerate() {
                 for (resumed, word) in ["false", "true"].into_iter().enumerate() {
                     // Nothing fails by being resumed, and with no resumption there is nothing to show.
-                    let histogram = &self.handshakes[way][outcome][resumed];
-                    if resumed == 0 || histogram.distribution().count() > 0 {
-                        streams.distribution(&catalog::HANDSHAKE_DURATION, [d, ("outcome", name), ("resumed", word)], histogram);
+                    let values = self.handshakes[way][outcome][resumed].distribution();
+                    if resumed == 0 || values.count() > 0 {
+                        let attributes = owned([d, ("outcome", name), ("resumed", word)]);
+                        streams.push(&catalog::HANDSHAKE_DURATION, attributes, Value::Distribution(values));
                     }
                 }
             }
@@ -453,15 +455,6 @@ impl Streams {
 
     fn number(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: f64) {
         self.push(instrument, attributes, Value::Number(value));
-    }
-
-    fn distribution<const N: usize>(
-        &mut self,
-        instrument: &'static Instrument,
-        attributes: [(&'static str, &'static str); N],
-        histogram: &Histogram,
-    ) {
-        self.push(instrument, owned(attributes), Value::Distribution(histogram.distribution()));
     }
 
     #[allow(clippy::cast_precision_loss, reason = "seconds")]

@@ -81,9 +81,8 @@ fn histogram(text: &mut String, name: &str, point: &Point, values: &Distribution
 }
 
 fn shown(exemplar: &Exemplar) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let time = exemplar.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let (trace, span) = (hex(&exemplar.trace_id), hex(&exemplar.span_id));
+    let (trace, span) = (exemplar.trace_id, exemplar.span_id);
     format!(" # {{trace_id=\"{trace}\",span_id=\"{span}\"}} {} {time:.3}", exemplar.seconds)
 }
 

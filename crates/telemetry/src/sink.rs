@@ -33,11 +33,17 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub use opentelemetry_proto::tonic as otlp;
 
 use crate::otlp::connect::Stream;
+
+/// For the TLS handshake of a client.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// After a failed accept, such as for want of descriptors, which does not go away by asking.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a request held.
 #[derive(Debug, Clone)]
@@ -225,17 +231,23 @@ async fn accept(listener: Listener, kept: Arc<Mutex<Kept>>, keep: usize) {
         let kept = kept.clone();
         match &listener {
             Listener::Tcp(listener, tls) => {
-                let Ok((tcp, _)) = listener.accept().await else { continue };
+                let Ok((tcp, _)) = listener.accept().await else {
+                    sleep(PAUSE).await;
+                    continue;
+                };
                 let tls = tls.clone();
                 connections.spawn(async move {
                     let Some(tls) = tls else { return converse(Box::new(tcp), None, kept, keep).await };
-                    let Ok(stream) = tls.accept(tcp).await else { return };
+                    let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(tcp)).await else { return };
                     let client = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
                     converse(Box::new(stream), client, kept, keep).await;
                 });
             }
             Listener::Unix(listener) => {
-                let Ok((unix, _)) = listener.accept().await else { continue };
+                let Ok((unix, _)) = listener.accept().await else {
+                    sleep(PAUSE).await;
+                    continue;
+                };
                 connections.spawn(converse(Box::new(unix), None, kept, keep));
             }
         }
@@ -261,7 +273,7 @@ async fn answer(request: Request<Incoming>, client: Option<Vec<u8>>, kept: &Mute
     };
     match behaviour {
         Behaviour::Hang => std::future::pending().await,
-        Behaviour::Slow(time) => tokio::time::sleep(time).await,
+        Behaviour::Slow(time) => sleep(time).await,
         _ => {}
     }
     let headers = request.headers().iter().filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned()))).collect();

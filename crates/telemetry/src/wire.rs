@@ -1,7 +1,7 @@
 //! Protobuf's wire format, as far as spans and log records need it, written straight into one buffer.
 //!
 //! A busy sidecar makes thousands of them a second: to build messages of many small strings first, and encode those,
-//! took most of what telemetry cost. Tests decode the result with the generated types.
+//! took about half of what telemetry cost. Tests decode the result with the generated types.
 
 /// Messages under construction.
 #[derive(Debug, Default)]
@@ -86,26 +86,20 @@ impl Buffer {
 
     /// A `KeyValue` whose value is a text: `AnyValue.string_value`.
     pub(crate) fn text_attribute(&mut self, field: u32, key: &str, value: &str) {
-        let inner = 1 + varint_length(value.len()) + value.len();
+        let inner = 1 + varint_length(value.len() as u64) + value.len();
         self.key_value(field, key, inner);
         self.bytes(1, value.as_bytes());
     }
 
     /// A `KeyValue` whose value is a boolean (`AnyValue.bool_value`, field 2) or an integer (`AnyValue.int_value`, field 3).
     pub(crate) fn varint_attribute(&mut self, field: u32, key: &str, kind: u32, value: u64) {
-        let mut length = 2;
-        let mut rest = value;
-        while rest >= 0x80 {
-            rest >>= 7;
-            length += 1;
-        }
-        self.key_value(field, key, length);
+        self.key_value(field, key, 1 + varint_length(value));
         self.chosen_varint(kind, value);
     }
 
     /// The beginning of a `KeyValue`, up to its value of `inner` bytes.
     fn key_value(&mut self, field: u32, key: &str, inner: usize) {
-        let length = 1 + varint_length(key.len()) + key.len() + 1 + varint_length(inner) + inner;
+        let length = 1 + varint_length(key.len() as u64) + key.len() + 1 + varint_length(inner as u64) + inner;
         self.key(field, LENGTH);
         self.raw_varint(length as u64);
         self.bytes(1, key.as_bytes());
@@ -114,7 +108,7 @@ impl Buffer {
     }
 }
 
-fn varint_length(mut value: usize) -> usize {
+fn varint_length(mut value: u64) -> usize {
     let mut length = 1;
     while value >= 0x80 {
         value >>= 7;

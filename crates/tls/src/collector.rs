@@ -56,12 +56,7 @@ struct Inputs {
 
 impl Inputs {
     fn is_same(&self, other: &Self) -> bool {
-        let same = match (&self.material, &other.material) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => true,
-            _ => false,
-        };
-        same && self.files == other.files
+        self.material.as_ref().map(Arc::as_ptr) == other.material.as_ref().map(Arc::as_ptr) && self.files == other.files
     }
 }
 

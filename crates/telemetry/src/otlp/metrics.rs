@@ -219,8 +219,8 @@ fn explicit(point: &Point, values: &Distribution, time: &Times) -> HistogramData
 fn exemplars(values: &Distribution, since: u64) -> Vec<proto::Exemplar> {
     let message = |e: &Exemplar| proto::Exemplar {
         time_unix_nano: nanos(e.time),
-        trace_id: e.trace_id.to_vec(),
-        span_id: e.span_id.to_vec(),
+        trace_id: e.trace_id.bytes().to_vec(),
+        span_id: e.span_id.0.to_vec(),
         value: Some(exemplar::Value::AsDouble(e.seconds)),
         ..proto::Exemplar::default()
     };

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use sidegate_config::schema::telemetry::{Compression, Protocol, Signal, Target};
 use sidegate_config::value::Scheme;
-use sidegate_core::printable;
+use sidegate_core::{innermost, printable};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::client::Grpc;
@@ -109,11 +109,7 @@ impl Transport {
 
     async fn exchange(&mut self, body: Bytes) -> Result<Bytes, Failure> {
         let tls = self.tls.as_ref().map(|source| source().map_err(Failure::again)).transpose()?;
-        let fits = |open: &Open| match (&open.made_with, &tls) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            _ => false,
-        };
+        let fits = |open: &Open| open.made_with.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr);
         // After a rotation the collector shall see the new certificate.
         let open = match self.open.take().filter(fits) {
             Some(open) => open,
@@ -185,8 +181,7 @@ async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body:
     };
     let mut request = tonic::Request::new(body);
     for (name, value) in &target.headers {
-        let (Ok(name), Ok(mut value)) = (MetadataKey::from_bytes(name.to_lowercase().as_bytes()), MetadataValue::try_from(value.expose()))
-        else {
+        let (Ok(name), Ok(mut value)) = (MetadataKey::from_bytes(name.as_bytes()), MetadataValue::try_from(value.expose())) else {
             return Err(Failure::never(format!("`{name}` is no header")));
         };
         value.set_sensitive(true);
@@ -245,15 +240,6 @@ async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, bod
     let retry = [StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT]
         .contains(&status);
     Err(Failure { message: format!("it answered {status}"), retry, after, broken: answer.is_err() })
-}
-
-/// What happened, below the libraries' own words for it.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
 }
 
 /// Messages that are encoded already: one way for all signals and both protocols.

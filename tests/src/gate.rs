@@ -13,6 +13,7 @@ pub struct Owner {
     name: String,
     folder: PathBuf,
     identity: String,
+    more: String,
 }
 
 /// A sidecar whose one listener leads to one address.
@@ -32,12 +33,18 @@ impl Owner {
 
     /// A workload with this `identity` in its configuration.
     pub fn with(folder: &Path, name: &str, identity: &str) -> Self {
-        Self { name: name.to_owned(), folder: folder.to_owned(), identity: identity.to_owned() }
+        Self { name: name.to_owned(), folder: folder.to_owned(), identity: identity.to_owned(), more: String::new() }
     }
 
     /// The same workload under another name, for a further gate.
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// With this YAML besides.
+    pub fn more(mut self, more: &str) -> Self {
+        more.clone_into(&mut self.more);
         self
     }
 
@@ -66,7 +73,7 @@ impl Owner {
 
     fn start(&self, listeners: impl FnOnce(SocketAddr) -> String) -> Gate {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let config = format!("profile: development\nidentity: {}\n{}", self.identity, listeners(address));
+        let config = format!("profile: development\nidentity: {}\n{}{}", self.identity, self.more, listeners(address));
         Gate { sidecar: Sidecar::start(&self.folder, &self.name, &config), address }
     }
 }

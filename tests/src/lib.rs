@@ -11,6 +11,8 @@ mod peers;
 mod pod_mesh;
 mod process;
 mod sidecar;
+mod tunnel_end;
+mod tunnel_world;
 mod wait;
 
 pub use authority::{Identities, TRUST_DOMAIN, id};
@@ -23,4 +25,6 @@ pub use peers::{program, require, skipped};
 pub use pod_mesh::{PodMesh, PodWorkload};
 pub use process::Process;
 pub use sidecar::{Sidecar, get, sidegate};
+pub use tunnel_end::{Frame, Heard, Open, Status, TunnelEnd, TunnelServer, goaway, outcome, reset};
+pub use tunnel_world::{ByClient, ByServer, assert_reset};
 pub use wait::{DEADLINE, eventually};

@@ -46,6 +46,11 @@ impl Pair {
         Self { web, api, entry, port, identities }
     }
 
+    /// As [`Pair::start`], with this mode of tunnels, and one worker each: which session a connection finds is no chance then.
+    pub fn with_tunnel(service: SocketAddr, mode: &str, more: &str) -> Self {
+        Self::start_with(service, Duration::from_secs(3600), &format!("workers: 1\n{more}"), &format!("tunnel: {mode}"), "")
+    }
+
     /// As [`Pair::start`], but does not wait until they are ready.
     pub fn start_unready(service: SocketAddr, ttl: Duration, more: &str) -> Self {
         let identities = Identities::start(&["web", "api"], ttl);

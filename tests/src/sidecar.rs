@@ -63,7 +63,8 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts a sidecar on this host with `config`, to which admin port, log format and two workers are added.
+    /// Starts a sidecar on this host with `config`, to which admin port, log format and, if it names none, two workers are
+    /// added.
     pub fn start(folder: &Path, name: &str, config: &str) -> Self {
         Self::start_with(folder, name, config, &[])
     }
@@ -184,6 +185,12 @@ impl Sidecar {
         }
     }
 
+    /// Waits until there are so many records.
+    #[track_caller]
+    pub fn wait_records(&self, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} records"), || Some(self.records()).filter(|records| records.len() >= count))
+    }
+
     /// Waits for a record with this reason.
     #[track_caller]
     pub fn reason(&self, reason: &str) -> Value {
@@ -241,9 +248,33 @@ fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf 
         if config.contains("exemptUid") { "null".to_owned() } else { folder.join(format!("{name}.admin.sock")).display().to_string() };
     let admin = format!("admin: {{ listen: \"127.0.0.1:{admin}\", socket: {socket} }}\n");
     let log = if config.contains("accessLog:") { "" } else { "accessLog: { format: json }\n" };
-    let common = format!("{admin}{log}workers: 2\n");
-    std::fs::write(&file, format!("{common}{config}")).unwrap();
+    let workers = if config.contains("workers:") { "" } else { "workers: 2\n" };
+    let common = format!("{admin}{log}{workers}");
+    let config = match std::env::var("SIDEGATE_TEST_TUNNEL") {
+        // Every test is also run with another mode than the default. Destinations have these keys, and collectors.
+        Ok(mode) if !config.contains("tunnel:") => {
+            let with = |line: &str| {
+                if line.starts_with("telemetry:") {
+                    line.to_owned()
+                } else {
+                    line.replace("spiffeIds:", &format!("tunnel: {mode}, spiffeIds:"))
+                }
+            };
+            config.split_inclusive('\n').map(with).collect()
+        }
+        _ => config.to_owned(),
+    };
+    std::fs::write(&file, format!("{common}{}", without_sessions_in_advance(&config))).unwrap();
     file
+}
+
+/// Sessions that are made in advance come when they come, and have records: what is counted here would change with chance.
+fn without_sessions_in_advance(config: &str) -> String {
+    match config {
+        named if named.contains("warmTunnels:") => named.to_owned(),
+        limited if limited.contains("limits: {") => limited.replace("limits: {", "limits: { warmTunnels: 0,"),
+        other => format!("{other}limits: {{ warmTunnels: 0 }}\n"),
+    }
 }
 
 /// A GET on a connection of its own.

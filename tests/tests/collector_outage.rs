@@ -39,10 +39,7 @@ fn start_by(protocol: &str, collector: &Collector, echo: &Echo, batch: &str, tim
         "telemetry: {{ otlp: {{ endpoint: \"http://{}\", protocol: {protocol}, timeout: {timeout} }}, metrics: {{ enabled: false }}, traces: {{ sampler: {{ perSecond: 0 }}, batch: {batch} }}, logs: {{ events: false, batch: {batch} }} }}\ndrain: {{ settle: 0s, quiet: 0s }}\n",
         collector.address
     );
-    let pair = Pair::start_unready(echo.address, HOUR, &export);
-    pair.web.wait_ready();
-    pair.api.wait_ready();
-    pair
+    Pair::start_with(echo.address, HOUR, &export, "tunnel: once", "")
 }
 
 fn items(signal: &str) -> u64 {

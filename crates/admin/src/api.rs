@@ -130,7 +130,7 @@ impl v1::admin_server::Admin for Api {
         let (fits, what): (Box<dyn Fn(&Live) -> bool + Send>, String) = match which {
             Which::ConnectionId(id) => {
                 let what = format!("connection {id}");
-                (Box::new(move |live| live.id.to_string() == id), what)
+                (Box::new(move |live| live.id().to_string() == id), what)
             }
             Which::Peer(peer) => {
                 let what = format!("all connections with {peer}");
@@ -188,9 +188,9 @@ async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionCh
                 let with_state = |live: Arc<Live>| (live.admission().is_some(), live);
                 let all: Vec<(bool, Arc<Live>)> = shared.registry.all().into_iter().map(with_state).collect();
                 // When it is first seen, and again when it has been let in since.
-                let is_news = |(admitted, live): &&(bool, Arc<Live>)| known.get(&live.id).is_none_or(|before| *admitted && !before);
+                let is_news = |(admitted, live): &&(bool, Arc<Live>)| known.get(&live.id()).is_none_or(|before| *admitted && !before);
                 let opened: Vec<Change> = all.iter().filter(is_news).map(|(_, live)| Change::Opened(connection(live))).collect();
-                known = all.iter().map(|(admitted, live)| (live.id, *admitted)).collect();
+                known = all.iter().map(|(admitted, live)| (live.id(), *admitted)).collect();
                 opened
             }
             record = ended.recv() => match record {
@@ -265,7 +265,7 @@ fn connection(live: &Live) -> v1::Connection {
     let text = |field: Option<&Arc<str>>| field.map(ToString::to_string).unwrap_or_default();
     let transport = admission.and_then(|a| a.transport).map_or("", Transport::label);
     v1::Connection {
-        id: live.id.to_string(),
+        id: live.id().to_string(),
         direction: live.direction.label().to_owned(),
         downstream: live.downstream.to_string(),
         destination: live.destination().map(|d| d.to_string()).unwrap_or_default(),

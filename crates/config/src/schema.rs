@@ -25,6 +25,8 @@ pub struct Config {
     pub policy: Policy,
     /// The kernel rules that `sidegate redirect` makes.
     pub redirect: Redirect,
+    /// How TLS is spoken inside the mesh: always TLS 1.3.
+    pub tls: Tls,
     /// Bounds on what connections may use.
     pub limits: Limits,
     /// A deadline for every wait.
@@ -277,6 +279,22 @@ pub struct Destination {
     /// Application protocols to offer, best first; default none.
     #[serde(default)]
     pub alpn: Vec<String>,
+    /// Whether connections go through a tunnel where the peer is a sidegate. Default: auto.
+    #[serde(default)]
+    pub tunnel: TunnelMode,
+}
+
+/// Whether connections go through a tunnel where the peer is a sidegate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelMode {
+    /// They do, and a session carries one after the other where the address proves to be a single pod's.
+    #[default]
+    Auto,
+    /// They do, each on a session of its own.
+    Once,
+    /// They do not: plain mutual TLS, as to any other peer.
+    Off,
 }
 
 /// A listener that leads to one peer.
@@ -298,6 +316,9 @@ pub struct OutboundListener {
     /// Application protocols to offer, best first; default none.
     #[serde(default)]
     pub alpn: Vec<String>,
+    /// Whether connections go through a tunnel where the peer is a sidegate. Default: auto.
+    #[serde(default)]
+    pub tunnel: TunnelMode,
 }
 
 /// Who may talk to the workload.
@@ -354,6 +375,42 @@ pub enum Udp {
     Allow,
 }
 
+/// How TLS is spoken inside the mesh.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Tls {
+    /// Key exchange groups, best first. Default: all; what is recorded today with a group that is not post-quantum can be read
+    /// once somebody has a quantum computer.
+    #[schemars(length(min = 1))]
+    pub groups: Vec<Group>,
+    /// Whether a later handshake with the same peer is spared certificates and signatures. The peer is judged in any case.
+    /// Default true.
+    pub resumption: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { groups: vec![Group::X25519Mlkem768, Group::X25519, Group::Secp256r1, Group::Secp384r1], resumption: true }
+    }
+}
+
+/// A key exchange group, by its IANA name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Group {
+    /// Post-quantum: X25519 and ML-KEM-768 together.
+    #[serde(rename = "X25519MLKEM768")]
+    X25519Mlkem768,
+    /// Curve25519.
+    #[serde(rename = "X25519")]
+    X25519,
+    /// P-256.
+    #[serde(rename = "secp256r1")]
+    Secp256r1,
+    /// P-384.
+    #[serde(rename = "secp384r1")]
+    Secp384r1,
+}
+
 /// Bounds on what connections may use.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -366,11 +423,18 @@ pub struct Limits {
     /// ports. Default 1024: a core finishes some thousands a second.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub handshakes: u32,
+    /// Sessions in each direction that are kept between two connections. Default 1024: a descriptor and some KiB each.
+    #[schemars(range(max = 1_000_000))]
+    pub idle_tunnels: u32,
+    /// Sessions that are made in advance for each single pod that is being called while none waits, in each worker. Default 1;
+    /// 0 makes none.
+    #[schemars(range(max = 16))]
+    pub warm_tunnels: u8,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 20_000, handshakes: 1024 }
+        Self { connections: 20_000, handshakes: 1024, idle_tunnels: 1024, warm_tunnels: 1 }
     }
 }
 
@@ -396,6 +460,9 @@ pub struct Timeouts {
     pub tcp_user: Span,
     /// First keepalive probe after this much silence. Default 60s.
     pub keepalive: Span,
+    /// How long a session towards a peer's sidecar is kept for the next connection; at the server's side twice as long, so
+    /// that it is the client who closes it. Default 30s; `0s` keeps none.
+    pub tunnel_idle: Span,
 }
 
 impl Default for Timeouts {
@@ -409,6 +476,7 @@ impl Default for Timeouts {
             half_open: Span::seconds(300),
             tcp_user: Span::seconds(900),
             keepalive: Span::seconds(60),
+            tunnel_idle: Span::seconds(30),
         }
     }
 }

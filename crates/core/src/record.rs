@@ -20,6 +20,12 @@ impl ConnectionId {
         Self(random())
     }
 
+    /// The ID that a peer has chosen; none if it is not 16 bytes, or all zero.
+    #[must_use]
+    pub fn from_peer(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().filter(|bytes| *bytes != [0; 16]).map(Self)
+    }
+
     /// The bytes: a trace ID as W3C Trace Context has it.
     #[must_use]
     pub fn bytes(&self) -> [u8; 16] {
@@ -37,12 +43,30 @@ impl SpanId {
     pub fn random() -> Self {
         Self(random())
     }
+
+    /// The ID that a peer has chosen; none if it is not 8 bytes, or all zero.
+    #[must_use]
+    pub fn from_peer(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().filter(|bytes| *bytes != [0; 8]).map(Self)
+    }
 }
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
     }
+}
+
+/// A connection's name and its span's, by one call of the generator.
+fn ids() -> (ConnectionId, SpanId) {
+    let mut bytes: [u8; 24] = random();
+    let (connection, span) = bytes.split_at_mut(16);
+    connection[15] |= u8::from(connection.iter().all(|b| *b == 0));
+    span[7] |= u8::from(span.iter().all(|b| *b == 0));
+    let (mut connection_id, mut span_id) = ([0; 16], [0; 8]);
+    connection_id.copy_from_slice(connection);
+    span_id.copy_from_slice(span);
+    (ConnectionId(connection_id), SpanId(span_id))
 }
 
 /// Random bytes, never all zero.
@@ -112,6 +136,27 @@ impl Transport {
         match self {
             Self::Mtls => "mtls",
             Self::Plaintext => "plaintext",
+        }
+    }
+}
+
+/// On whose session a connection went through a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelUse {
+    /// On one that was made for it.
+    New,
+    /// On one that had carried another connection before, or was made in advance.
+    Reused,
+}
+
+impl TunnelUse {
+    /// The stable name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Reused => "reused",
         }
     }
 }
@@ -243,9 +288,15 @@ pub struct Stages {
 pub struct ConnectionRecord {
     /// Its name.
     pub connection_id: ConnectionId,
+    /// The trace that it belongs to, if that is not named by the connection ID.
+    #[serde(skip)]
+    pub trace_id: Option<ConnectionId>,
     /// The span ID of its root span.
     #[serde(skip)]
     pub span_id: SpanId,
+    /// The peer's span of the same connection, of which ours is a part.
+    #[serde(skip)]
+    pub parent_span: Option<SpanId>,
     /// When it was accepted, by the clock on the wall.
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
@@ -283,6 +334,9 @@ pub struct ConnectionRecord {
     /// What the handshake found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<HandshakeFacts>,
+    /// Whether it went through a tunnel, and on whose session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelUse>,
     /// What policy said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
@@ -305,9 +359,12 @@ impl ConnectionRecord {
     /// A record of a connection that has just been accepted.
     #[must_use]
     pub fn new(direction: Direction, downstream: SocketAddr) -> Self {
+        let (connection_id, span_id) = ids();
         Self {
-            connection_id: ConnectionId::random(),
-            span_id: SpanId::random(),
+            connection_id,
+            trace_id: None,
+            span_id,
+            parent_span: None,
             time: SystemTime::now(),
             accepted: Instant::now(),
             direction,
@@ -321,6 +378,7 @@ impl ConnectionRecord {
             claimed_id: None,
             peer_certificate: None,
             tls: None,
+            tunnel: None,
             decision: None,
             stages: Stages::default(),
             bytes_up: 0,
@@ -329,6 +387,12 @@ impl ConnectionRecord {
             reason: Reason::Cancelled,
             detail: None,
         }
+    }
+
+    /// The ID of its trace.
+    #[must_use]
+    pub fn trace(&self) -> ConnectionId {
+        self.trace_id.unwrap_or(self.connection_id)
     }
 
     /// Whether nothing went wrong: it ended in order, or as one of its ends wanted.

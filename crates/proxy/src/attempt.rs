@@ -55,9 +55,11 @@ impl Attempt {
 }
 
 /// Runs the connection `serve` to its end, until it is cut, or until the task is dropped, and leaves one record.
-pub(crate) async fn attempt<F>(shared: Arc<Shared>, direction: Direction, downstream: SocketAddr, serve: F)
+///
+/// Returns what `serve` does; nothing if it failed.
+pub(crate) async fn attempt<F, T>(shared: Arc<Shared>, direction: Direction, downstream: SocketAddr, serve: F) -> Option<T>
 where
-    F: AsyncFnOnce(&Shared, &mut ConnectionRecord, &Live) -> Result<(), Failure>,
+    F: AsyncFnOnce(&Shared, &mut ConnectionRecord, &Live) -> Result<T, Failure>,
 {
     // Registration comes first, so that no connection slips between a look at the limit and its entry.
     let mut attempt = Attempt::begin(&shared, direction, downstream);
@@ -74,10 +76,17 @@ where
     };
     let record = attempt.record();
     match result {
-        Ok(()) => record.reason = Reason::Closed,
+        Ok(value) => {
+            // Unless it has said how else.
+            if record.reason == Reason::Cancelled {
+                record.reason = Reason::Closed;
+            }
+            Some(value)
+        }
         Err(failure) => {
             record.reason = failure.reason;
             record.detail = failure.detail;
+            None
         }
     }
 }
@@ -104,13 +113,13 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::settings::Settings;
     use sidegate_config::Config;
     use sidegate_config::schema::LogFormat;
 
-    fn shared() -> Arc<Shared> {
+    pub(crate) fn shared() -> Arc<Shared> {
         let config = Config::default();
         let options = sidegate_telemetry::Options {
             access_log: LogFormat::Off,
@@ -144,7 +153,8 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_one_record_and_costs_only_its_connection() {
         let shared = shared();
-        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| panic!("a defect")));
+        let task =
+            tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| -> Result<(), _> { panic!("a defect") }));
         assert!(task.await.unwrap_err().is_panic());
         expect(&shared, Reason::Panicked);
     }
@@ -152,7 +162,9 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_task_is_one_record() {
         let shared = shared();
-        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| std::future::pending().await));
+        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| {
+            std::future::pending::<Result<(), _>>().await
+        }));
         tokio::task::yield_now().await;
         task.abort();
         let _ = task.await;
@@ -162,7 +174,9 @@ mod tests {
     #[tokio::test]
     async fn a_cut_is_one_record_with_the_first_reason() {
         let shared = shared();
-        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| std::future::pending().await));
+        let task = tokio::spawn(attempt(shared.clone(), Direction::Inbound, FROM.into(), async |_, _, _| {
+            std::future::pending::<Result<(), _>>().await
+        }));
         tokio::task::yield_now().await;
         shared.registry.cut_all(Reason::Drained);
         shared.registry.cut_all(Reason::Cancelled);

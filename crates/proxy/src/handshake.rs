@@ -30,11 +30,8 @@ pub(crate) async fn shake_hands(
     match result {
         Ok(Ok(session)) => {
             metrics.handshake_established(record.direction, session.facts.resumed, lap.took);
-            record.transport = Some(Transport::Mtls);
-            record.peer_id = Some(session.peer.text.clone());
+            establish(record, &session);
             record.stages.verify = Some(session.verify);
-            record.peer_certificate = Some(session.peer.certificate.clone());
-            record.tls = Some(session.facts.clone());
             Ok(session)
         }
         Ok(Err(failure)) => {
@@ -52,4 +49,12 @@ pub(crate) async fn shake_hands(
             Err(Failure::with(Reason::HandshakeTimeout, format!("not done within {deadline:?}")))
         }
     }
+}
+
+/// Tells `record` of the session that the connection is on.
+pub(crate) fn establish(record: &mut ConnectionRecord, session: &Session) {
+    record.transport = Some(Transport::Mtls);
+    record.peer_id = Some(session.peer.text.clone());
+    record.peer_certificate = Some(session.peer.certificate.clone());
+    record.tls = Some(session.facts.clone());
 }

@@ -5,24 +5,30 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sidegate_config::schema::Mode;
-use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, event};
-use sidegate_tls::Session;
+use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, TunnelUse, event};
+use sidegate_identity::unix_now;
+use sidegate_tls::{Role, Session, TUNNEL};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use crate::attempt::{Failure, attempt};
+use crate::attempt::{Failure, attempt, canonical};
 use crate::authorize::{authorize_client, authorize_plaintext};
+use crate::copy::Copy;
 use crate::detect::{Detected, detect};
 use crate::dial::dial;
-use crate::handshake::shake_hands;
+use crate::handshake::{establish, shake_hands};
 use crate::limits::{Place, Wait};
 use crate::original_destination::{is_local, original_destination};
 use crate::registry::Live;
-use crate::relay::{End, relay};
+use crate::relay::{Broken, Side, Wire, relay};
+use crate::secure::Secure;
 use crate::settings::Port;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::socket::{self, Facing};
-use crate::wire::{Plain, Wire};
+use crate::tunnel::server::{self, First};
+use crate::tunnel::v1::{Open, Outcome};
+use crate::tunnel::{Tunnel, pool};
 
 /// How an inbound connection's destination is known.
 #[derive(Debug, Clone, Copy)]
@@ -33,38 +39,76 @@ pub(crate) enum Route {
     To(SocketAddr),
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end, and then those that come after it on the same session.
 pub(crate) async fn inbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
-    attempt(shared, Direction::Inbound, from, async |shared, record, live| serve(shared, record, live, tcp, route).await).await;
+    let first = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+        // Boxed: to let a connection in takes more room than one that is open for hours shall hold.
+        Box::pin(let_in(shared, record, live, tcp, route)).await?.carry(shared, live).await
+    };
+    let mut client = attempt(shared.clone(), Direction::Inbound, from, first).await.flatten();
+    while let Some(mut waiting) = client.take() {
+        let Some(open) = Box::pin(server::next(&shared, &waiting.tcp, &mut waiting.secure)).await else { return };
+        // Before the attempt, so that the client hears of it and tries elsewhere.
+        if shared.is_full(Direction::Inbound) {
+            let _ = server::answer(&waiting.tcp, &mut waiting.secure, Outcome::NotOpened, Some(Reason::ConnectionLimit));
+            pool::close(&waiting.tcp, &mut waiting.secure);
+            let full = async |_: &Shared, _: &mut ConnectionRecord, _: &Live| Err::<(), _>(Failure::new(Reason::ConnectionLimit));
+            attempt(shared, Direction::Inbound, from, full).await;
+            return;
+        }
+        let next = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+            Box::pin(reopen(shared, record, live, waiting, open)).await?.carry(shared, live).await
+        };
+        client = attempt(shared.clone(), Direction::Inbound, from, next).await.flatten();
+    }
 }
 
-async fn serve(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp: TcpStream, route: Route) -> Result<(), Failure> {
+/// A client after its handshake, and where it wants to go.
+struct Client {
+    tcp: TcpStream,
+    secure: Box<Secure>,
+    to: SocketAddr,
+}
+
+/// A connection that was let in.
+enum Admitted {
+    /// From a client to the application.
+    Protected(Client, TcpStream),
+    /// As it is, from the network to the application; what was read already.
+    Plaintext(TcpStream, TcpStream, Vec<u8>),
+    /// None yet: the session was made in advance.
+    Waiting(Client),
+}
+
+/// All but the relay of a connection that arrives.
+async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp: TcpStream, route: Route) -> Result<Admitted, Failure> {
     let settings = &*shared.settings;
     socket::prepare(&tcp, Facing::Mesh, &settings.timeouts).map_err(Failure::system)?;
-    let to = match route {
-        Route::To(address) => address,
-        Route::Redirected => own_address(shared, &tcp)?,
+    let (to, reached_at) = match route {
+        Route::To(address) => (address, canonical(tcp.local_addr().map_err(Failure::system)?)),
+        Route::Redirected => {
+            let to = own_address(shared, &tcp)?;
+            (to, to)
+        }
     };
     record.original_destination = Some(to);
     live.heads_for(to);
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
-    let from = record.downstream.ip();
     let index = settings.port_index(to.port());
     let port = &settings.ports[index];
     match port.mode {
         Mode::Strict => {
             let session = handshake(shared, &snapshot, index, &tcp, &[], record).await?;
-            authorize_client(&snapshot, &session, from, to, record)?;
-            live.admit(record);
-            let app = dial(to, Facing::Workload, settings, record).await?;
-            relay_mtls(shared, session, tcp, app, live).await
+            let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
+            client.established(shared, &snapshot, reached_at, None, record, live).await
         }
-        Mode::Permissive => permissive(shared, index, tcp, to, record, live).await,
+        Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, live).await,
         Mode::Plaintext => {
-            authorize_plaintext(&snapshot, from, to, "mode plaintext", record)?;
+            authorize_plaintext(&snapshot, record.downstream.ip(), to, "mode plaintext", record)?;
             let app = dial(to, Facing::Workload, settings, record).await?;
-            plaintext(shared, port, tcp, app, Vec::new(), record, live).await
+            plaintext(shared, port, record, live);
+            Ok(Admitted::Plaintext(tcp, app, Vec::new()))
         }
     }
 }
@@ -101,10 +145,10 @@ async fn permissive(
     shared: &Shared,
     index: usize,
     tcp: TcpStream,
-    to: SocketAddr,
+    (to, reached_at): (SocketAddr, SocketAddr),
     record: &mut ConnectionRecord,
     live: &Live,
-) -> Result<(), Failure> {
+) -> Result<Admitted, Failure> {
     let settings = &*shared.settings;
     let port = &settings.ports[index];
     let place = Place::take(shared, Wait::Detection)?;
@@ -116,35 +160,134 @@ async fn permissive(
     // The wait may have been long: what counts is what holds now.
     let snapshot = &shared.snapshot.load_full();
     record.generation = snapshot.generation;
-    let from = record.downstream.ip();
     match detected? {
         Detected::Tls(first) => {
             let session = handshake(shared, snapshot, index, &tcp, &first, record).await?;
-            authorize_client(snapshot, &session, from, to, record)?;
-            live.admit(record);
-            relay_mtls(shared, session, tcp, app, live).await
+            let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
+            client.established(shared, snapshot, reached_at, Some(app), record, live).await
         }
         Detected::Plaintext(first) => {
-            authorize_plaintext(snapshot, from, to, "mode permissive", record)?;
-            plaintext(shared, port, tcp, app, first, record, live).await
+            authorize_plaintext(snapshot, record.downstream.ip(), to, "mode permissive", record)?;
+            plaintext(shared, port, record, live);
+            Ok(Admitted::Plaintext(tcp, app, first))
         }
     }
 }
 
-async fn relay_mtls(shared: &Shared, session: Session, tcp: TcpStream, app: TcpStream, live: &Live) -> Result<(), Failure> {
-    let downstream = End { tcp, wire: Wire::Tls(Box::new(session)) };
-    relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, live).await
+impl Client {
+    /// After the handshake. `app` is the application's end where it was dialled before.
+    async fn established(
+        mut self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        reached_at: SocketAddr,
+        app: Option<TcpStream>,
+        record: &mut ConnectionRecord,
+        live: &Live,
+    ) -> Result<Admitted, Failure> {
+        if self.secure.session.facts.alpn.as_deref() != Some(TUNNEL) {
+            let app = self.admit(shared, snapshot, app, record, live).await?;
+            return Ok(Admitted::Protected(self, app));
+        }
+        let tunnel = self.secure.tunnel.insert(Tunnel::new(reached_at));
+        tunnel.reusable = shared.settings.keeps_tunnels();
+        record.tunnel = Some(TunnelUse::New);
+        let deadline = shared.settings.timeouts.handshake.duration();
+        match timeout(deadline, server::first(&self.tcp, &mut self.secure)).await {
+            Ok(Ok(First::Open(open))) => self.opened(shared, snapshot, &open, app, record, live).await,
+            Ok(Ok(First::Warm)) => {
+                // Nobody may keep a place here who may not use it.
+                authorize_client(snapshot, &self.secure.session, record.downstream.ip(), self.to, record)?;
+                record.reason = Reason::Warmed;
+                Ok(Admitted::Waiting(self))
+            }
+            Ok(Err(error)) => Err(self.broken(Broken::By(Side::Downstream, error))),
+            Err(_) => Err(Failure::with(Reason::HandshakeTimeout, "neither OPEN nor WARM came after the handshake")),
+        }
+    }
+
+    /// After OPEN.
+    async fn opened(
+        mut self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        open: &Open,
+        app: Option<TcpStream>,
+        record: &mut ConnectionRecord,
+        live: &Live,
+    ) -> Result<Admitted, Failure> {
+        if let Some(tunnel) = &mut self.secure.tunnel {
+            tunnel.begin();
+        }
+        let app = match server::adopt(shared, live, record, open) {
+            Ok(()) => self.admit(shared, snapshot, app, record, live).await,
+            Err(failure) => Err(failure),
+        };
+        match app {
+            Ok(app) => match server::answer(&self.tcp, &mut self.secure, Outcome::Accepted, None) {
+                Ok(()) => Ok(Admitted::Protected(self, app)),
+                Err(error) => Err(self.broken(Broken::By(Side::Downstream, error))),
+            },
+            Err(failure) => self.refused(failure).await,
+        }
+    }
+
+    /// Tells the peer's sidecar that its connection is refused, and why.
+    async fn refused(mut self, failure: Failure) -> Result<Admitted, Failure> {
+        server::refuse(&self.tcp, &mut self.secure, failure.reason).await;
+        Err(failure)
+    }
+
+    /// Authorizes the peer and dials the application, where that was not done before.
+    async fn admit(
+        &self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        app: Option<TcpStream>,
+        record: &mut ConnectionRecord,
+        live: &Live,
+    ) -> Result<TcpStream, Failure> {
+        authorize_client(snapshot, &self.secure.session, record.downstream.ip(), self.to, record)?;
+        live.admit(record);
+        match app {
+            Some(app) => Ok(app),
+            None => dial(self.to, Facing::Workload, &shared.settings, record).await,
+        }
+    }
+
+    fn broken(&mut self, broken: Broken) -> Failure {
+        broken.failure(Direction::Inbound, Some((Side::Downstream, &mut self.secure, &self.tcp)), 0)
+    }
 }
 
-async fn plaintext(
-    shared: &Shared,
-    port: &Port,
-    tcp: TcpStream,
-    app: TcpStream,
-    first: Vec<u8>,
-    record: &mut ConnectionRecord,
-    live: &Live,
-) -> Result<(), Failure> {
+/// A connection that comes on a session which has had others, or waited for one: identity and policy are judged afresh.
+async fn reopen(shared: &Shared, record: &mut ConnectionRecord, live: &Live, client: Client, open: Open) -> Result<Admitted, Failure> {
+    let snapshot = shared.snapshot.load_full();
+    record.generation = snapshot.generation;
+    record.original_destination = Some(client.to);
+    live.heads_for(client.to);
+    record.tunnel = Some(TunnelUse::Reused);
+    let Some(tls) = snapshot.valid_tls() else { return client.refused(Failure::new(Reason::NotReady)).await };
+    record.local_id = Some(tls.local_id.clone());
+    record.local_certificate = Some(tls.local_certificate.clone());
+    let start = Instant::now();
+    let judged = tls.context.trust().judge_again(&client.secure.session.peer, Role::Client, unix_now());
+    record.stages.verify = Some(Lap::since(start));
+    match judged {
+        Ok(()) => {
+            establish(record, &client.secure.session);
+            client.opened(shared, &snapshot, &open, None, record, live).await
+        }
+        Err(refused) => {
+            record.claimed_id = refused.claimed_id;
+            record.peer_certificate = refused.certificate;
+            client.refused(Failure::with(refused.reason, refused.detail)).await
+        }
+    }
+}
+
+/// Says of a connection that it is not protected on the network.
+fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: &Live) {
     record.transport = Some(Transport::Plaintext);
     live.admit(record);
     shared.telemetry.metrics.plaintext(Direction::Inbound);
@@ -156,6 +299,37 @@ async fn plaintext(
         port.range,
         port.mode
     );
-    let downstream = End { tcp, wire: Wire::Plain(Plain::starting_with(first)) };
-    relay(downstream, End { tcp: app, wire: Wire::Plain(Plain::default()) }, &shared.settings.timeouts, live).await
+}
+
+impl Admitted {
+    /// Relays to the end. What is left can be used for the next connection.
+    async fn carry(self, shared: &Shared, live: &Live) -> Result<Option<Client>, Failure> {
+        let (mut client, app) = match self {
+            Self::Waiting(client) => return Ok(Some(client)),
+            Self::Protected(client, app) => (Ok(client), app),
+            Self::Plaintext(tcp, app, first) => (Err((tcp, first)), app),
+        };
+        let (tcp, wire) = match &mut client {
+            Ok(client) => (&client.tcp, Wire::Secure(Side::Downstream, &mut client.secure)),
+            Err((tcp, first)) => (&*tcp, Wire::Plain(Copy::starting_with(std::mem::take(first)), Copy::default())),
+        };
+        let result = relay(tcp, &app, wire, &[], &shared.settings.timeouts, live).await;
+        match (client, result) {
+            (Ok(mut client), Err(broken)) => Err(client.broken(broken)),
+            (Err(_), Err(broken)) => Err(broken.failure(Direction::Inbound, None, 0)),
+            (Err((tcp, _)), Ok(())) => {
+                socket::end_in_order(&app);
+                socket::end_in_order(&tcp);
+                Ok(None)
+            }
+            (Ok(mut client), Ok(())) => {
+                socket::end_in_order(&app);
+                if client.secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.reusable && !tunnel.going) {
+                    return Ok(Some(client));
+                }
+                pool::close(&client.tcp, &mut client.secure);
+                Ok(None)
+            }
+        }
+    }
 }

@@ -6,6 +6,8 @@
 
 mod attempt;
 mod authorize;
+mod clients;
+mod copy;
 mod detect;
 mod dial;
 mod handshake;
@@ -18,11 +20,14 @@ mod publisher;
 mod registry;
 mod relay;
 mod resolver;
+mod secure;
 mod settings;
 mod shared;
+#[cfg(test)]
+mod sizes;
 mod snapshot;
 mod socket;
-mod wire;
+mod tunnel;
 mod workers;
 
 pub use limits::raise_descriptor_limit;

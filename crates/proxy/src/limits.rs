@@ -1,5 +1,6 @@
 //! Bounds on what connections use.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -29,6 +30,9 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     places: u32,
     taken: [AtomicU32; 3],
+    /// Sessions in each direction that wait for a connection.
+    idle: [AtomicU32; 2],
+    most_idle: u32,
 }
 
 /// What a connection waits for that may take a peer's own time. Each has places of its own, so that strangers who connect
@@ -72,7 +76,37 @@ impl Limits {
                 "limits.connections is {wanted}, but {descriptors} descriptors are enough for {possible} in each direction only"
             );
         }
-        Self { connections: wanted.min(possible), places: settings.limits.handshakes, taken: Default::default() }
+        Self {
+            connections: wanted.min(possible),
+            places: settings.limits.handshakes,
+            taken: Default::default(),
+            idle: Default::default(),
+            most_idle: settings.limits.idle_tunnels,
+        }
+    }
+}
+
+/// A place among the sessions that wait for a connection. Dropping it frees the place.
+pub(crate) struct IdlePlace {
+    shared: Arc<Shared>,
+    direction: Direction,
+}
+
+impl IdlePlace {
+    /// None if there is none left.
+    pub(crate) fn take(shared: &Arc<Shared>, direction: Direction) -> Option<Self> {
+        let limits = &shared.limits;
+        let free = |n| (n < limits.most_idle).then_some(n + 1);
+        limits.idle[direction as usize].fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
+        shared.telemetry.metrics.idle_tunnels(direction).inc();
+        Some(Self { shared: shared.clone(), direction })
+    }
+}
+
+impl Drop for IdlePlace {
+    fn drop(&mut self) {
+        self.shared.limits.idle[self.direction as usize].fetch_sub(1, Ordering::Relaxed);
+        self.shared.telemetry.metrics.idle_tunnels(self.direction).dec();
     }
 }
 

@@ -1,26 +1,32 @@
 //! A connection from the workload: accept, original destination, match, dial, handshake, authorize the peer, relay.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use sidegate_config::schema::Otherwise;
+use sidegate_config::schema::{Otherwise, TunnelMode};
 use sidegate_config::value::HostAndPort;
-use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport, event};
-use sidegate_tls::ServerName;
+use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport, TunnelUse, event};
+use sidegate_identity::unix_now;
+use sidegate_tls::{Role, ServerName, Session, TUNNEL};
 use tokio::net::TcpStream;
 
 use crate::attempt::{Failure, attempt, canonical};
 use crate::authorize::authorize_server;
+use crate::clients;
+use crate::copy::Copy;
 use crate::dial::dial;
-use crate::handshake::shake_hands;
+use crate::handshake::{establish, shake_hands};
+use crate::limits::IdlePlace;
 use crate::original_destination::original_destination;
 use crate::registry::Live;
-use crate::relay::{End, relay};
-use crate::settings::Settings;
+use crate::relay::{Broken, Side, Wire, relay};
+use crate::secure::{Secure, SecureError};
+use crate::settings::{Destination, Settings};
 use crate::shared::Shared;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Tls};
 use crate::socket::{self, Facing};
-use crate::wire::{Plain, Wire};
+use crate::tunnel::{Tunnel, pool};
 
 /// How an outbound connection's destination is known.
 #[derive(Debug, Clone)]
@@ -31,29 +37,58 @@ pub(crate) enum Route {
     To(HostAndPort, usize),
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end; its session is kept for the next where that can be.
 pub(crate) async fn outbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
-    attempt(shared, Direction::Outbound, from, async |shared, record, live| serve(shared, record, live, tcp, route).await).await;
+    let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+        socket::prepare(&tcp, Facing::Workload, &shared.settings.timeouts).map_err(Failure::system)?;
+        // What was read of the application and has to be sent again.
+        let mut first = Vec::new();
+        let mut waiting = true;
+        loop {
+            // Boxed: to reach a peer takes more room than a connection that is open for hours shall hold.
+            let reached = Box::pin(reach(shared, record, live, &tcp, &route, waiting)).await?;
+            match reached.carry(shared, live, &tcp, &first).await? {
+                Carried::Done(done) => return Ok(done),
+                Carried::NotOpened(kept) => {
+                    // That peer was not reached.
+                    (record.tunnel, record.tls, record.transport, record.decision) = (None, None, None, None);
+                    (record.peer_id, record.peer_certificate) = (None, None);
+                    first = kept;
+                    waiting = false;
+                }
+            }
+        }
+    };
+    if let Some(Some(Done { key, tcp, secure })) = attempt(shared.clone(), Direction::Outbound, from, serve).await {
+        pool::keep(&shared, key, tcp, secure);
+    }
 }
 
-async fn serve(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp: TcpStream, route: Route) -> Result<(), Failure> {
+/// All but the relay of a connection that leaves. `waiting` says whether a session that waits may be used.
+async fn reach(
+    shared: &Shared,
+    record: &mut ConnectionRecord,
+    live: &Live,
+    tcp: &TcpStream,
+    route: &Route,
+    waiting: bool,
+) -> Result<Reached, Failure> {
     let settings = &*shared.settings;
-    socket::prepare(&tcp, Facing::Workload, &settings.timeouts).map_err(Failure::system)?;
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
     let (named, redirected);
     let (candidates, index) = match route {
         Route::To(host, index) => {
-            named = choose_addresses(&host, &snapshot)?;
-            (named.as_slice(), index)
+            named = choose_addresses(host, &snapshot)?;
+            (named.as_slice(), *index)
         }
         Route::Redirected => {
-            redirected = not_ourselves(shared, &tcp)?;
+            redirected = not_ourselves(shared, tcp)?;
             record.original_destination = Some(redirected);
             live.heads_for(redirected);
             match settings.destination_index(redirected, &snapshot.resolved) {
                 Some(index) => (std::slice::from_ref(&redirected), index),
-                None => return not_in_mesh(shared, &snapshot, tcp, redirected, record, live).await,
+                None => return not_in_mesh(shared, &snapshot, redirected, record, live).await.map(Reached::Plaintext),
             }
         }
     };
@@ -62,15 +97,198 @@ async fn serve(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp:
     let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
     record.local_id = Some(tls.local_id.clone());
     record.local_certificate = Some(tls.local_certificate.clone());
-    let (peer, to) = dial_one(candidates, settings, record).await?;
-    live.heads_for(to);
+    let mut outbound = Outbound { shared, destination, index, tls, record, live };
+    if waiting && destination.tunnel == TunnelMode::Auto {
+        for to in candidates {
+            let Some((peer, secure)) = pool::take(shared, (index, *to)) else { continue };
+            if let Some(reached) = outbound.on_waiting_session(*to, peer, secure) {
+                return Ok(reached);
+            }
+        }
+    }
+    outbound.on_new_session(candidates).await
+}
+
+/// A peer, reached and authorized.
+enum Reached {
+    /// By a session; whether that may be kept afterwards.
+    Protected { key: pool::Key, peer: TcpStream, secure: Box<Secure>, keep: bool },
+    /// Out of the mesh.
+    Plaintext(TcpStream),
+}
+
+/// What a relay comes to that has not failed.
+enum Carried {
+    /// The end in order, with the session if it may be kept.
+    Done(Option<Done>),
+    /// Nothing was opened at the peer's side; what the application has sent is to be tried again.
+    NotOpened(Vec<u8>),
+}
+
+impl Reached {
+    /// Relays to the end.
+    async fn carry(mut self, shared: &Shared, live: &Live, tcp: &TcpStream, first: &[u8]) -> Result<Carried, Failure> {
+        let (peer, wire) = match &mut self {
+            Self::Protected { peer, secure, .. } => (&*peer, Wire::Secure(Side::Upstream, secure)),
+            Self::Plaintext(peer) => (&*peer, Wire::Plain(Copy::default(), Copy::default())),
+        };
+        let result = relay(tcp, peer, wire, first, &shared.settings.timeouts, live).await;
+        let bytes_down = live.bytes_down.load(Ordering::Relaxed);
+        match (self, result) {
+            (Self::Protected { key, peer, mut secure, keep }, Ok(())) => {
+                socket::end_in_order(tcp);
+                if keep && secure.tunnel.is_some() {
+                    return Ok(Carried::Done(Some(Done { key, tcp: peer, secure })));
+                }
+                pool::close(&peer, &mut secure);
+                Ok(Carried::Done(None))
+            }
+            (Self::Plaintext(peer), Ok(())) => {
+                socket::end_in_order(tcp);
+                socket::end_in_order(&peer);
+                Ok(Carried::Done(None))
+            }
+            (Self::Protected { peer, mut secure, .. }, Err(broken)) => {
+                if let Broken::By(Side::Upstream, SecureError::NotOpened) = broken
+                    && let Some(kept) = secure.take_kept()
+                {
+                    pool::close(&peer, &mut secure);
+                    return Ok(Carried::NotOpened(kept));
+                }
+                Err(broken.failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), bytes_down))
+            }
+            (Self::Plaintext(_), Err(broken)) => Err(broken.failure(Direction::Outbound, None, bytes_down)),
+        }
+    }
+}
+
+/// Makes a session in advance, to a server whose last session could be used again. Whether there is one now.
+pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
+    let Some(place) = IdlePlace::take(shared, Direction::Outbound) else { return false };
+    let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+        let snapshot = shared.snapshot.load_full();
+        record.generation = snapshot.generation;
+        let (index, to) = key;
+        let settings = &*shared.settings;
+        let destination = &settings.destinations[index];
+        record.destination = Some(destination.name.clone());
+        record.original_destination = Some(to);
+        let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
+        record.local_id = Some(tls.local_id.clone());
+        record.local_certificate = Some(tls.local_certificate.clone());
+        let tcp = dial(to, Facing::Mesh, settings, record).await?;
+        // Nobody has connected to us but we ourselves.
+        record.downstream = tcp.local_addr().map_err(Failure::system)?;
+        live.heads_for(to);
+        let session = shake(shared, tls, destination, key, &tcp, record, true).await?;
+        let mut secure = Box::new(Secure::plain(session));
+        authorize_server(destination, tls, &secure.session, record)?;
+        if secure.session.facts.alpn.as_deref() != Some(TUNNEL) {
+            return Err(Failure::new(Reason::NoCommonAlpn));
+        }
+        record.tunnel = Some(TunnelUse::New);
+        record.reason = Reason::Warmed;
+        secure.warm(to, &tcp).await.map_err(|error| {
+            Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &tcp)), 0)
+        })?;
+        Ok(Done { key, tcp, secure })
+    };
+    let nobody = (Ipv4Addr::UNSPECIFIED, 0).into();
+    let Some(Done { key, tcp, secure }) = attempt(shared.clone(), Direction::Outbound, nobody, serve).await else { return false };
+    pool::keep_at(shared, place, key, tcp, secure);
+    true
+}
+
+/// A session on which a connection has ended in order, or none has begun.
+struct Done {
+    key: pool::Key,
+    tcp: TcpStream,
+    secure: Box<Secure>,
+}
+
+/// Shakes hands with a server, offering it a tunnel or not.
+async fn shake(
+    shared: &Shared,
+    tls: &Tls,
+    destination: &Destination,
+    (index, to): pool::Key,
+    peer: &TcpStream,
+    record: &mut ConnectionRecord,
+    tunnel: bool,
+) -> Result<Session, Failure> {
     // An address as name makes rustls send no server name.
     let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
-    let session = shake_hands(shared, &peer, record, sidegate_tls::connect(&peer, tls.clients[index].clone(), name)).await?;
-    authorize_server(destination, tls, &session, record)?;
-    live.admit(record);
-    let downstream = End { tcp, wire: Wire::Plain(Plain::default()) };
-    relay(downstream, End { tcp: peer, wire: Wire::Tls(Box::new(session)) }, &settings.timeouts, live).await
+    let choice = clients::choice(tls, destination, index, to, tunnel);
+    shake_hands(shared, peer, record, sidegate_tls::connect(peer, &choice, name)).await
+}
+
+/// A connection whose destination is known.
+struct Outbound<'a> {
+    shared: &'a Shared,
+    destination: &'a Destination,
+    index: usize,
+    tls: &'a Tls,
+    record: &'a mut ConnectionRecord,
+    live: &'a Live,
+}
+
+impl Outbound<'_> {
+    /// On a session that has waited. None if it does not lead to who is expected any more; a new one may.
+    fn on_waiting_session(&mut self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Option<Reached> {
+        self.record.original_destination = Some(to);
+        // Identity is judged afresh.
+        let judged = self.tls.context.trust().judge_again(&secure.session.peer, Role::Server, unix_now()).is_ok();
+        if !judged || authorize_server(self.destination, self.tls, &secure.session, self.record).is_err() {
+            pool::close(&peer, &mut secure);
+            return None;
+        }
+        establish(self.record, &secure.session);
+        self.record.tunnel = Some(TunnelUse::Reused);
+        secure.open(self.record, true).ok()?;
+        Some(self.reached(to, peer, secure))
+    }
+
+    /// Dials the first of `candidates` that answers, and shakes hands.
+    async fn on_new_session(mut self, candidates: &[SocketAddr]) -> Result<Reached, Failure> {
+        let settings = &*self.shared.settings;
+        let (mut peer, to) = dial_one(candidates, settings, self.record).await?;
+        self.live.heads_for(to);
+        let tunnel = self.destination.tunnel != TunnelMode::Off && clients::may_take_tunnels(to);
+        let session = match self.shake(&peer, to, tunnel).await {
+            // A server that ends the handshake because of an ALPN that it does not know.
+            Err(failure) if tunnel && failure.reason == Reason::NoCommonAlpn => {
+                clients::refuses_tunnels(to);
+                peer = dial(to, Facing::Mesh, settings, self.record).await?;
+                self.shake(&peer, to, false).await?
+            }
+            session => session?,
+        };
+        let mut secure = Box::new(Secure::plain(session));
+        if let Err(failure) = authorize_server(self.destination, self.tls, &secure.session, self.record) {
+            secure.session.reject(&peer);
+            socket::farewell(&peer).await;
+            return Err(failure);
+        }
+        if secure.session.facts.alpn.as_deref() == Some(TUNNEL) {
+            self.record.tunnel = Some(TunnelUse::New);
+            secure.tunnel = Some(Tunnel::new(to));
+            // Nothing is kept to be tried again: where a new session does not lead, another would not either.
+            if let Err(error) = secure.open(self.record, false) {
+                return Err(Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), 0));
+            }
+        }
+        Ok(self.reached(to, peer, secure))
+    }
+
+    async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, tunnel: bool) -> Result<Session, Failure> {
+        shake(self.shared, self.tls, self.destination, (self.index, to), peer, self.record, tunnel).await
+    }
+
+    fn reached(&self, to: SocketAddr, peer: TcpStream, secure: Box<Secure>) -> Reached {
+        self.live.heads_for(to);
+        self.live.admit(self.record);
+        Reached::Protected { key: (self.index, to), peer, secure, keep: self.destination.tunnel == TunnelMode::Auto }
+    }
 }
 
 /// The original destination, if it is not sidegate itself: to relay there would be an endless loop.
@@ -116,14 +334,14 @@ async fn dial_one(
     Err(last)
 }
 
+/// What becomes of a connection out of the mesh: it is refused, or dialled.
 async fn not_in_mesh(
     shared: &Shared,
     snapshot: &Snapshot,
-    tcp: TcpStream,
     to: SocketAddr,
     record: &mut ConnectionRecord,
     live: &Live,
-) -> Result<(), Failure> {
+) -> Result<TcpStream, Failure> {
     if let Some(name) = shared.settings.unresolved(to, &snapshot.resolved) {
         let detail = format!("`{name}` has not been resolved yet, so it is not known whether {to} is in the mesh");
         return Err(Failure::with(Reason::NotReady, detail));
@@ -141,7 +359,5 @@ async fn not_in_mesh(
         connection_id = %record.connection_id,
         "connection to {to} leaves the mesh in plaintext"
     );
-    let peer = dial(to, Facing::Mesh, &shared.settings, record).await?;
-    let end = |tcp| End { tcp, wire: Wire::Plain(Plain::default()) };
-    relay(end(tcp), end(peer), &shared.settings.timeouts, live).await
+    dial(to, Facing::Mesh, &shared.settings, record).await
 }

@@ -105,12 +105,15 @@ async fn publish(
     mut names: watch::Receiver<Arc<Resolved>>,
 ) {
     let mut generation = 0;
+    let mut last_policy = policy.borrow().clone();
     // TLS configurations are built once for each material, not for each snapshot.
     let mut built: Option<(Arc<sidegate_identity::Material>, Tls)> = None;
     loop {
         let state = identity.borrow_and_update().clone();
         let same = |b: &&(Arc<sidegate_identity::Material>, Tls)| state.material.as_ref().is_some_and(|m| Arc::ptr_eq(m, &b.0));
-        let tls = match built.as_ref().filter(same) {
+        let kept = built.as_ref().filter(same);
+        let same_material = kept.is_some();
+        let tls = match kept {
             Some((_, tls)) => Some(tls.clone()),
             None => Tls::new(&state, &shared.settings),
         };
@@ -125,13 +128,20 @@ async fn publish(
             shared.telemetry.resource.identify(tls.local_id.clone());
         }
         let serve = tls.is_some();
+        let policy_now = policy.borrow_and_update().clone();
+        let renewed = !same_material || !Arc::ptr_eq(&policy_now, &last_policy);
+        last_policy = policy_now.clone();
         shared.snapshot.store(Arc::new(Snapshot {
             generation,
-            policy: policy.borrow_and_update().clone(),
+            policy: policy_now,
             identity: state,
             tls,
             resolved: names.borrow_and_update().clone(),
         }));
+        if renewed {
+            // After the snapshot, so that who starts anew finds the new one.
+            shared.renewals.send_modify(|count| *count += 1);
+        }
         if serve {
             shared.advance(Phase::Serving);
         }

@@ -1,6 +1,6 @@
 //! The live connections: how many, which, and a way to cut each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,17 +17,23 @@ const SHARDS: usize = 16;
 pub struct Registry {
     shards: [Mutex<HashMap<u64, Arc<Live>>>; SHARDS],
     next: AtomicU64,
+    /// Connections by the peer who named them, and the name.
+    named: [Mutex<HashSet<Named>>; SHARDS],
     open: [AtomicUsize; 2],
     /// Set once everything is to end: also who comes after that is cut.
     cut: OnceLock<Reason>,
 }
 
+/// A name is a peer's own business: two peers may choose the same.
+type Named = (Arc<str>, ConnectionId);
+
 /// One live connection.
 #[derive(Debug)]
 pub struct Live {
     key: u64,
-    /// Its name.
-    pub id: ConnectionId,
+    own_id: ConnectionId,
+    /// By whom it is named, and how.
+    named: OnceLock<Named>,
     /// Which way it goes.
     pub direction: Direction,
     /// Who connected to us.
@@ -61,7 +67,8 @@ impl Registry {
         let direction = record.direction;
         let live = Arc::new(Live {
             key,
-            id: record.connection_id,
+            own_id: record.connection_id,
+            named: OnceLock::new(),
             direction,
             downstream: record.downstream,
             since: record.time,
@@ -83,7 +90,20 @@ impl Registry {
     pub(crate) fn remove(&self, live: &Live) {
         if self.shard(live.key).remove(&live.key).is_some() {
             self.open[live.direction as usize].fetch_sub(1, Ordering::Relaxed);
+            if let Some(named) = live.named.get() {
+                self.names(named.1).remove(named);
+            }
         }
+    }
+
+    /// Names a connection as its peer does; false if another live one of the same peer has that name.
+    pub(crate) fn name(&self, live: &Live, peer: Arc<str>, id: ConnectionId) -> bool {
+        let named = (peer, id);
+        self.names(id).insert(named.clone()) && live.named.set(named).is_ok()
+    }
+
+    fn names(&self, id: ConnectionId) -> std::sync::MutexGuard<'_, HashSet<Named>> {
+        self.named[usize::from(id.bytes()[0]) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many are open.
@@ -125,6 +145,12 @@ impl Registry {
 }
 
 impl Live {
+    /// Its name: the one that the client's sidecar has chosen, once that is known.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.named.get().map_or(self.own_id, |(_, id)| *id)
+    }
+
     /// Where it goes, once that is known.
     #[must_use]
     pub fn destination(&self) -> Option<SocketAddr> {

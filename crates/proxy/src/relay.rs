@@ -1,43 +1,46 @@
 //! Moves bytes both ways until both ends have closed.
 //!
-//! FIN passes as FIN (in TLS: close_notify and FIN), and the other direction goes on. A reset, or an end that TLS does
-//! not vouch for, resets both. Back-pressure is natural: nothing is read that could not be written.
+//! FIN passes as FIN (in TLS: close_notify and FIN; in a tunnel: END), and the other direction goes on. A reset, or an end
+//! that TLS does not vouch for, resets both. Back-pressure is natural: nothing is read that could not be written.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use sidegate_config::schema::Timeouts;
 use sidegate_core::{Direction, Reason};
-use sidegate_tls::WireError;
+use sidegate_tls::{Filled, SealError, WireError, give_way, socket as tls_socket};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::attempt::Failure;
+use crate::copy::Copy;
 use crate::registry::Live;
+use crate::secure::{Secure, SecureError};
 use crate::socket;
-use crate::wire::Wire;
 
-/// After so many chunks in one go, other connections of the worker get their turn.
-const BURST: usize = 16;
+/// After so many reads in one go, other connections of the worker get their turn.
+const BURST: usize = 1;
 
 /// How many times what is left is moved on after a failure: some MiB.
 const LAST_ROUNDS: usize = 16;
 
-/// One end: a socket and how it is read.
-pub(crate) struct End {
-    pub(crate) tcp: TcpStream,
-    pub(crate) wire: Wire,
-}
-
 /// Which end a failure is of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
     Downstream,
     Upstream,
+}
+
+/// How the bytes travel between the ends.
+pub(crate) enum Wire<'a> {
+    /// As they are, both ways.
+    Plain(Copy, Copy),
+    /// Through TLS at this side.
+    Secure(Side, &'a mut Secure),
 }
 
 #[derive(PartialEq, Eq)]
@@ -48,100 +51,265 @@ enum Stage {
 }
 
 /// How a relay ends before both directions have closed.
-enum Broken {
+#[derive(Debug)]
+pub(crate) enum Broken {
     /// One end failed.
-    By(Side, WireError),
+    By(Side, SecureError),
     /// Nothing came for too long.
     Silent(Reason),
 }
 
 /// One direction.
 struct Pump {
-    from_side: Side,
     stage: Stage,
     bytes: u64,
 }
 
-/// Relays between `downstream` and `upstream`; `live` shows the bytes.
-pub(crate) async fn relay(mut downstream: End, mut upstream: End, timeouts: &Timeouts, live: &Live) -> Result<(), Failure> {
-    let mut up = Pump { from_side: Side::Downstream, stage: Stage::Copying, bytes: 0 };
-    let mut down = Pump { from_side: Side::Upstream, stage: Stage::Copying, bytes: 0 };
+type Polled = Poll<Result<(), (Side, SecureError)>>;
+
+/// Both ends, and what lies between.
+struct Relay<'a> {
+    downstream: &'a TcpStream,
+    upstream: &'a TcpStream,
+    wire: Wire<'a>,
+    /// What was read from downstream before.
+    first: &'a [u8],
+    up: Pump,
+    down: Pump,
+}
+
+/// Relays between `downstream`, of which `first` was read already, and `upstream`; `live` shows the bytes. Both sockets are
+/// left open.
+pub(crate) async fn relay(
+    downstream: &TcpStream,
+    upstream: &TcpStream,
+    wire: Wire<'_>,
+    first: &[u8],
+    timeouts: &Timeouts,
+    live: &Live,
+) -> Result<(), Broken> {
+    let pump = || Pump { stage: Stage::Copying, bytes: 0 };
+    let mut relay = Relay { downstream, upstream, wire, first, up: pump(), down: pump() };
     let mut last = Instant::now();
-    let result = {
-        // A reset must be noticed also while the other side takes nothing and so nobody reads here.
-        let downstream_reset = watch_error(&downstream.tcp);
-        let upstream_reset = watch_error(&upstream.tcp);
-        tokio::pin!(downstream_reset, upstream_reset);
-        let mut timer = std::pin::pin!(sleep_until(last + period(timeouts, false)));
-        poll_fn(|cx| {
-            let before = (up.bytes, down.bytes);
-            let mut polled_up = up.poll(cx, (&downstream.tcp, &mut downstream.wire), (&upstream.tcp, &mut upstream.wire));
-            let mut polled_down = down.poll(cx, (&upstream.tcp, &mut upstream.wire), (&downstream.tcp, &mut downstream.wire));
-            // One direction has failed: what had arrived for the other before still goes through, such as a server's refusal
-            // of an upload that it then resets.
-            for _ in 0..LAST_ROUNDS {
-                let moved = (up.bytes, down.bytes);
-                if is_error(&polled_up) && polled_down.is_pending() {
-                    polled_down = down.poll(cx, (&upstream.tcp, &mut upstream.wire), (&downstream.tcp, &mut downstream.wire));
-                } else if is_error(&polled_down) && polled_up.is_pending() {
-                    polled_up = up.poll(cx, (&downstream.tcp, &mut downstream.wire), (&upstream.tcp, &mut upstream.wire));
-                }
-                if moved == (up.bytes, down.bytes) {
-                    break;
-                }
-            }
-            live.bytes_up.store(up.bytes, Ordering::Relaxed);
-            live.bytes_down.store(down.bytes, Ordering::Relaxed);
-            match (polled_up, polled_down) {
-                (Poll::Ready(Err(one)), Poll::Ready(Err(other))) => {
-                    let (side, error) = if telling(&other.1) > telling(&one.1) { other } else { one };
-                    return Poll::Ready(Err(Broken::By(side, error)));
-                }
-                (Poll::Ready(Err((side, error))), _) | (_, Poll::Ready(Err((side, error)))) => {
-                    return Poll::Ready(Err(Broken::By(side, error)));
-                }
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
-                _ => {}
-            }
-            if let Poll::Ready(error) = downstream_reset.as_mut().poll(cx) {
-                return Poll::Ready(Err(Broken::By(Side::Downstream, error.into())));
-            }
-            if let Poll::Ready(error) = upstream_reset.as_mut().poll(cx) {
-                return Poll::Ready(Err(Broken::By(Side::Upstream, error.into())));
-            }
-            let half_open = up.stage == Stage::Closed || down.stage == Stage::Closed;
-            if before != (up.bytes, down.bytes) {
-                last = Instant::now();
-            }
-            let deadline = last + period(timeouts, half_open);
-            // The timer runs to the deadline that stood when it was set; only then the next is looked at. A half-open
-            // connection's may be sooner.
-            while timer.deadline() > deadline || timer.as_mut().poll(cx).is_ready() {
-                if timer.is_elapsed() && deadline <= Instant::now() {
-                    return Poll::Ready(Err(Broken::Silent(if half_open { Reason::HalfOpenTimeout } else { Reason::IdleTimeout })));
-                }
-                timer.as_mut().reset(deadline);
-            }
-            Poll::Pending
-        })
-        .await
-    };
-    match result {
-        Ok(()) => {
-            socket::end_in_order(&downstream.tcp);
-            socket::end_in_order(&upstream.tcp);
-            Ok(())
+    // A reset must be noticed also while the other side takes nothing and so nobody reads here.
+    let downstream_reset = watch_error(downstream);
+    let upstream_reset = watch_error(upstream);
+    tokio::pin!(downstream_reset, upstream_reset);
+    let answered_by = last + timeouts.dial.duration() + timeouts.handshake.duration();
+    let mut timer = std::pin::pin!(sleep_until(last + period(timeouts, false)));
+    poll_fn(|cx| {
+        let before = relay.moved();
+        let result = relay.poll(cx);
+        live.bytes_up.store(relay.up.bytes, Ordering::Relaxed);
+        live.bytes_down.store(relay.down.bytes, Ordering::Relaxed);
+        if let Poll::Ready(result) = result {
+            return Poll::Ready(result.map_err(|(side, error)| Broken::By(side, error)));
         }
-        Err(Broken::Silent(reason)) => Err(Failure::new(reason)),
-        Err(Broken::By(side, error)) => {
-            let end = if side == Side::Downstream { &mut downstream } else { &mut upstream };
-            let error = match (&error, &mut end.wire) {
-                (WireError::Reset, Wire::Tls(session)) => session.last_words(&end.tcp).unwrap_or(error),
-                _ => error,
-            };
-            Err(failure(live.direction, side, error, down.bytes))
+        if let Poll::Ready(error) = downstream_reset.as_mut().poll(cx) {
+            return Poll::Ready(Err(Broken::By(Side::Downstream, error.into())));
+        }
+        if let Poll::Ready(error) = upstream_reset.as_mut().poll(cx) {
+            return Poll::Ready(Err(Broken::By(Side::Upstream, error.into())));
+        }
+        let half_open = relay.up.stage == Stage::Closed || relay.down.stage == Stage::Closed;
+        if before != relay.moved() {
+            last = Instant::now();
+        }
+        let opening = relay.is_opening();
+        let deadline = if opening { answered_by } else { last + period(timeouts, half_open) };
+        // The timer runs to the deadline that stood when it was set; only then the next is looked at. A half-open
+        // connection's may be sooner.
+        while timer.deadline() > deadline || timer.as_mut().poll(cx).is_ready() {
+            if timer.is_elapsed() && deadline <= Instant::now() {
+                return Poll::Ready(Err(Broken::Silent(match (opening, half_open) {
+                    (true, _) => Reason::OpenTimeout,
+                    (_, true) => Reason::HalfOpenTimeout,
+                    _ => Reason::IdleTimeout,
+                })));
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Relay<'_> {
+    fn moved(&self) -> (u64, u64) {
+        (self.up.bytes, self.down.bytes)
+    }
+
+    fn is_opening(&self) -> bool {
+        matches!(&self.wire, Wire::Secure(_, secure) if secure.is_opening())
+    }
+
+    fn is_held(&self) -> bool {
+        matches!(&self.wire, Wire::Secure(_, secure) if secure.is_held())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
+        let mut up = self.poll_up(cx);
+        let held = self.is_held();
+        let mut down = self.poll_down(cx);
+        if held && !self.is_held() && up.is_pending() {
+            // The answer has come: what was held back can be read.
+            up = self.poll_up(cx);
+        }
+        // One direction has failed: what had arrived for the other before still goes through, such as a server's refusal
+        // of an upload that it then resets.
+        for _ in 0..LAST_ROUNDS {
+            let moved = self.moved();
+            if is_error(&up) && down.is_pending() {
+                down = self.poll_down(cx);
+            } else if is_error(&down) && up.is_pending() {
+                up = self.poll_up(cx);
+            }
+            if moved == self.moved() {
+                break;
+            }
+        }
+        match (up, down) {
+            (Poll::Ready(Err(one)), Poll::Ready(Err(other))) => {
+                Poll::Ready(Err(if telling(&other.1) > telling(&one.1) { other } else { one }))
+            }
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
         }
     }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Polled {
+        let (from, to) = (self.downstream, self.upstream);
+        match &mut self.wire {
+            Wire::Plain(up, _) => self.up.copy(cx, (Side::Downstream, from), (Side::Upstream, to), up),
+            Wire::Secure(Side::Upstream, secure) => {
+                self.up.seal(cx, (Side::Downstream, from), (Side::Upstream, to), secure, &mut self.first)
+            }
+            Wire::Secure(Side::Downstream, secure) => self.up.open(cx, (Side::Downstream, from), (Side::Upstream, to), secure),
+        }
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Polled {
+        let (from, to) = (self.upstream, self.downstream);
+        match &mut self.wire {
+            Wire::Plain(_, down) => self.down.copy(cx, (Side::Upstream, from), (Side::Downstream, to), down),
+            Wire::Secure(Side::Upstream, secure) => self.down.open(cx, (Side::Upstream, from), (Side::Downstream, to), secure),
+            Wire::Secure(Side::Downstream, secure) => {
+                self.down.seal(cx, (Side::Upstream, from), (Side::Downstream, to), secure, &mut &[][..])
+            }
+        }
+    }
+}
+
+type End<'a> = (Side, &'a TcpStream);
+
+impl Pump {
+    /// From the application into TLS.
+    fn seal(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure, first: &mut &[u8]) -> Polled {
+        let session = |error: SecureError| (to.0, error);
+        for _ in 0..BURST {
+            if secure.session.is_full() {
+                ready!(secure.session.poll_flush(to.1, cx)).map_err(|e| session(e.into()))?;
+            }
+            if self.stage != Stage::Copying {
+                break;
+            }
+            let waits = secure.is_held() || (first.is_empty() && from.1.poll_read_ready(cx).map_err(|e| (from.0, e.into()))?.is_pending());
+            if waits {
+                // What else is to be told goes out alone.
+                return match secure.session.poll_flush(to.1, cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(session(error.into()))),
+                    _ => Poll::Pending,
+                };
+            }
+            let sealed = if first.is_empty() {
+                secure.seal_from(|rooms| tls_socket::read(from.1, rooms))
+            } else {
+                secure.seal_from(|rooms| Ok(fill(rooms, first)))
+            };
+            match sealed {
+                Ok(None) => {}
+                Ok(Some(0)) => self.stage = Stage::Closing,
+                Ok(Some(read)) => self.bytes += read as u64,
+                Err(SealError::Read(error)) => return Poll::Ready(Err((from.0, error.into()))),
+                Err(SealError::Session(error)) => return Poll::Ready(Err(session(error.into()))),
+            }
+        }
+        if self.stage == Stage::Copying {
+            give_way(cx);
+            return match secure.session.poll_flush(to.1, cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(session(error.into()))),
+                _ => Poll::Pending,
+            };
+        }
+        if self.stage == Stage::Closing {
+            ready!(secure.poll_finish(to.1, cx)).map_err(session)?;
+            self.stage = Stage::Closed;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// From TLS to the application.
+    fn open(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure) -> Polled {
+        for _ in 0..BURST {
+            if self.stage != Stage::Copying {
+                break;
+            }
+            match ready!(secure.poll_fill(from.1, cx)).map_err(|e| (from.0, e))? {
+                Filled::End => self.stage = Stage::Closing,
+                Filled::Data => {
+                    ready!(to.1.poll_write_ready(cx)).map_err(|e| (to.0, e.into()))?;
+                    let written = secure.write_plaintext(to.1).map_err(|e| (to.0, e.into()))?;
+                    self.bytes += written.unwrap_or(0) as u64;
+                }
+            }
+        }
+        self.shut(cx, to)
+    }
+
+    /// From one application to the other, as it is.
+    fn copy(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, copy: &mut Copy) -> Polled {
+        for _ in 0..BURST {
+            if self.stage != Stage::Copying {
+                break;
+            }
+            if !ready!(copy.poll_fill(from.1, cx)).map_err(|e| (from.0, e.into()))? {
+                self.stage = Stage::Closing;
+                break;
+            }
+            ready!(to.1.poll_write_ready(cx)).map_err(|e| (to.0, e.into()))?;
+            let written = tls_socket::write(to.1, &[IoSlice::new(copy.rest())]).map_err(|e| (to.0, e.into()))?;
+            copy.take(written.unwrap_or(0));
+            self.bytes += written.unwrap_or(0) as u64;
+        }
+        self.shut(cx, to)
+    }
+
+    /// Passes the end on, if it has come.
+    fn shut(&mut self, cx: &mut Context<'_>, to: End<'_>) -> Polled {
+        match self.stage {
+            Stage::Copying => {
+                give_way(cx);
+                return Poll::Pending;
+            }
+            Stage::Closing => socket::shutdown_write(to.1).map_err(|e| (to.0, e.into()))?,
+            Stage::Closed => {}
+        }
+        self.stage = Stage::Closed;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Moves what fits from `first` into the rooms.
+fn fill(rooms: &mut [IoSliceMut<'_>], first: &mut &[u8]) -> Option<usize> {
+    let mut filled = 0;
+    for room in rooms {
+        let (now, later) = first.split_at(room.len().min(first.len()));
+        room[..now.len()].copy_from_slice(now);
+        filled += now.len();
+        *first = later;
+    }
+    Some(filled)
 }
 
 fn period(timeouts: &Timeouts, half_open: bool) -> Duration {
@@ -153,16 +321,17 @@ fn period(timeouts: &Timeouts, half_open: bool) -> Duration {
 
 /// How much an error tells, where both directions have one. After a reset was noticed by one of them the other finds a
 /// bare end, which looks truncated; an alert says more than the reset that follows it.
-fn telling(error: &WireError) -> u8 {
+fn telling(error: &SecureError) -> u8 {
     match error {
-        WireError::Tls(..) => 3,
-        WireError::Io(_) => 2,
-        WireError::Reset => 1,
-        WireError::Truncated => 0,
+        SecureError::Refused(_) | SecureError::Aborted(_) | SecureError::NotOpened | SecureError::Malformed(_) => 4,
+        SecureError::Wire(WireError::Tls(..)) => 3,
+        SecureError::Wire(WireError::Io(_)) => 2,
+        SecureError::Wire(WireError::Reset) => 1,
+        SecureError::Wire(WireError::Truncated) => 0,
     }
 }
 
-fn is_error(polled: &Poll<Result<(), (Side, WireError)>>) -> bool {
+fn is_error(polled: &Polled) -> bool {
     matches!(polled, Poll::Ready(Err(_)))
 }
 
@@ -176,64 +345,64 @@ async fn watch_error(tcp: &TcpStream) -> io::Error {
     }
 }
 
-impl Pump {
-    #[allow(clippy::needless_pass_by_value, reason = "pairs of references")]
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: (&TcpStream, &mut Wire),
-        to: (&TcpStream, &mut Wire),
-    ) -> Poll<Result<(), (Side, WireError)>> {
-        let to_side = if self.from_side == Side::Downstream { Side::Upstream } else { Side::Downstream };
-        let mut chunks = 0;
-        while self.stage == Stage::Copying {
-            match from.1.poll_fill(from.0, cx) {
-                Poll::Pending => {
-                    // Nothing more to come for now: what is encrypted goes out.
-                    if let Poll::Ready(Err(error)) = to.1.poll_flush(to.0, cx) {
-                        return Poll::Ready(Err((to_side, error)));
-                    }
-                    return Poll::Pending;
+impl Broken {
+    /// What it means for the record. A `secure` end whose socket has failed is asked for its last words, and one that works
+    /// is told.
+    pub(crate) fn failure(self, direction: Direction, secure: Option<(Side, &mut Secure, &TcpStream)>, bytes_down: u64) -> Failure {
+        let (side, error) = match self {
+            Self::Silent(reason) => {
+                if let Some((_, secure, tcp)) = secure {
+                    secure.abort(tcp, reason);
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err((self.from_side, error))),
-                Poll::Ready(Ok(0)) => self.stage = Stage::Closing,
-                Poll::Ready(Ok(_)) => match to.1.poll_write(to.0, cx, from.1.chunk()) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err((to_side, error))),
-                    Poll::Ready(Ok(written)) => {
-                        from.1.consume(written);
-                        self.bytes += written as u64;
-                        chunks += 1;
-                        if chunks == BURST {
-                            cx.waker().wake_by_ref();
-                            return Poll::Pending;
-                        }
-                    }
-                },
+                return Failure::new(reason);
             }
-        }
-        if self.stage == Stage::Closing {
-            match to.1.poll_shutdown(to.0, cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err((to_side, error))),
-                Poll::Ready(Ok(())) => self.stage = Stage::Closed,
+            Self::By(side, error) => (side, error),
+        };
+        match secure {
+            Some((at, secure, tcp)) if at == side => {
+                let error = match error {
+                    SecureError::Wire(WireError::Reset | WireError::Truncated) => secure.last_words(tcp).unwrap_or(error),
+                    _ => error,
+                };
+                failure(direction, side, error, bytes_down)
             }
+            Some((_, secure, tcp)) => {
+                let failure = failure(direction, side, error, bytes_down);
+                secure.abort(tcp, failure.reason);
+                failure
+            }
+            None => failure(direction, side, error, bytes_down),
         }
-        Poll::Ready(Ok(()))
     }
 }
 
-fn failure(direction: Direction, side: Side, error: WireError, bytes_down: u64) -> Failure {
+fn failure(direction: Direction, side: Side, error: SecureError, bytes_down: u64) -> Failure {
     let who = if side == Side::Downstream { "downstream" } else { "upstream" };
     match error {
-        WireError::Reset if side == Side::Downstream => Failure::new(Reason::DownstreamReset),
-        WireError::Reset if direction == Direction::Outbound && bytes_down == 0 => {
+        SecureError::Wire(WireError::Reset) if side == Side::Downstream => Failure::new(Reason::DownstreamReset),
+        SecureError::Wire(WireError::Reset) if direction == Direction::Outbound && bytes_down == 0 => {
             Failure::with(Reason::UpstreamReset, "the server reset before it sent anything; its policy may deny us, its log says so")
         }
-        WireError::Reset => Failure::new(Reason::UpstreamReset),
-        WireError::Truncated => Failure::with(Reason::Truncated, format!("{who} ended TCP without close_notify")),
-        WireError::Tls(reason, detail) => Failure::with(reason, format!("{who}: {detail}")),
-        WireError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Failure::with(Reason::PeerTimeout, format!("{who}: {error}")),
-        WireError::Io(error) => Failure::with(Reason::RelayFailed, format!("{who}: {error}")),
+        SecureError::Wire(WireError::Reset) => Failure::new(Reason::UpstreamReset),
+        SecureError::Wire(WireError::Truncated) => Failure::with(Reason::Truncated, format!("{who} ended TCP without close_notify")),
+        SecureError::Wire(WireError::Tls(reason, detail)) => Failure::with(reason, format!("{who}: {detail}")),
+        SecureError::Wire(WireError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            Failure::with(Reason::PeerTimeout, format!("{who}: {error}"))
+        }
+        SecureError::Wire(WireError::Io(error)) => Failure::with(Reason::RelayFailed, format!("{who}: {error}")),
+        SecureError::Malformed(malformed) => Failure::with(Reason::TunnelProtocolError, format!("{who}: {}", malformed.0)),
+        SecureError::Refused(reason) => Failure::with(Reason::PeerRefused, told(&reason)),
+        SecureError::NotOpened => Failure::with(Reason::NotOpened, "the peer's sidecar takes no more connections on this session"),
+        // The application at the other end did as one does on TCP.
+        SecureError::Aborted(reason) if [Reason::DownstreamReset.label(), Reason::UpstreamReset.label()].contains(&reason.as_str()) => {
+            Failure::with(if side == Side::Downstream { Reason::DownstreamReset } else { Reason::UpstreamReset }, told(&reason))
+        }
+        SecureError::Aborted(reason) => Failure::with(Reason::PeerAborted, told(&reason)),
     }
+}
+
+/// What the peer's sidecar says, of which nothing may be believed but that it says so.
+fn told(reason: &str) -> String {
+    let known = Reason::ALL.iter().find(|r| r.label() == reason);
+    format!("the peer's sidecar says: {}", known.map_or("a reason that is not known here", |r| r.label()))
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use sidegate_config::schema::{self, Config, Mode, Otherwise, Timeouts};
+use sidegate_config::schema::{self, Config, Mode, Otherwise, Timeouts, TunnelMode};
 use sidegate_config::value::{DnsName, PortRange};
 use sidegate_core::{SpiffeIdPattern, TrustDomain};
 use sidegate_tls::ServerName;
@@ -17,6 +17,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Bounds.
     pub limits: schema::Limits,
+    /// Groups and resumption.
+    pub(crate) tls: schema::Tls,
     /// Ports that differ from the default; the last entry is the default itself.
     pub(crate) ports: Vec<Port>,
     /// Destinations in the order of the configuration, then those of the explicit outbound listeners.
@@ -53,6 +55,7 @@ pub(crate) struct Destination {
     ids: Vec<SpiffeIdPattern>,
     pub(crate) sni: Option<ServerName<'static>>,
     pub(crate) alpn: Vec<String>,
+    pub(crate) tunnel: TunnelMode,
 }
 
 impl Settings {
@@ -84,6 +87,7 @@ impl Settings {
                 ids: d.spiffe_ids.iter().map(|i| i.get().clone()).collect(),
                 sni: server_name(d.sni.as_ref()),
                 alpn: d.alpn.clone(),
+                tunnel: d.tunnel,
             })
             .collect();
         let matched = destinations.len();
@@ -96,6 +100,7 @@ impl Settings {
             ids: l.spiffe_ids.iter().map(|i| i.get().clone()).collect(),
             sni: server_name(l.sni.as_ref()),
             alpn: l.alpn.clone(),
+            tunnel: l.tunnel,
         }));
         let mut names: Vec<String> = destinations.iter().flat_map(|d| d.dns.iter().cloned()).collect();
         names.sort_unstable();
@@ -104,6 +109,7 @@ impl Settings {
             names,
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
+            tls: config.tls.clone(),
             ports,
             destinations,
             matched,
@@ -125,6 +131,11 @@ impl Settings {
 }
 
 impl Settings {
+    /// Whether sessions are kept between two connections.
+    pub(crate) fn keeps_tunnels(&self) -> bool {
+        !self.timeouts.tunnel_idle.duration().is_zero() && self.limits.idle_tunnels > 0
+    }
+
     /// A name that has never been resolved and may stand for `address`: as long as there is one, it is not known whether
     /// the address is in the mesh.
     pub(crate) fn unresolved(&self, address: SocketAddr, resolved: &Resolved) -> Option<&str> {

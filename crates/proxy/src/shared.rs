@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use sidegate_core::Direction;
 use sidegate_identity::unix_now;
 use sidegate_telemetry::{Observation, Telemetry};
 use tokio::sync::watch;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub registry: Registry,
     /// Where in its life sidegate is.
     pub phase: watch::Sender<Phase>,
+    /// Counts up when identity or policy changes: sessions that wait for a connection end then.
+    pub(crate) renewals: watch::Sender<u64>,
     pub(crate) limits: Limits,
 }
 
@@ -52,6 +55,7 @@ impl Shared {
             limits: Limits::new(&settings),
             registry: Registry::default(),
             phase: watch::Sender::new(Phase::Starting),
+            renewals: watch::Sender::new(0),
             settings,
             telemetry,
         });
@@ -84,6 +88,11 @@ impl Shared {
             bundles_time_left: bundles.filter_map(last).collect(),
             sources: snapshot.identity.sources.iter().map(|s| (s.name.as_str().into(), s.healthy)).collect(),
         }
+    }
+
+    /// Whether as many connections are open in this direction as may be.
+    pub(crate) fn is_full(&self, direction: Direction) -> bool {
+        self.registry.open_in(direction) >= self.limits.connections
     }
 
     /// Moves on to `phase`; never back.

@@ -1,11 +1,12 @@
 //! What connections are judged by: immutable, replaced as a whole.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sidegate_core::{CertificateFacts, TrustDomain, event};
 use sidegate_identity::{IdentityState, unix_now};
 use sidegate_policy::Policy;
-use sidegate_tls::{ClientConfig, ServerChoice, TlsContext};
+use sidegate_tls::{ServerChoice, TlsContext};
 
 use crate::resolver::Resolved;
 use crate::settings::Settings;
@@ -35,8 +36,9 @@ pub(crate) struct Tls {
     not_after: i64,
     /// By index of the port in [`Settings`].
     pub(crate) servers: Arc<[ServerChoice]>,
-    /// By index of the destination in [`Settings`].
-    pub(crate) clients: Arc<[Arc<ClientConfig>]>,
+    /// Counts up with each material.
+    pub(crate) generation: u64,
+    pub(crate) context: Arc<TlsContext>,
 }
 
 /// Whether new connections can be served, and if not what is missing.
@@ -50,8 +52,9 @@ pub enum Readiness {
 
 impl Tls {
     pub(crate) fn new(state: &IdentityState, settings: &Settings) -> Option<Self> {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
         let material = state.material.as_ref()?;
-        let context = match TlsContext::new(material) {
+        let context = match TlsContext::with(material, &settings.tls) {
             Ok(context) => context,
             Err(error) => {
                 tracing::error!(
@@ -68,8 +71,9 @@ impl Tls {
             trust_domain: material.svid.id.trust_domain().clone(),
             not_before: material.svid.not_before,
             not_after: material.svid.not_after,
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             servers: settings.ports.iter().map(|p| context.server(&p.alpn)).collect(),
-            clients: settings.destinations.iter().map(|d| context.client(&d.alpn)).collect(),
+            context: Arc::new(context),
         })
     }
 }

@@ -61,7 +61,8 @@ pub(crate) async fn farewell(tcp: &TcpStream) {
         return;
     }
     let deadline = Instant::now() + FAREWELL;
-    let mut scrap = [0; 2048];
+    // Not in the task, which is as large as the largest of its steps.
+    let mut scrap = vec![0; 2048];
     for _ in 0..64 {
         match timeout_at(deadline, tcp.readable()).await {
             Ok(Ok(())) => {}

@@ -6,11 +6,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sidegate_core::{Reason, event};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::listener::Listeners;
+use crate::outbound::warm;
 use crate::shared::{Phase, Shared};
+use crate::tunnel::pool;
 
 /// The running workers.
 #[derive(Debug)]
@@ -56,22 +58,35 @@ async fn work(shared: &Arc<Shared>, listeners: Listeners, index: usize, workers:
     let mut phase = shared.phase.subscribe();
     tokio::select! {
         _ = phase.wait_for(|p| *p == Phase::Ending) => {}
-        () = measure_lag(shared, index, workers) => {}
+        () = tend(shared, &tasks, index, workers) => {}
     }
     shared.registry.cut_all(Reason::Drained);
+    pool::clear();
     tasks.close();
     // Every connection ends at once when cut; whatever does not is ended with the runtime, and recorded as cancelled.
-    let _ = tokio::time::timeout(Duration::from_secs(2), tasks.wait()).await;
+    let _ = timeout(Duration::from_secs(2), tasks.wait()).await;
 }
 
-/// Measures how late a timer fires: so long does anything on this worker wait for its turn.
-async fn measure_lag(shared: &Shared, index: usize, workers: usize) {
+/// Once a second: measures how late a timer fires, for so long does anything on this worker wait for its turn; closes
+/// sessions that have waited too long for a connection, and makes others in advance.
+async fn tend(shared: &Arc<Shared>, tasks: &TaskTracker, index: usize, workers: usize) {
     const EVERY: Duration = Duration::from_secs(1);
-    let Some(lag) = shared.telemetry.metrics.lag(workers).get(index) else { return std::future::pending().await };
+    let timeouts = &shared.settings.timeouts;
+    let most = timeouts.dial.duration() + timeouts.handshake.duration();
     loop {
         let due = Instant::now() + EVERY;
         sleep_until(due).await;
-        lag.record(due.elapsed());
+        if let Some(lag) = shared.telemetry.metrics.lag(workers).get(index) {
+            lag.record(due.elapsed());
+        }
+        for key in pool::sweep(shared) {
+            let shared = shared.clone();
+            tasks.spawn(async move {
+                let made = timeout(most, warm(&shared, key)).await;
+                // A server that is gone is not called again and again: the next connection to it will tell.
+                pool::made(key, made.unwrap_or(false));
+            });
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use opentelemetry_semantic_conventions::attribute as semconv;
-use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, Transport, rfc3339};
+use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, Transport, TunnelUse, rfc3339};
 
 use crate::wire::Buffer;
 
@@ -46,9 +46,10 @@ attributes! {
     PEER_ID "sidegate.peer.spiffe_id", "string" "The peer's SPIFFE ID, verified.";
     CLAIMED_ID "sidegate.peer.claimed_id", "string" "What a peer that could not be verified claimed to be. Never to be trusted.";
     LOCAL_ID "sidegate.local.spiffe_id", "string" "Our SPIFFE ID.";
-    CONNECTION_ID "sidegate.connection.id", "string" "The connection's ID, as in the access log; also the trace ID.";
+    CONNECTION_ID "sidegate.connection.id", "string" "The connection's ID, as in the access log; the same at both ends of a tunnel; also the trace ID, where no other came.";
     DIRECTION "sidegate.direction", "string" "inbound or outbound, as the workload sees it.";
     TRANSPORT "sidegate.transport", "string" "mtls or plaintext, once that was settled.";
+    TUNNEL "sidegate.tunnel", "string" "new or reused, where the connection went through a tunnel: whether its session was made for it.";
     DESTINATION "sidegate.destination", "string" "Name of the configured destination that covered an outbound connection.";
     REASON "sidegate.reason", "string" "Why the connection ended.";
     DETAIL "sidegate.detail", "string" "What exactly happened.";
@@ -139,6 +140,7 @@ pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     all.optional(CLAIMED_ID, record.claimed_id.as_deref());
     all.optional(DESTINATION, record.destination.as_deref());
     all.optional(TRANSPORT, record.transport.map(Transport::label));
+    all.optional(TUNNEL, record.tunnel.map(TunnelUse::label));
     network(all, record);
     tls(all, record);
     if let Some(decision) = &record.decision {
@@ -189,7 +191,7 @@ fn network(all: &mut Attributes<'_>, record: &ConnectionRecord) {
 }
 
 fn tls(all: &mut Attributes<'_>, record: &ConnectionRecord) {
-    if record.stages.handshake.is_none() {
+    if record.stages.handshake.is_none() && record.tls.is_none() {
         return;
     }
     all.text(TLS_PROTOCOL_NAME, "tls");
@@ -235,6 +237,7 @@ pub(crate) mod tests {
         record.original_destination = Some(([10, 0, 0, 2], 8080).into());
         record.destination = Some("api".into());
         record.transport = Some(Transport::Mtls);
+        record.tunnel = Some(TunnelUse::New);
         record.local_id = Some("spiffe://a.b/us".into());
         record.peer_id = Some("spiffe://a.b/them".into());
         record.claimed_id = Some("spiffe://a.b/who".to_owned());

@@ -86,6 +86,8 @@ instruments! {
     HANDSHAKE_DURATION "sidegate.handshake.duration" Histogram "s" ["direction", "outcome", "resumed"] "TLS handshakes, verification included.";
     HANDSHAKES_IN_FLIGHT "sidegate.handshakes.in_flight" UpDownCounter "{handshake}" ["direction"] "TLS handshakes under way now.";
     HANDSHAKE_FAILURES "sidegate.handshake.failures" Counter "{handshake}" ["direction", "reason"] "TLS handshakes that failed, by the reason for it.";
+    TUNNEL_CONNECTIONS "sidegate.tunnel.connections" Counter "{connection}" ["direction", "session"] "Connections through tunnels that ended.";
+    TUNNELS_IDLE "sidegate.tunnels.idle" UpDownCounter "{session}" ["direction"] "Sessions of tunnels that wait for a connection.";
     BYTES "sidegate.bytes" Counter "By" ["direction", "flow"] "Application bytes of connections that ended.";
     DECISIONS "sidegate.authorization.decisions" Counter "{decision}" ["direction", "decision", "rule"] "Decisions about connections that ended, by the rule that decided; rare rules are together in other.";
     PEER_CONNECTIONS "sidegate.peer.connections" Counter "{connection}" ["direction", "peer", "outcome"] "Connections that ended, by the peer's verified SPIFFE ID; rare peers, and those without an identity, are together in other.";
@@ -112,6 +114,7 @@ pub const METRIC_ATTRIBUTES: &[(&str, &str)] = &[
     ("direction", "inbound or outbound, as the workload sees it."),
     ("reason", "Why a connection ended, or a handshake failed: one of the reasons below."),
     ("outcome", "Of handshakes established or failed; of peers' connections allowed, denied or failed; else success or failure."),
+    ("session", "new if the tunnel's session was made for the connection, reused if it had carried others or was made in advance."),
     ("resumed", "true if a TLS session was resumed, else false."),
     ("flow", "up from who connected to who accepted, down the other way."),
     ("decision", "allowed or denied."),

@@ -77,7 +77,7 @@ fn connection(record: &ConnectionRecord, sampled: bool, log: &mut Buffer) {
     let mut attributes = Attributes::new(log, field::ATTRIBUTES);
     attributes::connection(record, &mut attributes);
     attributes::stages(record, &mut attributes);
-    log.bytes(field::TRACE_ID, &record.connection_id.bytes());
+    log.bytes(field::TRACE_ID, &record.trace().bytes());
     log.bytes(field::SPAN_ID, &record.span_id.0);
     log.fixed32(field::FLAGS, if sampled { SAMPLED } else { NOT_SAMPLED });
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use sidegate_config::schema::telemetry as schema;
-use sidegate_core::{ConnectionRecord, Direction, Reason};
+use sidegate_core::{ConnectionRecord, Direction, Reason, TunnelUse};
 
 use crate::bounded::{Bounded, Series};
 use crate::catalog::{self, Cause, Instrument, Way};
@@ -70,6 +70,9 @@ pub struct Metrics {
     handshakes: [[[Histogram; 2]; 2]; 2],
     handshakes_in_flight: [UpDownCounter; 2],
     handshake_failures: [[Counter; REASONS]; 2],
+    /// By direction and whether the session was used before.
+    tunnels: [[Counter; 2]; 2],
+    idle_tunnels: [UpDownCounter; 2],
     bytes: [[Counter; 2]; 2],
     plaintext: [Counter; 2],
     accept_errors: [Counter; 2],
@@ -125,6 +128,8 @@ impl Metrics {
             handshakes: each(),
             handshakes_in_flight: each(),
             handshake_failures: [each(), each()],
+            tunnels: [each(), each()],
+            idle_tunnels: each(),
             bytes: each(),
             plaintext: each(),
             accept_errors: each(),
@@ -150,6 +155,9 @@ impl Metrics {
         self.durations[way].record(record.stages.total);
         self.bytes[way][0].add(record.bytes_up);
         self.bytes[way][1].add(record.bytes_down);
+        if let Some(tunnel) = record.tunnel {
+            self.tunnels[way][tunnel as usize].inc();
+        }
     }
 
     /// Counts a handshake that has just come about: whether it resumed a session, and how long it took.
@@ -193,7 +201,7 @@ impl Metrics {
     /// Makes a connection whose trace is exported the example of its durations.
     pub(crate) fn exemplify(&self, record: &ConnectionRecord) {
         let exemplar = |took: Duration| Exemplar {
-            trace_id: record.connection_id,
+            trace_id: record.trace(),
             span_id: record.span_id,
             seconds: took.as_secs_f64(),
             time: record.time + record.stages.total,
@@ -220,6 +228,12 @@ impl Metrics {
     #[must_use]
     pub fn handshakes_in_flight(&self, direction: Direction) -> &UpDownCounter {
         &self.handshakes_in_flight[direction as usize]
+    }
+
+    /// Sessions that wait for a connection.
+    #[must_use]
+    pub fn idle_tunnels(&self, direction: Direction) -> &UpDownCounter {
+        &self.idle_tunnels[direction as usize]
     }
 
     /// Failures of accept.
@@ -311,6 +325,10 @@ impl Metrics {
             }
             streams.level(&catalog::CONNECTIONS_OPEN, [d], self.open[way].get());
             streams.level(&catalog::HANDSHAKES_IN_FLIGHT, [d], self.handshakes_in_flight[way].get());
+            streams.level(&catalog::TUNNELS_IDLE, [d], self.idle_tunnels[way].get());
+            for session in [TunnelUse::New, TunnelUse::Reused] {
+                streams.sum(&catalog::TUNNEL_CONNECTIONS, [d, ("session", session.label())], self.tunnels[way][session as usize].get());
+            }
             let values = self.durations[way].distribution();
             streams.push(&catalog::CONNECTION_DURATION, owned([d]), Value::Distribution(values));
             for (outcome, name) in ["failed", "established"].into_iter().enumerate() {

@@ -111,7 +111,7 @@ impl Sampler {
         let peer = record.peer_id.as_ref().filter(|_| !self.peers.is_empty()).and_then(|id| SpiffeId::new(&**id).ok());
         let own = peer.and_then(|id| self.peers.iter_mut().find(|(ids, _)| ids.iter().any(|pattern| pattern.matches(&id))));
         let part = own.map_or(&mut self.otherwise, |(_, part)| part);
-        if part.take(record.connection_id.bytes(), now) { Choice::Export } else { Choice::Leave }
+        if part.take(record.trace().bytes(), now) { Choice::Export } else { Choice::Leave }
     }
 }
 

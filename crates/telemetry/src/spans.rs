@@ -11,12 +11,12 @@ use crate::wire::Buffer;
 
 /// The spans: name, kind, meaning.
 pub const SPANS: &[(&str, &str, &str)] = &[
-    ("inbound", "server", "A connection to the workload, from accept to close."),
+    ("inbound", "server", "A connection to the workload, from accept to close; through a tunnel, a child of the client's outbound."),
     ("outbound", "client", "A connection from the workload, from accept to close."),
     ("detect", "internal", "Waiting for the first bytes on a permissive port."),
     ("dial", "internal", "TCP connect to the destination."),
     ("handshake", "internal", "The TLS handshake."),
-    ("verify", "internal", "Verification of the peer's chain; a child of handshake."),
+    ("verify", "internal", "Verification of the peer's chain; a child of handshake, if there is one."),
     ("authorize", "internal", "The decision of policy."),
 ];
 
@@ -82,7 +82,15 @@ pub(crate) fn write(record: &ConnectionRecord, spans: u32, out: &mut Buffer) -> 
         Direction::Outbound => SpanKind::Client,
     };
     let failed = !record.is_success();
-    let root = Frame { id: root_id, parent: None, name: record.direction.label(), kind, start, took: record.stages.total, failed };
+    let root = Frame {
+        id: root_id,
+        parent: record.parent_span.map(|span| span.0),
+        name: record.direction.label(),
+        kind,
+        start,
+        took: record.stages.total,
+        failed,
+    };
     out.message(spans, |span| {
         frame(record, &root, span);
         attributes::connection(record, &mut Attributes::new(span, field::ATTRIBUTES));
@@ -90,7 +98,8 @@ pub(crate) fn write(record: &ConnectionRecord, spans: u32, out: &mut Buffer) -> 
     let mut count = 1;
     for (stage, lap) in stages(record) {
         let Some(lap) = lap else { continue };
-        let parent = if stage == Stage::Verify { child_id(root_id, Stage::Handshake) } else { root_id };
+        let parent =
+            if stage == Stage::Verify && record.stages.handshake.is_some() { child_id(root_id, Stage::Handshake) } else { root_id };
         let child = Frame {
             id: child_id(root_id, stage),
             parent: Some(parent),
@@ -112,7 +121,7 @@ pub(crate) fn write(record: &ConnectionRecord, spans: u32, out: &mut Buffer) -> 
 }
 
 fn frame(record: &ConnectionRecord, frame: &Frame<'_>, span: &mut Buffer) {
-    span.bytes(field::TRACE_ID, &record.connection_id.bytes());
+    span.bytes(field::TRACE_ID, &record.trace().bytes());
     span.bytes(field::SPAN_ID, &frame.id);
     if let Some(parent) = frame.parent {
         span.bytes(field::PARENT_SPAN_ID, &parent);

@@ -8,17 +8,31 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use sidegate_config::schema::Tls;
 use sidegate_identity::Material;
 
-use crate::provider::provider;
+use crate::provider::provider_with;
+use crate::tickets::{Ticketer, Tickets};
 use crate::verifier::SpiffeVerifier;
 use crate::verify::TrustStore;
+
+/// The protocol of a tunnel, as ALPN names it.
+pub const TUNNEL: &str = "sidegate/1";
 
 /// What one generation of identity material makes possible.
 #[derive(Debug)]
 pub struct TlsContext {
     client: ClientConfig,
     server: ServerConfig,
+    trust: Arc<TrustStore>,
+    resumption: bool,
+}
+
+/// How to shake hands with one server.
+#[derive(Debug, Clone)]
+pub struct ClientChoice {
+    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) trust: Arc<TrustStore>,
 }
 
 /// The server configurations of one port, one of which the ClientHello chooses.
@@ -26,61 +40,92 @@ pub struct TlsContext {
 pub struct ServerChoice {
     plain: Arc<ServerConfig>,
     with_alpn: Option<Arc<ServerConfig>>,
+    tunnel: Arc<ServerConfig>,
+    pub(crate) trust: Arc<TrustStore>,
 }
 
 impl TlsContext {
-    /// Builds the configurations for `material`.
+    /// Builds the configurations for `material`, with all defaults.
     ///
     /// # Errors
     /// rustls's, if the provider lacks what TLS 1.3 needs; that would be a defect of the build.
     pub fn new(material: &Material) -> Result<Self, rustls::Error> {
-        let verifier = SpiffeVerifier::new(Arc::new(TrustStore::new(material)));
+        Self::with(material, &Tls::default())
+    }
+
+    /// Builds the configurations for `material` as `tls` says.
+    ///
+    /// # Errors
+    /// As [`TlsContext::new`].
+    pub fn with(material: &Material, tls: &Tls) -> Result<Self, rustls::Error> {
+        let provider = provider_with(&tls.groups);
+        let trust = Arc::new(TrustStore::new(material));
+        // New objects for each generation: rustls voids the tickets of others then.
+        let verifier = SpiffeVerifier::new(trust.clone());
         let svid = Arc::new(OneSvid(material.svid.certified_key.clone()));
-        let mut client = ClientConfig::builder_with_provider(provider())
+        let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone())
             .with_client_cert_resolver(svid.clone());
-        client.resumption = Resumption::disabled();
-        let mut server = ServerConfig::builder_with_provider(provider())
+        // The session seals and opens its records itself.
+        client.enable_secret_extraction = true;
+        let mut server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(svid);
+        server.enable_secret_extraction = true;
         // The suite that is fastest on this CPU, not the client's taste: all three are good.
         server.ignore_client_order = true;
         server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
-        Ok(Self { client, server })
+        // A key for each generation, so that an old ticket means a full handshake, not a failed one.
+        server.ticketer = Ticketer::with_new_keys()?;
+        server.send_tls13_tickets = usize::from(tls.resumption);
+        Ok(Self { client, server, trust, resumption: tls.resumption })
     }
 
-    /// The client configuration that offers `alpn`.
+    /// The anchors that peers are judged by.
     #[must_use]
-    pub fn client(&self, alpn: &[String]) -> Arc<ClientConfig> {
+    pub fn trust(&self) -> &Arc<TrustStore> {
+        &self.trust
+    }
+
+    /// How to shake hands with one server, offering `alpn`, and before all else a tunnel if `tunnel` says so. It keeps the
+    /// tickets of that server: it is for one address, port and set of expected identities.
+    #[must_use]
+    pub fn client(&self, alpn: &[String], tunnel: bool) -> ClientChoice {
         let mut config = self.client.clone();
-        config.alpn_protocols = bytes(alpn);
-        Arc::new(config)
+        config.alpn_protocols = tunnel.then(|| TUNNEL.as_bytes().to_vec()).into_iter().chain(bytes(alpn)).collect();
+        config.resumption = if self.resumption { Resumption::store(Arc::new(Tickets::default())) } else { Resumption::disabled() };
+        ClientChoice { config: Arc::new(config), trust: self.trust.clone() }
     }
 
     /// The server configurations of a port that negotiates `alpn`.
     #[must_use]
     pub fn server(&self, alpn: &[String]) -> ServerChoice {
-        let with_alpn = (!alpn.is_empty()).then(|| {
+        let with = |alpn_protocols: Vec<Vec<u8>>| {
             let mut config = self.server.clone();
-            config.alpn_protocols = bytes(alpn);
+            config.alpn_protocols = alpn_protocols;
             Arc::new(config)
-        });
-        ServerChoice { plain: Arc::new(self.server.clone()), with_alpn }
+        };
+        ServerChoice {
+            plain: with(Vec::new()),
+            with_alpn: (!alpn.is_empty()).then(|| with(bytes(alpn))),
+            tunnel: with(vec![TUNNEL.as_bytes().to_vec()]),
+            trust: self.trust.clone(),
+        }
     }
 }
 
 impl ServerChoice {
-    /// The port's own protocols if the client offers one of them, else no ALPN at all: a client that offers others,
-    /// or none, may still be one that the application understands.
+    /// A tunnel if the client offers it; else the port's own protocols if it offers one of them; else no ALPN at all: a
+    /// client that offers others, or none, may still be one that the application understands.
     pub(crate) fn choose(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let offered = |config: &&Arc<ServerConfig>| {
             hello.alpn().is_some_and(|mut offers| offers.any(|offer| config.alpn_protocols.iter().any(|own| own == offer)))
         };
-        self.with_alpn.as_ref().filter(offered).unwrap_or(&self.plain).clone()
+        let special = std::iter::once(&self.tunnel).chain(&self.with_alpn);
+        special.into_iter().find(offered).unwrap_or(&self.plain).clone()
     }
 }
 

@@ -1,112 +1,315 @@
 //! The handshake, both sides. The caller sets the deadline.
 
-use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::{Accepted, Acceptor};
-use rustls::{CipherSuite, ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConnection};
-use sidegate_core::{HandshakeFacts, Reason};
+use rustls::server::{Acceptor, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{CipherSuite, CommonState, Error, ExtractedSecrets, HandshakeKind, ProtocolVersion, ServerConfig};
+use sidegate_core::{HandshakeFacts, Lap, Reason};
+use sidegate_identity::unix_now;
 use tokio::net::TcpStream;
 
-use crate::configs::ServerChoice;
+use crate::buffer::{Buffer, Size};
+use crate::configs::{ClientChoice, ServerChoice};
 use crate::failure::HandshakeFailure;
-use crate::session::{Session, Socket};
+use crate::pace;
+use crate::session::{Kernel, Remains, Session};
+use crate::socket;
 use crate::verifier::{Report, take_report};
+use crate::verify::{PeerIdentity, Role, TrustStore};
 
-/// Shakes hands with a client whose first bytes, already read, are `first`.
+/// Shakes hands with a client whose first bytes, already read, are `first`. The ticket has not been sent when this returns:
+/// it goes with what the session sends first.
 ///
 /// # Errors
 /// Why it failed. The alert has been sent then; the caller closes the socket. Who sends no TLS is sent nothing.
 pub async fn accept(tcp: &TcpStream, first: &[u8], choice: &ServerChoice) -> Result<Session, HandshakeFailure> {
-    let accepted = client_hello(tcp, first).await?;
-    let config = choice.choose(&accepted.client_hello());
-    match accepted.into_connection(config) {
-        Ok(connection) => drive(tcp, connection.into()).await,
-        Err((error, mut alert)) => {
-            let _ = alert.write_all(&mut Socket(tcp));
-            Err(HandshakeFailure::tls(&error))
-        }
-    }
+    let mut inward = Inward::starting_with(first)?;
+    let (config, sni) = client_hello(tcp, &mut inward, choice).await?;
+    let connection = UnbufferedServerConnection::new(config).map_err(|e| HandshakeFailure::tls(&e))?;
+    drive(tcp, inward, Side::Server(connection), &choice.trust, sni).await
 }
 
-/// Shakes hands with a server.
+/// Shakes hands with a server. The client's last flight has not been sent when this returns: what the session sends first
+/// goes with it.
 ///
 /// # Errors
 /// Why it failed. The alert has been sent then; the caller closes the socket.
-pub async fn connect(tcp: &TcpStream, config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Session, HandshakeFailure> {
-    let connection = ClientConnection::new(config, name).map_err(|e| HandshakeFailure::tls(&e))?;
-    drive(tcp, connection.into()).await
+pub async fn connect(tcp: &TcpStream, choice: &ClientChoice, name: ServerName<'static>) -> Result<Session, HandshakeFailure> {
+    let connection = UnbufferedClientConnection::new(choice.config.clone(), name).map_err(|e| HandshakeFailure::tls(&e))?;
+    drive(tcp, Inward::starting_with(&[])?, Side::Client(connection), &choice.trust, None).await
 }
 
-async fn client_hello(tcp: &TcpStream, mut first: &[u8]) -> Result<Accepted, HandshakeFailure> {
-    let mut acceptor = Acceptor::default();
-    loop {
-        let read = if first.is_empty() {
-            read_some(tcp, |socket| acceptor.read_tls(socket)).await?
-        } else {
-            acceptor.read_tls(&mut first).map_err(|e| HandshakeFailure::io(&e))?
-        };
-        if read == 0 {
-            return Err(closed());
+/// What has come and rustls has not taken.
+struct Inward {
+    buffer: Buffer,
+    filled: Range<usize>,
+}
+
+impl Inward {
+    fn starting_with(first: &[u8]) -> Result<Self, HandshakeFailure> {
+        let mut buffer = Buffer::take(if first.len() < Size::Small.bytes() { Size::Small } else { Size::Large });
+        match buffer.bytes().get_mut(..first.len()) {
+            Some(room) => room.copy_from_slice(first),
+            None => return Err(HandshakeFailure::new(Reason::TlsProtocolError, "more came first than a handshake can hold")),
         }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(accepted),
-            Ok(None) => {}
-            Err((error, mut alert)) => {
-                let mut failure = HandshakeFailure::tls(&error);
-                if failure.reason == Reason::NotTls {
-                    failure.reason = Reason::PlaintextRefused;
-                    failure.detail = "the client did not speak TLS".to_owned();
-                } else {
-                    let _ = alert.write_all(&mut Socket(tcp));
+        Ok(Self { buffer, filled: 0..first.len() })
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.buffer.bytes()[self.filled.clone()]
+    }
+
+    /// Waits for more, and takes it.
+    async fn read(&mut self, tcp: &TcpStream) -> Result<(), HandshakeFailure> {
+        // A message may come in several records; rustls wants all of it in one piece.
+        if self.filled.end == self.buffer.bytes().len() {
+            if self.filled.start > 0 {
+                self.buffer.bytes().copy_within(self.filled.clone(), 0);
+            } else if self.buffer.size() == Size::Small {
+                let mut larger = Buffer::take(Size::Large);
+                larger.bytes()[..self.filled.len()].copy_from_slice(self.bytes());
+                self.buffer = larger;
+            } else {
+                return Err(HandshakeFailure::new(Reason::TlsProtocolError, "a handshake message is longer than TLS allows"));
+            }
+            self.filled = 0..self.filled.len();
+        }
+        loop {
+            tcp.readable().await.map_err(|e| HandshakeFailure::io(&e))?;
+            let room = &mut self.buffer.bytes()[self.filled.end..];
+            match socket::read(tcp, &mut [IoSliceMut::new(room)]).map_err(|e| HandshakeFailure::io(&e))? {
+                Some(0) => return Err(HandshakeFailure::new(Reason::HandshakeClosed, "the peer closed before the handshake was done")),
+                Some(read) => {
+                    self.filled.end += read;
+                    return Ok(());
                 }
-                return Err(failure);
+                None => {}
             }
         }
     }
 }
 
-async fn drive(tcp: &TcpStream, mut connection: Connection) -> Result<Session, HandshakeFailure> {
-    let mut report = None;
-    // What the acceptor read may hold more than the ClientHello.
-    process(tcp, &mut connection, &mut report)?;
+/// Waits for the ClientHello and lets it choose. It stays where it is, for rustls to read once more.
+async fn client_hello(
+    tcp: &TcpStream,
+    inward: &mut Inward,
+    choice: &ServerChoice,
+) -> Result<(Arc<ServerConfig>, Option<String>), HandshakeFailure> {
+    let mut acceptor = Acceptor::default();
+    let mut seen = 0;
     loop {
-        while connection.wants_write() {
-            tcp.writable().await.map_err(|e| HandshakeFailure::io(&e))?;
-            match connection.write_tls(&mut Socket(tcp)) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A peer that rejects us closes while we still write; what it said is worth more than the error.
-                Err(_) if connection.is_handshaking() => break,
-                Err(error) => return Err(HandshakeFailure::io(&error)),
+        while seen < inward.filled.len() {
+            let mut news = &inward.bytes()[seen..];
+            let read = acceptor.read_tls(&mut news).map_err(|e| HandshakeFailure::io(&e))?;
+            seen += read;
+            match acceptor.accept() {
+                Ok(Some(accepted)) => {
+                    let hello = accepted.client_hello();
+                    return Ok((choice.choose(&hello), hello.server_name().map(str::to_owned)));
+                }
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut failure = HandshakeFailure::tls(&error);
+                    if failure.reason == Reason::NotTls {
+                        failure.reason = Reason::PlaintextRefused;
+                        failure.detail = "the client did not speak TLS".to_owned();
+                    } else {
+                        let mut text = Vec::new();
+                        let _ = alert.write_all(&mut text);
+                        let _ = socket::write(tcp, &[IoSlice::new(&text)]);
+                    }
+                    return Err(failure);
+                }
             }
         }
-        if !connection.is_handshaking() {
-            break;
-        }
-        if read_some(tcp, |socket| connection.read_tls(socket)).await? == 0 {
-            return Err(closed());
-        }
-        process(tcp, &mut connection, &mut report)?;
+        inward.read(tcp).await?;
     }
-    let Some(Report { outcome: Ok(peer), lap }) = report else {
-        // Not reached: without resumption rustls ends no handshake that a verifier has not passed.
+}
+
+/// A connection whose handshake is under way.
+enum Side {
+    Client(UnbufferedClientConnection),
+    Server(UnbufferedServerConnection),
+}
+
+/// What rustls wants next.
+enum Next {
+    /// To be asked again.
+    Again,
+    /// More from the peer.
+    Read,
+    /// Nothing: the handshake is done.
+    Ready,
+}
+
+impl Side {
+    fn step(&mut self, bytes: &mut [u8], remains: &mut Remains) -> (usize, Result<Next, Error>) {
+        match self {
+            Self::Client(client) => step(client.process_tls_records(bytes), remains),
+            Self::Server(server) => step(server.process_tls_records(bytes), remains),
+        }
+    }
+
+    fn common(&self) -> &CommonState {
+        match self {
+            Self::Client(client) => client,
+            Self::Server(server) => server,
+        }
+    }
+
+    fn role_of_peer(&self) -> Role {
+        match self {
+            Self::Client(_) => Role::Server,
+            Self::Server(_) => Role::Client,
+        }
+    }
+
+    fn establish(self) -> Result<(ExtractedSecrets, Kernel), Error> {
+        match self {
+            Self::Client(client) => client.dangerous_into_kernel_connection().map(|(secrets, kernel)| (secrets, Kernel::Client(kernel))),
+            Self::Server(server) => server.dangerous_into_kernel_connection().map(|(secrets, kernel)| (secrets, Kernel::Server(kernel))),
+        }
+    }
+}
+
+/// One step of rustls; what it makes goes into `remains`. How many bytes it has taken.
+fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, remains: &mut Remains) -> (usize, Result<Next, Error>) {
+    let UnbufferedStatus { mut discard, state } = status;
+    let next = match state {
+        Ok(ConnectionState::EncodeTlsData(mut data)) => {
+            let start = remains.out.len();
+            let mut encoded = data.encode(&mut []);
+            if let Err(EncodeError::InsufficientSize(needed)) = &encoded {
+                remains.out.resize(start + needed.required_size, 0);
+                encoded = data.encode(&mut remains.out[start..]);
+            }
+            encoded.map(|_| Next::Again).map_err(|e| Error::General(e.to_string()))
+        }
+        // It is sent before the next read.
+        Ok(ConnectionState::TransmitTlsData(sent)) => {
+            sent.done();
+            Ok(Next::Again)
+        }
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+            match traffic.next_record() {
+                None => break Ok(Next::Again),
+                Some(Ok(record)) => {
+                    discard += record.discard;
+                    remains.early.extend_from_slice(record.payload);
+                }
+                Some(Err(error)) => break Err(error),
+            }
+        },
+        Ok(ConnectionState::PeerClosed) => {
+            remains.ended = true;
+            Ok(Next::Again)
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Next::Read),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Next::Ready),
+        // Neither closed nor early data by our configuration.
+        Ok(_) => Err(Error::General("rustls is in a state that no handshake leads to".to_owned())),
+        Err(error) => Err(error),
+    };
+    (discard, next)
+}
+
+async fn drive(
+    tcp: &TcpStream,
+    mut inward: Inward,
+    mut side: Side,
+    trust: &TrustStore,
+    sni: Option<String>,
+) -> Result<Session, HandshakeFailure> {
+    let mut remains = Remains::default();
+    let mut report = None;
+    loop {
+        let turn = pace::turn().await;
+        let next = loop {
+            let (taken, next) = side.step(inward.bytes(), &mut remains);
+            inward.filled.start += taken;
+            if let Some(found) = take_report() {
+                report = Some(found);
+            }
+            if !matches!(next, Ok(Next::Again)) {
+                break next;
+            }
+        };
+        drop(turn);
+        match next {
+            Ok(Next::Again | Next::Ready) => break,
+            Ok(Next::Read) if remains.ended => {
+                return Err(HandshakeFailure::new(Reason::HandshakeClosed, "the peer closed before the handshake was done"));
+            }
+            Ok(Next::Read) => {
+                // A peer that rejects us closes while we still write; what it said is worth more than the error. But where it
+                // has said nothing the error tells more than the bare end that comes after it.
+                let sent = send(tcp, &mut remains.out).await;
+                inward.read(tcp).await.map_err(|ended| sent.err().unwrap_or(ended))?;
+            }
+            Err(error) => {
+                tell(tcp, &mut side, inward.bytes(), &mut remains);
+                return Err(failure(&error, report));
+            }
+        }
+    }
+    let facts = facts(side.common(), sni);
+    let (peer, verify) = match report {
+        Some(Report { outcome: Ok(peer), lap }) => (peer, lap),
+        // A resumed session: its chain was verified once, and is judged anew, for a verifier was not asked.
+        _ => resumed(&side, trust)?,
+    };
+    remains.sealed = inward.bytes().to_vec();
+    let broken = |e: Error| HandshakeFailure::tls(&e);
+    Session::new(side.establish().map_err(broken)?, peer, facts, verify, remains).map_err(broken)
+}
+
+/// Judges the chain that a resumed session was once begun with.
+fn resumed(side: &Side, trust: &TrustStore) -> Result<(PeerIdentity, Lap), HandshakeFailure> {
+    let start = Instant::now();
+    let chain = side.common().peer_certificates().unwrap_or_default();
+    let Some((leaf, intermediates)) = chain.split_first() else {
         return Err(HandshakeFailure::new(Reason::NoPeerCertificate, "the handshake ended without a verified peer"));
     };
-    let facts = facts(&connection);
-    Ok(Session::new(connection, peer, facts, lap))
+    let outcome = trust.judge(leaf, intermediates, side.role_of_peer(), unix_now());
+    let lap = Lap::since(start);
+    match outcome {
+        Ok(peer) => Ok((peer, lap)),
+        Err(refused) => {
+            let mut failure = HandshakeFailure::new(refused.reason, refused.detail);
+            failure.claimed_id = refused.claimed_id;
+            failure.certificate = refused.certificate;
+            failure.verify = Some(lap);
+            Err(failure)
+        }
+    }
 }
 
-fn process(tcp: &TcpStream, connection: &mut Connection, report: &mut Option<Report>) -> Result<(), HandshakeFailure> {
-    let result = connection.process_new_packets();
-    if let Some(found) = take_report() {
-        *report = Some(found);
+/// Sends the alert that rustls has for the peer, as far as the socket takes it. rustls hands it out first when asked again,
+/// and wants to see the same bytes then.
+fn tell(tcp: &TcpStream, side: &mut Side, bytes: &mut [u8], remains: &mut Remains) {
+    let _ = side.step(bytes, remains);
+    let _ = socket::write(tcp, &[IoSlice::new(&remains.out)]);
+}
+
+async fn send(tcp: &TcpStream, out: &mut Vec<u8>) -> Result<(), HandshakeFailure> {
+    let mut sent = 0;
+    while sent < out.len() {
+        tcp.writable().await.map_err(|e| HandshakeFailure::io(&e))?;
+        sent += socket::write(tcp, &[IoSlice::new(&out[sent..])]).map_err(|e| HandshakeFailure::io(&e))?.unwrap_or(0);
     }
-    let Err(error) = result else { return Ok(()) };
-    let _ = connection.write_tls(&mut Socket(tcp));
-    let mut failure = HandshakeFailure::tls(&error);
-    if let Some(Report { outcome, lap }) = report.take() {
+    out.clear();
+    Ok(())
+}
+
+fn failure(error: &Error, report: Option<Report>) -> HandshakeFailure {
+    let mut failure = HandshakeFailure::tls(error);
+    if let Some(Report { outcome, lap }) = report {
         failure.verify = Some(lap);
         match outcome {
             Err(refused) => {
@@ -122,21 +325,7 @@ fn process(tcp: &TcpStream, connection: &mut Connection, report: &mut Option<Rep
             }
         }
     }
-    Err(failure)
-}
-
-async fn read_some(tcp: &TcpStream, mut read: impl FnMut(&mut Socket<'_>) -> io::Result<usize>) -> Result<usize, HandshakeFailure> {
-    loop {
-        tcp.readable().await.map_err(|e| HandshakeFailure::io(&e))?;
-        match read(&mut Socket(tcp)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other.map_err(|e| HandshakeFailure::io(&e)),
-        }
-    }
-}
-
-fn closed() -> HandshakeFailure {
-    HandshakeFailure::new(Reason::HandshakeClosed, "the peer closed before the handshake was done")
+    failure
 }
 
 /// rustls marks the suites of TLS 1.3 in their names; IANA does not.
@@ -149,11 +338,7 @@ fn iana_name(suite: CipherSuite) -> &'static str {
     }
 }
 
-fn facts(connection: &Connection) -> HandshakeFacts {
-    let sni = match connection {
-        Connection::Server(server) => ServerConnection::server_name(server).map(str::to_owned),
-        Connection::Client(_) => None,
-    };
+fn facts(connection: &CommonState, sni: Option<String>) -> HandshakeFacts {
     HandshakeFacts {
         version: match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",

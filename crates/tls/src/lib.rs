@@ -3,20 +3,27 @@
 //! All TLS input and output sits behind [`Session`]: a handshake goes in, an established session comes out.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod buffer;
 mod collector;
 mod configs;
 mod failure;
 mod handshake;
+mod pace;
 mod provider;
+mod record;
 mod session;
+pub mod socket;
+mod tickets;
+mod verified;
 mod verifier;
 pub mod verify;
 
 pub use collector::{CollectorConfig, CollectorError};
-pub use configs::{ServerChoice, TlsContext};
+pub use configs::{ClientChoice, ServerChoice, TUNNEL, TlsContext};
 pub use failure::{HandshakeFailure, WireError};
 pub use handshake::{accept, connect};
-pub use session::Session;
+pub use pace::give_way;
+pub use session::{Filled, Prefix, SealError, Session};
 pub use verify::{PeerIdentity, Role, TrustStore, VerifyFailure};
 
 pub use rustls::ClientConfig;

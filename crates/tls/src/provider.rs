@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+use sidegate_config::schema::Group;
 
-/// The provider that every configuration is built with; nothing reads the process-wide default.
+/// The provider that configurations are built with; nothing reads the process-wide default.
 ///
 /// The groups are aws-lc's with X25519MLKEM768 first. AES-128-GCM comes first where the CPU has AES instructions: it
 /// is the fastest there, and its 128 bits are what P-256 gives anyway.
@@ -22,6 +23,17 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
             Arc::new(CryptoProvider { cipher_suites, ..default_provider() })
         })
         .clone()
+}
+
+/// The same with these groups only, the first of which a client sends its share of.
+pub(crate) fn provider_with(groups: &[Group]) -> Arc<CryptoProvider> {
+    let kx_groups = groups.iter().map(|group| match group {
+        Group::X25519Mlkem768 => kx_group::X25519MLKEM768,
+        Group::X25519 => kx_group::X25519,
+        Group::Secp256r1 => kx_group::SECP256R1,
+        Group::Secp384r1 => kx_group::SECP384R1,
+    });
+    Arc::new(CryptoProvider { kx_groups: kx_groups.collect(), ..(*provider()).clone() })
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -42,6 +54,7 @@ fn cpu_has_aes() -> bool {
 #[cfg(test)]
 mod tests {
     use rustls::{CipherSuite, NamedGroup};
+    use sidegate_config::schema::Tls;
 
     /// Fails when an update of the provider changes what goes over the wire.
     #[test]
@@ -52,7 +65,10 @@ mod tests {
         if super::cpu_has_aes() {
             assert_eq!(suites[0], CipherSuite::TLS13_AES_128_GCM_SHA256);
         }
-        let groups: Vec<NamedGroup> = provider.kx_groups.iter().map(|g| g.name()).collect();
-        assert_eq!(groups, [NamedGroup::X25519MLKEM768, NamedGroup::X25519, NamedGroup::secp256r1, NamedGroup::secp384r1]);
+        let groups = [provider.kx_groups.clone(), super::provider_with(&Tls::default().groups).kx_groups.clone()];
+        for groups in groups {
+            let groups: Vec<NamedGroup> = groups.iter().map(|g| g.name()).collect();
+            assert_eq!(groups, [NamedGroup::X25519MLKEM768, NamedGroup::X25519, NamedGroup::secp256r1, NamedGroup::secp384r1]);
+        }
     }
 }

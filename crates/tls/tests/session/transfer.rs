@@ -3,12 +3,12 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use sidegate_tls::Session;
+use sidegate_tls::{Filled, Session};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::material;
-use crate::wire::{read_to_end, shake, shutdown, within, write_all};
+use crate::wire::{poll_write, read_to_end, shake, shutdown, take, within, write_all};
 
 const MUCH: usize = 24 << 20;
 
@@ -43,7 +43,7 @@ async fn who_reads_nothing_is_sent_no_more_than_buffers_hold() {
     // Nobody reads: the kernel's buffers fill up, then ours, then nothing more is taken.
     let blocked = within(poll_fn(|cx| {
         while sent < data.len() {
-            match server.poll_write(&server_tcp, cx, &data[sent..]) {
+            match poll_write(&mut server, &server_tcp, cx, &data[sent..]) {
                 Poll::Ready(taken) => sent += taken.unwrap(),
                 Poll::Pending => return Poll::Ready(true),
             }
@@ -75,7 +75,7 @@ async fn both(tcp: &TcpStream, session: &mut Session, data: &[u8]) -> Vec<u8> {
     poll_fn(|cx| {
         while !closed {
             if sent < data.len() {
-                match session.poll_write(tcp, cx, &data[sent..]) {
+                match poll_write(session, tcp, cx, &data[sent..]) {
                     Poll::Ready(taken) => sent += taken.unwrap(),
                     Poll::Pending => break,
                 }
@@ -88,13 +88,10 @@ async fn both(tcp: &TcpStream, session: &mut Session, data: &[u8]) -> Vec<u8> {
         }
         while !ended {
             match session.poll_fill(tcp, cx) {
-                Poll::Ready(length) => ended = length.unwrap() == 0,
+                Poll::Ready(filled) => ended = filled.unwrap() == Filled::End,
                 Poll::Pending => break,
             }
-            let chunk = session.chunk();
-            read.extend(chunk);
-            let length = chunk.len();
-            session.consume(length);
+            read.extend(take(session, usize::MAX));
         }
         if closed && ended { Poll::Ready(()) } else { Poll::Pending }
     })
@@ -108,9 +105,8 @@ async fn a_reader_may_take_one_byte_at_a_time() {
     let data = pattern(50_000);
     let reader = async {
         let mut read = Vec::new();
-        while poll_fn(|cx| client.poll_fill(&client_tcp, cx)).await.unwrap() > 0 {
-            read.push(client.chunk()[0]);
-            client.consume(1);
+        while poll_fn(|cx| client.poll_fill(&client_tcp, cx)).await.unwrap() == Filled::Data {
+            read.extend(take(&mut client, 1));
         }
         read
     };

@@ -1,0 +1,233 @@
+//! The protected end of a relayed connection: a TLS session, alone or as a tunnel.
+
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+
+use sidegate_core::{ConnectionRecord, Reason};
+use sidegate_tls::{Filled, SealError, Session, WireError};
+use tokio::net::TcpStream;
+
+use crate::tunnel::frame::{self, Control, Malformed};
+use crate::tunnel::v1::{Outcome, Reset, Status};
+use crate::tunnel::{Opening, Tunnel};
+
+/// The protected end.
+pub(crate) struct Secure {
+    pub(crate) session: Session,
+    /// None where the session is plain mutual TLS.
+    pub(crate) tunnel: Option<Tunnel>,
+    /// How it has failed, as long as data that came before is to be taken.
+    failed: Option<Box<SecureError>>,
+}
+
+/// How the protected end fails.
+#[derive(Debug)]
+pub(crate) enum SecureError {
+    Wire(WireError),
+    /// The peer's sidecar does not speak the tunnel as it should.
+    Malformed(Malformed),
+    /// The peer's sidecar refuses the connection, for this reason of its record.
+    Refused(String),
+    /// The peer's sidecar has ended the connection, for this reason of its record.
+    Aborted(String),
+    /// Nothing was opened at the peer's side.
+    NotOpened,
+}
+
+impl From<WireError> for SecureError {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
+    }
+}
+
+impl From<io::Error> for SecureError {
+    fn from(error: io::Error) -> Self {
+        Self::Wire(error.into())
+    }
+}
+
+impl From<Malformed> for SecureError {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl Secure {
+    /// A session as it is.
+    pub(crate) fn plain(session: Session) -> Self {
+        Self { session, tunnel: None, failed: None }
+    }
+
+    /// Begins a connection in the tunnel as its client: OPEN goes out with what is sent next. `kept` says whether what the
+    /// application sends is kept for another try.
+    pub(crate) fn open(&mut self, record: &ConnectionRecord, kept: bool) -> Result<(), SecureError> {
+        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
+        self.session.send(&tunnel.open(record, kept).encode()).map_err(SecureError::from)
+    }
+
+    /// Says that the session to `to` is made in advance, and makes it one that waits.
+    pub(crate) async fn warm(&mut self, to: SocketAddr, tcp: &TcpStream) -> Result<(), SecureError> {
+        self.tunnel = Some(Tunnel::waiting(to));
+        self.session.send(&Control::Warm.encode())?;
+        std::future::poll_fn(|cx| self.session.poll_flush(tcp, cx)).await.map_err(SecureError::from)
+    }
+
+    /// Waits for application data, or their end.
+    pub(crate) fn poll_fill(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<Filled, SecureError>> {
+        loop {
+            let Some(tunnel) = &mut self.tunnel else {
+                return self.session.poll_fill(tcp, cx).map_err(SecureError::from);
+            };
+            if tunnel.data > 0 {
+                return Poll::Ready(Ok(Filled::Data));
+            }
+            if let Some(error) = self.failed.take() {
+                return Poll::Ready(Err(*error));
+            }
+            if tunnel.peer_ended {
+                return Poll::Ready(Ok(Filled::End));
+            }
+            match ready!(self.session.poll_fill(tcp, cx))? {
+                // The session ends, but the connection in it has not.
+                Filled::End => return Poll::Ready(Err(WireError::Truncated.into())),
+                Filled::Data => {
+                    if let Err(error) = self.deframe() {
+                        self.failed = Some(Box::new(error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes apart what has come.
+    fn deframe(&mut self) -> Result<(), SecureError> {
+        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
+        let control = tunnel.deframe(&mut self.session)?;
+        if tunnel.data > 0 && tunnel.opening.is_some() {
+            tunnel.skip_data(&mut self.session);
+            return Err(Malformed("data before the STATUS").into());
+        }
+        control.map_or(Ok(()), |control| self.hear(control))
+    }
+
+    /// A control frame in the middle of a connection.
+    fn hear(&mut self, control: Control) -> Result<(), SecureError> {
+        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
+        match control {
+            Control::End if tunnel.opening.is_some() => return Err(Malformed("an END before the STATUS").into()),
+            Control::End => tunnel.peer_ended = true,
+            Control::Reset(Reset { reason }) => return Err(SecureError::Aborted(reason)),
+            Control::GoAway(goaway) => {
+                tunnel.going = true;
+                if tunnel.opening.is_some() && goaway.opened < tunnel.opened {
+                    return Err(SecureError::NotOpened);
+                }
+            }
+            Control::Status(status) if tunnel.opening.is_some() => {
+                let Status { outcome, reason, reached_at, reusable } = status;
+                match Outcome::try_from(outcome) {
+                    Ok(Outcome::Accepted) => {
+                        tunnel.opening = None;
+                        tunnel.reusable = reusable && tunnel.is_single_pod(&reached_at);
+                    }
+                    Ok(Outcome::NotOpened) => return Err(SecureError::NotOpened),
+                    Ok(Outcome::Refused) => return Err(SecureError::Refused(reason)),
+                    _ => return Err(Malformed("a STATUS without an outcome").into()),
+                }
+            }
+            Control::Status(_) => return Err(Malformed("a STATUS that nobody waits for").into()),
+            Control::Open(_) | Control::Warm => return Err(Malformed("an OPEN in the middle of a connection").into()),
+        }
+        Ok(())
+    }
+
+    /// Writes application data to the socket; how much it took.
+    pub(crate) fn write_plaintext(&mut self, tcp: &TcpStream) -> io::Result<Option<usize>> {
+        let Some(tunnel) = &mut self.tunnel else { return self.session.write_plaintext(tcp, usize::MAX) };
+        let before = self.session.pieces();
+        let written = self.session.write_plaintext(tcp, tunnel.data)?;
+        tunnel.data -= before - self.session.pieces();
+        Ok(written)
+    }
+
+    /// Seals what `read` finds. Not while the session is full.
+    pub(crate) fn seal_from(
+        &mut self,
+        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<Option<usize>>,
+    ) -> Result<Option<usize>, SealError> {
+        let Some(tunnel) = &mut self.tunnel else { return self.session.seal_from(None, read) };
+        let Some(Opening { kept: Some(kept) }) = &mut tunnel.opening else { return self.session.seal_from(Some(frame::data), read) };
+        let free = Opening::KEPT.saturating_sub(kept.len());
+        self.session.seal_from(Some(frame::data), |rooms| {
+            let Some(room) = rooms.first_mut() else { return Ok(None) };
+            let free = free.min(room.len());
+            let room = &mut room[..free];
+            let read = read(&mut [IoSliceMut::new(room)])?;
+            kept.extend_from_slice(&room[..read.unwrap_or(0)]);
+            Ok(read)
+        })
+    }
+
+    /// Whether the peer's sidecar has not answered yet.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(|tunnel| tunnel.opening.is_some())
+    }
+
+    /// What the application has sent, if the peer's sidecar has not answered and that was kept.
+    pub(crate) fn take_kept(&mut self) -> Option<Vec<u8>> {
+        self.tunnel.as_mut()?.opening.take()?.kept
+    }
+
+    /// Whether no more may be sealed before the peer's sidecar has answered: what was sent is kept for another try.
+    pub(crate) fn is_held(&self) -> bool {
+        let opening = self.tunnel.as_ref().and_then(|tunnel| tunnel.opening.as_ref());
+        opening.is_some_and(|opening| opening.kept.as_ref().is_some_and(|kept| kept.len() >= Opening::KEPT))
+    }
+
+    /// Ends our direction.
+    pub(crate) fn poll_finish(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), SecureError>> {
+        match &mut self.tunnel {
+            None => self.session.poll_shutdown(tcp, cx).map_err(SecureError::from),
+            Some(tunnel) => {
+                if !tunnel.ended {
+                    tunnel.ended = true;
+                    self.session.send(&Control::End.encode())?;
+                }
+                self.session.poll_flush(tcp, cx).map_err(SecureError::from)
+            }
+        }
+    }
+
+    /// Tells the peer's sidecar why the connection ends here, as far as the socket takes it.
+    pub(crate) fn abort(&mut self, tcp: &TcpStream, reason: Reason) {
+        if self.tunnel.is_some() {
+            let reset = Control::Reset(Reset { reason: reason.label().to_owned() });
+            let _ = self.session.send(&reset.encode());
+            let _ = self.session.poll_flush(tcp, &mut Context::from_waker(std::task::Waker::noop()));
+        }
+    }
+
+    /// What a peer whose socket has failed said last.
+    pub(crate) fn last_words(&mut self, tcp: &TcpStream) -> Option<SecureError> {
+        let Self { session, tunnel, .. } = self;
+        let Some(tunnel) = tunnel else { return session.last_words(tcp, |_, _| None) };
+        let (deframer, mut data) = (&mut tunnel.deframer, tunnel.data);
+        session.last_words(tcp, |bytes, chunks| {
+            loop {
+                match deframer.deframe(bytes, chunks, &mut data) {
+                    Ok(Some(Control::Reset(Reset { reason }))) => return Some(SecureError::Aborted(reason)),
+                    Ok(Some(Control::Status(status))) if status.outcome() == Outcome::Refused => {
+                        return Some(SecureError::Refused(status.reason));
+                    }
+                    Ok(Some(Control::Status(status))) if status.outcome() == Outcome::NotOpened => return Some(SecureError::NotOpened),
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => {
+                        data = 0;
+                        return None;
+                    }
+                }
+            }
+        })
+    }
+}

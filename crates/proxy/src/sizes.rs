@@ -1,0 +1,36 @@
+//! Budgets for what an idle connection holds: ten thousand of them are ten thousand times this.
+
+use std::net::Ipv4Addr;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::attempt::tests::shared;
+use crate::inbound::{self, inbound};
+use crate::outbound::{self, outbound};
+use crate::registry::Live;
+use crate::secure::Secure;
+
+async fn tcp() -> TcpStream {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
+}
+
+/// In bytes; whoever needs more says in the commit what for.
+#[tokio::test]
+async fn what_a_connection_holds_stays_within_its_budget() {
+    let shared = shared();
+    let from = (Ipv4Addr::LOCALHOST, 1).into();
+    let sizes = [
+        (
+            "the task of an outbound connection",
+            size_of_val(&outbound(shared.clone(), tcp().await, from, outbound::Route::Redirected)),
+            2048,
+        ),
+        ("the task of an inbound connection", size_of_val(&inbound(shared.clone(), tcp().await, from, inbound::Route::Redirected)), 2432),
+        ("a session", size_of::<Secure>(), 1280),
+        ("a record", size_of::<sidegate_core::ConnectionRecord>(), 608),
+        ("an entry of the registry", size_of::<Live>(), 272),
+    ];
+    let over: Vec<_> = sizes.iter().filter(|(_, size, budget)| size > budget).collect();
+    assert!(over.is_empty(), "{over:?} of {sizes:?}");
+}

@@ -1,0 +1,182 @@
+//! Sessions of this worker that wait for the next connection to the same server.
+//!
+//! Nobody waits on them: whether one still stands is looked at when it is wanted, and once a second.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sidegate_core::Direction;
+use tokio::net::TcpStream;
+
+use super::frame::Control;
+use crate::limits::IdlePlace;
+use crate::secure::Secure;
+use crate::shared::{Phase, Shared};
+use crate::socket;
+
+/// A destination by its index, and an address: sessions are never shared between two, for each expects other peers.
+pub(crate) type Key = (usize, SocketAddr);
+
+/// Sessions that are kept for one server.
+const KEPT: usize = 64;
+
+struct Idle {
+    tcp: TcpStream,
+    secure: Box<Secure>,
+    until: Instant,
+    /// Identity and policy when it came to wait.
+    renewal: u64,
+    _place: IdlePlace,
+}
+
+/// What is kept for one server.
+struct Server {
+    idle: Vec<Idle>,
+    /// Until then it counts as being called.
+    called_until: Instant,
+    /// A session is being made in advance.
+    making: bool,
+}
+
+thread_local! {
+    static POOL: RefCell<HashMap<Key, Server>> = RefCell::new(HashMap::new());
+}
+
+/// Keeps a session for the next connection, or closes it where it may not be kept.
+pub(crate) fn keep(shared: &Arc<Shared>, key: Key, tcp: TcpStream, mut secure: Box<Secure>) {
+    match IdlePlace::take(shared, Direction::Outbound).filter(|_| shared.settings.keeps_tunnels() && may_wait(&secure)) {
+        Some(place) => keep_at(shared, place, key, tcp, secure),
+        None => close(&tcp, &mut secure),
+    }
+}
+
+/// Keeps a session at the place that was taken for it.
+pub(crate) fn keep_at(shared: &Shared, place: IdlePlace, key: Key, tcp: TcpStream, secure: Box<Secure>) {
+    let span = shared.settings.timeouts.tunnel_idle.duration();
+    // Not all at once, where all came at once.
+    let until = Instant::now() + span.mul_f64(0.75 + 0.25 * fastrand::f64());
+    let idle = Idle { tcp, secure, until, renewal: *shared.renewals.borrow(), _place: place };
+    let surplus = POOL.with_borrow_mut(|pool| {
+        let server = pool.entry(key).or_insert_with(|| Server { idle: Vec::new(), called_until: until, making: false });
+        server.idle.push(idle);
+        // The one that has waited longest.
+        (server.idle.len() > KEPT).then(|| server.idle.remove(0))
+    });
+    if let Some(mut idle) = surplus {
+        idle.close();
+    }
+}
+
+/// A session to the same server that stands, the last that was used first.
+pub(crate) fn take(shared: &Shared, key: Key) -> Option<(TcpStream, Box<Secure>)> {
+    let now = Instant::now();
+    let renewal = *shared.renewals.borrow();
+    loop {
+        let mut idle = POOL.with_borrow_mut(|pool| {
+            let server = pool.get_mut(&key)?;
+            server.called_until = now + shared.settings.timeouts.tunnel_idle.duration();
+            server.idle.pop()
+        })?;
+        if idle.stands(renewal, now) {
+            return Some((idle.tcp, idle.secure));
+        }
+        idle.close();
+    }
+}
+
+/// Closes what has waited too long, or stands no more. Returns the servers that are being called and for which too few
+/// sessions wait: for each of them a session is now being made, until [`made`].
+pub(crate) fn sweep(shared: &Shared) -> Vec<Key> {
+    let serving = *shared.phase.borrow() == Phase::Serving;
+    let now = Instant::now();
+    let renewal = *shared.renewals.borrow();
+    let warm = if serving { usize::from(shared.settings.limits.warm_tunnels) } else { 0 };
+    POOL.with_borrow_mut(|pool| {
+        pool.retain(|_, server| {
+            server.idle.retain_mut(|idle| {
+                let quiet = is_quiet(&idle.tcp, &mut idle.secure);
+                // Who does not want a session that was made in advance is not offered another.
+                if !quiet && idle.was_never_used() {
+                    server.called_until = now;
+                }
+                let stands = quiet && idle.is_current(renewal, now);
+                if !stands {
+                    idle.close();
+                }
+                stands
+            });
+            !server.idle.is_empty() || now < server.called_until
+        });
+        let wanted = pool.iter_mut().filter(|(_, server)| now < server.called_until && server.idle.len() < warm && !server.making);
+        let make = |(key, server): (&Key, &mut Server)| {
+            server.making = true;
+            *key
+        };
+        wanted.map(make).collect()
+    })
+}
+
+/// A session was made in advance, or could not be.
+pub(crate) fn made(key: Key, success: bool) {
+    POOL.with_borrow_mut(|pool| {
+        if let Some(server) = pool.get_mut(&key) {
+            server.making = false;
+            if !success {
+                server.called_until = Instant::now();
+            }
+        }
+    });
+}
+
+/// Closes all of them.
+pub(crate) fn clear() {
+    let all = POOL.take();
+    all.into_values().flat_map(|server| server.idle).for_each(|mut idle| idle.close());
+}
+
+impl Idle {
+    fn stands(&mut self, renewal: u64, now: Instant) -> bool {
+        self.is_current(renewal, now) && is_quiet(&self.tcp, &mut self.secure)
+    }
+
+    fn is_current(&self, renewal: u64, now: Instant) -> bool {
+        self.renewal == renewal && now < self.until
+    }
+
+    fn was_never_used(&self) -> bool {
+        self.secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.opened == 0)
+    }
+
+    fn close(&mut self) {
+        close(&self.tcp, &mut self.secure);
+    }
+}
+
+/// Whether the session may wait: both ends are done with the last connection, and its server takes another.
+fn may_wait(secure: &Secure) -> bool {
+    secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.reusable && !tunnel.going && tunnel.is_between_connections())
+}
+
+/// Whether the server has said nothing since, not even that it goes.
+fn is_quiet(tcp: &TcpStream, secure: &mut Secure) -> bool {
+    let Some(tunnel) = &mut secure.tunnel else { return false };
+    match secure.session.try_fill(tcp) {
+        Ok(None) => true,
+        Ok(Some(_)) => {
+            if let Ok(Some(Control::GoAway(_))) = tunnel.deframe(&mut secure.session) {
+                tunnel.going = true;
+            }
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Ends a session in order, as far as its socket takes it.
+pub(crate) fn close(tcp: &TcpStream, secure: &mut Secure) {
+    let _ = secure.session.poll_shutdown(tcp, &mut std::task::Context::from_waker(std::task::Waker::noop()));
+    socket::end_in_order(tcp);
+}

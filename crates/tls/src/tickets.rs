@@ -1,0 +1,93 @@
+//! Tickets, with which a later handshake resumes a session (RFC 8446 §4.6.1).
+//!
+//! A resumed handshake spares both ends certificates and signatures; the key exchange is made anew. Whom it leads to is
+//! judged afterwards like in any other.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::ServerName;
+use rustls::server::ProducesTickets;
+use rustls::{Error, NamedGroup};
+
+/// Tickets that are kept for one server: as many connections as are usually opened to it at a time.
+const KEPT: usize = 16;
+
+/// How long a ticket may be used, seconds. The key that it holds is as old.
+const LIFETIME: u32 = 3600;
+
+/// The tickets of one server, on the client's side; each is used once.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    tickets: VecDeque<Tls13ClientSessionValue>,
+    group: Option<NamedGroup>,
+}
+
+impl Tickets {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// The server's name plays no part: the whole store is for one server.
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        self.state().group = Some(group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        self.state().group
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        let tickets = &mut self.state().tickets;
+        if tickets.len() >= KEPT {
+            tickets.pop_front();
+        }
+        tickets.push_back(ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.state().tickets.pop_back()
+    }
+}
+
+/// Makes and reads the tickets of a server, with keys of its own, for no longer than [`LIFETIME`].
+#[derive(Debug)]
+pub(crate) struct Ticketer(Arc<dyn ProducesTickets>);
+
+impl Ticketer {
+    pub(crate) fn with_new_keys() -> Result<Arc<dyn ProducesTickets>, Error> {
+        Ok(Arc::new(Self(rustls::crypto::aws_lc_rs::Ticketer::new()?)))
+    }
+}
+
+impl ProducesTickets for Ticketer {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime().min(LIFETIME)
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(cipher)
+    }
+}

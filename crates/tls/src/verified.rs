@@ -1,0 +1,57 @@
+//! Chains that this worker has verified, so that a peer's next handshake costs a digest instead of signatures.
+//!
+//! Known by the digest of the whole chain, the role, and the generation of trust bundles; never longer than the path that
+//! was found is valid. That the peer holds the key is proved in every full handshake, remembered chain or not.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use rustls::pki_types::CertificateDer;
+
+use crate::verify::{PeerIdentity, Role, TrustStore, VerifyFailure, verify};
+
+/// Peers of one workload; beyond that they are forgotten and verified again.
+const REMEMBERED: usize = 1024;
+
+type Digest = [u8; 32];
+
+thread_local! {
+    static VERIFIED: RefCell<HashMap<Digest, PeerIdentity>> = RefCell::new(HashMap::new());
+}
+
+/// What [`verify`] says, or has said.
+pub(crate) fn recall(
+    trust: &TrustStore,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    role: Role,
+    now: i64,
+) -> Result<PeerIdentity, VerifyFailure> {
+    let digest = digest(leaf, intermediates, role);
+    let known = VERIFIED.with_borrow(|known| known.get(&digest).filter(|peer| peer.holds(trust, now)).cloned());
+    if let Some(peer) = known {
+        return Ok(peer);
+    }
+    let peer = verify(leaf, intermediates, role, trust, now)?;
+    VERIFIED.with_borrow_mut(|known| {
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(digest, peer.clone());
+    });
+    Ok(peer)
+}
+
+fn digest(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], role: Role) -> Digest {
+    let mut context = Context::new(&SHA256);
+    context.update(&[role as u8]);
+    for certificate in std::iter::once(leaf).chain(intermediates) {
+        // With its length, so that two chains never look alike.
+        context.update(&certificate.len().to_be_bytes());
+        context.update(certificate);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}

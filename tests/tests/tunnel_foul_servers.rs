@@ -8,21 +8,21 @@ use sidegate_tests::{ByServer, Frame, Heard, Open, Status, assert_reset, outcome
 /// How a server breaks the protocol costs it its connection, and the application sees a reset.
 #[test]
 fn foul_answers_end_the_connection_and_are_named() {
-    let accepted = Status::accepted;
-    let cases: [(&str, &dyn Fn(SocketAddr) -> Vec<u8>); 13] = [
-        ("kind 0", &|_| Frame::raw(0, b"")),
-        ("an unknown kind that must be known", &|_| Frame::raw(8, b"")),
-        ("the last kind that must be known", &|_| Frame::raw(0x7f, b"")),
-        ("a long control frame", &|_| Frame::Status.of(&[0; 4097])),
-        ("a long optional frame", &|_| Frame::raw(0x80, &[0; 4097])),
-        ("a STATUS that can't be read", &|_| Frame::Status.of(&[0xff; 5])),
-        ("a STATUS without an outcome", &|a| Status { reached_at: a.to_string(), ..Status::default() }.frame()),
-        ("a STATUS with an unknown outcome", &|_| Status { outcome: 77, ..Status::default() }.frame()),
-        ("two", &|a| [accepted(a), accepted(a)].concat()),
-        ("OPEN of the server", &|_| Open::named(1)),
-        ("WARM of the server", &|_| Frame::Warm.of(b"")),
-        ("data before the answer", &|a| [Frame::Data.of(b"early"), accepted(a)].concat()),
-        ("an end before the answer", &|a| [Frame::End.of(b""), accepted(a)].concat()),
+    type Answer = fn(SocketAddr) -> Vec<u8>;
+    let cases: [(&str, Answer); 13] = [
+        ("kind 0", |_| Frame::raw(0, b"")),
+        ("an unknown kind that must be known", |_| Frame::raw(8, b"")),
+        ("the last kind that must be known", |_| Frame::raw(0x7f, b"")),
+        ("a long control frame", |_| Frame::Status.of(&[0; 4097])),
+        ("a long optional frame", |_| Frame::raw(0x80, &[0; 4097])),
+        ("a STATUS that can't be read", |_| Frame::Status.of(&[0xff; 5])),
+        ("a STATUS without an outcome", |a| Status { reached_at: a.to_string(), ..Status::default() }.frame()),
+        ("a STATUS with an unknown outcome", |_| Status { outcome: 77, ..Status::default() }.frame()),
+        ("two", |a| [Status::accepted(a), Status::accepted(a)].concat()),
+        ("OPEN of the server", |_| Open::named(1)),
+        ("WARM of the server", |_| Frame::Warm.of(b"")),
+        ("data before the answer", |a| [Frame::Data.of(b"early"), Status::accepted(a)].concat()),
+        ("an end before the answer", |a| [Frame::End.of(b""), Status::accepted(a)].concat()),
     ];
     let world = ByServer::new("");
     for (n, (what, answer)) in cases.into_iter().enumerate() {

@@ -21,8 +21,11 @@ pub use sessions::{Ends, Pair};
 /// A hot path, set up.
 pub type Step = Box<dyn FnMut()>;
 
+/// What sets a path up.
+pub type SetUp = fn() -> Step;
+
 /// All hot paths: how each is called, and how it is set up.
-pub const PATHS: &[(&str, fn() -> Step)] = &[
+pub const PATHS: &[(&str, SetUp)] = &[
     ("a full handshake, both ends", full_handshake),
     ("a resumed handshake, both ends", resumed_handshake),
     ("a chain verified for the first time", verify_anew),

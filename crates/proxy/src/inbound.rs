@@ -41,25 +41,35 @@ pub(crate) enum Route {
 
 /// Serves one connection to its end, and then those that come after it on the same session.
 pub(crate) async fn inbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
-    let first = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
-        // Boxed: to let a connection in takes more room than one that is open for hours shall hold.
-        Box::pin(let_in(shared, record, live, tcp, route)).await?.carry(shared, live).await
-    };
-    let mut client = attempt(shared.clone(), Direction::Inbound, from, first).await.flatten();
-    while let Some(mut waiting) = client.take() {
-        let Some(open) = Box::pin(server::next(&shared, &waiting.tcp, &mut waiting.secure)).await else { return };
-        // Before the attempt, so that the client hears of it and tries elsewhere.
-        if shared.is_full(Direction::Inbound) {
-            let _ = server::answer(&waiting.tcp, &mut waiting.secure, Outcome::NotOpened, Some(Reason::ConnectionLimit));
-            pool::close(&waiting.tcp, &mut waiting.secure);
-            let full = async |_: &Shared, _: &mut ConnectionRecord, _: &Live| Err::<(), _>(Failure::new(Reason::ConnectionLimit));
-            attempt(shared, Direction::Inbound, from, full).await;
-            return;
-        }
-        let next = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
-            Box::pin(reopen(shared, record, live, waiting, open)).await?.carry(shared, live).await
+    let mut arrival = Arrival::Accepted(tcp, route);
+    loop {
+        let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+            // Boxed: to let a connection in takes more room than one that is open for hours shall hold.
+            Box::pin(arrival.let_in(shared, record, live)).await?.carry(shared, live).await
         };
-        client = attempt(shared.clone(), Direction::Inbound, from, next).await.flatten();
+        let Some(Some(client)) = attempt(shared.clone(), Direction::Inbound, from, serve).await else { return };
+        arrival = match Box::pin(client.next(&shared, from)).await {
+            Some(next) => next,
+            None => return,
+        };
+    }
+}
+
+/// How a connection arrives.
+enum Arrival {
+    /// At a listener.
+    Accepted(TcpStream, Route),
+    /// On a session that has had others, or waited for one.
+    Reopened(Client, Box<Open>),
+}
+
+impl Arrival {
+    /// All of the connection but its relay.
+    async fn let_in(self, shared: &Shared, record: &mut ConnectionRecord, live: &Live) -> Result<Admitted, Failure> {
+        match self {
+            Self::Accepted(tcp, route) => let_in(shared, record, live, tcp, route).await,
+            Self::Reopened(client, open) => reopen(shared, record, live, client, &open).await,
+        }
     }
 }
 
@@ -93,6 +103,8 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
     };
     record.original_destination = Some(to);
     live.heads_for(to);
+    // Before the snapshot: what is new after it is seen as new.
+    let renewal = *shared.renewals.borrow();
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
     let index = settings.port_index(to.port());
@@ -101,7 +113,7 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
         Mode::Strict => {
             let session = handshake(shared, &snapshot, index, &tcp, &[], record).await?;
             let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
-            client.established(shared, &snapshot, reached_at, None, record, live).await
+            client.established(shared, &snapshot, (reached_at, renewal), None, record, live).await
         }
         Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, live).await,
         Mode::Plaintext => {
@@ -158,13 +170,14 @@ async fn permissive(
     record.stages.detect = Some(Lap::since(start));
     drop(place);
     // The wait may have been long: what counts is what holds now.
+    let renewal = *shared.renewals.borrow();
     let snapshot = &shared.snapshot.load_full();
     record.generation = snapshot.generation;
     match detected? {
         Detected::Tls(first) => {
             let session = handshake(shared, snapshot, index, &tcp, &first, record).await?;
             let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
-            client.established(shared, snapshot, reached_at, Some(app), record, live).await
+            client.established(shared, snapshot, (reached_at, renewal), Some(app), record, live).await
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, record.downstream.ip(), to, "mode permissive", record)?;
@@ -175,12 +188,26 @@ async fn permissive(
 }
 
 impl Client {
+    /// Waits for the next connection. None at the end of the session.
+    async fn next(mut self, shared: &Arc<Shared>, from: SocketAddr) -> Option<Arrival> {
+        let open = server::next(shared, &self.tcp, &mut self.secure).await?;
+        // Before the attempt, so that the client hears of it and tries elsewhere.
+        if shared.is_full(Direction::Inbound) {
+            let _ = server::answer(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(Reason::ConnectionLimit));
+            pool::close(&self.tcp, &mut self.secure);
+            let full = async |_: &Shared, _: &mut ConnectionRecord, _: &Live| Err::<(), _>(Failure::new(Reason::ConnectionLimit));
+            attempt(shared.clone(), Direction::Inbound, from, full).await;
+            return None;
+        }
+        Some(Arrival::Reopened(self, Box::new(open)))
+    }
+
     /// After the handshake. `app` is the application's end where it was dialled before.
     async fn established(
         mut self,
         shared: &Shared,
         snapshot: &Snapshot,
-        reached_at: SocketAddr,
+        (reached_at, renewal): (SocketAddr, u64),
         app: Option<TcpStream>,
         record: &mut ConnectionRecord,
         live: &Live,
@@ -189,7 +216,7 @@ impl Client {
             let app = self.admit(shared, snapshot, app, record, live).await?;
             return Ok(Admitted::Protected(self, app));
         }
-        let tunnel = self.secure.tunnel.insert(Tunnel::new(reached_at));
+        let tunnel = self.secure.tunnel.insert(Tunnel::new(reached_at, renewal));
         tunnel.reusable = shared.settings.keeps_tunnels();
         record.tunnel = Some(TunnelUse::New);
         let deadline = shared.settings.timeouts.handshake.duration();
@@ -238,6 +265,13 @@ impl Client {
         Err(failure)
     }
 
+    /// Tells the peer's sidecar that nothing was opened on this session, so that it tries a new one.
+    async fn sent_elsewhere(mut self, failure: Failure) -> Result<Admitted, Failure> {
+        let _ = server::answer(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(failure.reason));
+        socket::farewell(&self.tcp).await;
+        Err(failure)
+    }
+
     /// Authorizes the peer and dials the application, where that was not done before.
     async fn admit(
         &self,
@@ -261,13 +295,13 @@ impl Client {
 }
 
 /// A connection that comes on a session which has had others, or waited for one: identity and policy are judged afresh.
-async fn reopen(shared: &Shared, record: &mut ConnectionRecord, live: &Live, client: Client, open: Open) -> Result<Admitted, Failure> {
+async fn reopen(shared: &Shared, record: &mut ConnectionRecord, live: &Live, client: Client, open: &Open) -> Result<Admitted, Failure> {
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
     record.original_destination = Some(client.to);
     live.heads_for(client.to);
     record.tunnel = Some(TunnelUse::Reused);
-    let Some(tls) = snapshot.valid_tls() else { return client.refused(Failure::new(Reason::NotReady)).await };
+    let Some(tls) = snapshot.valid_tls() else { return client.sent_elsewhere(Failure::new(Reason::NotReady)).await };
     record.local_id = Some(tls.local_id.clone());
     record.local_certificate = Some(tls.local_certificate.clone());
     let start = Instant::now();
@@ -276,12 +310,13 @@ async fn reopen(shared: &Shared, record: &mut ConnectionRecord, live: &Live, cli
     match judged {
         Ok(()) => {
             establish(record, &client.secure.session);
-            client.opened(shared, &snapshot, &open, None, record, live).await
+            client.opened(shared, &snapshot, open, None, record, live).await
         }
         Err(refused) => {
             record.claimed_id = refused.claimed_id;
             record.peer_certificate = refused.certificate;
-            client.refused(Failure::with(refused.reason, refused.detail)).await
+            // With a new SVID it may be let in; else a new handshake tells it better why not.
+            client.sent_elsewhere(Failure::with(refused.reason, refused.detail)).await
         }
     }
 }

@@ -74,6 +74,8 @@ async fn reach(
     waiting: bool,
 ) -> Result<Reached, Failure> {
     let settings = &*shared.settings;
+    // Before the snapshot: what is new after it is seen as new.
+    let renewal = *shared.renewals.borrow();
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
     let (named, redirected);
@@ -97,7 +99,7 @@ async fn reach(
     let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
     record.local_id = Some(tls.local_id.clone());
     record.local_certificate = Some(tls.local_certificate.clone());
-    let mut outbound = Outbound { shared, destination, index, tls, record, live };
+    let mut outbound = Outbound { shared, destination, index, tls, renewal, record, live };
     if waiting && destination.tunnel == TunnelMode::Auto {
         for to in candidates {
             let Some((peer, secure)) = pool::take(shared, (index, *to)) else { continue };
@@ -166,6 +168,7 @@ impl Reached {
 pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
     let Some(place) = IdlePlace::take(shared, Direction::Outbound) else { return false };
     let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+        let renewal = *shared.renewals.borrow();
         let snapshot = shared.snapshot.load_full();
         record.generation = snapshot.generation;
         let (index, to) = key;
@@ -188,7 +191,7 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         }
         record.tunnel = Some(TunnelUse::New);
         record.reason = Reason::Warmed;
-        secure.warm(to, &tcp).await.map_err(|error| {
+        secure.warm(to, renewal, &tcp).await.map_err(|error| {
             Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &tcp)), 0)
         })?;
         Ok(Done { key, tcp, secure })
@@ -228,6 +231,8 @@ struct Outbound<'a> {
     destination: &'a Destination,
     index: usize,
     tls: &'a Tls,
+    /// The count of renewals that `tls` is of.
+    renewal: u64,
     record: &'a mut ConnectionRecord,
     live: &'a Live,
 }
@@ -271,7 +276,7 @@ impl Outbound<'_> {
         }
         if secure.session.facts.alpn.as_deref() == Some(TUNNEL) {
             self.record.tunnel = Some(TunnelUse::New);
-            secure.tunnel = Some(Tunnel::new(to));
+            secure.tunnel = Some(Tunnel::new(to, self.renewal));
             // Nothing is kept to be tried again: where a new session does not lead, another would not either.
             if let Err(error) = secure.open(self.record, false) {
                 return Err(Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), 0));

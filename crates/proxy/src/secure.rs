@@ -67,8 +67,8 @@ impl Secure {
     }
 
     /// Says that the session to `to` is made in advance, and makes it one that waits.
-    pub(crate) async fn warm(&mut self, to: SocketAddr, tcp: &TcpStream) -> Result<(), SecureError> {
-        self.tunnel = Some(Tunnel::waiting(to));
+    pub(crate) async fn warm(&mut self, to: SocketAddr, renewal: u64, tcp: &TcpStream) -> Result<(), SecureError> {
+        self.tunnel = Some(Tunnel::waiting(to, renewal));
         self.session.send(&Control::Warm.encode())?;
         std::future::poll_fn(|cx| self.session.poll_flush(tcp, cx)).await.map_err(SecureError::from)
     }

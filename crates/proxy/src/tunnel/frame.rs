@@ -210,7 +210,7 @@ mod tests {
         let (mut deframer, mut data, mut controls) = (Deframer::default(), Vec::new(), Vec::new());
         for part in parts {
             let mut bytes = part.to_vec();
-            let mut chunks = if part.is_empty() { Vec::new() } else { vec![0..part.len() as u32] };
+            let mut chunks: Vec<_> = std::iter::once(0..part.len() as u32).filter(|chunk| !chunk.is_empty()).collect();
             let mut done = 0;
             while let Some(control) = deframer.deframe(&mut bytes, &mut chunks, &mut done)? {
                 controls.push(control);
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_control_frame_stops_so_that_what_follows_is_the_next_ones() {
         let mut bytes = [&Control::End.encode()[..], &open().encode(), &data(2), b"xy"].concat();
-        let mut chunks = vec![0..bytes.len() as u32];
+        let mut chunks: Vec<_> = std::iter::once(0..bytes.len() as u32).collect();
         let (mut deframer, mut done) = (Deframer::default(), 0);
         assert_eq!(deframer.deframe(&mut bytes, &mut chunks, &mut done), Ok(Some(Control::End)));
         assert_eq!((done, chunks.len()), (0, 1));

@@ -42,6 +42,8 @@ pub(crate) struct Tunnel {
     pub(crate) reusable: bool,
     /// Where the client dialled, or where the server was reached.
     pub(crate) address: SocketAddr,
+    /// Of which count of renewals of identity and policy the session is.
+    pub(crate) renewal: u64,
 }
 
 /// A connection that waits for the server's STATUS.
@@ -74,7 +76,7 @@ impl Tunnel {
     }
 
     /// A tunnel to, or reached at, `address`.
-    pub(crate) fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr, renewal: u64) -> Self {
         Self {
             deframer: Deframer::default(),
             data: 0,
@@ -85,12 +87,13 @@ impl Tunnel {
             opening: None,
             reusable: false,
             address,
+            renewal,
         }
     }
 
     /// A tunnel to `address` that is ready for its first connection.
-    pub(crate) fn waiting(address: SocketAddr) -> Self {
-        Self { peer_ended: true, ended: true, reusable: true, ..Self::new(address) }
+    pub(crate) fn waiting(address: SocketAddr, renewal: u64) -> Self {
+        Self { peer_ended: true, ended: true, reusable: true, ..Self::new(address, renewal) }
     }
 
     /// The next control frame that the session has whole; data before it is counted.

@@ -27,8 +27,6 @@ struct Idle {
     tcp: TcpStream,
     secure: Box<Secure>,
     until: Instant,
-    /// Identity and policy when it came to wait.
-    renewal: u64,
     _place: IdlePlace,
 }
 
@@ -47,7 +45,7 @@ thread_local! {
 
 /// Keeps a session for the next connection, or closes it where it may not be kept.
 pub(crate) fn keep(shared: &Arc<Shared>, key: Key, tcp: TcpStream, mut secure: Box<Secure>) {
-    match IdlePlace::take(shared, Direction::Outbound).filter(|_| shared.settings.keeps_tunnels() && may_wait(&secure)) {
+    match IdlePlace::take(shared, Direction::Outbound).filter(|_| shared.settings.keeps_tunnels() && may_wait(shared, &secure)) {
         Some(place) => keep_at(shared, place, key, tcp, secure),
         None => close(&tcp, &mut secure),
     }
@@ -58,7 +56,7 @@ pub(crate) fn keep_at(shared: &Shared, place: IdlePlace, key: Key, tcp: TcpStrea
     let span = shared.settings.timeouts.tunnel_idle.duration();
     // Not all at once, where all came at once.
     let until = Instant::now() + span.mul_f64(0.75 + 0.25 * fastrand::f64());
-    let idle = Idle { tcp, secure, until, renewal: *shared.renewals.borrow(), _place: place };
+    let idle = Idle { tcp, secure, until, _place: place };
     let surplus = POOL.with_borrow_mut(|pool| {
         let server = pool.entry(key).or_insert_with(|| Server { idle: Vec::new(), called_until: until, making: false });
         server.idle.push(idle);
@@ -143,7 +141,7 @@ impl Idle {
     }
 
     fn is_current(&self, renewal: u64, now: Instant) -> bool {
-        self.renewal == renewal && now < self.until
+        now < self.until && self.secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.renewal == renewal)
     }
 
     fn was_never_used(&self) -> bool {
@@ -155,9 +153,12 @@ impl Idle {
     }
 }
 
-/// Whether the session may wait: both ends are done with the last connection, and its server takes another.
-fn may_wait(secure: &Secure) -> bool {
-    secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.reusable && !tunnel.going && tunnel.is_between_connections())
+/// Whether the session may wait: both ends are done with the last connection, its server takes another, and neither
+/// identity nor policy has changed since it was made.
+fn may_wait(shared: &Shared, secure: &Secure) -> bool {
+    secure.tunnel.as_ref().is_some_and(|tunnel| {
+        tunnel.reusable && !tunnel.going && tunnel.is_between_connections() && tunnel.renewal == *shared.renewals.borrow()
+    })
 }
 
 /// Whether the server has said nothing since, not even that it goes.

@@ -50,8 +50,11 @@ pub(crate) async fn next(shared: &Arc<Shared>, tcp: &TcpStream, secure: &mut Sec
         socket::farewell(tcp).await;
         return None;
     }
+    let made = secure.tunnel.as_ref().map_or(0, |tunnel| tunnel.renewal);
     tokio::select! {
         biased;
+        // Also one that came about while the last connection was open.
+        _ = renewals.wait_for(|now| *now != made) => {}
         found = timeout(span, control(tcp, secure, false)) => match found {
             Ok(Ok(Some(Control::Open(open)))) => return Some(open),
             // Over, or broken: nobody is served by saying more.
@@ -63,7 +66,6 @@ pub(crate) async fn next(shared: &Arc<Shared>, tcp: &TcpStream, secure: &mut Sec
             Err(_) => {}
         },
         _ = phase.wait_for(|p| *p > Phase::Settling) => {}
-        _ = renewals.changed() => {}
     }
     go_away(tcp, secure).await;
     None

@@ -5,7 +5,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use sidegate_instructions::PATHS;
 
 fn paths(c: &mut Criterion) {
-    for (name, set_up) in PATHS {
+    for (name, set_up, _) in PATHS {
         let mut step = set_up();
         c.bench_function(name, |bencher| bencher.iter(&mut step));
     }

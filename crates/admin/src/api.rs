@@ -188,9 +188,9 @@ async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionCh
                 let with_state = |live: Arc<Live>| (live.admission().is_some(), live);
                 let all: Vec<(bool, Arc<Live>)> = shared.registry.all().into_iter().map(with_state).collect();
                 // When it is first seen, and again when it has been let in since.
-                let is_news = |(admitted, live): &&(bool, Arc<Live>)| known.get(&live.id()).is_none_or(|before| *admitted && !before);
+                let is_news = |(admitted, live): &&(bool, Arc<Live>)| known.get(&live.key()).is_none_or(|before| *admitted && !before);
                 let opened: Vec<Change> = all.iter().filter(is_news).map(|(_, live)| Change::Opened(connection(live))).collect();
-                known = all.iter().map(|(admitted, live)| (live.id(), *admitted)).collect();
+                known = all.iter().map(|(admitted, live)| (live.key(), *admitted)).collect();
                 opened
             }
             record = ended.recv() => match record {

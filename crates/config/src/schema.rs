@@ -423,7 +423,7 @@ pub struct Limits {
     /// ports. Default 1024: a core finishes some thousands a second.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub handshakes: u32,
-    /// Sessions in each direction that are kept between two connections. Default 1024: a descriptor and some KiB each.
+    /// Sessions in each direction that are kept between two connections. Default 256: a descriptor and some KiB each.
     #[schemars(range(max = 1_000_000))]
     pub idle_tunnels: u32,
     /// Sessions that are made in advance for each single pod that is being called while none waits, in each worker. Default 1;
@@ -434,7 +434,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 20_000, handshakes: 1024, idle_tunnels: 1024, warm_tunnels: 1 }
+        Self { connections: 20_000, handshakes: 1024, idle_tunnels: 256, warm_tunnels: 1 }
     }
 }
 

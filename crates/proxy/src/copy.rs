@@ -9,12 +9,12 @@ const READ: usize = 16 * 1024;
 
 /// Bytes that were read and not yet taken. An idle connection holds no buffer.
 #[derive(Default)]
-pub(crate) struct Copy {
+pub(crate) struct Copier {
     buffer: Vec<u8>,
     taken: usize,
 }
 
-impl Copy {
+impl Copier {
     /// Begins with bytes that have already been read.
     pub(crate) fn starting_with(first: Vec<u8>) -> Self {
         Self { buffer: first, taken: 0 }

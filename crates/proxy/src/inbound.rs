@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::attempt::{Failure, attempt, canonical};
 use crate::authorize::{authorize_client, authorize_plaintext};
-use crate::copy::Copy;
+use crate::copy::Copier;
 use crate::detect::{Detected, detect};
 use crate::dial::dial;
 use crate::handshake::{establish, shake_hands};
@@ -68,7 +68,10 @@ impl Arrival {
     async fn let_in(self, shared: &Shared, record: &mut ConnectionRecord, live: &Live) -> Result<Admitted, Failure> {
         match self {
             Self::Accepted(tcp, route) => let_in(shared, record, live, tcp, route).await,
-            Self::Reopened(client, open) => reopen(shared, record, live, client, &open).await,
+            Self::Reopened(client, open) => {
+                record.tunnel = Some(TunnelUse::Reused);
+                reopen(shared, record, live, client, &open, None).await
+            }
         }
     }
 }
@@ -194,7 +197,7 @@ impl Client {
         // Before the attempt, so that the client hears of it and tries elsewhere.
         if shared.is_full(Direction::Inbound) {
             let _ = server::answer(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(Reason::ConnectionLimit));
-            pool::close(&self.tcp, &mut self.secure);
+            socket::farewell(&self.tcp).await;
             let full = async |_: &Shared, _: &mut ConnectionRecord, _: &Live| Err::<(), _>(Failure::new(Reason::ConnectionLimit));
             attempt(shared.clone(), Direction::Inbound, from, full).await;
             return None;
@@ -221,11 +224,17 @@ impl Client {
         record.tunnel = Some(TunnelUse::New);
         let deadline = shared.settings.timeouts.handshake.duration();
         match timeout(deadline, server::first(&self.tcp, &mut self.secure)).await {
-            Ok(Ok(First::Open(open))) => self.opened(shared, snapshot, &open, app, record, live).await,
+            Ok(Ok(First::Open(open))) if renewal == *shared.renewals.borrow() => {
+                self.opened(shared, snapshot, &open, app, record, live).await
+            }
+            // Identity or policy has changed since the handshake: the connection is judged by what holds now.
+            Ok(Ok(First::Open(open))) => reopen(shared, record, live, self, &open, app).await,
             Ok(Ok(First::Warm)) => {
                 // Nobody may keep a place here who may not use it.
                 authorize_client(snapshot, &self.secure.session, record.downstream.ip(), self.to, record)?;
                 record.reason = Reason::Warmed;
+                // On a permissive port it was dialled for a client that turns out to have nothing to say yet.
+                app.iter().for_each(socket::end_in_order);
                 Ok(Admitted::Waiting(self))
             }
             Ok(Err(error)) => Err(self.broken(Broken::By(Side::Downstream, error))),
@@ -295,12 +304,18 @@ impl Client {
 }
 
 /// A connection that comes on a session which has had others, or waited for one: identity and policy are judged afresh.
-async fn reopen(shared: &Shared, record: &mut ConnectionRecord, live: &Live, client: Client, open: &Open) -> Result<Admitted, Failure> {
+async fn reopen(
+    shared: &Shared,
+    record: &mut ConnectionRecord,
+    live: &Live,
+    client: Client,
+    open: &Open,
+    app: Option<TcpStream>,
+) -> Result<Admitted, Failure> {
     let snapshot = shared.snapshot.load_full();
     record.generation = snapshot.generation;
     record.original_destination = Some(client.to);
     live.heads_for(client.to);
-    record.tunnel = Some(TunnelUse::Reused);
     let Some(tls) = snapshot.valid_tls() else { return client.sent_elsewhere(Failure::new(Reason::NotReady)).await };
     record.local_id = Some(tls.local_id.clone());
     record.local_certificate = Some(tls.local_certificate.clone());
@@ -310,7 +325,7 @@ async fn reopen(shared: &Shared, record: &mut ConnectionRecord, live: &Live, cli
     match judged {
         Ok(()) => {
             establish(record, &client.secure.session);
-            client.opened(shared, &snapshot, open, None, record, live).await
+            client.opened(shared, &snapshot, open, app, record, live).await
         }
         Err(refused) => {
             record.claimed_id = refused.claimed_id;
@@ -346,7 +361,7 @@ impl Admitted {
         };
         let (tcp, wire) = match &mut client {
             Ok(client) => (&client.tcp, Wire::Secure(Side::Downstream, &mut client.secure)),
-            Err((tcp, first)) => (&*tcp, Wire::Plain(Copy::starting_with(std::mem::take(first)), Copy::default())),
+            Err((tcp, first)) => (&*tcp, Wire::Plain(Copier::starting_with(std::mem::take(first)), Copier::default())),
         };
         let result = relay(tcp, &app, wire, &[], &shared.settings.timeouts, live).await;
         match (client, result) {

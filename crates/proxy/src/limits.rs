@@ -68,7 +68,8 @@ impl Limits {
     pub(crate) fn new(settings: &Settings) -> Self {
         // A connection needs two descriptors: past that limit accept would fail, and nobody would be told why.
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let possible = usize::try_from(descriptors.saturating_sub(RESERVED) / 4).unwrap_or(usize::MAX).max(1);
+        let idle = 2 * u64::from(settings.limits.idle_tunnels);
+        let possible = usize::try_from(descriptors.saturating_sub(RESERVED + idle) / 4).unwrap_or(usize::MAX).max(1);
         let wanted = usize::try_from(settings.limits.connections).unwrap_or(usize::MAX);
         if wanted > possible {
             tracing::info!(

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::attempt::{Failure, attempt, canonical};
 use crate::authorize::authorize_server;
 use crate::clients;
-use crate::copy::Copy;
+use crate::copy::Copier;
 use crate::dial::dial;
 use crate::handshake::{establish, shake_hands};
 use crate::limits::IdlePlace;
@@ -132,7 +132,7 @@ impl Reached {
     async fn carry(mut self, shared: &Shared, live: &Live, tcp: &TcpStream, first: &[u8]) -> Result<Carried, Failure> {
         let (peer, wire) = match &mut self {
             Self::Protected { peer, secure, .. } => (&*peer, Wire::Secure(Side::Upstream, secure)),
-            Self::Plaintext(peer) => (&*peer, Wire::Plain(Copy::default(), Copy::default())),
+            Self::Plaintext(peer) => (&*peer, Wire::Plain(Copier::default(), Copier::default())),
         };
         let result = relay(tcp, peer, wire, first, &shared.settings.timeouts, live).await;
         let bytes_down = live.bytes_down.load(Ordering::Relaxed);
@@ -151,6 +151,8 @@ impl Reached {
                 Ok(Carried::Done(None))
             }
             (Self::Protected { peer, mut secure, .. }, Err(broken)) => {
+                // A reset may have been noticed before what the peer's sidecar has said.
+                let broken = broken.with_last_words(Side::Upstream, &mut secure, &peer);
                 if let Broken::By(Side::Upstream, SecureError::NotOpened) = broken
                     && let Some(kept) = secure.take_kept()
                 {

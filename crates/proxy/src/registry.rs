@@ -145,6 +145,12 @@ impl Registry {
 }
 
 impl Live {
+    /// What tells it from every other connection of this sidecar, whatever a peer names its own.
+    #[must_use]
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
     /// Its name: the one that the client's sidecar has chosen, once that is known.
     #[must_use]
     pub fn id(&self) -> ConnectionId {

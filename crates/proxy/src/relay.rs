@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::attempt::Failure;
-use crate::copy::Copy;
+use crate::copy::Copier;
 use crate::registry::Live;
 use crate::secure::{Secure, SecureError};
 use crate::socket;
@@ -38,7 +38,7 @@ pub(crate) enum Side {
 /// How the bytes travel between the ends.
 pub(crate) enum Wire<'a> {
     /// As they are, both ways.
-    Plain(Copy, Copy),
+    Plain(Copier, Copier),
     /// Through TLS at this side.
     Secure(Side, &'a mut Secure),
 }
@@ -270,7 +270,7 @@ impl Pump {
     }
 
     /// From one application to the other, as it is.
-    fn copy(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, copy: &mut Copy) -> Polled {
+    fn copy(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, copy: &mut Copier) -> Polled {
         let turn = self.bytes + BURST;
         while self.bytes < turn {
             if self.stage != Stage::Copying {
@@ -349,10 +349,25 @@ async fn watch_error(tcp: &TcpStream) -> io::Error {
 }
 
 impl Broken {
+    /// The same, or what the peer at the `secure` end said before its socket failed.
+    pub(crate) fn with_last_words(self, at: Side, secure: &mut Secure, tcp: &TcpStream) -> Self {
+        match self {
+            Self::By(side, error @ SecureError::Wire(WireError::Reset | WireError::Truncated)) if side == at => {
+                Self::By(side, secure.last_words(tcp).unwrap_or(error))
+            }
+            other => other,
+        }
+    }
+
     /// What it means for the record. A `secure` end whose socket has failed is asked for its last words, and one that works
     /// is told.
     pub(crate) fn failure(self, direction: Direction, secure: Option<(Side, &mut Secure, &TcpStream)>, bytes_down: u64) -> Failure {
-        let (side, error) = match self {
+        let mut secure = secure;
+        let broken = match &mut secure {
+            Some((at, secure, tcp)) => self.with_last_words(*at, secure, tcp),
+            None => self,
+        };
+        let (side, error) = match broken {
             Self::Silent(reason) => {
                 if let Some((_, secure, tcp)) = secure {
                     secure.abort(tcp, reason);
@@ -362,19 +377,12 @@ impl Broken {
             Self::By(side, error) => (side, error),
         };
         match secure {
-            Some((at, secure, tcp)) if at == side => {
-                let error = match error {
-                    SecureError::Wire(WireError::Reset | WireError::Truncated) => secure.last_words(tcp).unwrap_or(error),
-                    _ => error,
-                };
-                failure(direction, side, error, bytes_down)
-            }
-            Some((_, secure, tcp)) => {
+            Some((at, secure, tcp)) if at != side => {
                 let failure = failure(direction, side, error, bytes_down);
                 secure.abort(tcp, failure.reason);
                 failure
             }
-            None => failure(direction, side, error, bytes_down),
+            _ => failure(direction, side, error, bytes_down),
         }
     }
 }

@@ -103,12 +103,12 @@ impl Secure {
     /// Takes apart what has come.
     fn deframe(&mut self) -> Result<(), SecureError> {
         let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
-        let control = tunnel.deframe(&mut self.session)?;
+        let control = tunnel.deframe(&mut self.session);
         if tunnel.data > 0 && tunnel.opening.is_some() {
             tunnel.skip_data(&mut self.session);
             return Err(Malformed("data before the STATUS").into());
         }
-        control.map_or(Ok(()), |control| self.hear(control))
+        control?.map_or(Ok(()), |control| self.hear(control))
     }
 
     /// A control frame in the middle of a connection.

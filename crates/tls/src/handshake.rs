@@ -18,6 +18,7 @@ use crate::buffer::{Buffer, Size};
 use crate::configs::{ClientChoice, ServerChoice};
 use crate::failure::HandshakeFailure;
 use crate::pace;
+use crate::record::HEADER;
 use crate::session::{Kernel, Remains, Session};
 use crate::socket;
 use crate::verifier::{Report, take_report};
@@ -146,6 +147,8 @@ enum Next {
     Read,
     /// Nothing: the handshake is done.
     Ready,
+    /// Nothing: the peer has closed.
+    Closed,
 }
 
 impl Side {
@@ -180,7 +183,7 @@ impl Side {
 
 /// One step of rustls; what it makes goes into `remains`. How many bytes it has taken.
 fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, remains: &mut Remains) -> (usize, Result<Next, Error>) {
-    let UnbufferedStatus { mut discard, state } = status;
+    let UnbufferedStatus { discard, state } = status;
     let next = match state {
         Ok(ConnectionState::EncodeTlsData(mut data)) => {
             let start = remains.out.len();
@@ -196,23 +199,10 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, remains: &mut Remains) -> 
             sent.done();
             Ok(Next::Again)
         }
-        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
-            match traffic.next_record() {
-                None => break Ok(Next::Again),
-                Some(Ok(record)) => {
-                    discard += record.discard;
-                    remains.early.extend_from_slice(record.payload);
-                }
-                Some(Err(error)) => break Err(error),
-            }
-        },
-        Ok(ConnectionState::PeerClosed) => {
-            remains.ended = true;
-            Ok(Next::Again)
-        }
+        Ok(ConnectionState::PeerClosed) => Ok(Next::Closed),
         Ok(ConnectionState::BlockedHandshake) => Ok(Next::Read),
         Ok(ConnectionState::WriteTraffic(_)) => Ok(Next::Ready),
-        // Neither closed nor early data by our configuration.
+        // Neither data nor early data: rustls sees nothing that comes behind the handshake.
         Ok(_) => Err(Error::General("rustls is in a state that no handshake leads to".to_owned())),
         Err(error) => Err(error),
     };
@@ -228,22 +218,28 @@ async fn drive(
 ) -> Result<Session, HandshakeFailure> {
     let mut remains = Remains::default();
     let mut report = None;
+    // How much of what has come rustls sees: a record more whenever it wants one, so that what comes behind the handshake is
+    // left for the session.
+    let mut shown = 0;
     loop {
         let turn = pace::turn().await;
         let next = loop {
-            let (taken, next) = side.step(inward.bytes(), &mut remains);
+            let (taken, next) = side.step(&mut inward.bytes()[..shown], &mut remains);
             inward.filled.start += taken;
+            shown -= taken;
             if let Some(found) = take_report() {
                 report = Some(found);
             }
-            if !matches!(next, Ok(Next::Again)) {
-                break next;
+            match next {
+                Ok(Next::Again) => {}
+                Ok(Next::Read) if shown < inward.filled.len() => shown = end_of_next_record(inward.bytes(), shown),
+                next => break next,
             }
         };
         drop(turn);
         match next {
             Ok(Next::Again | Next::Ready) => break,
-            Ok(Next::Read) if remains.ended => {
+            Ok(Next::Closed) => {
                 return Err(HandshakeFailure::new(Reason::HandshakeClosed, "the peer closed before the handshake was done"));
             }
             Ok(Next::Read) => {
@@ -253,7 +249,7 @@ async fn drive(
                 inward.read(tcp).await.map_err(|ended| sent.err().unwrap_or(ended))?;
             }
             Err(error) => {
-                tell(tcp, &mut side, inward.bytes(), &mut remains);
+                tell(tcp, &mut side, &mut inward.bytes()[..shown], &mut remains);
                 return Err(failure(&error, report));
             }
         }
@@ -264,9 +260,16 @@ async fn drive(
         // A resumed session: its chain was verified once, and is judged anew, for a verifier was not asked.
         _ => resumed(&side, trust)?,
     };
-    remains.sealed = inward.bytes().to_vec();
+    remains.sealed = inward.bytes()[shown..].to_vec();
     let broken = |e: Error| HandshakeFailure::tls(&e);
     Session::new(side.establish().map_err(broken)?, peer, facts, verify, remains).map_err(broken)
+}
+
+/// Where the record ends that begins at `start`; the end of `bytes` if it has not come whole.
+fn end_of_next_record(bytes: &[u8], start: usize) -> usize {
+    let header = bytes[start..].first_chunk::<HEADER>();
+    let end = header.map(|header| start + HEADER + usize::from(u16::from_be_bytes([header[3], header[4]])));
+    end.filter(|end| *end <= bytes.len()).unwrap_or(bytes.len())
 }
 
 /// Judges the chain that a resumed session was once begun with.

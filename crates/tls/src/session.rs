@@ -28,6 +28,8 @@ const MOST_UPDATES: u8 = 32;
 const LONGEST_MESSAGE: usize = 0xffff;
 /// Reads in one go that bring nothing to pass on; then others get their turn.
 const FRUITLESS: usize = 16;
+/// Records and messages in one read that bring no data: who sends more only wants to keep us busy.
+const MOST_FRUITLESS: u8 = 64;
 /// Shorter pieces of plaintext are moved together: that costs less than another part of a write.
 const SHORT: u32 = 2048;
 /// Parts of one write.
@@ -64,12 +66,8 @@ impl Kernel {
 pub(crate) struct Remains {
     /// Records that have been made and not sent.
     pub(crate) out: Vec<u8>,
-    /// Application data that came with the handshake.
-    pub(crate) early: Vec<u8>,
-    /// What came behind it, still sealed.
+    /// What came behind the handshake.
     pub(crate) sealed: Vec<u8>,
-    /// Whether the peer has half-closed already.
-    pub(crate) ended: bool,
 }
 
 /// What there is to read.
@@ -100,6 +98,8 @@ pub struct Session {
     unsent: Range<usize>,
     tail: Vec<u8>,
     out_size: Size,
+    /// The peer has asked for a new key of ours.
+    owes_key: bool,
     closing: bool,
     // Inwards: sealed bytes of the buffer that have not been opened, behind the plaintext that has not been taken.
     opener: Opener,
@@ -110,6 +110,8 @@ pub struct Session {
     failed: Option<Box<WireError>>,
     message: Vec<u8>,
     updates: u8,
+    /// Records and messages of the last read that brought no data.
+    fruitless: u8,
 }
 
 impl Session {
@@ -121,16 +123,13 @@ impl Session {
         remains: Remains,
     ) -> Result<Self, Error> {
         let mut inward = None;
-        let (early, behind) = (remains.early.len(), remains.early.len() + remains.sealed.len());
+        let behind = remains.sealed.len();
         if behind > 0 {
             let mut buffer = Buffer::take(if behind > Size::Small.bytes() { Size::Large } else { Size::Small });
-            let (bytes, chunks) = buffer.parts();
-            let Some(room) = bytes.get_mut(..behind) else { return Err(Error::General("too much came with the handshake".to_owned())) };
-            room[..early].copy_from_slice(&remains.early);
-            room[early..].copy_from_slice(&remains.sealed);
-            if early > 0 {
-                chunks.push(range32(0, early));
-            }
+            let Some(room) = buffer.bytes().get_mut(..behind) else {
+                return Err(Error::General("too much came with the handshake".to_owned()));
+            };
+            room.copy_from_slice(&remains.sealed);
             inward = Some(buffer);
         }
         Ok(Self {
@@ -145,14 +144,16 @@ impl Session {
             unsent: 0..0,
             tail: remains.out,
             out_size: Size::Small,
+            owes_key: false,
             closing: false,
             inward,
-            sealed: early..behind,
+            sealed: 0..behind,
             in_size: Size::Small,
-            ended: remains.ended,
+            ended: false,
             failed: None,
             message: Vec::new(),
             updates: 0,
+            fruitless: 0,
         })
     }
 
@@ -174,9 +175,7 @@ impl Session {
                 }
             }
             if tcp.poll_read_ready(cx)?.is_pending() {
-                if self.sealed.is_empty() {
-                    self.inward = None;
-                }
+                self.shrink();
                 return Poll::Pending;
             }
             let result = self.read(|rooms| socket::read(tcp, rooms));
@@ -191,23 +190,22 @@ impl Session {
     /// As [`Session::poll_fill`], but looks only at what has come.
     ///
     /// # Errors
-    /// How the session failed.
+    /// How the session failed; also if records come faster than they are opened and hold nothing.
     pub fn try_fill(&mut self, tcp: &TcpStream) -> Result<Option<Filled>, WireError> {
-        loop {
+        for _ in 0..FRUITLESS {
             if let Some(filled) = self.opened()? {
                 return Ok(Some(filled));
             }
             match self.read(|rooms| socket::read(tcp, rooms))? {
                 None => {
-                    if self.sealed.is_empty() {
-                        self.inward = None;
-                    }
+                    self.shrink();
                     return Ok(None);
                 }
                 Some(0) => return Err(WireError::Truncated),
                 Some(_) => {}
             }
         }
+        Err(self.refuse((AlertDescription::UnexpectedMessage, "records without end that hold nothing")))
     }
 
     /// The bytes of the buffer, and which of them are plaintext that has not been taken, in order.
@@ -270,8 +268,10 @@ impl Session {
     ) -> Option<E> {
         // A bound: nobody delivers the plaintext that may come before.
         for _ in 0..64 {
-            if let Err(error) = self.opened() {
-                return Some(error.into());
+            match self.opened() {
+                Err(error) => return Some(error.into()),
+                Ok(Some(Filled::End)) => return None,
+                Ok(_) => {}
             }
             if let Some((bytes, chunks)) = self.plaintext()
                 && !chunks.is_empty()
@@ -285,7 +285,7 @@ impl Session {
             // Past the runtime's readiness, which may not have heard of the reset yet.
             let socket = SockRef::from(tcp);
             let read = self.read(|rooms| io::Read::read_vectored(&mut &*socket, rooms).map(Some));
-            if self.ended || !matches!(read, Ok(Some(1..))) {
+            if !matches!(read, Ok(Some(1..))) {
                 return None;
             }
         }
@@ -302,7 +302,9 @@ impl Session {
                 return Err(*error);
             }
             if self.ended {
+                // What comes behind the end counts for nothing (RFC 8446 §6.1).
                 self.inward = None;
+                self.sealed = 0..0;
                 return Ok(Some(Filled::End));
             }
             match self.open_all() {
@@ -332,16 +334,18 @@ impl Session {
             opened += 1;
             match result {
                 Err(refused) => return Err(self.refuse(refused)),
-                Ok((Content::Data, length)) if self.message.is_empty() => {
-                    if length > 0 {
-                        self.updates = 0;
-                        add_chunk(bytes, chunks, start, length);
-                    }
+                Ok((Content::Data, length)) if self.message.is_empty() && length > 0 => {
+                    self.updates = 0;
+                    add_chunk(bytes, chunks, start, length);
                 }
+                Ok((Content::Data, _)) if self.message.is_empty() => self.bear_with()?,
                 Ok((Content::Data, _)) => return Err(self.refuse((AlertDescription::UnexpectedMessage, "data in the middle of a message"))),
                 Ok((Content::Alert, length)) => {
                     let text = [bytes.get(start).copied().unwrap_or(0), bytes.get(start + 1).copied().unwrap_or(0)];
                     self.alert(if length == 2 { Some(text[1]) } else { None })?;
+                }
+                Ok((Content::Handshake, 0)) => {
+                    return Err(self.refuse((AlertDescription::UnexpectedMessage, "an empty part of a handshake message")));
                 }
                 Ok((Content::Handshake, length)) => {
                     self.message.extend_from_slice(&bytes[start..start + length]);
@@ -359,7 +363,7 @@ impl Session {
         };
         match AlertDescription::from(description) {
             AlertDescription::CloseNotify => self.ended = true,
-            AlertDescription::UserCanceled => {}
+            AlertDescription::UserCanceled => self.bear_with()?,
             description => return Err(broken(&Error::AlertReceived(description))),
         }
         Ok(())
@@ -378,6 +382,7 @@ impl Session {
             let kind = HandshakeType::from(head[0]);
             let alone = rest.len() == length;
             let message: Vec<u8> = self.message.drain(..4 + length).skip(4).collect();
+            self.bear_with()?;
             match (kind, &mut self.kernel) {
                 (HandshakeType::NewSessionTicket, Kernel::Client(client)) => {
                     if let Err(error) = client.handle_new_session_ticket(&message) {
@@ -406,7 +411,18 @@ impl Session {
         };
         let replaced = self.kernel.next_secret(false).and_then(|secret| self.opener.replace(&secret));
         replaced.map_err(|error| broken(&error))?;
-        if asked { self.replace_key() } else { Ok(()) }
+        // One answer is enough for all that ask before it goes out (RFC 8446 §4.6.3).
+        self.owes_key |= asked;
+        Ok(())
+    }
+
+    /// Counts what brings no data.
+    fn bear_with(&mut self) -> Result<(), WireError> {
+        self.fruitless += 1;
+        if self.fruitless > MOST_FRUITLESS {
+            return Err(self.refuse((AlertDescription::UnexpectedMessage, "too many records that hold nothing")));
+        }
+        Ok(())
     }
 
     /// Tells the peer, as far as that is possible, and says why.
@@ -419,6 +435,21 @@ impl Session {
         let _ = self.sealer.append(&mut self.tail, &[FATAL, alert.into()], Content::Alert);
         self.closing = true;
         broken(error)
+    }
+
+    /// Nothing comes for now: a buffer is held only for the beginning of a record, and then a small one.
+    fn shrink(&mut self) {
+        if self.sealed.is_empty() {
+            self.inward = None;
+        } else if let Some(large) = self.inward.as_mut().filter(|buffer| buffer.size() == Size::Large)
+            && self.sealed.len() < Size::Small.bytes()
+        {
+            let mut small = Buffer::take(Size::Small);
+            small.bytes()[..self.sealed.len()].copy_from_slice(&large.bytes()[self.sealed.clone()]);
+            self.sealed = 0..self.sealed.len();
+            self.inward = Some(small);
+            self.in_size = Size::Small;
+        }
     }
 
     /// Reads behind the sealed bytes that are there.
@@ -444,6 +475,7 @@ impl Session {
         let length = room.len();
         let read = read(&mut [IoSliceMut::new(room)])?;
         if let Some(read) = read {
+            self.fruitless = 0;
             self.sealed.end += read;
             if read == length {
                 self.in_size = Size::Large;
@@ -476,9 +508,11 @@ impl Session {
                     Some(written) => self.sent(written),
                 }
             }
-            if self.closing || self.sealer.left() > RECORDS as u64 {
+            let worn = self.sealer.left() <= RECORDS as u64;
+            if self.closing || !(worn || self.owes_key) {
                 return Poll::Ready(Ok(()));
             }
+            self.owes_key = false;
             self.replace_key()?;
         }
     }

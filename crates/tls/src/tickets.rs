@@ -14,7 +14,7 @@ use rustls::{Error, NamedGroup};
 /// Tickets that are kept for one server: as many connections as are usually opened to it at a time.
 const KEPT: usize = 16;
 
-/// How long a ticket may be used, seconds. The key that it holds is as old.
+/// How long a client is told that it may use a ticket, seconds.
 const LIFETIME: u32 = 3600;
 
 /// The tickets of one server, on the client's side; each is used once.
@@ -64,7 +64,8 @@ impl ClientSessionStore for Tickets {
     }
 }
 
-/// Makes and reads the tickets of a server, with keys of its own, for no longer than [`LIFETIME`].
+/// Makes and reads the tickets of a server, with keys of its own, and tells clients to use them for no longer than [`LIFETIME`].
+/// One that is used later resumes as long as the keys live, some hours; the chain behind it is judged in any case.
 #[derive(Debug)]
 pub(crate) struct Ticketer(Arc<dyn ProducesTickets>);
 

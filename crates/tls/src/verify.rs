@@ -113,8 +113,10 @@ impl TrustStore {
         if peer.holds(self, now) {
             return Ok(());
         }
-        let Some((leaf, intermediates)) = peer.chain.split_first() else { return Ok(()) };
-        self.judge(leaf, intermediates, role, now).map(drop)
+        match peer.chain.split_first() {
+            Some((leaf, intermediates)) => self.judge(leaf, intermediates, role, now).map(drop),
+            None => Err(VerifyFailure { reason: Reason::NoPeerCertificate, detail: String::new(), claimed_id: None, certificate: None }),
+        }
     }
 }
 
@@ -124,6 +126,9 @@ impl PeerIdentity {
         self.trust == trust.id && (self.valid.0..=self.valid.1).contains(&now)
     }
 }
+
+/// All certificates of a chain together, bytes.
+const LONGEST_CHAIN: usize = 32 * 1024;
 
 type Check<T = ()> = Result<T, (Reason, String)>;
 
@@ -144,6 +149,10 @@ pub fn verify(
         claimed_id: None,
         certificate: None,
     };
+    // What is kept of a peer for as long as its session lives; real chains have a fifth of that.
+    if leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>() > LONGEST_CHAIN {
+        return Err(malformed(format!("its chain is longer than {LONGEST_CHAIN} bytes")));
+    }
     let parsed = match X509Certificate::from_der(leaf) {
         Ok(([], parsed)) => parsed,
         Ok(_) => return Err(malformed("the leaf has trailing bytes".to_owned())),

@@ -330,8 +330,12 @@ async fn reopen(
         Err(refused) => {
             record.claimed_id = refused.claimed_id;
             record.peer_certificate = refused.certificate;
-            // With a new SVID it may be let in; else a new handshake tells it better why not.
-            client.sent_elsewhere(Failure::with(refused.reason, refused.detail)).await
+            let failure = Failure::with(refused.reason, refused.detail);
+            match record.tunnel {
+                // With a new SVID it may be let in; else a new handshake tells it better why not.
+                Some(TunnelUse::Reused) => client.sent_elsewhere(failure).await,
+                _ => client.refused(failure).await,
+            }
         }
     }
 }

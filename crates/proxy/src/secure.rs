@@ -210,9 +210,14 @@ impl Secure {
 
     /// What a peer whose socket has failed said last.
     pub(crate) fn last_words(&mut self, tcp: &TcpStream) -> Option<SecureError> {
+        // It may have said it behind data that nobody has taken.
+        if let Some(error) = self.failed.take() {
+            return Some(*error);
+        }
         let Self { session, tunnel, .. } = self;
         let Some(tunnel) = tunnel else { return session.last_words(tcp, |_, _| None) };
         let (deframer, mut data) = (&mut tunnel.deframer, tunnel.data);
+        let (opened, opening) = (tunnel.opened, tunnel.opening.is_some());
         session.last_words(tcp, |bytes, chunks| {
             loop {
                 match deframer.deframe(bytes, chunks, &mut data) {
@@ -221,6 +226,7 @@ impl Secure {
                         return Some(SecureError::Refused(status.reason));
                     }
                     Ok(Some(Control::Status(status))) if status.outcome() == Outcome::NotOpened => return Some(SecureError::NotOpened),
+                    Ok(Some(Control::GoAway(goaway))) if opening && goaway.opened < opened => return Some(SecureError::NotOpened),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => {
                         data = 0;

@@ -219,20 +219,24 @@ async fn drive(
     let mut remains = Remains::default();
     let mut report = None;
     // How much of what has come rustls sees: a record more whenever it wants one, so that what comes behind the handshake is
-    // left for the session.
-    let mut shown = 0;
+    // left for the session. Where the next has not come whole, all of it, for rustls to refuse what can be no record; `whole`
+    // is where the last whole one ends.
+    let (mut whole, mut shown) = (0, 0);
     loop {
         let turn = pace::turn().await;
         let next = loop {
             let (taken, next) = side.step(&mut inward.bytes()[..shown], &mut remains);
             inward.filled.start += taken;
-            shown -= taken;
+            (whole, shown) = (whole - taken, shown - taken);
             if let Some(found) = take_report() {
                 report = Some(found);
             }
             match next {
                 Ok(Next::Again) => {}
-                Ok(Next::Read) if shown < inward.filled.len() => shown = end_of_next_record(inward.bytes(), shown),
+                Ok(Next::Read) if shown < inward.filled.len() => match end_of_next_record(inward.bytes(), whole) {
+                    Some(end) => (whole, shown) = (end, end),
+                    None => shown = inward.filled.len(),
+                },
                 next => break next,
             }
         };
@@ -260,16 +264,16 @@ async fn drive(
         // A resumed session: its chain was verified once, and is judged anew, for a verifier was not asked.
         _ => resumed(&side, trust)?,
     };
-    remains.sealed = inward.bytes()[shown..].to_vec();
+    remains.sealed = inward.bytes()[whole..].to_vec();
     let broken = |e: Error| HandshakeFailure::tls(&e);
     Session::new(side.establish().map_err(broken)?, peer, facts, verify, remains).map_err(broken)
 }
 
-/// Where the record ends that begins at `start`; the end of `bytes` if it has not come whole.
-fn end_of_next_record(bytes: &[u8], start: usize) -> usize {
-    let header = bytes[start..].first_chunk::<HEADER>();
-    let end = header.map(|header| start + HEADER + usize::from(u16::from_be_bytes([header[3], header[4]])));
-    end.filter(|end| *end <= bytes.len()).unwrap_or(bytes.len())
+/// Where the record ends that begins at `start`; none if it has not come whole.
+fn end_of_next_record(bytes: &[u8], start: usize) -> Option<usize> {
+    let header = bytes[start..].first_chunk::<HEADER>()?;
+    let end = start + HEADER + usize::from(u16::from_be_bytes([header[3], header[4]]));
+    (end <= bytes.len()).then_some(end)
 }
 
 /// Judges the chain that a resumed session was once begun with.

@@ -81,22 +81,40 @@ async fn a_long_hello_is_a_hello() {
 }
 
 /// Application data and the end may come with the client's last handshake message.
+/// The client's last flight, data and its end arrive in two pieces, cut anywhere.
 #[tokio::test]
-async fn what_comes_with_the_handshake_is_not_lost() {
+async fn what_comes_with_the_handshake_is_not_lost_wherever_it_is_cut() {
     let material = material();
     let choice = TlsContext::new(&material).unwrap().server(&[]);
-    let (server_tcp, tcp) = sockets().await;
-    let mut raw = Raw { connection: connection(config(Some(&material), default_provider())), tcp };
-    let client = async {
-        raw.flush().await;
-        while raw.connection.is_handshaking() {
-            raw.fill().await.unwrap();
+    let mut cut = 0;
+    loop {
+        let (server_tcp, tcp) = sockets().await;
+        let mut raw = Raw { connection: connection(config(Some(&material), default_provider())), tcp };
+        let client = async {
+            raw.flush().await;
+            while raw.connection.is_handshaking() {
+                raw.fill().await.unwrap();
+            }
+            raw.connection.writer().write_all(b"in a hurry").unwrap();
+            raw.connection.send_close_notify();
+            let bytes = raw.waiting();
+            let (one, other) = bytes.split_at(cut.min(bytes.len()));
+            raw.tcp.write_all(one).await.unwrap();
+            // The server reads what has come before more does.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            raw.tcp.write_all(other).await.unwrap();
+            raw.tcp.shutdown().await.unwrap();
+            bytes.len()
+        };
+        let (server, length) = within(async { tokio::join!(accept(&server_tcp, b"", &choice), client) }).await;
+        let mut server = server.unwrap_or_else(|failure| panic!("cut at {cut}: {failure:?}"));
+        assert_eq!(read_to_end(&server_tcp, &mut server).await.unwrap(), b"in a hurry", "cut at {cut}");
+        if cut >= length {
+            return;
         }
-        raw.connection.writer().write_all(b"in a hurry").unwrap();
-        raw.connection.send_close_notify();
-        raw.flush().await;
-        raw.tcp.shutdown().await.unwrap();
-    };
-    let (server, ()) = within(async { tokio::join!(accept(&server_tcp, b"", &choice), client) }).await;
-    assert_eq!(read_to_end(&server_tcp, &mut server.unwrap()).await.unwrap(), b"in a hurry");
+        // Every byte at the ends, where the small records are, and many between.
+        cut += if cut < 16 || cut + 80 > length { 1 } else { 11 };
+    }
 }

@@ -328,6 +328,8 @@ async fn reopen(
             client.opened(shared, &snapshot, open, app, record, live).await
         }
         Err(refused) => {
+            // It may have been verified in its handshake, by what held then.
+            record.peer_id = None;
             record.claimed_id = refused.claimed_id;
             record.peer_certificate = refused.certificate;
             let failure = Failure::with(refused.reason, refused.detail);

@@ -16,12 +16,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DESCRIPTORS: u64 = 4;
 
 fn plan() -> (Duration, u64) {
+    // The usual soft limit of 1024 is too low for either.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     match std::env::var("SIDEGATE_TEST_SOAK").ok().and_then(|minutes| minutes.parse::<f64>().ok()) {
-        Some(minutes) => {
-            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-            (Duration::from_secs_f64(minutes * 60.0), (hard.saturating_sub(2000) / DESCRIPTORS).min(10_000))
-        }
+        Some(minutes) => (Duration::from_secs_f64(minutes * 60.0), (hard.saturating_sub(2000) / DESCRIPTORS).min(10_000)),
         None => (Duration::from_secs(15), 500),
     }
 }

@@ -149,9 +149,7 @@ async fn handshake(
     first: &[u8],
     record: &mut ConnectionRecord,
 ) -> Result<Session, Failure> {
-    let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
-    record.local_id = Some(tls.local_id.clone());
-    record.local_certificate = Some(tls.local_certificate.clone());
+    let tls = snapshot.tls_for(record)?;
     shake_hands(shared, tcp, record, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
 }
 
@@ -316,9 +314,10 @@ async fn reopen(
     record.generation = snapshot.generation;
     record.original_destination = Some(client.to);
     live.heads_for(client.to);
-    let Some(tls) = snapshot.valid_tls() else { return client.sent_elsewhere(Failure::new(Reason::NotReady)).await };
-    record.local_id = Some(tls.local_id.clone());
-    record.local_certificate = Some(tls.local_certificate.clone());
+    let tls = match snapshot.tls_for(record) {
+        Ok(tls) => tls,
+        Err(failure) => return client.sent_elsewhere(failure).await,
+    };
     let start = Instant::now();
     let judged = tls.context.trust().judge_again(&client.secure.session.peer, Role::Client, unix_now());
     record.stages.verify = Some(Lap::since(start));

@@ -96,9 +96,7 @@ async fn reach(
     };
     let destination = &settings.destinations[index];
     record.destination = Some(destination.name.clone());
-    let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
-    record.local_id = Some(tls.local_id.clone());
-    record.local_certificate = Some(tls.local_certificate.clone());
+    let tls = snapshot.tls_for(record)?;
     let mut outbound = Outbound { shared, destination, index, tls, renewal, record, live };
     if waiting && destination.tunnel == TunnelMode::Auto {
         for to in candidates {
@@ -178,9 +176,7 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         let destination = &settings.destinations[index];
         record.destination = Some(destination.name.clone());
         record.original_destination = Some(to);
-        let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
-        record.local_id = Some(tls.local_id.clone());
-        record.local_certificate = Some(tls.local_certificate.clone());
+        let tls = snapshot.tls_for(record)?;
         let tcp = dial(to, Facing::Mesh, settings, record).await?;
         // Nobody has connected to us but we ourselves.
         record.downstream = tcp.local_addr().map_err(Failure::system)?;

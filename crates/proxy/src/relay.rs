@@ -218,10 +218,7 @@ impl Pump {
             let waits = secure.is_held() || (first.is_empty() && from.1.poll_read_ready(cx).map_err(|e| (from.0, e.into()))?.is_pending());
             if waits {
                 // What else is to be told goes out alone.
-                return match secure.session.poll_flush(to.1, cx) {
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(session(error.into()))),
-                    _ => Poll::Pending,
-                };
+                return flush_and_wait(cx, secure, to);
             }
             let sealed = if first.is_empty() {
                 secure.seal_from(|rooms| tls_socket::read(from.1, rooms))
@@ -238,10 +235,7 @@ impl Pump {
         }
         if self.stage == Stage::Copying {
             give_way(cx);
-            return match secure.session.poll_flush(to.1, cx) {
-                Poll::Ready(Err(error)) => Poll::Ready(Err(session(error.into()))),
-                _ => Poll::Pending,
-            };
+            return flush_and_wait(cx, secure, to);
         }
         if self.stage == Stage::Closing {
             ready!(secure.poll_finish(to.1, cx)).map_err(session)?;
@@ -300,6 +294,14 @@ impl Pump {
         }
         self.stage = Stage::Closed;
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Sends what is sealed; there is more to come in any case.
+fn flush_and_wait(cx: &mut Context<'_>, secure: &mut Secure, to: End<'_>) -> Polled {
+    match secure.session.poll_flush(to.1, cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(Err((to.0, error.into()))),
+        _ => Poll::Pending,
     }
 }
 

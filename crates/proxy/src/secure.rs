@@ -204,7 +204,7 @@ impl Secure {
         if self.tunnel.is_some() {
             let reset = Control::Reset(Reset { reason: reason.label().to_owned() });
             let _ = self.session.send(&reset.encode());
-            let _ = self.session.poll_flush(tcp, &mut Context::from_waker(std::task::Waker::noop()));
+            let _ = self.session.try_flush(tcp);
         }
     }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sidegate_core::{CertificateFacts, TrustDomain, event};
+use sidegate_core::{CertificateFacts, ConnectionRecord, Reason, TrustDomain, event};
 use sidegate_identity::{IdentityState, unix_now};
 use sidegate_policy::Policy;
 use sidegate_tls::{ServerChoice, TlsContext};
 
+use crate::attempt::Failure;
 use crate::resolver::Resolved;
 use crate::settings::Settings;
 
@@ -82,6 +83,14 @@ impl Snapshot {
     /// The TLS configurations, while our own SVID is valid.
     pub(crate) fn valid_tls(&self) -> Option<&Tls> {
         self.tls.as_ref().filter(|tls| (tls.not_before..=tls.not_after).contains(&unix_now()))
+    }
+
+    /// The TLS configurations for a connection, whose record is told of our side of it.
+    pub(crate) fn tls_for(&self, record: &mut ConnectionRecord) -> Result<&Tls, Failure> {
+        let tls = self.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
+        record.local_id = Some(tls.local_id.clone());
+        record.local_certificate = Some(tls.local_certificate.clone());
+        Ok(tls)
     }
 
     /// Whether connections can be served now.

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Poll, ready};
 
 use sidegate_core::{ConnectionId, ConnectionRecord, Direction, Reason, SpanId};
 use tokio::net::TcpStream;
@@ -75,10 +75,7 @@ pub(crate) async fn next(shared: &Arc<Shared>, tcp: &TcpStream, secure: &mut Sec
 fn announce(tcp: &TcpStream, secure: &mut Secure) -> Result<(), SecureError> {
     let opened = secure.tunnel.as_ref().map_or(0, |tunnel| tunnel.opened);
     secure.session.send(&Control::GoAway(GoAway { opened }).encode())?;
-    match secure.session.poll_flush(tcp, &mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Err(error)) => Err(error.into()),
-        _ => Ok(()),
-    }
+    secure.session.try_flush(tcp).map_err(SecureError::from)
 }
 
 /// Says that no more connections are taken, and waits until the client has closed: a reset could overtake what we say.
@@ -110,10 +107,7 @@ pub(crate) fn answer(tcp: &TcpStream, secure: &mut Secure, outcome: Outcome, rea
         reusable: tunnel.reusable && outcome == Outcome::Accepted,
     };
     secure.session.send(&Control::Status(status).encode())?;
-    match secure.session.poll_flush(tcp, &mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Err(error)) => Err(error.into()),
-        _ => Ok(()),
-    }
+    secure.session.try_flush(tcp).map_err(SecureError::from)
 }
 
 /// Answers OPEN with a refusal and closes so that it arrives.

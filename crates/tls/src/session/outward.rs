@@ -35,12 +35,23 @@ impl Session {
                     Some(written) => self.sent(written),
                 }
             }
-            let worn = self.sealer.left() <= RECORDS as u64;
-            if self.closing || !(worn || self.owes_key) {
+            // A key that has done its work is replaced as if the peer had asked.
+            self.owes_key |= self.sealer.left() <= RECORDS as u64;
+            if self.closing || !self.owes_key {
                 return Poll::Ready(Ok(()));
             }
-            self.owes_key = false;
-            self.replace_key()?;
+            self.pay_key()?;
+        }
+    }
+
+    /// As [`Session::poll_flush`], as far as the socket takes it now.
+    ///
+    /// # Errors
+    /// How the session failed.
+    pub fn try_flush(&mut self, tcp: &TcpStream) -> Result<(), WireError> {
+        match self.poll_flush(tcp, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
         }
     }
 
@@ -160,7 +171,7 @@ impl Session {
     /// Tells the peer that it is refused (alert access_denied), as far as the socket takes it.
     pub fn reject(&mut self, tcp: &TcpStream) {
         let _ = self.refuse((AlertDescription::AccessDenied, "refused"));
-        let _ = self.poll_flush(tcp, &mut Context::from_waker(Waker::noop()));
+        let _ = self.try_flush(tcp);
     }
 
     /// Tells the peer of a new key, and uses it from now on.

@@ -35,6 +35,7 @@ events! {
     NO_IPV6 "sidegate.listener.no_ipv6" "The kernel has no IPv6; nothing is listened on there.";
     WORKER_FAILED "sidegate.worker.failed" "A worker could not go on.";
     LIMIT_LOWERED "sidegate.limits.lowered" "There are fewer descriptors than the configured limits need.";
+    CODE_GIVEN_BACK "sidegate.process.code_given_back" "The start is over: code that only it needed is out of memory.";
     HARDENING_FAILED "sidegate.process.hardening_failed" "The system refused what was to protect the process.";
     ADMIN_UNAVAILABLE "sidegate.admin.unavailable" "The admin port or socket can't be served.";
     ADMIN_CUT "sidegate.admin.cut" "Somebody cut a connection over the admin API.";

@@ -29,6 +29,10 @@ impl Network {
              {}link set br0 up\n",
             addresses(&switch, "br0")
         ))?;
+        // A switch does not track the connections of others. Where the module is absent there is nothing to switch off.
+        for filter in ["iptables", "ip6tables"] {
+            switch.run(move || fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{filter}"), "0"))?.ok();
+        }
         Ok(Self { switch, pods: 0 })
     }
 

@@ -1,52 +1,71 @@
 //! Bytes that are passed on as they came.
 
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::task::{Context, Poll};
 
+use sidegate_tls::{Buffer, Size, socket};
 use tokio::net::TcpStream;
-
-/// One read.
-const READ: usize = 16 * 1024;
 
 /// Bytes that were read and not yet taken. An idle connection holds no buffer.
 #[derive(Default)]
 pub(crate) struct Copier {
-    buffer: Vec<u8>,
+    /// What had been read before; it goes out first.
+    first: Vec<u8>,
     taken: usize,
+    buffer: Option<Buffer>,
+    filled: Range<usize>,
+    size: Size,
 }
 
 impl Copier {
     /// Begins with bytes that have already been read.
     pub(crate) fn starting_with(first: Vec<u8>) -> Self {
-        Self { buffer: first, taken: 0 }
+        Self { first, ..Self::default() }
     }
 
     /// Waits for bytes; whether there are any, or the end has come.
-    pub(crate) fn poll_fill(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<std::io::Result<bool>> {
-        while self.taken == self.buffer.len() {
-            self.taken = 0;
-            self.buffer.clear();
+    pub(crate) fn poll_fill(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while self.rest().is_empty() {
+            self.first = Vec::new();
             if tcp.poll_read_ready(cx)?.is_pending() {
-                self.buffer = Vec::new();
+                self.buffer = None;
                 return Poll::Pending;
             }
-            self.buffer.reserve_exact(READ);
-            match tcp.try_read_buf(&mut self.buffer) {
-                Ok(0) => return Poll::Ready(Ok(false)),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            let buffer = match &mut self.buffer {
+                Some(buffer) if buffer.size() == self.size => buffer,
+                other => {
+                    self.filled = 0..0;
+                    other.insert(Buffer::take(self.size))
+                }
+            };
+            let room = buffer.bytes();
+            match socket::read(tcp, &mut [IoSliceMut::new(room)])? {
+                Some(0) => return Poll::Ready(Ok(false)),
+                Some(read) => {
+                    self.size = if read == room.len() || read > Size::Small.bytes() { Size::Large } else { Size::Small };
+                    self.filled = 0..read;
+                }
+                None => {}
             }
         }
         Poll::Ready(Ok(true))
     }
 
     /// The bytes that were promised.
-    pub(crate) fn rest(&self) -> &[u8] {
-        &self.buffer[self.taken..]
+    pub(crate) fn rest(&mut self) -> &[u8] {
+        if self.taken < self.first.len() {
+            return &self.first[self.taken..];
+        }
+        self.buffer.as_mut().map_or(&[], |buffer| &buffer.bytes()[self.filled.clone()])
     }
 
     /// Marks `amount` of them as taken.
     pub(crate) fn take(&mut self, amount: usize) {
-        self.taken += amount;
+        if self.taken < self.first.len() {
+            self.taken += amount;
+        } else {
+            self.filled.start += amount;
+        }
     }
 }

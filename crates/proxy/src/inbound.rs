@@ -366,7 +366,7 @@ impl Admitted {
         };
         let (tcp, wire) = match &mut client {
             Ok(client) => (&client.tcp, Wire::Secure(Side::Downstream, &mut client.secure)),
-            Err((tcp, first)) => (&*tcp, Wire::Plain(Copier::starting_with(std::mem::take(first)), Copier::default())),
+            Err((tcp, first)) => (&*tcp, Wire::Plain(Box::new([Copier::starting_with(std::mem::take(first)), Copier::default()]))),
         };
         let result = relay(tcp, &app, wire, &[], &shared.settings.timeouts, live).await;
         match (client, result) {

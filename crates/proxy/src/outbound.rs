@@ -130,7 +130,7 @@ impl Reached {
     async fn carry(mut self, shared: &Shared, live: &Live, tcp: &TcpStream, first: &[u8]) -> Result<Carried, Failure> {
         let (peer, wire) = match &mut self {
             Self::Protected { peer, secure, .. } => (&*peer, Wire::Secure(Side::Upstream, secure)),
-            Self::Plaintext(peer) => (&*peer, Wire::Plain(Copier::default(), Copier::default())),
+            Self::Plaintext(peer) => (&*peer, Wire::Plain(Box::default())),
         };
         let result = relay(tcp, peer, wire, first, &shared.settings.timeouts, live).await;
         let bytes_down = live.bytes_down.load(Ordering::Relaxed);

@@ -37,8 +37,8 @@ pub(crate) enum Side {
 
 /// How the bytes travel between the ends.
 pub(crate) enum Wire<'a> {
-    /// As they are, both ways.
-    Plain(Copier, Copier),
+    /// As they are: up and down.
+    Plain(Box<[Copier; 2]>),
     /// Through TLS at this side.
     Secure(Side, &'a mut Secure),
 }
@@ -181,7 +181,7 @@ impl Relay<'_> {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Polled {
         let (from, to) = (self.downstream, self.upstream);
         match &mut self.wire {
-            Wire::Plain(up, _) => self.up.copy(cx, (Side::Downstream, from), (Side::Upstream, to), up),
+            Wire::Plain(copiers) => self.up.copy(cx, (Side::Downstream, from), (Side::Upstream, to), &mut copiers[0]),
             Wire::Secure(Side::Upstream, secure) => {
                 self.up.seal(cx, (Side::Downstream, from), (Side::Upstream, to), secure, &mut self.first)
             }
@@ -192,7 +192,7 @@ impl Relay<'_> {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Polled {
         let (from, to) = (self.upstream, self.downstream);
         match &mut self.wire {
-            Wire::Plain(_, down) => self.down.copy(cx, (Side::Upstream, from), (Side::Downstream, to), down),
+            Wire::Plain(copiers) => self.down.copy(cx, (Side::Upstream, from), (Side::Downstream, to), &mut copiers[1]),
             Wire::Secure(Side::Upstream, secure) => self.down.open(cx, (Side::Upstream, from), (Side::Downstream, to), secure),
             Wire::Secure(Side::Downstream, secure) => {
                 self.down.seal(cx, (Side::Upstream, from), (Side::Downstream, to), secure, &mut &[][..])

@@ -10,6 +10,8 @@ use crate::set::{Side, outside, ports, set, within};
 
 /// The mark (`ct mark`) on the connections of the sidecar and of the exempt users.
 pub const SIDECAR_CONNECTION: u32 = 0x51de;
+/// The mark on the connections that were redirected to the outbound port.
+const REDIRECTED_CONNECTION: u32 = 0x51df;
 
 /// The plan's rules as a script for `nft -f`, which replaces the table in one transaction. It needs no privilege.
 pub fn render(plan: &Plan) -> Result<String, RedirectError> {
@@ -73,10 +75,7 @@ fn outbound_exempt(text: &mut Text, plan: &Plan, outbound: &Outbound) {
     text.open("chain outbound_exempt");
     text.note("What leaves uncaptured. Redirection and filter both ask here, so that they cannot disagree.");
     text.note("The sidecar's own packets; the mark makes the whole connection known as its own.");
-    let own = match plan.exempt {
-        Exempt::Uid(uid) => format!("meta skuid {uid}"),
-        Exempt::Mark(mark) => format!("meta mark {mark:#x}"),
-    };
+    let own = own(plan);
     text.line(format_args!("{own} ct mark set {SIDECAR_CONNECTION:#x} accept"));
     if !plan.exempt_uids.is_empty() {
         text.note("Users that are never captured.");
@@ -104,7 +103,7 @@ fn outbound_redirect(text: &mut Text, outbound: &Outbound) {
     text.note("Every new TCP connection that leaves goes to the sidecar (on 127.0.0.1 or ::1).");
     text.line("type nat hook output priority -100; policy accept;");
     text.line("jump outbound_exempt");
-    text.line(format_args!("meta l4proto tcp redirect to :{}", outbound.port));
+    text.line(format_args!("meta l4proto tcp ct mark set {REDIRECTED_CONNECTION:#x} redirect to :{}", outbound.port));
     text.close();
 }
 
@@ -112,12 +111,18 @@ fn outbound_filter(text: &mut Text, plan: &Plan) {
     text.open("chain outbound_filter");
     text.note("Whatever should have been redirected and was not does not leave.");
     text.line("type filter hook output priority 0; policy accept;");
+    text.note("Nearly every packet is one of these: of a connection that is known. A packet that the kernel tracks in no");
+    text.note("connection has neither direction nor mark.");
+    text.note("Answers: the connection was let in by the rules for what arrives.");
+    text.line("ct direction reply accept");
+    text.note("Translated with its first packet, like all that follow: it ends at the sidecar.");
+    text.line(format_args!("ct mark {REDIRECTED_CONNECTION:#x} accept"));
+    text.note("The sidecar's own.");
+    text.line(format_args!("ct mark {SIDECAR_CONNECTION:#x} {} accept", own(plan)));
     text.note("Neighbour discovery, path MTU, and the like.");
     text.line("meta l4proto { icmp, ipv6-icmp } accept");
     text.note("The kernel does not translate these; they would show the sidecar's addresses and ports outside.");
     text.line("ct state invalid fib daddr type != local counter name outbound_invalid_dropped drop");
-    text.note("Answers: the connection was let in by the rules for what arrives.");
-    text.line("ct direction reply accept");
     let resolvers = resolvers(plan);
     if !resolvers.is_empty() {
         text.note("Questions to the resolvers are counted here, and let through below.");
@@ -162,15 +167,20 @@ fn inbound_filter(text: &mut Text, plan: &Plan, inbound: &Inbound) {
     text.open("chain inbound_filter");
     text.note("Whatever should have been redirected and was not does not arrive.");
     text.line("type filter hook input priority 0; policy accept;");
+    text.note("Nearly every packet is one of these. A packet that the kernel tracks in no connection has neither direction");
+    text.note("nor status.");
+    text.note("The pod itself.");
+    text.line("iif lo accept");
+    text.note("Answers: the connection was let out by the rules for what leaves.");
+    text.line("ct direction reply accept");
+    text.note("What was redirected.");
+    text.line(format_args!("tcp dport {port} ct status dnat accept"));
     text.note("Neighbour discovery, path MTU, and the like.");
     text.line("meta l4proto { icmp, ipv6-icmp } accept");
     text.note("The kernel does not translate these, so they would reach the application past the sidecar.");
-    text.line("ct state invalid iif != lo counter name inbound_invalid_dropped drop");
-    text.note("Answers: the connection was let out by the rules for what leaves.");
-    text.line("ct direction reply accept");
-    text.note("What was redirected, and what claims to have been.");
-    text.line(format_args!("iif != lo tcp dport {port} ct status dnat accept"));
-    text.line(format_args!("iif != lo tcp dport {port} counter name inbound_direct_dropped drop"));
+    text.line("ct state invalid counter name inbound_invalid_dropped drop");
+    text.note("What claims to have been redirected.");
+    text.line(format_args!("tcp dport {port} counter name inbound_direct_dropped drop"));
     text.line("jump inbound_exempt");
     text.note("Also connections that are older than these rules.");
     text.line("meta l4proto tcp counter name inbound_tcp_dropped drop");
@@ -180,6 +190,14 @@ fn inbound_filter(text: &mut Text, plan: &Plan, inbound: &Inbound) {
         text.line("counter name inbound_other_dropped drop");
     }
     text.close();
+}
+
+/// What tells a packet of the sidecar.
+fn own(plan: &Plan) -> String {
+    match plan.exempt {
+        Exempt::Uid(uid) => format!("meta skuid {uid}"),
+        Exempt::Mark(mark) => format!("meta mark {mark:#x}"),
+    }
 }
 
 fn port_exemptions(text: &mut Text, include: &[PortRange], exclude: &[PortRange]) {

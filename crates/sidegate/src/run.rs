@@ -149,6 +149,7 @@ async fn control(
         Some(socket) => Some(tokio::spawn(socket.serve(controls(config, shared, logging, &drain_asked)?))),
         None => None,
     };
+    let _give_back = tokio::spawn(give_back(shared.phase.subscribe()));
     let mut phase = shared.phase.subscribe();
     tokio::select! {
         name = signals.next() => tracing::info!(event = event::DRAINING, signal = name, "draining"),
@@ -164,6 +165,20 @@ async fn control(
     }
     Ok(())
 }
+
+/// Once the start is over its code is only a burden: of the program, about half is never needed again.
+async fn give_back(mut phase: watch::Receiver<Phase>) {
+    // It ends with the process.
+    let _ = phase.wait_for(|phase| *phase >= Phase::Serving).await;
+    tokio::time::sleep(SETTLED).await;
+    match sidegate_system::give_back_code() {
+        Ok(bytes) => tracing::debug!(event = event::CODE_GIVEN_BACK, bytes, "the start is over; its code was given back"),
+        Err(error) => tracing::debug!(event = event::CODE_GIVEN_BACK, "the code of the start could not be given back: {error}"),
+    }
+}
+
+/// After the first SVID: collectors have been connected to, and the rest of the start is done.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Where operators come in.
 struct Doors {

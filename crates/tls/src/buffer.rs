@@ -10,7 +10,7 @@ use crate::record::{LONGEST, SEALED};
 
 /// How much a buffer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) enum Size {
+pub enum Size {
     /// One record of any peer.
     #[default]
     Small,
@@ -22,7 +22,9 @@ pub(crate) enum Size {
 pub(crate) const RECORDS: usize = 8;
 
 impl Size {
-    pub(crate) const fn bytes(self) -> usize {
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
         match self {
             Self::Small => LONGEST,
             Self::Large => RECORDS * SEALED,
@@ -50,24 +52,29 @@ struct Inner {
 
 /// A buffer; dropping it gives it back.
 #[derive(Debug)]
-pub(crate) struct Buffer {
+pub struct Buffer {
     inner: Inner,
     size: Size,
 }
 
 impl Buffer {
     /// One from the pool. What is in it is of no meaning.
-    pub(crate) fn take(size: Size) -> Self {
+    #[must_use]
+    pub fn take(size: Size) -> Self {
         let free = FREE.with_borrow_mut(|free| free[size as usize].pop());
         let inner = free.unwrap_or_else(|| Inner { bytes: vec![0; size.bytes()].into_boxed_slice(), chunks: Vec::new() });
         Self { inner, size }
     }
 
-    pub(crate) fn size(&self) -> Size {
+    /// How much it holds.
+    #[must_use]
+    pub fn size(&self) -> Size {
         self.size
     }
 
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+    /// All of it.
+    #[must_use]
+    pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.inner.bytes
     }
 

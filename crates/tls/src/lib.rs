@@ -18,6 +18,7 @@ mod verified;
 mod verifier;
 pub mod verify;
 
+pub use buffer::{Buffer, Size};
 pub use collector::{CollectorConfig, CollectorError};
 pub use configs::{ClientChoice, ServerChoice, TUNNEL, TlsContext};
 pub use failure::{HandshakeFailure, WireError};

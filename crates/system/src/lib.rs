@@ -1,0 +1,5 @@
+//! The system calls for which there is no safe wrapper: the only unsafe code of the project.
+
+mod give_back;
+
+pub use give_back::give_back_code;

@@ -28,7 +28,7 @@
 //! shared tunnel, through one each, or in mutual TLS each. All others have an explicit listener, as has
 //! `sidegate-explicit`. sidegate prefers the hybrid group X25519MLKEM768: its equal in that is `envoy-mlkem`; the other
 //! products use X25519. Resumption of sessions is as each product has it by default; `sidegate-full` and `sidegate-full-x25519`
-//! have none. `sidegate-passthrough` has no TLS at all: what it costs is the floor under every pair of user-space proxies.
+//! have none. `sidegate-polling` looks for the next event before a worker sleeps. `sidegate-passthrough` has no TLS at all: what it costs is the floor under every pair of user-space proxies.
 //!
 //! # How it is measured
 //!

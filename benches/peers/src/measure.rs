@@ -19,7 +19,11 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// How long ten thousand connections may take.
 const FILLING: Duration = Duration::from_secs(60);
 /// How long memory may take until it changes no more.
-const CALM: Duration = Duration::from_secs(5);
+const CALM: Duration = Duration::from_secs(8);
+/// Connections that are open before the memory of one is measured.
+const FIRST: usize = 32;
+/// So many looks, 10 ms apart, at an unchanged memory mean that a pair has come to rest.
+const STEADY: u32 = 200;
 /// How long connections may take to end, and proxies to notice.
 const SETTLING: Duration = Duration::from_secs(10);
 /// Who uses less than a tenth of this time in this time does nothing.
@@ -138,7 +142,7 @@ fn calm(processes: &Processes) -> Result<f64> {
         let now = processes.memory()?;
         same = if (now - last).abs() <= 64.0 { same + 1 } else { 0 };
         last = now;
-        Ok((same >= 30).then_some(()))
+        Ok((same >= STEADY).then_some(()))
     });
     Ok(last)
 }
@@ -150,10 +154,13 @@ fn memory(subject: &Subject, options: &Options, outcome: &mut Outcome) -> Result
     let idle = calm(&subject.processes)?;
     outcome.put("idle_pss", Some(idle / MIB));
     let mut churn = Churn::staying(subject.entry, 16, options.idle.last().map_or(0, |count| *count as usize + 16))?;
+    // What the first connections bring into memory, such as code, those after them share.
+    churn.fill(FIRST, FILLING)?;
+    let (begun, first) = (calm(&subject.processes)?, churn.open());
     for count in &options.idle {
         churn.fill(*count as usize, FILLING)?;
-        let grown = calm(&subject.processes)? - idle;
-        outcome.put(&idle_key(*count), Some(grown / real(churn.open() as u64)));
+        let grown = calm(&subject.processes)? - begun;
+        outcome.put(&idle_key(*count), Some(grown / real((churn.open() - first) as u64)));
     }
     Ok(())
 }

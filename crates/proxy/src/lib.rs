@@ -16,6 +16,7 @@ mod limits;
 mod listener;
 mod original_destination;
 mod outbound;
+mod poll;
 mod publisher;
 mod registry;
 mod relay;

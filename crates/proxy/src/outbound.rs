@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use crate::attempt::{Failure, attempt, canonical};
 use crate::authorize::authorize_server;
 use crate::clients;
-use crate::copy::Copier;
 use crate::dial::dial;
 use crate::handshake::{establish, shake_hands};
 use crate::limits::IdlePlace;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::attempt::Failure;
 use crate::copy::Copier;
+use crate::poll;
 use crate::registry::Live;
 use crate::secure::{Secure, SecureError};
 use crate::socket;
@@ -114,6 +115,7 @@ pub(crate) async fn relay(
         let half_open = relay.up.stage == Stage::Closed || relay.down.stage == Stage::Closed;
         if before != relay.moved() {
             last = Instant::now();
+            poll::event(last.into_std());
         }
         let opening = relay.is_opening();
         let deadline = if opening { answered_by } else { last + period(timeouts, half_open) };

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sidegate_config::schema::{self, Config, Mode, Otherwise, Timeouts, TunnelMode};
 use sidegate_config::value::{DnsName, PortRange};
@@ -32,6 +33,8 @@ pub struct Settings {
     pub(crate) own_ports: Vec<u16>,
     /// fwmark for sidegate's own packets.
     pub(crate) mark: Option<u32>,
+    /// How long a worker looks for the next event before it sleeps.
+    pub(crate) poll: Duration,
 }
 
 /// What an inbound port demands.
@@ -116,6 +119,7 @@ impl Settings {
             otherwise: config.outbound.otherwise,
             own_ports: own_ports(config),
             mark: config.redirect.exempt_mark,
+            poll: Duration::from_micros(config.poll_microseconds.into()),
         })
     }
 

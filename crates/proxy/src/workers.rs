@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::listener::Listeners;
 use crate::outbound::warm;
+use crate::poll;
 use crate::shared::{Phase, Shared};
 use crate::tunnel::pool;
 
@@ -59,6 +60,7 @@ async fn work(shared: &Arc<Shared>, listeners: Listeners, index: usize, workers:
     tokio::select! {
         _ = phase.wait_for(|p| *p == Phase::Ending) => {}
         () = tend(shared, &tasks, index, workers) => {}
+        () = poll::keep_awake(shared.settings.poll) => {}
     }
     shared.registry.cut_all(Reason::Drained);
     pool::clear();
@@ -79,6 +81,7 @@ async fn tend(shared: &Arc<Shared>, tasks: &TaskTracker, index: usize, workers: 
         if let Some(lag) = shared.telemetry.metrics.lag(workers).get(index) {
             lag.record(due.elapsed());
         }
+        poll::look_for_others();
         for key in pool::sweep(shared) {
             let shared = shared.clone();
             tasks.spawn(async move {

@@ -53,6 +53,8 @@ pub(crate) enum Product {
     SidegateFull,
     /// The same with X25519
     SidegateFullX25519,
+    /// sidegate, transparent, with a poll of 100 µs before a worker sleeps
+    SidegatePolling,
     /// sidegate without TLS: what two more hops cost
     SidegatePassthrough,
 }
@@ -119,6 +121,7 @@ impl Product {
             Self::SidegateFullX25519 => {
                 sidegate::start(rig, choice, Mode::Transparent, Tunnel::Off, "tls: { resumption: false, groups: [X25519] }\n")?
             }
+            Self::SidegatePolling => sidegate::start(rig, choice, Mode::Transparent, Tunnel::Auto, "pollMicroseconds: 100\n")?,
             Self::SidegatePassthrough => sidegate::start(rig, choice, Mode::Passthrough, Tunnel::Off, "")?,
         };
         pair.wait_passing(rig)?;

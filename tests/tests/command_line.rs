@@ -166,6 +166,7 @@ fn generated_documents_are_current() {
     for (arguments, file) in [
         (&["schema", "config"][..], "deploy/schema/config.json"),
         (&["schema", "policy"], "deploy/schema/policy.json"),
+        (&["schema", "deny-list"], "deploy/schema/deny-list.json"),
         (&["schema", "authority"], "deploy/schema/authority.json"),
         (&["reference", "config"], "docs/reference.md"),
         (&["reference", "telemetry"], "docs/telemetry.md"),

@@ -141,6 +141,20 @@ impl Authority {
         self.state.borrow().domains.get(&name).map(Domain::bundle_pem)
     }
 
+    /// Signs revocation lists (RFC 5280, section 5), one by each CA of a trust domain's bundle, that name the certificates with
+    /// these serial numbers (big-endian) and hold for `valid`: PEM.
+    ///
+    /// # Errors
+    /// [`AuthorityError::UnknownTrustDomain`], or a list could not be made.
+    pub fn revocation_lists_pem(&self, trust_domain: &str, serials: &[Vec<u8>], valid: Duration) -> Result<String, AuthorityError> {
+        let mut lists = String::new();
+        self.change(|state| {
+            lists = state.domain(trust_domain)?.revocation_lists(serials, valid)?;
+            Ok(())
+        })?;
+        Ok(lists)
+    }
+
     /// Signs an X.509-SVID for a peer that reads files (X509-SVID.md, section 3.1). It needs no entry, and no fault shows on it.
     ///
     /// # Errors

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use sidegate_core::{SpiffeId, TrustDomain};
 use time::OffsetDateTime;
@@ -94,6 +94,27 @@ impl Ca {
             Ok(Leaf { der: certificate.der().to_vec(), pem: certificate.pem(), key_der: key.serialize_der(), key_pem: key.serialize_pem() })
         };
         make().map_err(|source| AuthorityError::Certificate { subject: subject.clone(), source })
+    }
+
+    /// A revocation list (RFC 5280, section 5) of certificates by their serial numbers, that holds for `valid`.
+    pub(crate) fn revocation_list(&self, serials: &[Vec<u8>], valid: Duration) -> Result<String, AuthorityError> {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |serial: &Vec<u8>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now - BACKDATE,
+            next_update: now + valid,
+            crl_number: SerialNumber::from(u64::try_from(now.unix_timestamp()).unwrap_or(0)),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let subject = "a revocation list".to_owned();
+        list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(|source| AuthorityError::Certificate { subject, source })
     }
 
     pub(crate) fn der(&self) -> &[u8] {

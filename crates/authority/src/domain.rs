@@ -123,6 +123,11 @@ impl Domain {
         self.generations().map(|generation| generation.ca.pem()).collect()
     }
 
+    /// Revocation lists of all CAs that are published, each with all numbers: PEM.
+    pub(crate) fn revocation_lists(&self, serials: &[Vec<u8>], valid: Duration) -> Result<String, AuthorityError> {
+        self.generations().map(|generation| generation.ca.revocation_list(serials, valid)).collect()
+    }
+
     /// The JWT bundle: a JWK set of `jwt-svid` keys only (SPIFFE_Workload_API.md, section 6.2.2).
     pub(crate) fn key_set(&self) -> Vec<u8> {
         jwt::key_set(self.jwt_keys())

@@ -62,7 +62,8 @@ impl Problems {
         if self.0.is_empty() { Ok(value) } else { Err(self) }
     }
 
-    pub(crate) fn push(&mut self, place: &Place, path: &str, message: impl Into<String>) {
+    /// Adds what is wrong at `place`, the value of `path`.
+    pub fn push(&mut self, place: &Place, path: &str, message: impl Into<String>) {
         self.0.push(Problem { place: place.clone(), path: path.to_owned(), message: message.into() });
     }
 }

@@ -1,11 +1,16 @@
 //! The schema: each field with its default and why it is that.
 
+mod live;
+mod revocation;
 pub mod telemetry;
 
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use live::{LiveConnections, OnChange};
+pub use revocation::{Denied, DenyList, Depth, Revocation, RevocationLists, Unsure};
 
 use crate::value::{Address, Cidr, DnsName, Domain, Endpoint, HostPort, Id, IdPattern, Ports, Span};
 
@@ -23,6 +28,10 @@ pub struct Config {
     pub outbound: Outbound,
     /// Who may talk to the workload.
     pub policy: Policy,
+    /// Who is not to be trusted any more, although its certificate is valid.
+    pub revocation: Revocation,
+    /// What becomes of connections that are open while all this changes.
+    pub live_connections: LiveConnections,
     /// The kernel rules that `sidegate redirect` makes.
     pub redirect: Redirect,
     /// How TLS is spoken inside the mesh: always TLS 1.3.

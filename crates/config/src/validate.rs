@@ -25,6 +25,7 @@ pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
     }
     timeouts(&config.timeouts, &mut say);
     protocols(config, &mut say);
+    revocation(config, &mut say);
     telemetry(config, &mut say);
     if config.profile == Profile::Production {
         production(config, &mut say);
@@ -51,6 +52,26 @@ fn timeouts(timeouts: &Timeouts, say: &mut impl FnMut(&str, String)) {
     }
     if timeouts.detect.0 >= timeouts.silent.0 {
         say("timeouts.detect", "must be shorter than `timeouts.silent`".to_owned());
+    }
+}
+
+/// A trust domain that asks for lists needs some, once.
+fn revocation(config: &Config, say: &mut impl FnMut(&str, String)) {
+    let mut seen = HashSet::new();
+    for (i, lists) in config.revocation.trust_domains.iter().enumerate() {
+        let path = format!("revocation.trustDomains[{i}]");
+        if lists.files.is_empty() && lists.urls.is_empty() {
+            say(&path, "has no list: set `files` or `urls`".to_owned());
+        }
+        if !seen.insert(lists.trust_domain.get()) {
+            say(&path, format!("{} is named twice; put its lists together", lists.trust_domain));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(7 * 86_400)).contains(&lists.refresh.0.0) {
+            say(&format!("{path}.refresh"), "must be between 1s and 7d".to_owned());
+        }
+    }
+    if config.live_connections.drain_within.0 > Duration::from_secs(86_400) {
+        say("liveConnections.drainWithin", "must not be longer than 24h".to_owned());
     }
 }
 

@@ -84,6 +84,8 @@ text_values! {
     Domain(TrustDomain) "trust-domain" parse_trust_domain;
     /// An OTLP endpoint: `https://host:port`, `http://host:port` or `unix:///path`.
     Collector(CollectorAddress) "collector-url" CollectorAddress::parse;
+    /// A URL with `http://` or `https://`.
+    Url(CollectorAddress) "url" parse_url;
     /// A Workload API endpoint: `unix:///path` or `tcp://127.0.0.1:PORT` (loopback only: it carries private keys).
     Endpoint(EndpointSocket) "endpoint-socket" EndpointSocket::parse;
 }
@@ -107,7 +109,12 @@ impl fmt::Display for Span {
 macro_rules! display_inner { ($($name:ident)*) => { $(impl fmt::Display for $name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
 })* } }
-display_inner! { Collector DnsName Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
+display_inner! { Collector Url DnsName Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
+
+fn parse_url(text: &str) -> Result<CollectorAddress, String> {
+    let url = CollectorAddress::parse(text).ok().filter(|url| url.scheme != Scheme::Unix);
+    url.ok_or_else(|| "is not a URL; write for example http://pki.example/ca.crl".to_owned())
+}
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a duration; write for example 500ms, 30s, 5m or 1h30m");

@@ -12,7 +12,8 @@ mod spiffe_id;
 pub use printable::{innermost, printable, rfc3339};
 pub use reason::{Reason, Side, Stage};
 pub use record::{
-    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, Lap, SpanId, Stages, Transport, TunnelUse,
+    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, Lap, RevocationStatus, SpanId, Stages,
+    Transport, TunnelUse,
 };
 pub use secret::Secret;
 pub use spiffe_id::{PatternError, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};

@@ -161,6 +161,33 @@ impl TunnelUse {
     }
 }
 
+/// Whether a peer's chain was looked up in revocation lists, and what became of it if that was not sure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationStatus {
+    /// Its trust domain has no lists.
+    NotChecked,
+    /// It is on none of them.
+    Good,
+    /// No list covers it, and the configuration allows that.
+    UnknownAllowed,
+    /// A list that covers it has expired, and the configuration allows that.
+    ExpiredAllowed,
+}
+
+impl RevocationStatus {
+    /// The stable name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotChecked => "not_checked",
+            Self::Good => "good",
+            Self::UnknownAllowed => "unknown_allowed",
+            Self::ExpiredAllowed => "expired_allowed",
+        }
+    }
+}
+
 /// What the TLS handshake found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -331,9 +358,12 @@ pub struct ConnectionRecord {
     /// The certificate that the peer presented, whether it was accepted or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_certificate: Option<Arc<CertificateFacts>>,
+    /// Whether the peer's chain was looked up in revocation lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revocation: Option<RevocationStatus>,
     /// What the handshake found.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<HandshakeFacts>,
+    pub tls: Option<Arc<HandshakeFacts>>,
     /// Whether it went through a tunnel, and on whose session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TunnelUse>,
@@ -377,6 +407,7 @@ impl ConnectionRecord {
             peer_id: None,
             claimed_id: None,
             peer_certificate: None,
+            revocation: None,
             tls: None,
             tunnel: None,
             decision: None,

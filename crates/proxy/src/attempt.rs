@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use sidegate_core::{ConnectionRecord, Direction, Reason};
 
-use crate::registry::Live;
+use crate::registry::{Cut, Live};
 use crate::shared::Shared;
 
 /// How a step of a connection failed.
@@ -29,6 +29,12 @@ impl Failure {
 
     pub(crate) fn with(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: Some(detail.into()) }
+    }
+}
+
+impl From<Cut> for Failure {
+    fn from(cut: Cut) -> Self {
+        Self { reason: cut.reason, detail: cut.detail }
     }
 }
 
@@ -67,11 +73,11 @@ where
         Err(Failure::new(Reason::ConnectionLimit))
     } else {
         let live = attempt.live.clone();
-        // Biased, so that a cut that comes together with another end is what is recorded.
+        // Biased, so that a relay that is cut can tell the peer why; everything else just ends.
         tokio::select! {
             biased;
-            reason = live.cut_for() => Err(Failure::new(reason)),
             result = serve(&shared, attempt.record(), &live) => result,
+            cut = live.cut_for() => Err(cut.into()),
         }
     };
     let record = attempt.record();

@@ -3,13 +3,23 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use sidegate_core::{ConnectionRecord, Decision, Lap, Reason};
+use sidegate_core::{ConnectionRecord, Decision, HandshakeFacts, Lap, Reason};
 use sidegate_policy::{Query, Verdict};
-use sidegate_tls::Session;
+use sidegate_tls::{PeerIdentity, Session};
 
 use crate::attempt::Failure;
 use crate::settings::Destination;
 use crate::snapshot::{Snapshot, Tls};
+
+/// What policy is asked about a client.
+pub(crate) fn client_query<'a>(peer: &'a PeerIdentity, facts: &'a HandshakeFacts, from: IpAddr, to: SocketAddr) -> Query<'a> {
+    Query { peer: Some(&peer.id), peer_address: from, destination: to, sni: facts.sni.as_deref() }
+}
+
+/// What policy is asked about a client without an identity.
+pub(crate) fn plaintext_query(from: IpAddr, to: SocketAddr) -> Query<'static> {
+    Query { peer: None, peer_address: from, destination: to, sni: None }
+}
 
 /// Whether policy lets the client in.
 pub(crate) fn authorize_client(
@@ -20,8 +30,7 @@ pub(crate) fn authorize_client(
     record: &mut ConnectionRecord,
 ) -> Result<(), Failure> {
     let start = Instant::now();
-    let query = Query { peer: Some(&session.peer.id), peer_address: from, destination: to, sni: session.facts.sni.as_deref() };
-    let verdict = snapshot.policy.decide(&query);
+    let verdict = snapshot.policy.decide(&client_query(&session.peer, &session.facts, from, to));
     record.stages.authorize = Some(Lap::since(start));
     settle(verdict, record)
 }
@@ -34,8 +43,7 @@ pub(crate) fn authorize_plaintext(
     mode: &'static str,
     record: &mut ConnectionRecord,
 ) -> Result<(), Failure> {
-    let query = Query { peer: None, peer_address: from, destination: to, sni: None };
-    match snapshot.policy.denies_plaintext(&query) {
+    match snapshot.policy.denies_plaintext(&plaintext_query(from, to)) {
         Some(verdict) => settle(verdict, record),
         None => {
             record.decision = Some(Decision { allowed: true, rule: mode.into() });

@@ -30,6 +30,7 @@ pub(crate) async fn shake_hands(
     match result {
         Ok(Ok(session)) => {
             metrics.handshake_established(record.direction, session.facts.resumed, lap.took);
+            metrics.revocation(session.peer.revocation);
             establish(record, &session);
             record.stages.verify = Some(session.verify);
             Ok(session)
@@ -56,5 +57,6 @@ pub(crate) fn establish(record: &mut ConnectionRecord, session: &Session) {
     record.transport = Some(Transport::Mtls);
     record.peer_id = Some(session.peer.text.clone());
     record.peer_certificate = Some(session.peer.certificate.clone());
+    record.revocation = Some(session.peer.revocation);
     record.tls = Some(session.facts.clone());
 }

@@ -19,7 +19,8 @@ use crate::dial::dial;
 use crate::handshake::{establish, shake_hands};
 use crate::limits::{Place, Wait};
 use crate::original_destination::{is_local, original_destination};
-use crate::registry::Live;
+use crate::registry::{Judged, Live};
+use crate::rejudge::admit;
 use crate::relay::{Broken, Side, Wire, relay};
 use crate::secure::Secure;
 use crate::settings::Port;
@@ -122,7 +123,7 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
         Mode::Plaintext => {
             authorize_plaintext(&snapshot, record.downstream.ip(), to, "mode plaintext", record)?;
             let app = dial(to, Facing::Workload, settings, record).await?;
-            plaintext(shared, port, record, live);
+            plaintext(shared, port, record, live)?;
             Ok(Admitted::Plaintext(tcp, app, Vec::new()))
         }
     }
@@ -182,7 +183,7 @@ async fn permissive(
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, record.downstream.ip(), to, "mode permissive", record)?;
-            plaintext(shared, port, record, live);
+            plaintext(shared, port, record, live)?;
             Ok(Admitted::Plaintext(tcp, app, first))
         }
     }
@@ -289,7 +290,8 @@ impl Client {
         live: &Live,
     ) -> Result<TcpStream, Failure> {
         authorize_client(snapshot, &self.secure.session, record.downstream.ip(), self.to, record)?;
-        live.admit(record);
+        let session = &self.secure.session;
+        admit(shared, live, record, Judged::Client { peer: session.peer.clone(), facts: session.facts.clone() })?;
         match app {
             Some(app) => Ok(app),
             None => dial(self.to, Facing::Workload, &shared.settings, record).await,
@@ -342,9 +344,9 @@ async fn reopen(
 }
 
 /// Says of a connection that it is not protected on the network.
-fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: &Live) {
+fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: &Live) -> Result<(), Failure> {
     record.transport = Some(Transport::Plaintext);
-    live.admit(record);
+    admit(shared, live, record, Judged::Plaintext)?;
     shared.telemetry.metrics.plaintext(Direction::Inbound);
     tracing::warn!(
         event = event::CONNECTION_PLAINTEXT,
@@ -354,6 +356,7 @@ fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: 
         port.range,
         port.mode
     );
+    Ok(())
 }
 
 impl Admitted {

@@ -18,7 +18,8 @@ use crate::dial::dial;
 use crate::handshake::{establish, shake_hands};
 use crate::limits::IdlePlace;
 use crate::original_destination::original_destination;
-use crate::registry::Live;
+use crate::registry::{Judged, Live};
+use crate::rejudge::admit;
 use crate::relay::{Broken, Side, Wire, relay};
 use crate::secure::{Secure, SecureError};
 use crate::settings::{Destination, Settings};
@@ -100,7 +101,7 @@ async fn reach(
     if waiting && destination.tunnel == TunnelMode::Auto {
         for to in candidates {
             let Some((peer, secure)) = pool::take(shared, (index, *to)) else { continue };
-            if let Some(reached) = outbound.on_waiting_session(*to, peer, secure) {
+            if let Some(reached) = outbound.on_waiting_session(*to, peer, secure)? {
                 return Ok(reached);
             }
         }
@@ -236,18 +237,20 @@ struct Outbound<'a> {
 
 impl Outbound<'_> {
     /// On a session that has waited. None if it does not lead to who is expected any more; a new one may.
-    fn on_waiting_session(&mut self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Option<Reached> {
+    fn on_waiting_session(&mut self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Option<Reached>, Failure> {
         self.record.original_destination = Some(to);
         // Identity is judged afresh.
         let judged = self.tls.context.trust().judge_again(&secure.session.peer, Role::Server, unix_now()).is_ok();
         if !judged || authorize_server(self.destination, self.tls, &secure.session, self.record).is_err() {
             pool::close(&peer, &mut secure);
-            return None;
+            return Ok(None);
         }
         establish(self.record, &secure.session);
         self.record.tunnel = Some(TunnelUse::Reused);
-        secure.open(self.record, true).ok()?;
-        Some(self.reached(to, peer, secure))
+        if secure.open(self.record, true).is_err() {
+            return Ok(None);
+        }
+        self.reached(to, peer, secure).map(Some)
     }
 
     /// Dials the first of `candidates` that answers, and shakes hands.
@@ -279,17 +282,21 @@ impl Outbound<'_> {
                 return Err(Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), 0));
             }
         }
-        Ok(self.reached(to, peer, secure))
+        self.reached(to, peer, secure)
     }
 
     async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, tunnel: bool) -> Result<Session, Failure> {
         shake(self.shared, self.tls, self.destination, (self.index, to), peer, self.record, tunnel).await
     }
 
-    fn reached(&self, to: SocketAddr, peer: TcpStream, secure: Box<Secure>) -> Reached {
+    fn reached(&self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Reached, Failure> {
         self.live.heads_for(to);
-        self.live.admit(self.record);
-        Reached::Protected { key: (self.index, to), peer, secure, keep: self.destination.tunnel == TunnelMode::Auto }
+        let judged = Judged::Server { peer: secure.session.peer.clone(), destination: self.index };
+        if let Err(failure) = admit(self.shared, self.live, self.record, judged) {
+            secure.abort(&peer, failure.reason);
+            return Err(failure);
+        }
+        Ok(Reached::Protected { key: (self.index, to), peer, secure, keep: self.destination.tunnel == TunnelMode::Auto })
     }
 }
 
@@ -354,7 +361,7 @@ async fn not_in_mesh(
     }
     record.decision = Some(Decision { allowed: true, rule: "outbound.otherwise: passthrough".into() });
     record.transport = Some(Transport::Plaintext);
-    live.admit(record);
+    admit(shared, live, record, Judged::Outside)?;
     shared.telemetry.metrics.plaintext(Direction::Outbound);
     tracing::warn!(
         event = event::CONNECTION_PLAINTEXT,

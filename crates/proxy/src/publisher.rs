@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use sidegate_config::FileWatch;
 use sidegate_config::schema::Profile;
-use sidegate_identity::IdentityState;
+use sidegate_identity::{IdentityState, Material};
 use sidegate_policy::{Policy, PolicyError};
+use sidegate_tls::revocation::Revocation;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::rejudge;
 use crate::resolver::{self, Resolved};
+use crate::revocation::RevocationSource;
 use crate::shared::{Phase, Shared};
 use crate::snapshot::{Snapshot, Tls};
 use sidegate_core::event;
@@ -52,8 +55,14 @@ pub struct Publisher {
 impl Publisher {
     /// Starts publishing to `shared` on the current runtime. Serving begins with the first valid SVID.
     #[must_use]
-    pub fn start(shared: &Arc<Shared>, identity: watch::Receiver<Arc<IdentityState>>, policy: PolicySource) -> Self {
+    pub fn start(
+        shared: &Arc<Shared>,
+        identity: watch::Receiver<Arc<IdentityState>>,
+        policy: PolicySource,
+        revocation: RevocationSource,
+    ) -> Self {
         let mut tasks = JoinSet::new();
+        let (revocations, revocation_changes) = watch::channel(revocation.first());
         let (policies, policy_changes) = watch::channel(policy.first.clone());
         let (names, name_changes) = watch::channel(Arc::new(Resolved::default()));
         if !policy.files.is_empty() {
@@ -62,7 +71,14 @@ impl Publisher {
         if !shared.settings.names.is_empty() {
             tasks.spawn(resolver::run(shared.settings.names.clone(), names));
         }
-        tasks.spawn(publish(shared.clone(), identity, policy_changes, name_changes));
+        if revocation.is_configured() {
+            tasks.spawn(revocation.follow(revocations, shared.clone()));
+        }
+        tasks.spawn(rejudge::run(shared.clone()));
+        tasks.spawn(publish(
+            shared.clone(),
+            Sources { identity, policy: policy_changes, names: name_changes, revocation: revocation_changes },
+        ));
         Self { _tasks: tasks }
     }
 }
@@ -98,26 +114,39 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
     }
 }
 
-async fn publish(
-    shared: Arc<Shared>,
-    mut identity: watch::Receiver<Arc<IdentityState>>,
-    mut policy: watch::Receiver<Arc<Policy>>,
-    mut names: watch::Receiver<Arc<Resolved>>,
-) {
+/// What a snapshot is made of.
+struct Sources {
+    identity: watch::Receiver<Arc<IdentityState>>,
+    policy: watch::Receiver<Arc<Policy>>,
+    names: watch::Receiver<Arc<Resolved>>,
+    revocation: watch::Receiver<Arc<Revocation>>,
+}
+
+/// Waits for a change. The sender of a source that is not configured is gone; that is no change.
+async fn change<T>(source: &mut watch::Receiver<T>) {
+    if source.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn publish(shared: Arc<Shared>, sources: Sources) {
+    let Sources { mut identity, mut policy, mut names, mut revocation } = sources;
     let mut generation = 0;
     let mut last_policy = policy.borrow().clone();
     // TLS configurations are built once for each material, not for each snapshot.
-    let mut built: Option<(Arc<sidegate_identity::Material>, Tls)> = None;
+    let mut built: Option<(Arc<Material>, Arc<Revocation>, Tls)> = None;
     loop {
         let state = identity.borrow_and_update().clone();
-        let same = |b: &&(Arc<sidegate_identity::Material>, Tls)| state.material.as_ref().is_some_and(|m| Arc::ptr_eq(m, &b.0));
-        let kept = built.as_ref().filter(same);
+        let revoked = revocation.borrow_and_update().clone();
+        let kept = built.as_ref().filter(|(material, revocation, _)| {
+            state.material.as_ref().is_some_and(|m| Arc::ptr_eq(m, material)) && Arc::ptr_eq(revocation, &revoked)
+        });
         let same_material = kept.is_some();
         let tls = match kept {
-            Some((_, tls)) => Some(tls.clone()),
-            None => Tls::new(&state, &shared.settings),
+            Some((_, _, tls)) => Some(tls.clone()),
+            None => Tls::new(&state, &shared.settings, &revoked),
         };
-        built = state.material.clone().zip(tls.clone());
+        built = state.material.clone().zip(tls.clone()).map(|(material, tls)| (material, revoked.clone(), tls));
         generation += 1;
         let metrics = &shared.telemetry.metrics;
         for (success, so_far) in [(true, state.rotations), (false, state.refused)] {
@@ -136,6 +165,7 @@ async fn publish(
             policy: policy_now,
             identity: state,
             tls,
+            revocation: revoked,
             resolved: names.borrow_and_update().clone(),
         }));
         if renewed {
@@ -145,21 +175,11 @@ async fn publish(
         if serve {
             shared.advance(Phase::Serving);
         }
-        // The sender of a source that is not configured is gone; that is no change.
-        let policy_change = async {
-            if policy.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let name_change = async {
-            if names.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             changed = identity.changed() => if changed.is_err() { return },
-            () = policy_change => {}
-            () = name_change => {}
+            () = change(&mut policy) => {}
+            () = change(&mut names) => {}
+            () = change(&mut revocation) => {}
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use sidegate_core::{ConnectionId, ConnectionRecord, Direction, Reason, Transport};
+use sidegate_core::{ConnectionId, ConnectionRecord, Direction, HandshakeFacts, Reason, Transport};
+use sidegate_tls::PeerIdentity;
 use tokio::sync::Notify;
 
 /// Workers add and remove at the same time; each shard has a lock of its own, so they hardly ever meet.
@@ -46,8 +47,15 @@ pub struct Live {
     pub bytes_up: AtomicU64,
     /// Application bytes the other way, so far.
     pub bytes_down: AtomicU64,
-    cut: OnceLock<Reason>,
+    cut: OnceLock<Cut>,
     notify: Notify,
+}
+
+/// Why a connection is cut, and what exactly for.
+#[derive(Debug, Clone)]
+pub(crate) struct Cut {
+    pub(crate) reason: Reason,
+    pub(crate) detail: Option<String>,
 }
 
 /// As what a connection was let in.
@@ -59,6 +67,21 @@ pub struct Admission {
     pub transport: Option<Transport>,
     /// The rule that let it in.
     pub rule: Option<Arc<str>>,
+    /// What it is judged by when the world changes.
+    pub(crate) judged: Judged,
+}
+
+/// What a connection was judged by.
+#[derive(Debug, Clone)]
+pub(crate) enum Judged {
+    /// A client, by policy.
+    Client { peer: Arc<PeerIdentity>, facts: Arc<HandshakeFacts> },
+    /// A client without an identity, by deny rules alone.
+    Plaintext,
+    /// A server, by what is expected at the destination with this index.
+    Server { peer: Arc<PeerIdentity>, destination: usize },
+    /// None: it is out of the mesh.
+    Outside,
 }
 
 impl Registry {
@@ -174,7 +197,7 @@ impl Live {
     }
 
     /// Tells as what it is let in, by what `record` says of it.
-    pub(crate) fn admit(&self, record: &ConnectionRecord) {
+    pub(crate) fn admit(&self, record: &ConnectionRecord, judged: Judged) {
         if let Some(destination) = record.original_destination {
             self.heads_for(destination);
         }
@@ -182,20 +205,30 @@ impl Live {
             peer: record.peer_id.clone(),
             transport: record.transport,
             rule: record.decision.as_ref().map(|d| d.rule.clone()),
+            judged,
         });
     }
 
     /// Ends the connection, for `reason`. The first reason counts.
     pub fn cut(&self, reason: Reason) {
-        let _ = self.cut.set(reason);
+        self.cut_because(Cut { reason, detail: None });
+    }
+
+    pub(crate) fn cut_because(&self, cut: Cut) {
+        let _ = self.cut.set(cut);
         self.notify.notify_one();
     }
 
+    /// Why it is being cut, if it is.
+    pub(crate) fn is_cut(&self) -> Option<&Cut> {
+        self.cut.get()
+    }
+
     /// Waits until the connection is cut.
-    pub(crate) async fn cut_for(&self) -> Reason {
+    pub(crate) async fn cut_for(&self) -> Cut {
         loop {
-            if let Some(reason) = self.cut.get() {
-                return *reason;
+            if let Some(cut) = self.cut.get() {
+                return cut.clone();
             }
             self.notify.notified().await;
         }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::attempt::Failure;
 use crate::copy::Copier;
 use crate::poll;
-use crate::registry::Live;
+use crate::registry::{Cut, Live};
 use crate::secure::{Secure, SecureError};
 use crate::socket;
 
@@ -58,6 +58,8 @@ pub(crate) enum Broken {
     By(Side, SecureError),
     /// Nothing came for too long.
     Silent(Reason),
+    /// It is cut.
+    Cut(Cut),
 }
 
 /// One direction.
@@ -99,6 +101,10 @@ pub(crate) async fn relay(
     let answered_by = last + timeouts.dial.duration() + timeouts.handshake.duration();
     let mut timer = std::pin::pin!(sleep_until(last + period(timeouts, false)));
     poll_fn(|cx| {
+        // The attempt waits for a cut, and asks here before it ends.
+        if let Some(cut) = live.is_cut() {
+            return Poll::Ready(Err(Broken::Cut(cut.clone())));
+        }
         let before = relay.moved();
         let result = relay.poll(cx);
         live.bytes_up.store(relay.up.bytes, Ordering::Relaxed);
@@ -377,6 +383,12 @@ impl Broken {
                     secure.abort(tcp, reason);
                 }
                 return Failure::new(reason);
+            }
+            Self::Cut(cut) => {
+                if let Some((_, secure, tcp)) = secure {
+                    secure.abort(tcp, cut.reason);
+                }
+                return cut.into();
             }
             Self::By(side, error) => (side, error),
         };

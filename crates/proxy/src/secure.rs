@@ -8,6 +8,7 @@ use sidegate_core::{ConnectionRecord, Reason};
 use sidegate_tls::{Filled, SealError, Session, WireError};
 use tokio::net::TcpStream;
 
+use crate::socket;
 use crate::tunnel::frame::{self, Control, Malformed};
 use crate::tunnel::v1::{Outcome, Reset, Status};
 use crate::tunnel::{Opening, Tunnel};
@@ -205,6 +206,9 @@ impl Secure {
             let reset = Control::Reset(Reset { reason: reason.label().to_owned() });
             let _ = self.session.send(&reset.encode());
             let _ = self.session.try_flush(tcp);
+            // What follows is a reset, and often one from the peer too. A connection that the kernel has seen only resets of swallows
+            // the next one from the same port for ten seconds; after a FIN it does not. RESET says what this end is.
+            let _ = socket::shutdown_write(tcp);
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Bounds.
     pub limits: schema::Limits,
+    /// What becomes of live connections.
+    pub(crate) live: schema::LiveConnections,
     /// Groups and resumption.
     pub(crate) tls: schema::Tls,
     /// Ports that differ from the default; the last entry is the default itself.
@@ -111,6 +113,7 @@ impl Settings {
         Arc::new(Self {
             names,
             timeouts: config.timeouts.clone(),
+            live: config.live_connections.clone(),
             limits: config.limits.clone(),
             tls: config.tls.clone(),
             ports,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sidegate_core::{CertificateFacts, ConnectionRecord, Reason, TrustDomain, event};
 use sidegate_identity::{IdentityState, unix_now};
 use sidegate_policy::Policy;
+use sidegate_tls::revocation::Revocation;
 use sidegate_tls::{ServerChoice, TlsContext};
 
 use crate::attempt::Failure;
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub identity: Arc<IdentityState>,
     /// TLS configurations; none without material.
     pub(crate) tls: Option<Tls>,
+    /// Who is revoked or denied.
+    pub revocation: Arc<Revocation>,
     /// What the names of destinations resolve to.
     pub(crate) resolved: Arc<Resolved>,
 }
@@ -37,7 +40,7 @@ pub(crate) struct Tls {
     not_after: i64,
     /// By index of the port in [`Settings`].
     pub(crate) servers: Arc<[ServerChoice]>,
-    /// Counts up with each material.
+    /// Counts up with each material, and with each change of what is revoked.
     pub(crate) generation: u64,
     pub(crate) context: Arc<TlsContext>,
 }
@@ -52,10 +55,10 @@ pub enum Readiness {
 }
 
 impl Tls {
-    pub(crate) fn new(state: &IdentityState, settings: &Settings) -> Option<Self> {
+    pub(crate) fn new(state: &IdentityState, settings: &Settings, revocation: &Arc<Revocation>) -> Option<Self> {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let material = state.material.as_ref()?;
-        let context = match TlsContext::with(material, &settings.tls) {
+        let context = match TlsContext::with(material, &settings.tls, revocation.clone()) {
             Ok(context) => context,
             Err(error) => {
                 tracing::error!(

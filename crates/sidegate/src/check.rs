@@ -4,6 +4,7 @@ use anyhow::{Result, anyhow};
 use sidegate_config::Config;
 use sidegate_config::schema::Otherwise;
 use sidegate_policy::Policy;
+use sidegate_proxy::RevocationSource;
 
 use crate::{cli, yaml};
 
@@ -25,6 +26,7 @@ pub(crate) fn check(arguments: &cli::Check) -> Result<()> {
         print!("{}", yaml::to_yaml(&serde_json::to_value(&config)?));
     }
     let policy = Policy::load(&config.policy.files, config.profile).map_err(|e| anyhow!("the policy can't be used:\n{e}"))?;
+    RevocationSource::load(config.revocation.clone()).map_err(|e| anyhow!("revocation can't be checked:\n{e}"))?;
     policy.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     warnings(&config, policy.len()).for_each(|warning| eprintln!("warning: {warning}"));
     let profile = format!("{:?}", config.profile).to_lowercase();

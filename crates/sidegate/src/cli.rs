@@ -250,6 +250,8 @@ pub(crate) enum SchemaOf {
     Config,
     /// A policy file
     Policy,
+    /// A deny list of peers
+    DenyList,
     /// The embedded authority's configuration
     Authority,
 }

@@ -11,7 +11,9 @@ use sidegate_config::schema::telemetry::{Signal, Target};
 use sidegate_config::schema::{ADMIN_SOCKET, Profile};
 use sidegate_core::{Reason, event};
 use sidegate_identity::{Identity, IdentityState};
-use sidegate_proxy::{Listeners, Phase, PolicySource, Publisher, Settings, Shared, Workers, cpu_quota, raise_descriptor_limit};
+use sidegate_proxy::{
+    Listeners, Phase, PolicySource, Publisher, RevocationSource, Settings, Shared, Workers, cpu_quota, raise_descriptor_limit,
+};
 use sidegate_telemetry::{Options, Telemetry, TlsSource};
 use sidegate_tls::CollectorConfig;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
@@ -41,6 +43,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         tracing::warn!(event = event::HARDENING_FAILED, "the limit of descriptors could not be raised: {error}");
     }
     let policy = PolicySource::load(config.policy.files.clone(), config.profile).context("the policy can't be used")?;
+    let revocation = RevocationSource::load(config.revocation.clone()).context("revocation can't be checked")?;
     warnings(&config, policy.rules()).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
     let settings = Settings::new(&config);
     let workers = config.workers.map_or_else(cpu_quota, usize::from);
@@ -66,7 +69,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let workers = Workers::start(&shared, listeners)?;
     tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
     let doors = Doors { admin, socket };
-    let controlled = runtime.block_on(control(&config, &shared, policy, doors, &identity, &logging));
+    let controlled = runtime.block_on(control(&config, &shared, (policy, revocation), doors, &identity, &logging));
     shared.advance(Phase::Ending);
     workers.join();
     drop(runtime);
@@ -133,7 +136,7 @@ fn harden(with_parent: bool) {
 async fn control(
     config: &Config,
     shared: &Arc<Shared>,
-    policy: PolicySource,
+    (policy, revocation): (PolicySource, RevocationSource),
     doors: Doors,
     identity_cell: &IdentityCell,
     logging: &Logging,
@@ -141,7 +144,7 @@ async fn control(
     let mut signals = Signals::new()?;
     let identity = Identity::start(&config.identity, config.profile)?;
     let _ = identity_cell.set(identity.subscribe());
-    let _publisher = Publisher::start(shared, identity.subscribe(), policy);
+    let _publisher = Publisher::start(shared, identity.subscribe(), policy, revocation);
     let drain_asked = Arc::new(Notify::new());
     // Ended with the runtime.
     let _admin = doors.admin.map(|admin| tokio::spawn(admin.serve(shared.clone())));

@@ -1,6 +1,7 @@
 //! `sidegate schema`.
 
 use anyhow::Result;
+use sidegate_config::schema::DenyList;
 use sidegate_config::{Config, json_schema};
 use sidegate_policy::schema::PolicyFile;
 
@@ -11,6 +12,7 @@ pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
     let schema = match arguments.of {
         SchemaOf::Config => json_schema::<Config>(),
         SchemaOf::Policy => json_schema::<PolicyFile>(),
+        SchemaOf::DenyList => json_schema::<DenyList>(),
         #[cfg(feature = "development")]
         SchemaOf::Authority => json_schema::<sidegate_authority::AuthorityConfig>(),
         #[cfg(not(feature = "development"))]

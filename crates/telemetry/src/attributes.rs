@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use opentelemetry_semantic_conventions::attribute as semconv;
-use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, Transport, TunnelUse, rfc3339};
+use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, RevocationStatus, Transport, TunnelUse, rfc3339};
 
 use crate::wire::Buffer;
 
@@ -44,6 +44,7 @@ attributes! {
     TLS_SERVER_NOT_AFTER semconv::TLS_SERVER_NOT_AFTER, "string" "Until when it is valid.";
     PEER_SERIAL "sidegate.peer.serial", "string" "Serial number of the peer's certificate, hexadecimal.";
     PEER_ID "sidegate.peer.spiffe_id", "string" "The peer's SPIFFE ID, verified.";
+    PEER_REVOCATION "sidegate.peer.revocation", "string" "Whether the peer's chain was looked up in revocation lists: not_checked, good, unknown_allowed or expired_allowed.";
     CLAIMED_ID "sidegate.peer.claimed_id", "string" "What a peer that could not be verified claimed to be. Never to be trusted.";
     LOCAL_ID "sidegate.local.spiffe_id", "string" "Our SPIFFE ID.";
     CONNECTION_ID "sidegate.connection.id", "string" "The connection's ID, as in the access log; the same at both ends of a tunnel; also the trace ID, where no other came.";
@@ -137,6 +138,7 @@ pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     all.optional(DETAIL, record.detail.as_deref());
     all.optional(LOCAL_ID, record.local_id.as_deref());
     all.optional(PEER_ID, record.peer_id.as_deref());
+    all.optional(PEER_REVOCATION, record.revocation.map(RevocationStatus::label));
     all.optional(CLAIMED_ID, record.claimed_id.as_deref());
     all.optional(DESTINATION, record.destination.as_deref());
     all.optional(TRANSPORT, record.transport.map(Transport::label));
@@ -243,14 +245,14 @@ pub(crate) mod tests {
         record.claimed_id = Some("spiffe://a.b/who".to_owned());
         record.peer_certificate = Some(Arc::new(CertificateFacts::new(b"them", "1f".to_owned(), 1_700_000_000, 1_800_000_000)));
         record.local_certificate = Some(Arc::new(CertificateFacts::new(b"us", "2f".to_owned(), 1_700_000_000, 1_800_000_000)));
-        record.tls = Some(HandshakeFacts {
+        record.tls = Some(std::sync::Arc::new(HandshakeFacts {
             version: "1.3",
             cipher: "TLS_AES_128_GCM_SHA256",
             group: Some("X25519MLKEM768"),
             alpn: Some("h2".to_owned()),
             sni: Some("api.example".to_owned()),
             resumed: false,
-        });
+        }));
         record.decision = Some(Decision { allowed: true, rule: "web (p.yaml:3)".into() });
         record.reason = reason;
         record.detail = Some("what exactly".to_owned());

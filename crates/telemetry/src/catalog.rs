@@ -97,6 +97,8 @@ instruments! {
     ROTATIONS "sidegate.identity.rotations" Counter "{rotation}" ["outcome"] "SVID or bundles were replaced (success), or what a source offered could not be used (failure).";
     SOURCE_HEALTHY "sidegate.identity.source.healthy" Gauge "" ["source"] "1 while the last thing that an identity source said was of use.";
     POLICY_RELOADS "sidegate.policy.reloads" Counter "{reload}" ["outcome"] "Policy files were read anew (success), or refused so that the last good policy stays (failure).";
+    REVOCATION_RELOADS "sidegate.revocation.reloads" Counter "{reload}" ["outcome"] "Revocation lists or deny lists were read or fetched anew (success), or could not be used so that the last good ones stay (failure).";
+    REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" ["status"] "Handshakes with peers of whom it is not known whether they are revoked, and whom the configuration lets in all the same.";
     READY "sidegate.ready" Gauge "" [] "1 while ready.";
     ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" ["direction"] "accept() failures, such as an exhausted descriptor table.";
     EXPORTED "sidegate.telemetry.exported" Counter "{item}" ["signal"] "Spans, data points and log records that a collector has taken.";
@@ -122,6 +124,7 @@ pub const METRIC_ATTRIBUTES: &[(&str, &str)] = &[
     ("peer", "A SPIFFE ID; or other."),
     ("trust_domain", "Whose bundle it is."),
     ("source", "The identity source: its kind and place."),
+    ("status", "unknown_allowed if no list covers the peer, expired_allowed if the one that does has expired."),
     ("signal", "traces, metrics or logs; where things are dropped also records, access_log and stderr."),
     ("cause", "Why it was dropped: queue_full, rate_limited, export_failed, rejected or shutdown."),
     ("worker", "The worker's number."),

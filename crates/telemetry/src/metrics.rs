@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use sidegate_config::schema::telemetry as schema;
-use sidegate_core::{ConnectionRecord, Direction, Reason, TunnelUse};
+use sidegate_core::{ConnectionRecord, Direction, Reason, RevocationStatus, TunnelUse};
 
 use crate::bounded::{Bounded, Series};
 use crate::catalog::{self, Cause, Instrument, Way};
@@ -82,6 +82,9 @@ pub struct Metrics {
     peers: Bounded<6>,
     rotations: [Counter; 2],
     policy_reloads: [Counter; 2],
+    revocation_reloads: [Counter; 2],
+    /// By whether a list covers the peer but has expired.
+    revocation_unsure: [Counter; 2],
     exported: [Counter; 3],
     exports: [[Counter; 2]; 3],
     dropped: [[Counter; 5]; 6],
@@ -137,6 +140,8 @@ impl Metrics {
             peers: Bounded::new(config.peers.into()),
             rotations: each(),
             policy_reloads: each(),
+            revocation_reloads: each(),
+            revocation_unsure: each(),
             exported: each(),
             exports: each(),
             dropped: each(),
@@ -246,6 +251,20 @@ impl Metrics {
     #[must_use]
     pub fn rotations(&self, success: bool) -> &Counter {
         &self.rotations[usize::from(success)]
+    }
+
+    /// Revocation lists that were read or fetched anew, or could not be used.
+    pub fn revocation_reloads(&self, success: bool) -> &Counter {
+        &self.revocation_reloads[usize::from(success)]
+    }
+
+    /// Counts a handshake after which it is not sure whether the peer is revoked.
+    pub fn revocation(&self, status: RevocationStatus) {
+        match status {
+            RevocationStatus::UnknownAllowed => self.revocation_unsure[0].inc(),
+            RevocationStatus::ExpiredAllowed => self.revocation_unsure[1].inc(),
+            RevocationStatus::NotChecked | RevocationStatus::Good => {}
+        }
     }
 
     /// Readings of policy files that were of use, or not.
@@ -368,6 +387,10 @@ impl Metrics {
         for (i, outcome) in RESULTS.into_iter().enumerate() {
             streams.sum(&catalog::ROTATIONS, [("outcome", outcome)], self.rotations[i].get());
             streams.sum(&catalog::POLICY_RELOADS, [("outcome", outcome)], self.policy_reloads[i].get());
+            streams.sum(&catalog::REVOCATION_RELOADS, [("outcome", outcome)], self.revocation_reloads[i].get());
+        }
+        for (i, status) in [RevocationStatus::UnknownAllowed, RevocationStatus::ExpiredAllowed].into_iter().enumerate() {
+            streams.sum(&catalog::REVOCATION_UNSURE, [("status", status.label())], self.revocation_unsure[i].get());
         }
         for signal in schema::Signal::ALL {
             let s = ("signal", signal.label());

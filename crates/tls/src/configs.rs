@@ -12,6 +12,7 @@ use sidegate_config::schema::Tls;
 use sidegate_identity::Material;
 
 use crate::provider::provider_with;
+use crate::revocation::Revocation;
 use crate::tickets::{Ticketer, Tickets};
 use crate::verifier::SpiffeVerifier;
 use crate::verify::TrustStore;
@@ -50,16 +51,16 @@ impl TlsContext {
     /// # Errors
     /// rustls's, if the provider lacks what TLS 1.3 needs; that would be a defect of the build.
     pub fn new(material: &Material) -> Result<Self, rustls::Error> {
-        Self::with(material, &Tls::default())
+        Self::with(material, &Tls::default(), Arc::default())
     }
 
-    /// Builds the configurations for `material` as `tls` says.
+    /// Builds the configurations for `material` as `tls` says, for peers that are not revoked.
     ///
     /// # Errors
     /// As [`TlsContext::new`].
-    pub fn with(material: &Material, tls: &Tls) -> Result<Self, rustls::Error> {
+    pub fn with(material: &Material, tls: &Tls, revocation: Arc<Revocation>) -> Result<Self, rustls::Error> {
         let provider = provider_with(&tls.groups);
-        let trust = Arc::new(TrustStore::new(material));
+        let trust = Arc::new(TrustStore::with(material, revocation));
         // New objects for each generation: rustls voids the tickets of others then.
         let verifier = SpiffeVerifier::new(trust.clone());
         let svid = Arc::new(OneSvid(material.svid.certified_key.clone()));

@@ -258,7 +258,7 @@ async fn drive(
             }
         }
     }
-    let facts = facts(side.common(), sni);
+    let facts = Arc::new(facts(side.common(), sni));
     let (peer, verify) = match report {
         Some(Report { outcome: Ok(peer), lap }) => (peer, lap),
         // A resumed session: its chain was verified once, and is judged anew, for a verifier was not asked.
@@ -277,7 +277,7 @@ fn end_of_next_record(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 /// Judges the chain that a resumed session was once begun with.
-fn resumed(side: &Side, trust: &TrustStore) -> Result<(PeerIdentity, Lap), HandshakeFailure> {
+fn resumed(side: &Side, trust: &TrustStore) -> Result<(Arc<PeerIdentity>, Lap), HandshakeFailure> {
     let start = Instant::now();
     let chain = side.common().peer_certificates().unwrap_or_default();
     let Some((leaf, intermediates)) = chain.split_first() else {
@@ -328,7 +328,7 @@ fn failure(error: &Error, report: Option<Report>) -> HandshakeFailure {
             // The certificate is good, but the peer has not proved that it is its own.
             Ok(claimed) => {
                 failure.claimed_id = Some(claimed.text.to_string());
-                failure.certificate = Some(claimed.certificate);
+                failure.certificate = Some(claimed.certificate.clone());
             }
         }
     }

@@ -11,6 +11,7 @@ mod handshake;
 mod pace;
 mod provider;
 mod record;
+pub mod revocation;
 mod session;
 pub mod socket;
 mod tickets;

@@ -6,6 +6,7 @@ mod inward;
 mod outward;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
@@ -70,9 +71,9 @@ pub type Prefix = fn(usize) -> [u8; 4];
 /// A session after its handshake.
 pub struct Session {
     /// Who the peer is.
-    pub peer: PeerIdentity,
+    pub peer: Arc<PeerIdentity>,
     /// What the handshake found.
-    pub facts: HandshakeFacts,
+    pub facts: Arc<HandshakeFacts>,
     /// When the peer's chain was verified and how long that took.
     pub verify: Lap,
     kernel: Kernel,
@@ -102,8 +103,8 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(
         (secrets, kernel): (ExtractedSecrets, Kernel),
-        peer: PeerIdentity,
-        facts: HandshakeFacts,
+        peer: Arc<PeerIdentity>,
+        facts: Arc<HandshakeFacts>,
         verify: Lap,
         remains: Remains,
     ) -> Result<Self, Error> {

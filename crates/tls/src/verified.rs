@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
@@ -21,7 +22,7 @@ const LONGEST: usize = 8 * 1024;
 type Digest = [u8; 32];
 
 thread_local! {
-    static VERIFIED: RefCell<HashMap<Digest, PeerIdentity>> = RefCell::new(HashMap::new());
+    static VERIFIED: RefCell<HashMap<Digest, Arc<PeerIdentity>>> = RefCell::new(HashMap::new());
 }
 
 /// What [`verify`] says, or has said.
@@ -31,13 +32,13 @@ pub(crate) fn recall(
     intermediates: &[CertificateDer<'_>],
     role: Role,
     now: i64,
-) -> Result<PeerIdentity, VerifyFailure> {
+) -> Result<Arc<PeerIdentity>, VerifyFailure> {
     let digest = digest(leaf, intermediates, role);
     let known = VERIFIED.with_borrow(|known| known.get(&digest).filter(|peer| peer.holds(trust, now)).cloned());
     if let Some(peer) = known {
         return Ok(peer);
     }
-    let peer = verify(leaf, intermediates, role, trust, now)?;
+    let peer = Arc::new(verify(leaf, intermediates, role, trust, now)?);
     if leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>() > LONGEST {
         return Ok(peer);
     }

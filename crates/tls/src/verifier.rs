@@ -22,7 +22,7 @@ use crate::verify::{PeerIdentity, Role, TrustStore, VerifyFailure};
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) lap: Lap,
-    pub(crate) outcome: Result<PeerIdentity, VerifyFailure>,
+    pub(crate) outcome: Result<Arc<PeerIdentity>, VerifyFailure>,
 }
 
 thread_local! {

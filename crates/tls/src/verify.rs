@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use sidegate_core::{CertificateFacts, Reason, SpiffeId, TrustDomain, parse_canonical, printable};
+use sidegate_config::schema::Denied;
+use sidegate_core::{CertificateFacts, Reason, RevocationStatus, SpiffeId, TrustDomain, parse_canonical, printable};
 use sidegate_identity::{Material, foreign_signing_name, uri_names};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::{
@@ -19,6 +20,7 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use crate::revocation::{self, Lookup, Revocation};
 use crate::verified;
 
 /// In which role the peer presents its certificate.
@@ -36,6 +38,7 @@ pub struct TrustStore {
     /// What tells it from every other, so that what one has verified is never taken for another's.
     id: u64,
     domains: BTreeMap<TrustDomain, Vec<Anchor>>,
+    revocation: Arc<Revocation>,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,8 @@ pub struct PeerIdentity {
     chain: Arc<[CertificateDer<'static>]>,
     /// By which trust store it was verified.
     trust: u64,
+    /// Whether it was looked up in revocation lists.
+    pub revocation: RevocationStatus,
     /// As long as the path that was found is valid: seconds since the epoch, the first and the last.
     valid: (i64, i64),
 }
@@ -76,9 +81,15 @@ pub struct VerifyFailure {
 }
 
 impl TrustStore {
-    /// The bundles of `material`.
+    /// The bundles of `material`, of whose peers nobody is revoked.
     #[must_use]
     pub fn new(material: &Material) -> Self {
+        Self::with(material, Arc::default())
+    }
+
+    /// The bundles of `material`, and who is revoked all the same.
+    #[must_use]
+    pub fn with(material: &Material, revocation: Arc<Revocation>) -> Self {
         let mut domains = BTreeMap::new();
         for (trust_domain, bundle) in &material.bundles {
             let anchors = bundle.authorities.iter().filter_map(|authority| {
@@ -88,7 +99,7 @@ impl TrustStore {
             domains.insert(trust_domain.clone(), anchors.collect());
         }
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains }
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains, revocation }
     }
 
     /// As [`verify`], but a chain that this thread has verified before is not verified again while it is valid.
@@ -101,8 +112,14 @@ impl TrustStore {
         intermediates: &[CertificateDer<'_>],
         role: Role,
         now: i64,
-    ) -> Result<PeerIdentity, VerifyFailure> {
+    ) -> Result<Arc<PeerIdentity>, VerifyFailure> {
         verified::recall(self, leaf, intermediates, role, now)
+    }
+
+    /// Why a deny list refuses a peer that was verified before, if one does.
+    #[must_use]
+    pub fn denies(&self, peer: &PeerIdentity) -> Option<String> {
+        self.revocation.denies(&peer.id, &peer.certificate).map(why_denied)
     }
 
     /// Judges anew a peer that was verified before, perhaps by another generation of trust bundles.
@@ -161,22 +178,32 @@ pub fn verify(
     let uris = uri_names(&parsed).map_err(malformed)?;
     let validity = parsed.validity();
     let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    let checked = spiffe_id(&uris).and_then(|id| {
-        leaf_rules(&parsed)?;
-        let path = path_rules(leaf, intermediates, role, trust, id.trust_domain(), now)?;
-        Ok((id, (path.0.max(not_before), path.1.min(not_after))))
-    });
     let serial = printable(&format!("{:x}", parsed.serial));
     let certificate = Arc::new(CertificateFacts::new(leaf, serial, not_before, not_after));
+    let checked = spiffe_id(&uris).and_then(|id| {
+        leaf_rules(&parsed)?;
+        let (path, revocation) = path_rules(leaf, intermediates, role, trust, id.trust_domain(), now)?;
+        if let Some(denied) = trust.revocation.denies(&id, &certificate) {
+            return Err((Reason::PeerDenied, why_denied(denied)));
+        }
+        Ok((id, revocation, (path.0.max(not_before), path.1.min(not_after))))
+    });
     match checked {
-        Ok((id, valid)) => {
+        Ok((id, revocation, valid)) => {
             let chain = std::iter::once(leaf).chain(intermediates).map(|cert| cert.clone().into_owned()).collect();
-            Ok(PeerIdentity { text: id.to_string().into(), id, certificate, chain, trust: trust.id, valid })
+            Ok(PeerIdentity { text: id.to_string().into(), id, certificate, chain, trust: trust.id, revocation, valid })
         }
         Err((reason, detail)) => {
             let claimed_id = uris.first().map(|uri| printable(uri));
             Err(VerifyFailure { reason, detail: printable(&detail), claimed_id, certificate: Some(certificate) })
         }
+    }
+}
+
+fn why_denied(denied: &Denied) -> String {
+    match &denied.reason {
+        Some(reason) => format!("a deny list names it: {reason}"),
+        None => "a deny list names it".to_owned(),
     }
 }
 
@@ -242,8 +269,8 @@ fn strong_key(leaf: &X509Certificate<'_>) -> Check {
     if *algorithm == OID_SIG_ED25519 { Ok(()) } else { weak(format!("its leaf's key algorithm {algorithm} is not acceptable")) }
 }
 
-/// RFC 5280 §6 by webpki, against the bundle of the peer's own trust domain only; then X509-SVID §4 on each CA. Returns as
-/// long as all CAs of the path are valid.
+/// RFC 5280 §6 by webpki, against the bundle of the peer's own trust domain only; then X509-SVID §4 on each CA. Returns how
+/// long all CAs of the path, and the lists that were asked, are valid, and what those said.
 fn path_rules(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -251,7 +278,7 @@ fn path_rules(
     trust: &TrustStore,
     domain: &TrustDomain,
     now: i64,
-) -> Check<(i64, i64)> {
+) -> Check<((i64, i64), RevocationStatus)> {
     let Some(anchors) = trust.domains.get(domain) else {
         return Err((Reason::TrustDomainUnknown, format!("there is no trust bundle for {domain}")));
     };
@@ -272,7 +299,6 @@ fn path_rules(
         Role::Client => KeyUsage::client_auth(),
     };
     let time = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
-    let algorithms = webpki::ALL_VERIFICATION_ALGS;
     // Of several paths, as through the twins of a CA that is being renewed, one may break our rules and another keep
     // them: webpki looks on when this says no. What the first broke is what is reported.
     let broken = RefCell::new(None);
@@ -291,8 +317,14 @@ fn path_rules(
             webpki::Error::UnknownIssuer
         })
     };
-    match cert.verify_for_usage(algorithms, &valid, intermediates, time, usage, None, Some(&keeps_rules)) {
-        Ok(_) => Ok(window.get()),
+    let lists = trust.revocation.domains.get(domain);
+    match (Lookup { cert: &cert, anchors: &valid, intermediates, time, usage, keeps_rules: &keeps_rules }).run(lists) {
+        Ok(status) => {
+            let (first, last) = window.get();
+            // What a list says holds until the next one is due.
+            let asked = lists.filter(|_| status == RevocationStatus::Good).into_iter().flat_map(|domain| &domain.lists);
+            Ok(((first, asked.map(|list| list.next_update).filter(|end| *end >= now).fold(last, i64::min)), status))
+        }
         Err(error) => Err(broken.take().unwrap_or_else(|| webpki_reason(error))),
     }
 }
@@ -316,6 +348,9 @@ fn ca_rules(ca: &CertificateDer<'_>, domain: &TrustDomain) -> Check<(i64, i64)> 
 #[allow(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 fn webpki_reason(error: webpki::Error) -> (Reason, String) {
     use webpki::Error as E;
+    if let Some(reason) = revocation::reason(&error) {
+        return (reason, format!("its chain is not acceptable: {error}"));
+    }
     #[allow(deprecated, reason = "older spellings of the same errors may still come")]
     let reason = match &error {
         E::CertExpired { .. } => Reason::Expired,

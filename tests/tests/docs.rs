@@ -35,7 +35,7 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<(&'a str, &'a str)> {
     found
 }
 
-/// A block says what it is: ```yaml config, ```yaml policy or ```yaml authority.
+/// A block says what it is: ```yaml config, ```yaml policy, ```yaml deny-list or ```yaml authority.
 #[test]
 fn every_configuration_in_the_docs_is_good() {
     let mut checked = 0;
@@ -49,6 +49,7 @@ fn every_configuration_in_the_docs_is_good() {
                     sidegate_policy::Policy::parse(&[(source.clone(), body.to_owned())], sidegate_config::schema::Profile::Production)
                         .map(drop)
                 }
+                "yaml deny-list" => sidegate_config::typed::<sidegate_config::schema::DenyList>(&source, body).map(drop),
                 "yaml authority" => sidegate_config::typed::<sidegate_authority::AuthorityConfig>(&source, body).map(drop),
                 _ => panic!("{}say what it is: config, policy or authority", place()),
             };

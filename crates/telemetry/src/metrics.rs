@@ -504,7 +504,7 @@ mod tests {
         let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
         record.reason = reason;
         record.stages.handshake = Some(sidegate_core::Lap { start: Instant::now(), took: Duration::from_millis(3) });
-        record.decision = Some(sidegate_core::Decision { allowed: true, rule: "r".into() });
+        record.decision = Some(sidegate_core::Decision::new(true, "r".into()));
         record
     }
 

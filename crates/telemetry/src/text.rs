@@ -28,6 +28,11 @@ pub fn line(record: &ConnectionRecord) -> String {
     }
     if let Some(decision) = &record.decision {
         let _ = write!(text, " {} by {}", if decision.allowed { "allowed" } else { "DENIED" }, decision.rule);
+        if let Some(explanation) = &decision.explanation {
+            for remark in &explanation.remarks {
+                let _ = write!(text, " [{remark}]");
+            }
+        }
     }
     let _ = write!(text, " {}B up {}B down {}", record.bytes_up, record.bytes_down, duration(record.stages.total));
     if record.reason != Reason::Closed {
@@ -35,6 +40,10 @@ pub fn line(record: &ConnectionRecord) -> String {
     }
     if let Some(detail) = &record.detail {
         let _ = write!(text, ": {detail}");
+    }
+    let nearest = record.decision.iter().filter_map(|decision| decision.explanation.as_deref()).flat_map(|e| &e.nearest);
+    for (at, rule) in nearest.enumerate() {
+        let _ = write!(text, "{} {rule}", if at == 0 { "; nearest:" } else { ";" });
     }
     text
 }

@@ -1,11 +1,16 @@
 //! What a condition may ask: the typed variables of `when`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::UNIX_EPOCH;
 
-use cel::{Context, Env, Value};
+use cel::common::types::{CelBool, CelInt, CelString};
+use cel::common::value::CowVal;
+use cel::context::VariableResolver;
+use cel::{Context, Env, ExecutionError, IdedExpr, Value};
 use sidegate_core::SpiffeId;
 use time::OffsetDateTime;
 
@@ -91,65 +96,102 @@ pub(crate) fn unknown_field(root: &str, name: &str) -> String {
     }
 }
 
-/// An environment in which nothing is known.
-pub(crate) fn empty() -> Context<'static, 'static> {
-    Context::with_env(STANDARD.clone())
+/// The value of an expression that asks nothing of any connection.
+pub(crate) fn evaluate_constant(expression: &IdedExpr) -> Result<Value, ExecutionError> {
+    Value::resolve(expression, &Context::with_env(STANDARD.clone()))
 }
 
-/// The environment of a connection. What is not known of it is left out.
-pub(crate) fn of(query: &Query<'_>) -> Context<'static, 'static> {
-    let mut peer = identity(query.peer());
-    peer.insert("address".to_owned(), query.peer_address().to_canonical().to_string().into());
-    if let Some(certificate) = query.certificate {
-        peer.insert("serial".to_owned(), certificate.serial.into());
-        peer.insert("notAfter".to_owned(), Value::Int(certificate.not_after));
+/// The value of an expression for a connection.
+pub(crate) fn evaluate(expression: &IdedExpr, query: &Query<'_>) -> Result<Value, ExecutionError> {
+    let variables = Variables(query);
+    let mut context = Context::with_env(STANDARD.clone());
+    context.set_variable_resolver(&variables);
+    Value::resolve(expression, &context)
+}
+
+/// A connection as variables. Only what is asked is computed.
+struct Variables<'a>(&'a Query<'a>);
+
+/// A variable's value.
+enum Known<'a> {
+    Bool(bool),
+    Int(i64),
+    Text(Cow<'a, str>),
+}
+
+impl VariableResolver for Variables<'_> {
+    fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
+        match name.split_once('.') {
+            Some((root, field)) => self.known(root, field).map(|known| match known {
+                Known::Bool(value) => CowVal::owned(CelBool::from(value)),
+                Known::Int(value) => CowVal::owned(CelInt::from(value)),
+                Known::Text(value) => CowVal::owned(CelString::from(value)),
+            }),
+            None => self.object(name),
+        }
     }
-    let mut connection: HashMap<String, Value> = HashMap::from([
-        ("direction".to_owned(), query.direction.label().into()),
-        ("address".to_owned(), query.to.ip().to_canonical().to_string().into()),
-        ("port".to_owned(), Value::Int(query.to.port().into())),
-    ]);
-    let tls = query.tls.as_ref();
-    let texts = [
-        ("sni", query.sni),
-        ("destination", query.destination),
-        ("tlsVersion", tls.map(|t| t.version)),
-        ("group", tls.and_then(|t| t.group)),
-    ];
-    connection.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), Value::from(text?)))));
-    connection.extend(tls.map(|tls| ("resumed".to_owned(), Value::Bool(tls.resumed))));
-    let mut context = empty();
-    context.add_variable_from_value("peer", peer);
-    context.add_variable_from_value("local", identity(query.local()));
-    context.add_variable_from_value("connection", connection);
-    context.add_variable_from_value("time", clock(query));
-    context
 }
 
-fn identity(id: Option<&SpiffeId>) -> HashMap<String, Value> {
-    let parts = |id: &SpiffeId| {
-        [
-            ("id".to_owned(), id.to_string().into()),
-            ("trustDomain".to_owned(), id.trust_domain_name().into()),
-            ("path".to_owned(), id.path().into()),
-        ]
-    };
-    id.map(parts).into_iter().flatten().collect()
+impl<'a> Variables<'a> {
+    /// A whole object: for `has`, and to say that there is no such field.
+    fn object<'b>(&self, root: &str) -> Option<CowVal<'b, 'b>> {
+        let fields = VARIABLES.iter().filter(|(r, ..)| *r == root).filter_map(|(_, name, ..)| {
+            let value = match self.known(root, name)? {
+                Known::Bool(value) => Value::Bool(value),
+                Known::Int(value) => Value::Int(value),
+                Known::Text(value) => Value::from(value.into_owned()),
+            };
+            Some(((*name).to_owned(), value))
+        });
+        let object = Value::from(fields.collect::<HashMap<String, Value>>());
+        object.try_into().ok().map(CowVal::Owned)
+    }
+
+    fn known(&self, root: &str, name: &str) -> Option<Known<'a>> {
+        let query = self.0;
+        let text = |text: &'a str| Known::Text(text.into());
+        let shown = |value: IpAddr| Known::Text(value.to_canonical().to_string().into());
+        let identity = |id: Option<&'a SpiffeId>| {
+            id.and_then(|id| match name {
+                "id" => Some(Known::Text(id.to_string().into())),
+                "trustDomain" => Some(text(id.trust_domain_name())),
+                "path" => Some(text(id.path())),
+                _ => None,
+            })
+        };
+        match (root, name) {
+            ("peer", "address") => Some(shown(query.peer_address())),
+            ("peer", "serial") => Some(text(query.certificate?.serial)),
+            ("peer", "notAfter") => Some(Known::Int(query.certificate?.not_after)),
+            ("peer", _) => identity(query.peer()),
+            ("local", _) => identity(query.local()),
+            ("connection", "direction") => Some(text(query.direction.label())),
+            ("connection", "address") => Some(shown(query.to.ip())),
+            ("connection", "port") => Some(Known::Int(query.to.port().into())),
+            ("connection", "sni") => query.sni.map(text),
+            ("connection", "destination") => query.destination.map(text),
+            ("connection", "tlsVersion") => Some(text(query.tls?.version)),
+            ("connection", "group") => query.tls?.group.map(text),
+            ("connection", "resumed") => Some(Known::Bool(query.tls?.resumed)),
+            ("time", _) => clock(query, name).map(Known::Int),
+            _ => None,
+        }
+    }
 }
 
-fn clock(query: &Query<'_>) -> HashMap<String, Value> {
+fn clock(query: &Query<'_>, name: &str) -> Option<i64> {
     let seconds = query.time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
     let now = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let parts: [(&str, i64); 7] = [
-        ("unix", seconds),
-        ("year", now.year().into()),
-        ("month", u8::from(now.month()).into()),
-        ("day", now.day().into()),
-        ("weekday", now.weekday().number_from_monday().into()),
-        ("hour", now.hour().into()),
-        ("minute", now.minute().into()),
-    ];
-    parts.into_iter().map(|(name, value)| (name.to_owned(), Value::Int(value))).collect()
+    match name {
+        "unix" => Some(seconds),
+        "year" => Some(now.year().into()),
+        "month" => Some(u8::from(now.month()).into()),
+        "day" => Some(now.day().into()),
+        "weekday" => Some(now.weekday().number_from_monday().into()),
+        "hour" => Some(now.hour().into()),
+        "minute" => Some(now.minute().into()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -182,17 +224,17 @@ mod tests {
                 Type::Text => format!("{root}.{name}.size() > 0"),
             };
             let when = When::compile(&same).unwrap();
-            assert_eq!(when.holds(&of(&full)), Ok(true), "{same}");
-            assert_eq!(when.holds(&of(&bare)).is_ok(), *always, "{same}");
+            assert_eq!(when.holds(&full), Ok(true), "{same}");
+            assert_eq!(when.holds(&bare).is_ok(), *always, "{same}");
             let has = When::compile(&format!("has({root}.{name})")).unwrap();
-            assert_eq!((has.holds(&of(&full)), has.holds(&of(&bare))), (Ok(true), Ok(*always)), "{root}.{name}");
+            assert_eq!((has.holds(&full), has.holds(&bare)), (Ok(true), Ok(*always)), "{root}.{name}");
         }
         for text in [
             "peer.id == 'spiffe://a.b/ns/x/web' && peer.trustDomain == 'a.b' && peer.path == '/ns/x/web' && peer.address == '10.0.0.1'",
             "local.id == 'spiffe://c.d/db' && connection.port == 5432 && connection.address == '10.0.0.2'",
             "time.year == 2026 && time.month == 11 && time.day == 25 && time.weekday == 3 && time.hour == 19 && time.minute == 30",
         ] {
-            assert_eq!(When::compile(text).unwrap().holds(&of(&full)), Ok(true), "{text}");
+            assert_eq!(When::compile(text).unwrap().holds(&full), Ok(true), "{text}");
         }
     }
 }

@@ -1,15 +1,12 @@
 //! Whether a rule's conditions hold for a connection, one by one.
 
-use std::cell::OnceCell;
 use std::fmt::Display;
 use std::net::IpAddr;
 
-use cel::Context;
 use sidegate_config::value::Cidr;
 use sidegate_core::SpiffeId;
 
 use crate::compile::Compiled;
-use crate::environment;
 use crate::query::Query;
 use crate::schema::Rule;
 
@@ -59,15 +56,15 @@ pub(crate) enum Holds {
     Unknown(String),
 }
 
-/// A connection that is being judged, with the environment of conditions once one was needed.
+/// A connection that is being judged.
+#[derive(Clone, Copy)]
 pub(crate) struct Judged<'a> {
     pub(crate) query: &'a Query<'a>,
-    environment: OnceCell<Context<'static, 'static>>,
 }
 
 impl<'a> Judged<'a> {
     pub(crate) fn new(query: &'a Query<'a>) -> Self {
-        Self { query, environment: OnceCell::new() }
+        Self { query }
     }
 
     /// Whether `rule` matches, of which the index has said that identity and port do.
@@ -99,7 +96,7 @@ impl<'a> Judged<'a> {
             },
             Condition::When => {
                 let Some(when) = &compiled.when else { return Holds::Yes };
-                return match when.holds(self.environment.get_or_init(|| environment::of(query))) {
+                return match when.holds(query) {
                     Ok(true) => Holds::Yes,
                     Ok(false) => Holds::No,
                     Err(why) => Holds::Unknown(why),

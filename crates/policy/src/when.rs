@@ -5,9 +5,10 @@
 
 use cel::common::ast::{Expr, LiteralValue, SourceInfo, operators};
 use cel::parser::Parser;
-use cel::{Context, ExecutionError, IdedExpr, Value};
+use cel::{ExecutionError, IdedExpr, Value};
 
 use crate::environment::{self, Type};
+use crate::query::Query;
 
 /// Longer conditions are no conditions any more.
 const MAX_BYTES: usize = 1024;
@@ -54,7 +55,8 @@ impl When {
         let asks = checker.asks;
         let mut when = Self { text: text.to_owned(), expression, constant: None };
         if !asks {
-            let value = when.holds(&environment::empty()).map_err(|error| whole(format!("can never be evaluated: {error}")))?;
+            let value = truth(environment::evaluate_constant(&when.expression))
+                .map_err(|error| whole(format!("can never be evaluated: {error}")))?;
             when.constant = Some(value);
         }
         Ok(when)
@@ -64,13 +66,17 @@ impl When {
     ///
     /// # Errors
     /// Why that can't be said, such as for something that is not known of this connection.
-    pub(crate) fn holds(&self, context: &Context<'_, '_>) -> Result<bool, String> {
-        match Value::resolve(&self.expression, context) {
-            Ok(Value::Bool(value)) => Ok(value),
-            Ok(_) => Err("it is neither true nor false".to_owned()),
-            Err(ExecutionError::NoSuchKey(key)) => Err(format!("`{key}` is not known of this connection; ask `has(…)` first")),
-            Err(error) => Err(error.to_string()),
-        }
+    pub(crate) fn holds(&self, query: &Query<'_>) -> Result<bool, String> {
+        truth(environment::evaluate(&self.expression, query))
+    }
+}
+
+fn truth(value: Result<Value, ExecutionError>) -> Result<bool, String> {
+    match value {
+        Ok(Value::Bool(value)) => Ok(value),
+        Ok(_) => Err("it is neither true nor false".to_owned()),
+        Err(ExecutionError::NoSuchKey(key)) => Err(format!("`{key}` is not known of this connection; ask `has(…)` first")),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -277,6 +283,7 @@ mod tests {
     /// Whatever grows with the text is refused or parsed, and never takes the process along.
     #[test]
     fn size_and_depth_are_bounded() {
+        let query = Query::inbound(None, [10, 0, 0, 1].into(), ([10, 0, 0, 2], 80).into(), std::time::UNIX_EPOCH);
         let fill = |part: &str, most: usize| part.repeat(most / part.len());
         for text in [
             fill("(", MAX_BYTES),
@@ -298,7 +305,7 @@ mod tests {
             "x".repeat(MAX_BYTES + 1),
         ] {
             if let Ok(when) = When::compile(&text) {
-                assert!(when.holds(&environment::empty()).is_ok(), "{text}");
+                assert!(when.holds(&query).is_ok(), "{text}");
             }
         }
         assert!(mistakes(&format!("1{} == 1", fill("+1", 100))).contains("too deep"));

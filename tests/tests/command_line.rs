@@ -166,6 +166,7 @@ fn generated_documents_are_current() {
     for (arguments, file) in [
         (&["schema", "config"][..], "deploy/schema/config.json"),
         (&["schema", "policy"], "deploy/schema/policy.json"),
+        (&["schema", "policy-test"], "deploy/schema/policy-test.json"),
         (&["schema", "authority"], "deploy/schema/authority.json"),
         (&["reference", "config"], "docs/reference.md"),
         (&["reference", "telemetry"], "docs/telemetry.md"),

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use sidegate_config::{Config, json_schema};
 use sidegate_policy::schema::PolicyFile;
+use sidegate_policy::suite::Suite;
 
 use crate::cli::{self, SchemaOf};
 
@@ -11,6 +12,7 @@ pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
     let schema = match arguments.of {
         SchemaOf::Config => json_schema::<Config>(),
         SchemaOf::Policy => json_schema::<PolicyFile>(),
+        SchemaOf::PolicyTest => json_schema::<Suite>(),
         #[cfg(feature = "development")]
         SchemaOf::Authority => json_schema::<sidegate_authority::AuthorityConfig>(),
         #[cfg(not(feature = "development"))]

@@ -308,6 +308,9 @@ pub enum Says {
 }
 
 impl Says {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Audit, Self::WouldAllow, Self::WouldDeny, Self::ConditionFailed];
+
     /// The stable name.
     #[must_use]
     pub const fn label(self) -> &'static str {

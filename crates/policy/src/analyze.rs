@@ -80,7 +80,7 @@ impl Policy {
         if compiled.when.as_ref().is_some_and(|when| when.constant == Some(true)) {
             found.push(finding(Doubt::IdleCondition, "has a `when` that is true for every connection; leave it out".to_owned()));
         }
-        if let Some(what) = too_wide(&compiled.rule).filter(|_| !compiled.dry_run) {
+        if let Some(what) = too_wide(&compiled.rule).filter(|_| !compiled.is_aside()) {
             found.push(finding(Doubt::AllowsEveryone, format!("allows {what}; name the SPIFFE IDs")));
         }
         if let Some(other) = self.coverer(at) {

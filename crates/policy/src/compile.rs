@@ -90,7 +90,8 @@ impl Policy {
                 } else {
                     names.insert(rule.name.clone(), place.clone());
                 }
-                if let Some(what) = too_wide(&rule) {
+                let dry_run = file.dry_run || rule.dry_run;
+                if let Some(what) = too_wide(&rule).filter(|_| !dry_run) {
                     match profile {
                         Profile::Production => {
                             say(place, "", format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs"));
@@ -116,7 +117,7 @@ impl Policy {
                     }
                 }
                 let label = format!("{} ({}:{})", rule.name, place.source, place.line).into();
-                let (dry_run, size) = (file.dry_run || rule.dry_run, size(&rule));
+                let size = size(&rule);
                 policy.add(Compiled { rule, label, place: place.clone(), dry_run, when, size });
             }
         }
@@ -205,10 +206,11 @@ fn place_within(file: &str, node: &Node, text: &str, at: usize) -> Place {
     node.place.clone()
 }
 
-/// What an allow rule lets in that no one meant, if so: everybody, or a whole trust domain at every port.
+/// What an allow rule lets in that no one meant, if so: everybody, or a whole trust domain at every port. Where it is about
+/// connections from the workload, `from` is nobody but ourselves.
 pub(crate) fn too_wide(rule: &Rule) -> Option<&'static str> {
     let (from, to) = (&rule.from, &rule.to);
-    if rule.action != Action::Allow {
+    if rule.action != Action::Allow || !to.destinations.is_empty() {
         return None;
     }
     if from.spiffe_ids.is_empty() && from.trust_domains.is_empty() {
@@ -325,6 +327,10 @@ mod tests {
             let text = format!("rules:\n  - name: a\n    action: allow\n    from: {wide}\n");
             assert!(problems(&text).contains("profile `production` refuses"), "{wide}");
             assert_eq!(Policy::parse(&[("p".to_owned(), text)], Profile::Development).unwrap().warnings.len(), 1);
+        }
+        for fine in ["    dryRun: true\n", "    to: { destinations: [db] }\n"] {
+            let text = format!("rules:\n  - name: a\n    action: allow\n{fine}");
+            assert!(Policy::parse(&[("p".to_owned(), text)], Profile::Production).is_ok(), "{fine}");
         }
         assert!(Policy::parse(&[], Profile::Production).unwrap().is_empty());
     }

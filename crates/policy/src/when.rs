@@ -43,7 +43,11 @@ impl When {
         if let Some(at) = text.find(|c: char| !c.is_ascii_graphic() && !c.is_ascii_whitespace()) {
             return Err(vec![Mistake { at, message: "only ASCII may stand in a condition".to_owned() }]);
         }
-        let (expression, source) = parse(text).map_err(|wrong| wrong.unwrap_or_else(|| whole("is not CEL".to_owned())))?;
+        let (expression, source) = match parse(text) {
+            Ok(parsed) => parsed,
+            Err(Unparsed::Wrong(mistake)) => return Err(vec![mistake]),
+            Err(Unparsed::Impossible(why)) => return Err(whole(why)),
+        };
         let mut checker = Checker { source: &source, mistakes: Vec::new(), nodes: 0, asks: false };
         match checker.type_of(&expression, 0) {
             Some(kind) if kind != Type::Bool => checker.mistakes.extend(whole(format!("is {kind}; a condition is true or false"))),
@@ -80,23 +84,30 @@ fn truth(value: Result<Value, ExecutionError>) -> Result<bool, String> {
     }
 }
 
+/// Why there is no tree of a text.
+enum Unparsed {
+    Wrong(Mistake),
+    /// That says nothing of the text.
+    Impossible(String),
+}
+
 /// The tree of `text`, by a parser that may neither run out of stack nor take the caller along should it have a defect.
-fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), Option<Vec<Mistake>>> {
-    let parse = || {
-        Parser::new().max_recursion_depth(96).error_recovery_limit(4).parse_with_source_info(text).map_err(|wrong| {
-            let mistake = |error: &cel::ParseError| Mistake { at: offset(text, error.pos), message: reworded(&error.msg) };
-            // What follows the first one is mostly its echo.
-            wrong.errors.iter().take(1).map(mistake).collect::<Vec<_>>()
-        })
-    };
-    std::thread::scope(|scope| {
-        let parser = std::thread::Builder::new().name("cel parser".to_owned()).stack_size(PARSER_STACK).spawn_scoped(scope, parse);
-        match parser.map(std::thread::ScopedJoinHandle::join) {
-            Ok(Ok(Ok(parsed))) => Ok(parsed),
-            Ok(Ok(Err(mistakes))) if !mistakes.is_empty() => Err(Some(mistakes)),
-            _ => Err(None),
-        }
-    })
+fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), Unparsed> {
+    let parser = || Parser::new().max_recursion_depth(96).error_recovery_limit(4).parse_with_source_info(text);
+    let parsed = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("cel parser".to_owned()).stack_size(PARSER_STACK).spawn_scoped(scope, parser);
+        thread.map(std::thread::ScopedJoinHandle::join)
+    });
+    match parsed {
+        Ok(Ok(Ok(parsed))) => Ok(parsed),
+        // What follows the first mistake is mostly its echo.
+        Ok(Ok(Err(wrong))) => Err(Unparsed::Wrong(wrong.errors.first().map_or_else(
+            || Mistake { at: 0, message: "is not CEL".to_owned() },
+            |error| Mistake { at: offset(text, error.pos), message: reworded(&error.msg) },
+        ))),
+        Ok(Err(_)) => Err(Unparsed::Impossible("the parser of CEL has a defect and gave up on this; say it in another way".to_owned())),
+        Err(error) => Err(Unparsed::Impossible(format!("can't be parsed, since the system gives no thread for it: {error}"))),
+    }
 }
 
 /// The byte of `text` at a line and column, both from 1.
@@ -230,6 +241,7 @@ fn misapplied(function: &str, operands: &[Type]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn mistakes(text: &str) -> String {
         let found = When::compile(text).expect_err(text);
@@ -279,6 +291,75 @@ mod tests {
         }
         assert_eq!(When::compile("a.b && c.d").unwrap_err().len(), 2, "all at once");
     }
+
+    proptest! {
+        /// Whatever is written and asked: neither to parse nor to evaluate it ends in a panic.
+        #[test]
+        fn nothing_panics(parts in prop::collection::vec(prop::sample::select(PARTS), 1..24), separated in any::<bool>()) {
+            let text = parts.join(if separated { " " } else { "" });
+            let query = Query::inbound(None, [10, 0, 0, 1].into(), ([10, 0, 0, 2], 80).into(), std::time::UNIX_EPOCH);
+            match When::compile(&text) {
+                Ok(when) => drop(when.holds(&query)),
+                Err(mistakes) => prop_assert!(mistakes.iter().all(|m| m.at <= text.len() && !m.message.contains("defect")), "{mistakes:?}"),
+            }
+        }
+    }
+
+    const PARTS: &[&str] = &[
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        "true",
+        "false",
+        "null",
+        "!",
+        "-",
+        "+",
+        "*",
+        "/",
+        "%",
+        "<",
+        "<=",
+        "==",
+        "!=",
+        "&&",
+        "||",
+        "?",
+        ":",
+        ",",
+        ".",
+        "in",
+        "has",
+        "size",
+        "peer.id",
+        "connection.port",
+        "connection.sni",
+        "time.hour",
+        "local",
+        ".startsWith(",
+        "'a'",
+        "\"",
+        "\\",
+        "r'",
+        "b'",
+        "0",
+        "1",
+        "9223372036854775807",
+        "0x",
+        "1u",
+        "1.5",
+        "1e9",
+        "\n",
+        "//",
+        "`",
+        "@",
+        "x",
+        "[1, 2]",
+        ".all(",
+    ];
 
     /// Whatever grows with the text is refused or parsed, and never takes the process along.
     #[test]

@@ -57,3 +57,16 @@ pub fn duration(took: Duration) -> String {
         _ => format!("{:.1}s", took.as_secs_f64()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::tests::full;
+
+    #[test]
+    fn a_denial_says_what_was_lacking_and_what_was_remarked() {
+        let text = line(&full(Direction::Inbound, Reason::DeniedByDefault));
+        assert!(text.contains(" DENIED by default [audit look (p.yaml:9)] "), "{text}");
+        assert!(text.ends_with(" denied_by_default: what exactly; nearest: web (p.yaml:3): port"), "{text}");
+    }
+}

@@ -55,7 +55,7 @@ pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
     let matching: Vec<_> = loaded.policy.matching(&query).collect();
     if arguments.json {
         let matching = matching.iter().map(|rule| Matching { rule: rule.label, action: rule.action, dry_run: rule.dry_run });
-        let answer = Answer { decision, reason: judged.reason.map(|reason| reason.label()), matching: matching.collect() };
+        let answer = Answer { decision, reason: judged.reason.map(sidegate_core::Reason::label), matching: matching.collect() };
         println!("{}", serde_json::to_string_pretty(&answer)?);
         return Ok(Outcome::finding_if(!decision.allowed));
     }

@@ -122,7 +122,10 @@ impl Index {
         let Some((domain, path)) = client else { return };
         let Some(domain) = self.domains.get(domain) else { return };
         visit(&domain.everybody);
-        domain.root.walk(Some(path), visit);
+        // The ID of a trust domain itself has no segment that a pattern could cover.
+        if !path.is_empty() {
+            domain.root.walk(Some(path), visit);
+        }
     }
 }
 

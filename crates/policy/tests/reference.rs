@@ -38,7 +38,7 @@ fn pattern_matches(pattern: &str, id: &str) -> bool {
 fn named(patterns: &[IdPattern], domains: &[Domain], client: Option<&SpiffeId>) -> bool {
     let Some(client) = client.map(ToString::to_string) else { return false };
     patterns.iter().any(|p| pattern_matches(&p.to_string(), &client))
-        || domains.iter().any(|d| client.starts_with(&format!("spiffe://{d}/")))
+        || domains.iter().any(|d| client.split('/').nth(2) == Some(&d.to_string()))
 }
 
 fn inside(block: &Cidr, address: IpAddr) -> bool {
@@ -195,8 +195,9 @@ struct Connection {
 }
 
 fn id() -> impl Strategy<Value = String> {
-    let path = prop::collection::vec(prop_oneof![Just("x"), Just("y"), Just("z")], 1..4);
-    (prop_oneof![Just("a.b"), Just("c.d"), Just("e.f")], path).prop_map(|(domain, path)| format!("spiffe://{domain}/{}", path.join("/")))
+    let path = prop::collection::vec(prop_oneof![Just("x"), Just("y"), Just("z")], 0..4);
+    let text = |(domain, path): (&str, Vec<&str>)| format!("spiffe://{}", [vec![domain], path].concat().join("/"));
+    (prop_oneof![Just("a.b"), Just("c.d"), Just("e.f")], path).prop_map(text)
 }
 
 fn address() -> impl Strategy<Value = IpAddr> {

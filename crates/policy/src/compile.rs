@@ -65,62 +65,21 @@ impl Policy {
     /// # Errors
     /// Every mistake in all of them.
     pub fn parse(texts: &[(String, String)], profile: Profile) -> Result<Self, Problems> {
-        let mut problems = Problems::default();
-        let mut names: HashMap<String, Place> = HashMap::new();
-        let mut policy = Self::default();
-        let mut conditions = 0;
+        let mut compiler =
+            Compiler { profile, policy: Self::default(), problems: Problems::default(), names: HashMap::new(), conditions: 0 };
         for (source, text) in texts {
-            let (file, root) = match sidegate_config::typed::<PolicyFile>(source, text) {
-                Ok(parsed) => parsed,
-                Err(mut wrong) => {
-                    problems.0.append(&mut wrong.0);
-                    continue;
-                }
-            };
-            for (index, rule) in file.rules.into_iter().enumerate() {
-                let node = root.nearest(&format!("rules[{index}]"));
-                let place = &node.place;
-                let mut say = |place: &Place, path: &str, message: String| {
-                    problems.0.push(Problem { place: place.clone(), path: format!("rules[{index}]{path}"), message });
-                };
-                if rule.name.trim().is_empty() {
-                    say(place, "", "give the rule a name; records show it".to_owned());
-                } else if let Some(first) = names.get(&rule.name) {
-                    say(place, "", format!("the name `{}` is taken by the rule at {first}; give one of them another", rule.name));
-                } else {
-                    names.insert(rule.name.clone(), place.clone());
-                }
-                let dry_run = file.dry_run || rule.dry_run;
-                if let Some(what) = too_wide(&rule).filter(|_| !dry_run) {
-                    match profile {
-                        Profile::Production => {
-                            say(place, "", format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs"));
-                        }
-                        Profile::Development => policy.warnings.push(format!("{place}: rule `{}` allows {what}", rule.name)),
+            match sidegate_config::typed::<PolicyFile>(source, text) {
+                Ok((file, root)) => {
+                    for (index, rule) in file.rules.into_iter().enumerate() {
+                        let path = format!("rules[{index}]");
+                        let dry_run = file.dry_run || rule.dry_run;
+                        compiler.rule(rule, dry_run, text, root.nearest(&path), &path);
                     }
                 }
-                let mut when = None;
-                if let Some(condition) = &rule.when {
-                    conditions += 1;
-                    if conditions == MAX_CONDITIONS + 1 {
-                        let more = format!("more than {MAX_CONDITIONS} rules have a condition; say with patterns what they can say");
-                        say(place, ".when", more);
-                    }
-                    match When::compile(condition) {
-                        Ok(compiled) => when = Some(compiled),
-                        Err(mistakes) => {
-                            let value = node.nearest("when");
-                            for mistake in mistakes {
-                                say(&place_within(text, value, condition, mistake.at), ".when", mistake.message);
-                            }
-                        }
-                    }
-                }
-                let label = format!("{} ({}:{})", rule.name, place.source, place.line).into();
-                let size = size(&rule);
-                policy.add(Compiled { rule, label, place: place.clone(), dry_run, when, size });
+                Err(mut wrong) => compiler.problems.0.append(&mut wrong.0),
             }
         }
+        let Compiler { mut policy, problems, .. } = compiler;
         policy.warnings.extend(policy.contradictions());
         problems.or(policy)
     }
@@ -171,6 +130,65 @@ impl Policy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+}
+
+/// A policy under construction.
+struct Compiler {
+    profile: Profile,
+    policy: Policy,
+    problems: Problems,
+    /// Where each name stands.
+    names: HashMap<String, Place>,
+    /// How many rules have a condition.
+    conditions: usize,
+}
+
+impl Compiler {
+    fn wrong(&mut self, place: &Place, path: &str, message: String) {
+        self.problems.0.push(Problem { place: place.clone(), path: path.to_owned(), message });
+    }
+
+    /// Checks a rule, which is `node` of the file `text`, and adds it.
+    fn rule(&mut self, rule: Rule, dry_run: bool, text: &str, node: &Node, path: &str) {
+        let place = &node.place;
+        if rule.name.trim().is_empty() {
+            self.wrong(place, path, "give the rule a name; records show it".to_owned());
+        } else if let Some(first) = self.names.get(&rule.name) {
+            let message = format!("the name `{}` is taken by the rule at {first}; give one of them another", rule.name);
+            self.wrong(place, path, message);
+        } else {
+            self.names.insert(rule.name.clone(), place.clone());
+        }
+        if let Some(what) = too_wide(&rule).filter(|_| !dry_run) {
+            match self.profile {
+                Profile::Production => {
+                    self.wrong(place, path, format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs"));
+                }
+                Profile::Development => self.policy.warnings.push(format!("{place}: rule `{}` allows {what}", rule.name)),
+            }
+        }
+        let when = rule.when.as_ref().and_then(|condition| self.condition(condition, text, node.nearest("when"), &format!("{path}.when")));
+        let label = format!("{} ({}:{})", rule.name, place.source, place.line).into();
+        let size = size(&rule);
+        self.policy.add(Compiled { rule, label, place: place.clone(), dry_run, when, size });
+    }
+
+    fn condition(&mut self, condition: &str, text: &str, node: &Node, path: &str) -> Option<When> {
+        self.conditions += 1;
+        if self.conditions == MAX_CONDITIONS + 1 {
+            let message = format!("more than {MAX_CONDITIONS} rules have a condition; say with patterns what they can say");
+            self.wrong(&node.place, path, message);
+        }
+        match When::compile(condition) {
+            Ok(when) => Some(when),
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    self.wrong(&place_within(text, node, condition, mistake.at), path, mistake.message);
+                }
+                None
+            }
+        }
     }
 }
 

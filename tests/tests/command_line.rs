@@ -167,6 +167,7 @@ fn generated_documents_are_current() {
         (&["schema", "config"][..], "deploy/schema/config.json"),
         (&["schema", "policy"], "deploy/schema/policy.json"),
         (&["schema", "deny-list"], "deploy/schema/deny-list.json"),
+        (&["schema", "policy-test"], "deploy/schema/policy-test.json"),
         (&["schema", "authority"], "deploy/schema/authority.json"),
         (&["reference", "config"], "docs/reference.md"),
         (&["reference", "telemetry"], "docs/telemetry.md"),

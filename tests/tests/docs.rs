@@ -35,7 +35,7 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<(&'a str, &'a str)> {
     found
 }
 
-/// A block says what it is: ```yaml config, ```yaml policy, ```yaml deny-list or ```yaml authority.
+/// A block says what it is: ```yaml config, ```yaml policy, ```yaml suite, ```yaml deny-list or ```yaml authority.
 #[test]
 fn every_configuration_in_the_docs_is_good() {
     let mut checked = 0;
@@ -50,8 +50,9 @@ fn every_configuration_in_the_docs_is_good() {
                         .map(drop)
                 }
                 "yaml deny-list" => sidegate_config::typed::<sidegate_config::schema::DenyList>(&source, body).map(drop),
+                "yaml suite" => sidegate_config::typed::<sidegate_policy::suite::Suite>(&source, body).map(drop),
                 "yaml authority" => sidegate_config::typed::<sidegate_authority::AuthorityConfig>(&source, body).map(drop),
-                _ => panic!("{}say what it is: config, policy or authority", place()),
+                _ => panic!("{}say what it is: config, policy, suite, deny-list or authority", place()),
             };
             result.unwrap_or_else(|problems| panic!("{}{problems}", place()));
             checked += 1;
@@ -90,6 +91,18 @@ fn every_command_in_the_docs_runs() {
         }
     }
     assert!(ran >= 3, "only {ran} blocks were found");
+}
+
+/// Conditions may ask what docs/policy.md lists, and nothing else.
+#[test]
+fn every_variable_of_conditions_is_listed() {
+    let text = std::fs::read_to_string(root().join("docs/policy.md")).unwrap();
+    let table = text.split("| variable | type | always known | what it is |\n| --- | --- | --- | --- |\n").nth(1).unwrap();
+    let listed: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    let row = |(object, name, kind, always, meaning): &(&str, &str, sidegate_policy::Type, bool, &str)| {
+        format!("| `{object}.{name}` | {kind} | {} | {meaning} |", if *always { "yes" } else { "no" })
+    };
+    assert_eq!(listed, sidegate_policy::VARIABLES.iter().map(row).collect::<Vec<_>>());
 }
 
 /// Each dependency of each crate has its line in ARCHITECTURE.md, and each line its dependency.

@@ -165,7 +165,10 @@ fn a_connection_is_a_trace_a_log_record_and_counted() {
     }
     // What these connections had no occasion to say is said in the unit tests.
     let never: BTreeSet<&str> = ATTRIBUTES.iter().map(|(key, _, _)| *key).filter(|key| !said.contains(*key)).collect();
-    assert_eq!(never, ["sidegate.peer.claimed_id", "sidegate.stage.detect"].into());
+    assert_eq!(
+        never,
+        ["sidegate.decision.nearest", "sidegate.decision.remarks", "sidegate.peer.claimed_id", "sidegate.stage.detect"].into()
+    );
     // The outbound dial comes first, then the handshake, in it the verification, then the decision.
     let web = of_end(&collector, pair.web.reason("closed")["connectionId"].as_str().unwrap(), "outbound");
     let starts = ["outbound", "dial", "handshake", "verify", "authorize"].map(|name| child(&web, name).start_time_unix_nano);

@@ -6,6 +6,7 @@ mod material;
 mod sessions;
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rustls::pki_types::CertificateDer;
 use sidegate_config::schema::Profile;
@@ -76,7 +77,7 @@ fn decide() -> Step {
     let policy = Policy::parse(&[("bench".to_owned(), text)], Profile::Production).unwrap();
     let peer = SpiffeId::new(format!("spiffe://{DOMAIN}/ns/n99/sa/web")).unwrap();
     Box::new(move || {
-        let query = Query { peer: Some(&peer), peer_address: [10, 0, 0, 1].into(), destination: ([10, 0, 0, 2], 8080).into(), sni: None };
+        let query = Query::inbound(Some(&peer), [10, 0, 0, 1].into(), ([10, 0, 0, 2], 8080).into(), UNIX_EPOCH);
         assert!(policy.decide(&query).decision.allowed);
     })
 }
@@ -108,7 +109,7 @@ fn record() -> Step {
         record.peer_id = Some(ends.server.peer.text.clone());
         record.peer_certificate = Some(ends.server.peer.certificate.clone());
         record.tls = Some(ends.server.facts.clone());
-        record.decision = Some(Decision { allowed: true, rule: rule.clone() });
+        record.decision = Some(Decision::new(true, rule.clone()));
         record.stages.handshake = Some(Lap::since(record.accepted));
         record.stages.total = record.accepted.elapsed();
         line.clear();

@@ -338,7 +338,8 @@ pub struct OutboundListener {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Policy {
-    /// Policy files, read anew when they change. Without any rule every peer is denied.
+    /// Policy files, or directories of which every `*.yaml` and `*.yml` is one, in the order of their names. Read anew when they
+    /// change, also when files come or go. Without any rule every peer is denied.
     pub files: Vec<PathBuf>,
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -72,6 +72,10 @@ text_values! {
     Ports(PortRange) "ports" PortRange::parse;
     /// An IP address and port, such as `127.0.0.1:15001` or `[::]:15006`.
     Address(SocketAddr) "socket-address" |text| text.parse().map_err(|_| format!("`{text}` is not an address and port; write for example 127.0.0.1:15001 or [::]:15006"));
+    /// An IP address and port such as `10.0.0.7:5432`, or a port alone such as `:5432`, at whatever address.
+    Target(SocketAddr) "target" parse_target;
+    /// A moment, such as `2026-01-31T14:30:00Z`.
+    Moment(SystemTime) "date-time" |text| humantime::parse_rfc3339_weak(text).map_err(|_| format!("`{text}` is not a moment; write for example 2026-01-31T14:30:00Z"));
     /// A host and port, such as `api.default.svc:8443`, `10.0.0.7:8443` or `[fd00::7]:8443`.
     HostPort(HostAndPort) "host-port" HostAndPort::parse;
     /// A DNS name such as `api.default.svc`.
@@ -109,7 +113,13 @@ impl fmt::Display for Span {
 macro_rules! display_inner { ($($name:ident)*) => { $(impl fmt::Display for $name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
 })* } }
-display_inner! { Collector Url DnsName Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_seconds(self.0).fmt(f)
+    }
+}
+
+display_inner! { Collector Url DnsName Cidr Ports Target Address HostPort Id IdPattern Domain Endpoint }
 
 fn parse_url(text: &str) -> Result<CollectorAddress, String> {
     let url = CollectorAddress::parse(text).ok().filter(|url| url.scheme != Scheme::Unix);
@@ -140,6 +150,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         total = total.saturating_add(Duration::from_millis(number.saturating_mul(millis)));
     }
     if text.is_empty() { Err(bad()) } else { Ok(total) }
+}
+
+/// A port alone is at the unspecified address, which is in no block but those of all addresses.
+fn parse_target(text: &str) -> Result<SocketAddr, String> {
+    let port_alone = || Some(SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, text.strip_prefix(':')?.parse().ok()?)));
+    let target = text.parse().ok().or_else(port_alone).filter(|target: &SocketAddr| target.port() > 0);
+    target.ok_or_else(|| format!("`{text}` is not an address and port; write for example 10.0.0.7:5432, or :5432 for a port alone"))
 }
 
 fn parse_cidr(text: &str) -> Result<ipnet::IpNet, String> {
@@ -414,5 +431,16 @@ mod tests {
         assert_eq!(Cidr::parse("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
         assert!(Ports::parse("9000-9010").unwrap().0.contains(9010));
         assert!(Ports::parse("10-9").is_err() && Ports::parse("0").is_err());
+        assert_eq!(Target::parse(":5432").unwrap().0, "0.0.0.0:5432".parse().unwrap());
+        assert!(Target::parse("[fd00::7]:80").is_ok());
+        for bad in ["", "80", ":0", ":x", "host:80", "10.0.0.1:0"] {
+            assert!(Target::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn moments_read_as_written() {
+        assert_eq!(Moment::parse("2026-01-31T14:30:00Z").unwrap().to_string(), "2026-01-31T14:30:00Z");
+        assert!(Moment::parse("yesterday").is_err() && Moment::parse("2026-13-01T00:00:00Z").is_err());
     }
 }

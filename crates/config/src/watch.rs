@@ -12,8 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Network file systems send no events, and a directory may not exist yet: look at least this often.
 const POLL: Duration = Duration::from_secs(10);
 
-/// A watch on a set of files. Their directories are watched, since a file that is replaced by renaming is another file
-/// afterwards.
+/// A watch on a set of files and directories. The directories of files are watched, since a file that is replaced by renaming is
+/// another file afterwards; of a directory what is in it is watched too.
 #[derive(Debug)]
 pub struct FileWatch {
     changed: mpsc::Receiver<()>,
@@ -21,13 +21,13 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// Watches `files`. Where the system can't, the second value says why, and [`FileWatch::changed`] still ends from
+    /// Watches `paths`. Where the system can't, the second value says why, and [`FileWatch::changed`] still ends from
     /// time to time.
     #[must_use]
-    pub fn new<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> (Self, Option<String>) {
+    pub fn new<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> (Self, Option<String>) {
         // One place is enough: a full channel already says that something changed.
         let (events, changed) = mpsc::channel(1);
-        match watcher(files, events) {
+        match watcher(paths, events) {
             Ok(watcher) => (Self { changed, _watcher: Some(watcher) }, None),
             Err(error) => (
                 Self { changed, _watcher: None },
@@ -50,14 +50,15 @@ impl FileWatch {
     }
 }
 
-fn watcher<'a>(files: impl IntoIterator<Item = &'a PathBuf>, events: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
+fn watcher<'a>(paths: impl IntoIterator<Item = &'a PathBuf>, events: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading a file is an event too; only what may have changed it counts.
         if event.is_ok_and(|e| !e.kind.is_access()) {
             let _ = events.try_send(());
         }
     })?;
-    let mut directories: Vec<&Path> = files.into_iter().filter_map(|path| path.parent()).collect();
+    let watched = |path: &'a PathBuf| path.parent().into_iter().chain(path.is_dir().then_some(path.as_path()));
+    let mut directories: Vec<&Path> = paths.into_iter().flat_map(watched).collect();
     directories.sort_unstable();
     directories.dedup();
     for directory in directories {

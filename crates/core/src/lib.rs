@@ -12,11 +12,11 @@ mod spiffe_id;
 pub use printable::{innermost, printable, rfc3339};
 pub use reason::{Reason, Side, Stage};
 pub use record::{
-    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, Lap, RevocationStatus, SpanId, Stages,
-    Transport, TunnelUse,
+    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, Explanation, HandshakeFacts, Lap, NearestRule, Remark,
+    RevocationStatus, Says, SpanId, Stages, Transport, TunnelUse,
 };
 pub use secret::Secret;
-pub use spiffe_id::{PatternError, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};
+pub use spiffe_id::{PatternError, Segment, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};
 
 /// Organization name in the certificates of the embedded authority, by which a production profile knows and refuses it.
 pub const DEVELOPMENT_ORGANIZATION: &str = "sidegate development authority";

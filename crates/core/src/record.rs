@@ -256,6 +256,111 @@ pub struct Decision {
     pub allowed: bool,
     /// The rule that decided, with file and line; or the default.
     pub rule: Arc<str>,
+    /// What else there is to say, if anything: boxed, since most connections are simply allowed.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Box<Explanation>>,
+}
+
+impl Decision {
+    /// A decision about which there is no more to say than the rule.
+    #[must_use]
+    pub fn new(allowed: bool, rule: Arc<str>) -> Self {
+        Self { allowed, rule, explanation: None }
+    }
+}
+
+/// What a decision has beside its rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// Where no rule allowed the connection: the rules that came nearest, best first, at most three.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nearest: Vec<NearestRule>,
+    /// Rules that matched, or could not be evaluated, without deciding; the first eight in the order of the files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<Remark>,
+    /// How many further remarks there would have been.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub remarks_left_out: u32,
+}
+
+impl Explanation {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nearest.is_empty() && self.remarks.is_empty()
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// An allow rule that lacked one condition only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NearestRule {
+    /// The rule, with file and line.
+    pub rule: Arc<str>,
+    /// The condition that it lacked, for people.
+    pub lacked: String,
+}
+
+/// What a rule that did not decide has to say about a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remark {
+    /// The rule, with file and line.
+    pub rule: Arc<str>,
+    /// What it has to say.
+    pub says: Says,
+    /// Why its condition could not be evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What a rule says that does not decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Says {
+    /// An audit rule matched.
+    Audit,
+    /// An allow rule in a dry run matched.
+    WouldAllow,
+    /// A deny rule in a dry run matched.
+    WouldDeny,
+    /// The rule's `when` could not be evaluated: a deny rule then counts as matching, an allow rule does not.
+    ConditionFailed,
+}
+
+impl Says {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Audit, Self::WouldAllow, Self::WouldDeny, Self::ConditionFailed];
+
+    /// The stable name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::WouldAllow => "wouldAllow",
+            Self::WouldDeny => "wouldDeny",
+            Self::ConditionFailed => "conditionFailed",
+        }
+    }
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.says.label(), self.rule)?;
+        self.detail.iter().try_for_each(|detail| write!(f, ": {detail}"))
+    }
+}
+
+impl fmt::Display for NearestRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.lacked)
+    }
 }
 
 /// When a stage began and how long it took.

@@ -33,10 +33,14 @@ pub struct SpiffeIdPattern {
     text: String,
 }
 
+/// A part of a pattern's path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Segment {
+pub enum Segment {
+    /// Exactly this segment.
     Literal(String),
+    /// `*`: one segment, whatever it is.
     One,
+    /// A final `**`: one or more segments.
     Rest,
 }
 
@@ -103,6 +107,52 @@ impl SpiffeIdPattern {
         path.next().is_none()
     }
 
+    /// Whether every ID of `other` is one of this set too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        if self.trust_domain != other.trust_domain {
+            return false;
+        }
+        let (mut ours, mut theirs) = (self.segments.iter(), other.segments.iter());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) | (Some(Segment::Rest), Some(_)) => return true,
+                (Some(Segment::One), Some(Segment::Literal(_) | Segment::One)) => {}
+                (Some(Segment::Literal(a)), Some(Segment::Literal(b))) if a == b => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether no ID is in both sets.
+    #[must_use]
+    pub fn is_disjoint(&self, other: &Self) -> bool {
+        if self.trust_domain != other.trust_domain {
+            return true;
+        }
+        let (mut ours, mut theirs) = (self.segments.iter(), other.segments.iter());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) | (Some(Segment::Rest), Some(_)) | (Some(_), Some(Segment::Rest)) => return false,
+                (None, Some(_)) | (Some(_), None) => return true,
+                (Some(Segment::Literal(a)), Some(Segment::Literal(b))) if a != b => return true,
+                _ => {}
+            }
+        }
+    }
+
+    /// The trust domain of all IDs in the set.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The parts of the path.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
     /// Whether the pattern has nothing but wildcards after its trust domain, and so names nobody in particular.
     #[must_use]
     pub fn is_whole_trust_domain(&self) -> bool {
@@ -135,6 +185,19 @@ mod tests {
         assert!(!matches("spiffe://a.b/x", "spiffe://a.c/x"));
         assert!(!matches("spiffe://a.b/x", "spiffe://a.b/x/y"));
         assert!(!matches("spiffe://a.b/x", "spiffe://a.b/xy"));
+    }
+
+    #[test]
+    fn sets_are_compared_without_looking_at_ids() {
+        let of = |text: &str| SpiffeIdPattern::parse(text).unwrap();
+        let all = ["x", "y", "*", "**", "x/y", "x/*", "*/y", "x/**", "*/**", "x/y/z"].map(|path| format!("spiffe://a.b/{path}"));
+        let ids = ["x", "y", "x/y", "x/z", "y/y", "x/y/z", "x/y/x"].map(|path| SpiffeId::new(format!("spiffe://a.b/{path}")).unwrap());
+        for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (of(a), of(b)))) {
+            // The IDs are enough to tell all these patterns apart.
+            assert_eq!(a.covers(&b), ids.iter().all(|id| !b.matches(id) || a.matches(id)), "{a} covers {b}");
+            assert_eq!(a.is_disjoint(&b), !ids.iter().any(|id| a.matches(id) && b.matches(id)), "{a} and {b}");
+        }
+        assert!(!of("spiffe://a.b/**").covers(&of("spiffe://a.c/x")) && of("spiffe://a.b/**").is_disjoint(&of("spiffe://a.c/x")));
     }
 
     #[test]

@@ -1,57 +1,63 @@
 //! From files to a [`Policy`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sidegate_config::document::{Problem, Problems};
+use sidegate_config::document::{Node, Place, Problem, Problems};
 use sidegate_config::schema::Profile;
 use sidegate_config::value::{Cidr, Ports};
 
+use crate::files::{self, PolicyError};
+use crate::index::Index;
 use crate::schema::{Action, PolicyFile, Rule};
+use crate::when::When;
+
+/// Each takes time where its rule is a candidate, and strangers can cause that; so their number is bounded.
+const MAX_CONDITIONS: usize = 1000;
 
 /// Rules that have been checked, ready to decide.
 #[derive(Debug, Default)]
 pub struct Policy {
     pub(crate) rules: Vec<Compiled>,
+    /// Rules about connections to the workload.
+    pub(crate) inbound: Index,
+    /// Rules about connections from the workload: those that name destinations.
+    pub(crate) outbound: Index,
+    /// Destinations that an allow rule names.
+    pub(crate) guarded: HashSet<Box<str>>,
     /// What a person should know, though it is allowed.
     pub warnings: Vec<String>,
 }
 
+/// A rule, ready to be compared with connections.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) rule: Rule,
     /// `name (file:line)`, shared with every record that the rule decides.
     pub(crate) label: Arc<str>,
+    pub(crate) place: Place,
+    /// Its own, or its file's.
+    pub(crate) dry_run: bool,
+    pub(crate) when: Option<When>,
+    /// How much there is in it to be compared with.
+    pub(crate) size: usize,
 }
 
-/// Why policy files can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PolicyError {
-    /// A file can't be read.
-    #[error("policy file {0} can't be read: {1}; check `policy.files`")]
-    Read(PathBuf, std::io::Error),
-    /// There are mistakes in the files.
-    #[error("{0}")]
-    Invalid(Problems),
+impl Compiled {
+    /// Whether it decides nothing.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.dry_run || self.rule.action == Action::Audit
+    }
 }
 
 impl Policy {
-    /// Reads, checks and compiles `files`. Nothing is used of a set in which one has a mistake.
+    /// Reads, checks and compiles `paths`, files or directories. Nothing is used of a set in which one has a mistake.
     ///
     /// # Errors
     /// Every mistake in all files, or the first file that can't be read.
-    pub fn load(files: &[PathBuf], profile: Profile) -> Result<Self, PolicyError> {
-        Self::parse(&Self::read(files)?, profile).map_err(PolicyError::Invalid)
-    }
-
-    /// The texts of `files` with their names, for [`Policy::parse`].
-    ///
-    /// # Errors
-    /// The first file that can't be read.
-    pub fn read(files: &[PathBuf]) -> Result<Vec<(String, String)>, PolicyError> {
-        let read = |file: &PathBuf| std::fs::read_to_string(file).map_err(|e| PolicyError::Read(file.clone(), e));
-        files.iter().map(|file| Ok((file.display().to_string(), read(file)?))).collect()
+    pub fn load(paths: &[PathBuf], profile: Profile) -> Result<Self, PolicyError> {
+        Self::parse(&files::read(paths)?, profile).map_err(PolicyError::Invalid)
     }
 
     /// As [`Policy::load`], from texts with the names of their sources.
@@ -59,38 +65,59 @@ impl Policy {
     /// # Errors
     /// Every mistake in all of them.
     pub fn parse(texts: &[(String, String)], profile: Profile) -> Result<Self, Problems> {
-        let mut problems = Problems::default();
-        let mut names: HashMap<String, String> = HashMap::new();
-        let mut policy = Self::default();
+        let mut compiler =
+            Compiler { profile, policy: Self::default(), problems: Problems::default(), names: HashMap::new(), conditions: 0 };
         for (source, text) in texts {
-            let (file, root) = match sidegate_config::typed::<PolicyFile>(source, text) {
-                Ok(parsed) => parsed,
-                Err(mut wrong) => {
-                    problems.0.append(&mut wrong.0);
-                    continue;
-                }
-            };
-            for (index, rule) in file.rules.into_iter().enumerate() {
-                let place = &root.nearest(&format!("rules[{index}]")).place;
-                let mut say = |message: String| {
-                    problems.0.push(Problem { place: place.clone(), path: format!("rules[{index}]"), message });
-                };
-                if rule.name.trim().is_empty() {
-                    say("give the rule a name; records show it".to_owned());
-                } else if let Some(first) = names.insert(rule.name.clone(), place.to_string()) {
-                    say(format!("the name `{}` is taken by the rule at {first}", rule.name));
-                }
-                if let Some(what) = too_wide(&rule) {
-                    match profile {
-                        Profile::Production => say(format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs")),
-                        Profile::Development => policy.warnings.push(format!("{place}: rule `{}` allows {what}", rule.name)),
+            match sidegate_config::typed::<PolicyFile>(source, text) {
+                Ok((file, root)) => {
+                    for (index, rule) in file.rules.into_iter().enumerate() {
+                        let path = format!("rules[{index}]");
+                        let dry_run = file.dry_run || rule.dry_run;
+                        compiler.rule(rule, dry_run, text, root.nearest(&path), &path);
                     }
                 }
-                let label = format!("{} ({}:{})", rule.name, place.source, place.line).into();
-                policy.rules.push(Compiled { rule, label });
+                Err(mut wrong) => compiler.problems.0.append(&mut wrong.0),
             }
         }
+        let Compiler { mut policy, problems, .. } = compiler;
+        policy.warnings.extend(policy.contradictions());
         problems.or(policy)
+    }
+
+    fn add(&mut self, compiled: Compiled) {
+        let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
+        if compiled.rule.to.destinations.is_empty() {
+            self.inbound.add(number, &compiled);
+        } else {
+            self.outbound.add(number, &compiled);
+            if compiled.rule.action == Action::Allow && !compiled.dry_run {
+                self.guarded.extend(compiled.rule.to.destinations.iter().map(|name| Box::from(name.as_str())));
+            }
+        }
+        self.rules.push(compiled);
+    }
+
+    /// Rules that ask the same and decide the opposite.
+    fn contradictions(&self) -> Vec<String> {
+        let mut first: HashMap<String, &Compiled> = HashMap::new();
+        let mut found = Vec::new();
+        for compiled in self.rules.iter().filter(|compiled| !compiled.is_aside()) {
+            let rule = &compiled.rule;
+            // As text, for want of an order; what is written the same is the same.
+            let Ok(asks) = serde_json::to_string(&(&rule.from, &rule.to, &rule.when)) else { continue };
+            match first.get(&asks) {
+                Some(other) if other.rule.action != rule.action => {
+                    let (allow, deny) = if rule.action == Action::Deny { (*other, compiled) } else { (compiled, *other) };
+                    found.push(format!(
+                        "{}: rule `{}` allows exactly what rule `{}` at {} denies; deny wins: remove one of them",
+                        allow.place, allow.rule.name, deny.rule.name, deny.place
+                    ));
+                }
+                Some(_) => {}
+                None => drop(first.insert(asks, compiled)),
+            }
+        }
+        found
     }
 
     /// How many rules there are.
@@ -106,10 +133,102 @@ impl Policy {
     }
 }
 
-/// What an allow rule lets in that no one meant, if so: everybody, or a whole trust domain at every port.
-fn too_wide(rule: &Rule) -> Option<&'static str> {
+/// A policy under construction.
+struct Compiler {
+    profile: Profile,
+    policy: Policy,
+    problems: Problems,
+    /// Where each name stands.
+    names: HashMap<String, Place>,
+    /// How many rules have a condition.
+    conditions: usize,
+}
+
+impl Compiler {
+    fn wrong(&mut self, place: &Place, path: &str, message: String) {
+        self.problems.0.push(Problem { place: place.clone(), path: path.to_owned(), message });
+    }
+
+    /// Checks a rule, which is `node` of the file `text`, and adds it.
+    fn rule(&mut self, rule: Rule, dry_run: bool, text: &str, node: &Node, path: &str) {
+        let place = &node.place;
+        if rule.name.trim().is_empty() {
+            self.wrong(place, path, "give the rule a name; records show it".to_owned());
+        } else if let Some(first) = self.names.get(&rule.name) {
+            let message = format!("the name `{}` is taken by the rule at {first}; give one of them another", rule.name);
+            self.wrong(place, path, message);
+        } else {
+            self.names.insert(rule.name.clone(), place.clone());
+        }
+        if let Some(what) = too_wide(&rule).filter(|_| !dry_run) {
+            match self.profile {
+                Profile::Production => {
+                    self.wrong(place, path, format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs"));
+                }
+                Profile::Development => self.policy.warnings.push(format!("{place}: rule `{}` allows {what}", rule.name)),
+            }
+        }
+        let when = rule.when.as_ref().and_then(|condition| self.condition(condition, text, node.nearest("when"), &format!("{path}.when")));
+        let label = format!("{} ({}:{})", rule.name, place.source, place.line).into();
+        let size = size(&rule);
+        self.policy.add(Compiled { rule, label, place: place.clone(), dry_run, when, size });
+    }
+
+    fn condition(&mut self, condition: &str, text: &str, node: &Node, path: &str) -> Option<When> {
+        self.conditions += 1;
+        if self.conditions == MAX_CONDITIONS + 1 {
+            let message = format!("more than {MAX_CONDITIONS} rules have a condition; say with patterns what they can say");
+            self.wrong(&node.place, path, message);
+        }
+        match When::compile(condition) {
+            Ok(when) => Some(when),
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    self.wrong(&place_within(text, node, condition, mistake.at), path, mistake.message);
+                }
+                None
+            }
+        }
+    }
+}
+
+fn size(rule: &Rule) -> usize {
+    let (from, not, to) = (&rule.from, &rule.from.not, &rule.to);
+    let identities = from.spiffe_ids.len() + from.trust_domains.len() + not.spiffe_ids.len() + not.trust_domains.len();
+    1 + identities + from.cidrs.len() + not.cidrs.len() + to.ports.len() + to.cidrs.len() + to.sni.len() + to.destinations.len()
+}
+
+/// Where in the file the byte `at` of a text is, which stands there as `node`, in whatever of YAML's ways it is written:
+/// quoted, folded, or as a block. What is not white space is in the file in the same order.
+fn place_within(file: &str, node: &Node, text: &str, at: usize) -> Place {
+    let before: usize = file.split_inclusive('\n').take(node.place.line.saturating_sub(1)).map(str::len).sum();
+    let value = file[before..].char_indices().nth(node.place.column.saturating_sub(1)).map_or("", |(at, _)| &file[before + at..]);
+    let mut wanted = text.get(..at).unwrap_or(text).chars().filter(|c| !c.is_whitespace()).count();
+    let mut letters = text.chars().filter(|c| !c.is_whitespace()).peekable();
+    let (mut line, mut column) = (node.place.line, node.place.column);
+    // A block's indicator, such as `|-`, is no part of the text.
+    let mut inside = !value.starts_with(['|', '>']);
+    for letter in value.chars() {
+        if inside && letters.peek() == Some(&letter) {
+            if wanted == 0 {
+                return Place { source: node.place.source.clone(), line, column };
+            }
+            wanted -= 1;
+            letters.next();
+        }
+        column += 1;
+        if letter == '\n' {
+            (line, column, inside) = (line + 1, 1, true);
+        }
+    }
+    node.place.clone()
+}
+
+/// What an allow rule lets in that no one meant, if so: everybody, or a whole trust domain at every port. Where it is about
+/// connections from the workload, `from` is nobody but ourselves.
+pub(crate) fn too_wide(rule: &Rule) -> Option<&'static str> {
     let (from, to) = (&rule.from, &rule.to);
-    if rule.action != Action::Allow {
+    if rule.action != Action::Allow || !to.destinations.is_empty() {
         return None;
     }
     if from.spiffe_ids.is_empty() && from.trust_domains.is_empty() {
@@ -125,11 +244,112 @@ fn everywhere(blocks: &[Cidr]) -> bool {
     blocks.is_empty() || blocks.iter().any(|block| block.get().prefix_len() == 0)
 }
 
+/// Whether `blocks` leave out no address of either family.
+pub(crate) fn everywhere_of_both(blocks: &[Cidr]) -> bool {
+    let whole = |v4: bool| blocks.iter().any(|block| block.get().prefix_len() == 0 && block.get().addr().is_ipv4() == v4);
+    whole(true) && whole(false)
+}
+
 /// Whether `ports` together leave none out.
-fn every_port(ports: &[Ports]) -> bool {
+pub(crate) fn every_port(ports: &[Ports]) -> bool {
     let mut ranges: Vec<(u16, u16)> = ports.iter().map(|p| (p.get().first, p.get().last)).collect();
     ranges.sort_unstable();
     let covered =
         ranges.iter().try_fold(0, |covered: u16, (first, last)| (*first <= covered.saturating_add(1)).then_some(covered.max(*last)));
     ports.is_empty() || covered == Some(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(rules: &str) -> String {
+        Policy::parse(&[("p".to_owned(), rules.to_owned())], Profile::Production).unwrap_err().to_string()
+    }
+
+    /// However YAML writes it, a mistake in a condition is told with its own line and column.
+    #[test]
+    fn mistakes_in_a_condition_have_their_place() {
+        let rule = "rules:\n  - name: a\n    action: deny\n";
+        for (when, place) in [
+            ("    when: true && per.id == 'x'\n", "p:4:19"),
+            ("    when: \"true && per.id == 'x'\"\n", "p:4:20"),
+            ("    when: 'true && per.id == ''x'''\n", "p:4:20"),
+            ("    when: |\n      true &&\n        per.id == 'x'\n", "p:6:9"),
+            ("    when: >-\n      true &&\n      per.id == 'x'\n", "p:6:7"),
+            ("    when: true &&\n      per.id == 'x'\n", "p:5:7"),
+        ] {
+            let said = problems(&format!("{rule}{when}"));
+            assert!(said.contains(&format!("{place}: rules[0].when: `per` is not known")), "{when}{said}");
+        }
+        let said = problems(&format!("{rule}    when: time.hour >\n"));
+        assert!(said.contains("p:4:") && said.contains("rules[0].when: is not CEL"), "{said}");
+    }
+
+    #[test]
+    fn conflicts_between_files_name_both_places() {
+        let rule = |name: &str, action: &str| {
+            format!("rules:\n  - name: {name}\n    action: {action}\n    from: {{ spiffeIds: ['spiffe://a.b/x'] }}\n")
+        };
+        let parse = |a: String, b: String| Policy::parse(&[("a.yaml".to_owned(), a), ("b.yaml".to_owned(), b)], Profile::Production);
+        let taken = parse(rule("x", "allow"), rule("x", "allow")).unwrap_err().to_string();
+        assert!(taken.contains("b.yaml:2:5: rules[0]: the name `x` is taken by the rule at a.yaml:2:5"), "{taken}");
+        for (first, second, said) in [
+            ("allow", "deny", "a.yaml:2:5: rule `x` allows exactly what rule `y` at b.yaml:2:5 denies"),
+            ("deny", "allow", "b.yaml:2:5: rule `y` allows exactly what rule `x` at a.yaml:2:5 denies"),
+        ] {
+            let warnings = parse(rule("x", first), rule("y", second)).unwrap().warnings;
+            assert!(warnings.len() == 1 && warnings[0].contains(said), "{warnings:?}");
+        }
+        for (first, second) in [("allow", "allow"), ("allow", "audit")] {
+            assert!(parse(rule("x", first), rule("y", second)).unwrap().warnings.is_empty());
+        }
+        assert!(parse(rule("x", "allow"), format!("dryRun: true\n{}", rule("y", "deny"))).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn the_number_of_conditions_is_bounded() {
+        let rules: String = (0..=MAX_CONDITIONS).map(|i| format!("  - {{ name: r{i}, action: deny, when: 'time.hour == 1' }}\n")).collect();
+        assert!(problems(&format!("rules:\n{rules}")).contains("rules[1000].when: more than 1000 rules have a condition"));
+    }
+
+    #[test]
+    fn mistakes_are_reported_at_once_with_their_place() {
+        let said = problems(
+            "rules:\n  - name: a\n    action: alow\n  - nam: b\n    action: deny\n  - name: c\n    action: deny\n    from: { cidrs: [10.0.0.1/8] }\n",
+        );
+        for say in [
+            "p:3:13: rules[0].action: `alow` is not known; use allow, deny, audit",
+            "p:4:5: rules[1].nam: unknown key; did you mean `name`?",
+            "p:8:",
+            "10.0.0.0/8",
+        ] {
+            assert!(said.contains(say), "{said}");
+        }
+    }
+
+    #[test]
+    fn production_refuses_rules_that_allow_everything() {
+        for wide in [
+            "{}",
+            "{ trustDomains: [a.b] }",
+            "{ spiffeIds: ['spiffe://a.b/**'] }",
+            "{ cidrs: [0.0.0.0/0] }",
+            "{ trustDomains: [a.b], cidrs: [0.0.0.0/0, '::/0'] }",
+            "{ spiffeIds: ['spiffe://a.b/*', 'spiffe://a.b/*/**'] }",
+            "{ trustDomains: [a.b] }\n    to: { ports: [1-32767, 32768-65535] }",
+            "{ trustDomains: [a.b] }\n    to: { cidrs: ['::/0'] }",
+            "{ not: { spiffeIds: ['spiffe://a.b/x'] } }",
+            "{ trustDomains: [a.b] }\n    when: 'true'",
+        ] {
+            let text = format!("rules:\n  - name: a\n    action: allow\n    from: {wide}\n");
+            assert!(problems(&text).contains("profile `production` refuses"), "{wide}");
+            assert_eq!(Policy::parse(&[("p".to_owned(), text)], Profile::Development).unwrap().warnings.len(), 1);
+        }
+        for fine in ["    dryRun: true\n", "    to: { destinations: [db] }\n"] {
+            let text = format!("rules:\n  - name: a\n    action: allow\n{fine}");
+            assert!(Policy::parse(&[("p".to_owned(), text)], Profile::Production).is_ok(), "{fine}");
+        }
+        assert!(Policy::parse(&[], Profile::Production).unwrap().is_empty());
+    }
 }

@@ -1,91 +1,189 @@
 //! The decision.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use sidegate_config::value::Cidr;
-use sidegate_core::{Decision, Reason, SpiffeId};
+use sidegate_core::{Decision, Direction, Explanation, Reason, Remark, Says};
 
 use crate::compile::Policy;
-use crate::schema::{Action, Rule};
+use crate::index::{Index, Rules};
+use crate::matching::{Holds, Judged};
+use crate::query::Query;
+use crate::schema::Action;
 
-/// What is known of a connection when it is judged.
-#[derive(Debug, Clone, Copy)]
-pub struct Query<'a> {
-    /// The peer's verified identity; none on a plaintext connection.
-    pub peer: Option<&'a SpiffeId>,
-    /// Where it connects from.
-    pub peer_address: IpAddr,
-    /// Where it wants to go.
-    pub destination: SocketAddr,
-    /// The server name that it asked for.
-    pub sni: Option<&'a str>,
-}
+/// The most remarks of a decision.
+const MAX_REMARKS: usize = 8;
+
+static DEFAULT: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("default (no allow rule matches)"));
 
 /// A decision, and if it is a refusal the reason for the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Allowed or not, and by which rule.
+    /// Allowed or not, by which rule, and what else there is to say.
     pub decision: Decision,
     /// Why not.
     pub reason: Option<Reason>,
 }
 
+/// What was found among the rules that may match.
+#[derive(Default)]
+struct Found {
+    deny: Option<u32>,
+    allow: Option<u32>,
+    /// Rules that have something to say without deciding, and why if their condition could not be evaluated.
+    aside: Vec<(u32, Option<String>)>,
+}
+
 impl Policy {
-    /// Judges a connection. Deny wins, then allow, else it is denied.
+    /// Judges a connection to the workload. Deny wins, then allow, else it is denied. Of several the first in the order of the
+    /// files is named.
+    ///
+    /// A rule whose `when` can't be evaluated counts as matching if it denies, and as not matching if it allows.
     #[must_use]
     pub fn decide(&self, query: &Query<'_>) -> Verdict {
-        let mut allowed_by = None;
-        for compiled in &self.rules {
-            let first_allow = allowed_by.is_none();
-            if (compiled.rule.action == Action::Deny || first_allow) && matches(&compiled.rule, query) {
-                match compiled.rule.action {
-                    Action::Deny => return verdict(false, compiled.label.clone(), Some(Reason::DeniedByRule)),
-                    Action::Allow => allowed_by = Some(&compiled.label),
+        let judged = Judged::new(query);
+        let found = self.find(&self.inbound, &judged);
+        match (found.deny, found.allow) {
+            (Some(rule), _) => self.verdict(false, self.label(rule), found, Some(Reason::DeniedByRule)),
+            (None, Some(rule)) => self.verdict(true, self.label(rule), found, None),
+            (None, None) => self.denied_by_default(&judged, found),
+        }
+    }
+
+    /// Judges a connection from the workload, to whose server `destination` itself has no objection; that is named where no
+    /// rule is about it.
+    ///
+    /// Deny wins, then allow. A destination that at least one allow rule names is for whom such a rule allows it, others are for
+    /// every server that the configuration expects there.
+    #[must_use]
+    pub fn decide_outbound(&self, query: &Query<'_>, destination: &Arc<str>) -> Verdict {
+        let judged = Judged::new(query);
+        let found = self.find(&self.outbound, &judged);
+        let guarded = query.destination.is_some_and(|name| self.guarded.contains(name));
+        match (found.deny, found.allow) {
+            (Some(rule), _) => self.verdict(false, self.label(rule), found, Some(Reason::DeniedByRule)),
+            (None, Some(rule)) => self.verdict(true, self.label(rule), found, None),
+            (None, None) if guarded => self.denied_by_default(&judged, found),
+            (None, None) => self.verdict(true, destination.clone(), found, None),
+        }
+    }
+
+    /// Judges a connection that has no identity, on a port where those may pass: `mode`, which names the port's mode, allows it
+    /// unless a deny rule covers it.
+    #[must_use]
+    pub fn decide_plaintext(&self, query: &Query<'_>, mode: &'static str) -> Verdict {
+        let mut found = self.find(&self.inbound, &Judged::new(query));
+        // Allow rules are not asked.
+        found.aside.retain(|(rule, _)| self.rules[*rule as usize].is_aside() || found.deny == Some(*rule));
+        match found.deny {
+            Some(rule) => self.verdict(false, self.label(rule), found, Some(Reason::DeniedByRule)),
+            None => self.verdict(true, mode.into(), found, None),
+        }
+    }
+
+    pub(crate) fn index_for(&self, direction: Direction) -> &Index {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+
+    fn label(&self, rule: u32) -> Arc<str> {
+        self.rules[rule as usize].label.clone()
+    }
+
+    fn find(&self, index: &Index, judged: &Judged<'_>) -> Found {
+        let mut found = Found::default();
+        index.matching(judged.query.client, judged.query.to.port(), &mut |rules| self.look_at(rules, judged, &mut found));
+        if !found.aside.is_empty() {
+            // Rules behind the one that decides were looked at or not, as chance would have it.
+            let decider = found.deny.or(found.allow).unwrap_or(u32::MAX);
+            let denied = found.deny.is_some();
+            found.aside.retain(|(rule, _)| {
+                let compiled = &self.rules[*rule as usize];
+                let decides = !compiled.is_aside();
+                !decides || (*rule <= decider && (compiled.rule.action == Action::Deny || !denied))
+            });
+            found.aside.sort_unstable();
+            found.aside.dedup();
+        }
+        found
+    }
+
+    /// The first of `rules` that denies, the first that allows, and all that have something to say.
+    fn look_at(&self, rules: &Rules, judged: &Judged<'_>, found: &mut Found) {
+        for &rule in &rules.deny {
+            if found.deny.is_some_and(|first| first <= rule) {
+                break;
+            }
+            match judged.matches_beside_index(&self.rules[rule as usize]) {
+                Holds::No => continue,
+                Holds::Yes => {}
+                Holds::Unknown(why) => found.aside.push((rule, Some(why))),
+            }
+            found.deny = Some(rule);
+            break;
+        }
+        for &rule in &rules.allow {
+            if found.allow.is_some_and(|first| first <= rule) {
+                break;
+            }
+            match judged.matches_beside_index(&self.rules[rule as usize]) {
+                Holds::No => {}
+                Holds::Unknown(why) => found.aside.push((rule, Some(why))),
+                Holds::Yes => {
+                    found.allow = Some(rule);
+                    break;
                 }
             }
         }
-        match allowed_by {
-            Some(label) => verdict(true, label.clone(), None),
-            None => verdict(false, Arc::from("default (no allow rule matches)"), Some(Reason::DeniedByDefault)),
+        for &rule in &rules.aside {
+            match judged.matches_beside_index(&self.rules[rule as usize]) {
+                Holds::No => {}
+                Holds::Yes => found.aside.push((rule, None)),
+                Holds::Unknown(why) => found.aside.push((rule, Some(why))),
+            }
         }
     }
 
-    /// Whether a deny rule covers a connection that has no identity, on a port where those may pass.
-    #[must_use]
-    pub fn denies_plaintext(&self, query: &Query<'_>) -> Option<Verdict> {
-        let denies = self.rules.iter().find(|c| c.rule.action == Action::Deny && matches(&c.rule, query))?;
-        Some(verdict(false, denies.label.clone(), Some(Reason::DeniedByRule)))
+    fn denied_by_default(&self, judged: &Judged<'_>, found: Found) -> Verdict {
+        let nearest = self.nearest(judged);
+        let mut verdict = self.verdict(false, DEFAULT.clone(), found, Some(Reason::DeniedByDefault));
+        if !nearest.is_empty() {
+            verdict.decision.explanation.get_or_insert_default().nearest = nearest;
+        }
+        verdict
     }
-}
 
-fn verdict(allowed: bool, rule: Arc<str>, reason: Option<Reason>) -> Verdict {
-    Verdict { decision: Decision { allowed, rule }, reason }
-}
-
-fn matches(rule: &Rule, query: &Query<'_>) -> bool {
-    let (from, to) = (&rule.from, &rule.to);
-    let asks_identity = !from.spiffe_ids.is_empty() || !from.trust_domains.is_empty();
-    let identity = !asks_identity
-        || query.peer.is_some_and(|id| {
-            from.spiffe_ids.iter().any(|p| p.get().matches(id)) || from.trust_domains.iter().any(|d| d.get() == id.trust_domain())
-        });
-    identity
-        && covers(&from.cidrs, query.peer_address)
-        && covers(&to.cidrs, query.destination.ip())
-        && (to.ports.is_empty() || to.ports.iter().any(|p| p.get().contains(query.destination.port())))
-        && (to.sni.is_empty() || query.sni.is_some_and(|sni| to.sni.iter().any(|s| s.eq_ignore_ascii_case(sni))))
-}
-
-/// An IPv4 peer on a dual-stack socket must not slip past an IPv4 block, hence the canonical form.
-fn covers(blocks: &[Cidr], address: IpAddr) -> bool {
-    blocks.is_empty() || blocks.iter().any(|block| block.get().contains(&address.to_canonical()))
+    fn verdict(&self, allowed: bool, rule: Arc<str>, found: Found, reason: Option<Reason>) -> Verdict {
+        let mut decision = Decision::new(allowed, rule);
+        if !found.aside.is_empty() {
+            let left_out = found.aside.len().saturating_sub(MAX_REMARKS);
+            let remarks = found.aside.into_iter().take(MAX_REMARKS).map(|(rule, failed)| {
+                let compiled = &self.rules[rule as usize];
+                let says = match (compiled.rule.action, &failed) {
+                    (Action::Deny, _) if compiled.is_aside() => Says::WouldDeny,
+                    (_, Some(_)) => Says::ConditionFailed,
+                    (Action::Allow, None) => Says::WouldAllow,
+                    (Action::Audit | Action::Deny, None) => Says::Audit,
+                };
+                Remark { rule: compiled.label.clone(), says, detail: failed }
+            });
+            decision.explanation = Some(Box::new(Explanation {
+                nearest: Vec::new(),
+                remarks: remarks.collect(),
+                remarks_left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
+            }));
+        }
+        Verdict { decision, reason }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use sidegate_config::schema::Profile;
+    use sidegate_core::SpiffeId;
+    use std::time::UNIX_EPOCH;
 
     const RULES: &str = "
 rules:
@@ -102,17 +200,28 @@ rules:
     to: { ports: [8443], sni: [api.example] }
 ";
 
-    fn decide(peer: &str, from: &str, to: &str, sni: Option<&str>) -> Verdict {
-        let policy = Policy::parse(&[("p.yaml".to_owned(), RULES.to_owned())], Profile::Production).unwrap();
+    fn policy(rules: &str) -> Policy {
+        Policy::parse(&[("p.yaml".to_owned(), rules.to_owned())], Profile::Production).unwrap()
+    }
+
+    fn decide_by(rules: &str, peer: &str, from: &str, to: &str, sni: Option<&str>) -> Verdict {
         let id = SpiffeId::new(peer).unwrap();
-        policy.decide(&Query { peer: Some(&id), peer_address: from.parse().unwrap(), destination: to.parse().unwrap(), sni })
+        policy(rules).decide(&Query { sni, ..Query::inbound(Some(&id), from.parse().unwrap(), to.parse().unwrap(), UNIX_EPOCH) })
+    }
+
+    fn decide(peer: &str, from: &str, to: &str, sni: Option<&str>) -> Verdict {
+        decide_by(RULES, peer, from, to, sni)
+    }
+
+    fn remarks(verdict: &Verdict) -> Vec<String> {
+        verdict.decision.explanation.iter().flat_map(|e| &e.remarks).map(ToString::to_string).collect()
     }
 
     #[test]
     fn deny_wins_then_allow_else_denied() {
         let yes = decide("spiffe://a.b/ns/x/web", "10.1.0.1", "10.0.0.1:9010", None);
         assert!(yes.decision.allowed);
-        assert_eq!(&*yes.decision.rule, "web (p.yaml:3)");
+        assert_eq!((&*yes.decision.rule, yes.decision.explanation), ("web (p.yaml:3)", None));
         let no = decide("spiffe://a.b/ns/x/web", "10.9.0.1", "10.0.0.1:8080", None);
         assert_eq!((no.reason, &*no.decision.rule), (Some(Reason::DeniedByRule), "not-from-lab (p.yaml:7)"));
         let mapped = decide("spiffe://a.b/ns/x/web", "::ffff:10.9.0.1", "10.0.0.1:8080", None);
@@ -124,36 +233,130 @@ rules:
     }
 
     #[test]
-    fn mistakes_are_reported_at_once_with_their_place() {
-        let text = "rules:\n  - name: a\n    action: alow\n  - nam: b\n    action: deny\n  - name: c\n    action: deny\n    from: { cidrs: [10.0.0.1/8] }\n";
-        let problems = Policy::parse(&[("p".to_owned(), text.to_owned())], Profile::Production).unwrap_err().to_string();
-        for say in [
-            "p:3:13: rules[0].action: `alow` is not known; use allow, deny",
-            "p:4:5: rules[1].nam: unknown key; did you mean `name`?",
-            "p:8:",
-            "10.0.0.0/8",
-        ] {
-            assert!(problems.contains(say), "{problems}");
-        }
+    fn a_denial_names_the_nearest_rules_and_what_each_lacked() {
+        let nearest = |peer: &str, to: &str, sni: Option<&str>| -> Vec<String> {
+            let verdict = decide(peer, "10.1.0.1", to, sni);
+            verdict.decision.explanation.into_iter().flat_map(|e| e.nearest).map(|n| n.to_string()).collect()
+        };
+        assert_eq!(
+            nearest("spiffe://a.b/ns/x/web", "10.0.0.1:9011", None),
+            ["web (p.yaml:3): port 9011 is not in `to.ports`: 8080, 9000-9010"]
+        );
+        assert_eq!(
+            nearest("spiffe://a.b/ns/x/api", "10.0.0.1:8080", None),
+            ["web (p.yaml:3): spiffe://a.b/ns/x/api is not in `from`: spiffe://a.b/ns/*/web"]
+        );
+        assert_eq!(
+            nearest("spiffe://partner.example/x", "10.0.0.1:8443", None),
+            ["partner (p.yaml:10): the client asked for no server name, `to.sni` wants api.example"]
+        );
+        assert!(nearest("spiffe://a.b/ns/x/api", "10.0.0.1:1", None).is_empty(), "two conditions are not near");
+        let by_rule = decide("spiffe://a.b/ns/x/web", "10.9.0.1", "10.0.0.1:8080", None);
+        assert_eq!(by_rule.decision.explanation, None, "the rule itself says it all");
     }
 
     #[test]
-    fn production_refuses_rules_that_allow_everything() {
-        for wide in [
-            "{}",
-            "{ trustDomains: [a.b] }",
-            "{ spiffeIds: ['spiffe://a.b/**'] }",
-            "{ cidrs: [0.0.0.0/0] }",
-            "{ trustDomains: [a.b], cidrs: [0.0.0.0/0, '::/0'] }",
-            "{ spiffeIds: ['spiffe://a.b/*', 'spiffe://a.b/*/**'] }",
-            "{ trustDomains: [a.b] }\n    to: { ports: [1-32767, 32768-65535] }",
-            "{ trustDomains: [a.b] }\n    to: { cidrs: ['::/0'] }",
-        ] {
-            let text = format!("rules:\n  - name: a\n    action: allow\n    from: {wide}\n");
-            let texts = [("p".to_owned(), text)];
-            assert!(Policy::parse(&texts, Profile::Production).unwrap_err().to_string().contains("profile `production` refuses"), "{wide}");
-            assert_eq!(Policy::parse(&texts, Profile::Development).unwrap().warnings.len(), 1);
-        }
-        assert!(Policy::parse(&[], Profile::Production).unwrap().is_empty());
+    fn what_decides_nothing_is_told() {
+        let aside = "
+rules:
+  - { name: look, action: audit, from: { trustDomains: [a.b] } }
+  - { name: soon, action: deny, dryRun: true, to: { ports: [80-90] } }
+  - { name: later, action: allow, dryRun: true, from: { spiffeIds: ['spiffe://a.b/x'] } }
+  - { name: now, action: allow, from: { spiffeIds: ['spiffe://a.b/*'] }, to: { ports: [80] } }
+";
+        let allowed = decide_by(aside, "spiffe://a.b/x", "10.0.0.1", "10.0.0.2:80", None);
+        assert!(allowed.decision.allowed);
+        assert_eq!(remarks(&allowed), ["audit look (p.yaml:3)", "wouldDeny soon (p.yaml:4)", "wouldAllow later (p.yaml:5)"]);
+        let denied = decide_by(aside, "spiffe://a.b/x", "10.0.0.1", "10.0.0.2:81", None);
+        assert_eq!(denied.reason, Some(Reason::DeniedByDefault));
+        assert_eq!(remarks(&denied).len(), 3);
+        let many: String = (0..20).map(|i| format!("  - {{ name: r{i}, action: audit }}\n")).collect();
+        let told = decide_by(&format!("rules:\n{many}"), "spiffe://a.b/x", "10.0.0.1", "10.0.0.2:80", None);
+        let explanation = told.decision.explanation.as_deref().unwrap();
+        assert_eq!((explanation.remarks.len(), explanation.remarks_left_out), (MAX_REMARKS, 12));
+    }
+
+    #[test]
+    fn who_is_left_out_is_left_out() {
+        let rules = "
+rules:
+  - name: all-but
+    action: allow
+    from:
+      trustDomains: [a.b, c.d]
+      not: { spiffeIds: ['spiffe://a.b/lab/**'], trustDomains: [c.d], cidrs: [10.9.0.0/16] }
+    to: { ports: [80] }
+";
+        let allowed = |peer: &str, from: &str| decide_by(rules, peer, from, "10.0.0.2:80", None).decision.allowed;
+        assert!(allowed("spiffe://a.b/x", "10.0.0.1"));
+        assert!(!allowed("spiffe://a.b/lab/x", "10.0.0.1"));
+        assert!(!allowed("spiffe://c.d/x", "10.0.0.1"));
+        assert!(!allowed("spiffe://a.b/x", "10.9.0.1"));
+        let denied = decide_by(rules, "spiffe://a.b/lab/x", "10.0.0.1", "10.0.0.2:80", None);
+        let nearest = &denied.decision.explanation.unwrap().nearest[0];
+        assert_eq!(nearest.lacked, "`from.not` leaves spiffe://a.b/lab/x out: spiffe://a.b/lab/**");
+    }
+
+    /// Fail closed: what can't be evaluated denies, and does not allow; and the record says so.
+    #[test]
+    fn a_condition_that_can_not_be_evaluated_is_on_the_safe_side() {
+        let rules = "
+rules:
+  - { name: by-name, action: allow, from: { trustDomains: [a.b] }, to: { ports: [80] }, when: connection.sni == 'x' }
+  - { name: no-lab, action: deny, to: { ports: [81] }, when: connection.sni == 'lab' }
+";
+        let allow = decide_by(rules, "spiffe://a.b/x", "10.0.0.1", "10.0.0.2:80", None);
+        assert_eq!(allow.reason, Some(Reason::DeniedByDefault));
+        let says = "conditionFailed by-name (p.yaml:3): `sni` is not known of this connection; ask `has(…)` first";
+        assert_eq!(remarks(&allow), [says]);
+        assert!(decide_by(rules, "spiffe://a.b/x", "10.0.0.1", "10.0.0.2:80", Some("x")).decision.allowed);
+        let deny = decide_by(rules, "spiffe://a.b/x", "10.0.0.1", "10.0.0.2:81", None);
+        assert_eq!((deny.reason, remarks(&deny).len()), (Some(Reason::DeniedByRule), 1));
+    }
+
+    #[test]
+    fn connections_from_the_workload_are_for_rules_that_name_destinations() {
+        let rules = policy(
+            "
+rules:
+  - { name: all-inbound, action: deny }
+  - { name: db, action: allow, from: { spiffeIds: ['spiffe://a.b/web'] }, to: { destinations: [db] }, when: peer.id.endsWith('/db') }
+  - { name: no-mail, action: deny, to: { destinations: [mail], ports: [25] } }
+",
+        );
+        let (client, server, other) = ["web", "db", "x"].map(|name| SpiffeId::new(format!("spiffe://a.b/{name}")).unwrap()).into();
+        let decide = |server: &SpiffeId, name: &str, port: u16| {
+            let query = Query {
+                direction: Direction::Outbound,
+                server: Some(server),
+                destination: Some(name),
+                ..Query::inbound(Some(&client), [127, 0, 0, 1].into(), ([10, 0, 0, 1], port).into(), UNIX_EPOCH)
+            };
+            let verdict = rules.decide_outbound(&query, &"destination x".into());
+            (verdict.decision.rule.to_string(), verdict.reason)
+        };
+        assert_eq!(decide(&server, "db", 5432), ("db (p.yaml:4)".to_owned(), None));
+        assert_eq!(decide(&other, "db", 5432).1, Some(Reason::DeniedByDefault));
+        assert_eq!(decide(&server, "mail", 25), ("no-mail (p.yaml:5)".to_owned(), Some(Reason::DeniedByRule)));
+        assert_eq!(decide(&server, "mail", 26), ("destination x".to_owned(), None));
+    }
+
+    #[test]
+    fn plaintext_may_pass_unless_a_rule_denies_it() {
+        let rules = policy(
+            "
+rules:
+  - { name: but-x, action: deny, from: { not: { cidrs: [10.0.0.0/8] } } }
+  - { name: failing, action: allow, from: { cidrs: [10.0.0.0/8] }, to: { ports: [80] }, when: peer.id == 'x' }
+"
+            .replace("action: allow", "action: audit")
+            .as_str(),
+        );
+        let decide = |from: [u8; 4]| {
+            rules.decide_plaintext(&Query::inbound(None, from.into(), ([10, 0, 0, 2], 80).into(), UNIX_EPOCH), "mode permissive")
+        };
+        let passed = decide([10, 1, 1, 1]);
+        assert_eq!((&*passed.decision.rule, passed.reason, remarks(&passed).len()), ("mode permissive", None, 1));
+        assert_eq!(decide([11, 1, 1, 1]).reason, Some(Reason::DeniedByRule));
     }
 }

@@ -1,24 +1,53 @@
 //! Authorization, after the handshake: only now identity, port and destination are all known.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use sidegate_core::{ConnectionRecord, Decision, HandshakeFacts, Lap, Reason};
-use sidegate_policy::{Query, Verdict};
+use sidegate_core::{ConnectionRecord, Decision, Direction, HandshakeFacts, Lap, Reason};
+use sidegate_policy::{PeerCertificate, Query, TlsFacts, Verdict};
 use sidegate_tls::{PeerIdentity, Session};
 
 use crate::attempt::Failure;
 use crate::settings::Destination;
 use crate::snapshot::{Snapshot, Tls};
 
-/// What policy is asked about a client.
-pub(crate) fn client_query<'a>(peer: &'a PeerIdentity, facts: &'a HandshakeFacts, from: IpAddr, to: SocketAddr) -> Query<'a> {
-    Query { peer: Some(&peer.id), peer_address: from, destination: to, sni: facts.sni.as_deref() }
+/// What policy says of a client.
+pub(crate) fn judge_client(snapshot: &Snapshot, peer: &PeerIdentity, facts: &HandshakeFacts, from: IpAddr, to: SocketAddr) -> Verdict {
+    let query = Query {
+        client: Some(&peer.id),
+        server: snapshot.tls.as_ref().map(|tls| &tls.id),
+        ..of_session(peer, facts, Query::inbound(None, from, to, SystemTime::now()))
+    };
+    snapshot.policy.decide(&query)
 }
 
-/// What policy is asked about a client without an identity.
-pub(crate) fn plaintext_query(from: IpAddr, to: SocketAddr) -> Query<'static> {
-    Query { peer: None, peer_address: from, destination: to, sni: None }
+/// What policy says of a client without identity, on a port where those may pass: a deny rule still counts.
+pub(crate) fn judge_plaintext(snapshot: &Snapshot, from: IpAddr, to: SocketAddr, mode: &'static str) -> Verdict {
+    let server = snapshot.tls.as_ref().map(|tls| &tls.id);
+    let query = Query { server, ..Query::inbound(None, from, to, SystemTime::now()) };
+    snapshot.policy.decide_plaintext(&query, mode)
+}
+
+/// What policy says of a server; none if it is not one that may answer at the destination.
+pub(crate) fn judge_server(
+    snapshot: &Snapshot,
+    destination: &Destination,
+    tls: &Tls,
+    (peer, facts): (&PeerIdentity, &HandshakeFacts),
+    from: IpAddr,
+    to: SocketAddr,
+) -> Option<Verdict> {
+    if !destination.expects(&peer.id, &tls.trust_domain) {
+        return None;
+    }
+    let query = Query {
+        direction: Direction::Outbound,
+        client: Some(&tls.id),
+        server: Some(&peer.id),
+        destination: Some(&destination.name),
+        ..of_session(peer, facts, Query::inbound(None, from, to, SystemTime::now()))
+    };
+    Some(snapshot.policy.decide_outbound(&query, &destination.rule))
 }
 
 /// Whether policy lets the client in.
@@ -30,12 +59,12 @@ pub(crate) fn authorize_client(
     record: &mut ConnectionRecord,
 ) -> Result<(), Failure> {
     let start = Instant::now();
-    let verdict = snapshot.policy.decide(&client_query(&session.peer, &session.facts, from, to));
+    let verdict = judge_client(snapshot, &session.peer, &session.facts, from, to);
     record.stages.authorize = Some(Lap::since(start));
     settle(verdict, record)
 }
 
-/// Whether a client without identity may use a port where those may pass: a deny rule still counts.
+/// Whether a client without identity may use a port where those may pass.
 pub(crate) fn authorize_plaintext(
     snapshot: &Snapshot,
     from: IpAddr,
@@ -43,30 +72,40 @@ pub(crate) fn authorize_plaintext(
     mode: &'static str,
     record: &mut ConnectionRecord,
 ) -> Result<(), Failure> {
-    match snapshot.policy.denies_plaintext(&plaintext_query(from, to)) {
-        Some(verdict) => settle(verdict, record),
-        None => {
-            record.decision = Some(Decision { allowed: true, rule: mode.into() });
-            Ok(())
-        }
-    }
+    settle(judge_plaintext(snapshot, from, to, mode), record)
 }
 
-/// Whether the server is one that may answer at the destination.
+/// Whether the server is one that may answer at the destination, and policy lets us talk to it.
 pub(crate) fn authorize_server(
+    snapshot: &Snapshot,
     destination: &Destination,
     tls: &Tls,
     session: &Session,
     record: &mut ConnectionRecord,
 ) -> Result<(), Failure> {
     let start = Instant::now();
-    let allowed = destination.expects(&session.peer.id, &tls.trust_domain);
+    // Without a destination there would be no session.
+    let to = record.original_destination.unwrap_or(record.downstream);
+    let verdict = judge_server(snapshot, destination, tls, (&session.peer, &session.facts), record.downstream.ip(), to);
     record.stages.authorize = Some(Lap::since(start));
-    record.decision = Some(Decision { allowed, rule: destination.rule.clone() });
-    if allowed {
-        return Ok(());
+    match verdict {
+        Some(verdict) => settle(verdict, record),
+        None => {
+            record.decision = Some(Decision::new(false, destination.rule.clone()));
+            Err(Failure::with(Reason::UnexpectedPeer, format!("expected {}", destination.expected(&tls.trust_domain))))
+        }
     }
-    Err(Failure::with(Reason::UnexpectedPeer, format!("expected {}", destination.expected(&tls.trust_domain))))
+}
+
+/// `query` with what the handshake has found.
+fn of_session<'a>(peer: &'a PeerIdentity, facts: &'a HandshakeFacts, query: Query<'a>) -> Query<'a> {
+    let certificate = &peer.certificate;
+    Query {
+        sni: facts.sni.as_deref(),
+        tls: Some(TlsFacts { version: facts.version, group: facts.group, resumed: facts.resumed }),
+        certificate: Some(PeerCertificate { serial: &certificate.serial, not_after: certificate.not_after }),
+        ..query
+    }
 }
 
 fn settle(verdict: Verdict, record: &mut ConnectionRecord) -> Result<(), Failure> {

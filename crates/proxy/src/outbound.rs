@@ -97,7 +97,7 @@ async fn reach(
     let destination = &settings.destinations[index];
     record.destination = Some(destination.name.clone());
     let tls = snapshot.tls_for(record)?;
-    let mut outbound = Outbound { shared, destination, index, tls, renewal, record, live };
+    let mut outbound = Outbound { shared, destination, index, snapshot: &snapshot, tls, renewal, record, live };
     if waiting && destination.tunnel == TunnelMode::Auto {
         for to in candidates {
             let Some((peer, secure)) = pool::take(shared, (index, *to)) else { continue };
@@ -183,7 +183,7 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         live.heads_for(to);
         let session = shake(shared, tls, destination, key, &tcp, record, true).await?;
         let mut secure = Box::new(Secure::plain(session));
-        authorize_server(destination, tls, &secure.session, record)?;
+        authorize_server(&snapshot, destination, tls, &secure.session, record)?;
         if secure.session.facts.alpn.as_deref() != Some(TUNNEL) {
             return Err(Failure::new(Reason::NoCommonAlpn));
         }
@@ -228,6 +228,7 @@ struct Outbound<'a> {
     shared: &'a Shared,
     destination: &'a Destination,
     index: usize,
+    snapshot: &'a Snapshot,
     tls: &'a Tls,
     /// The count of renewals that `tls` is of.
     renewal: u64,
@@ -241,7 +242,7 @@ impl Outbound<'_> {
         self.record.original_destination = Some(to);
         // Identity is judged afresh.
         let judged = self.tls.context.trust().judge_again(&secure.session.peer, Role::Server, unix_now()).is_ok();
-        if !judged || authorize_server(self.destination, self.tls, &secure.session, self.record).is_err() {
+        if !judged || authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record).is_err() {
             pool::close(&peer, &mut secure);
             return Ok(None);
         }
@@ -269,7 +270,7 @@ impl Outbound<'_> {
             session => session?,
         };
         let mut secure = Box::new(Secure::plain(session));
-        if let Err(failure) = authorize_server(self.destination, self.tls, &secure.session, self.record) {
+        if let Err(failure) = authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record) {
             secure.session.reject(&peer);
             socket::farewell(&peer).await;
             return Err(failure);
@@ -291,7 +292,8 @@ impl Outbound<'_> {
 
     fn reached(&self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Reached, Failure> {
         self.live.heads_for(to);
-        let judged = Judged::Server { peer: secure.session.peer.clone(), destination: self.index };
+        let session = &secure.session;
+        let judged = Judged::Server { peer: session.peer.clone(), facts: session.facts.clone(), destination: self.index };
         if let Err(failure) = admit(self.shared, self.live, self.record, judged) {
             secure.abort(&peer, failure.reason);
             return Err(failure);
@@ -356,10 +358,10 @@ async fn not_in_mesh(
         return Err(Failure::with(Reason::NotReady, detail));
     }
     if shared.settings.otherwise == Otherwise::Refuse {
-        record.decision = Some(Decision { allowed: false, rule: "outbound.otherwise: refuse".into() });
+        record.decision = Some(Decision::new(false, "outbound.otherwise: refuse".into()));
         return Err(Failure::with(Reason::NotInMesh, format!("no destination covers {to}")));
     }
-    record.decision = Some(Decision { allowed: true, rule: "outbound.otherwise: passthrough".into() });
+    record.decision = Some(Decision::new(true, "outbound.otherwise: passthrough".into()));
     record.transport = Some(Transport::Plaintext);
     admit(shared, live, record, Judged::Outside)?;
     shared.telemetry.metrics.plaintext(Direction::Outbound);

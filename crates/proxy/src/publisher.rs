@@ -18,25 +18,25 @@ use crate::shared::{Phase, Shared};
 use crate::snapshot::{Snapshot, Tls};
 use sidegate_core::event;
 
-/// Policy files, their first reading done.
+/// Policy files and directories of them, their first reading done.
 #[derive(Debug)]
 pub struct PolicySource {
-    files: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
     profile: Profile,
     first: Arc<Policy>,
 }
 
 impl PolicySource {
-    /// Reads `files`.
+    /// Reads `paths`.
     ///
     /// # Errors
     /// Every mistake in them: at the start there is no good policy to go on with.
-    pub fn load(files: Vec<PathBuf>, profile: Profile) -> Result<Self, PolicyError> {
-        let first = Policy::load(&files, profile)?;
+    pub fn load(paths: Vec<PathBuf>, profile: Profile) -> Result<Self, PolicyError> {
+        let first = Policy::load(&paths, profile)?;
         for warning in &first.warnings {
             tracing::warn!(event = event::POLICY_WARNING, "{warning}");
         }
-        Ok(Self { files, profile, first: Arc::new(first) })
+        Ok(Self { paths, profile, first: Arc::new(first) })
     }
 
     /// How many rules there were at the first reading.
@@ -65,7 +65,7 @@ impl Publisher {
         let (revocations, revocation_changes) = watch::channel(revocation.first());
         let (policies, policy_changes) = watch::channel(policy.first.clone());
         let (names, name_changes) = watch::channel(Arc::new(Resolved::default()));
-        if !policy.files.is_empty() {
+        if !policy.paths.is_empty() {
             tasks.spawn(follow_policy(policy, policies, shared.clone()));
         }
         if !shared.settings.names.is_empty() {
@@ -85,14 +85,14 @@ impl Publisher {
 
 /// Reads the policy anew when its files change. A bad file never replaces a good one.
 async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>, shared: Arc<Shared>) {
-    let (mut watch, unwatched) = FileWatch::new(&source.files);
+    let (mut watch, unwatched) = FileWatch::new(&source.paths);
     if let Some(why) = unwatched {
         tracing::warn!(event = event::FILES_UNWATCHED, "policy: {why}");
     }
     // The first look compares with nothing, so that a change while we started is not missed.
     let mut last = None;
     loop {
-        let now = Policy::read(&source.files).map_err(|error| error.to_string());
+        let now = sidegate_policy::read(&source.paths).map_err(|error| error.to_string());
         if last.as_ref() != Some(&now) {
             match now.clone().and_then(|texts| Policy::parse(&texts, source.profile).map_err(|problems| problems.to_string())) {
                 Ok(policy) => {

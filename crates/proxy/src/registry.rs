@@ -78,8 +78,8 @@ pub(crate) enum Judged {
     Client { peer: Arc<PeerIdentity>, facts: Arc<HandshakeFacts> },
     /// A client without an identity, by deny rules alone.
     Plaintext,
-    /// A server, by what is expected at the destination with this index.
-    Server { peer: Arc<PeerIdentity>, destination: usize },
+    /// A server, by what is expected at the destination with this index, and by policy.
+    Server { peer: Arc<PeerIdentity>, facts: Arc<HandshakeFacts>, destination: usize },
     /// None: it is out of the mesh.
     Outside,
 }

@@ -11,12 +11,13 @@ use std::time::{Duration, SystemTime};
 use sidegate_config::schema::{LiveConnections, OnChange};
 use sidegate_core::{ConnectionRecord, Reason, event};
 use sidegate_identity::unix_now;
+use sidegate_policy::Verdict;
 use sidegate_tls::{PeerIdentity, Role};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::attempt::Failure;
-use crate::authorize::{client_query, plaintext_query};
+use crate::authorize::{judge_client, judge_plaintext, judge_server};
 use crate::registry::{Cut, Judged, Live};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -42,21 +43,24 @@ pub(crate) fn admit(shared: &Shared, live: &Live, record: &ConnectionRecord, jud
 fn judge(shared: &Shared, snapshot: &Snapshot, live: &Live) -> Option<Cut> {
     let (admission, to) = (live.admission()?, live.destination()?);
     match &admission.judged {
-        Judged::Client { peer, facts } => distrust(snapshot, peer, Role::Client).or_else(|| {
-            let verdict = snapshot.policy.decide(&client_query(peer, facts, live.downstream.ip(), to));
-            verdict.reason.map(|_| no_longer_allowed(&verdict.decision.rule))
-        }),
-        Judged::Plaintext => {
-            let verdict = snapshot.policy.denies_plaintext(&plaintext_query(live.downstream.ip(), to))?;
-            Some(no_longer_allowed(&verdict.decision.rule))
+        Judged::Client { peer, facts } => {
+            distrust(snapshot, peer, Role::Client).or_else(|| refused(&judge_client(snapshot, peer, facts, live.downstream.ip(), to)))
         }
-        Judged::Server { peer, destination } => distrust(snapshot, peer, Role::Server).or_else(|| {
+        Judged::Plaintext => refused(&judge_plaintext(snapshot, live.downstream.ip(), to, "plaintext")),
+        Judged::Server { peer, facts, destination } => distrust(snapshot, peer, Role::Server).or_else(|| {
             let tls = snapshot.tls.as_ref()?;
             let destination = shared.settings.destinations.get(*destination)?;
-            (!destination.expects(&peer.id, &tls.trust_domain)).then(|| no_longer_allowed(&destination.rule))
+            match judge_server(snapshot, destination, tls, (peer, facts), live.downstream.ip(), to) {
+                Some(verdict) => refused(&verdict),
+                None => Some(no_longer_allowed(&destination.rule)),
+            }
         }),
         Judged::Outside => None,
     }
+}
+
+fn refused(verdict: &Verdict) -> Option<Cut> {
+    verdict.reason.map(|_| no_longer_allowed(&verdict.decision.rule))
 }
 
 fn no_longer_allowed(rule: &str) -> Cut {

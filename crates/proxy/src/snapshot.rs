@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sidegate_core::{CertificateFacts, ConnectionRecord, Reason, TrustDomain, event};
+use sidegate_core::{CertificateFacts, ConnectionRecord, Reason, SpiffeId, TrustDomain, event};
 use sidegate_identity::{IdentityState, unix_now};
 use sidegate_policy::Policy;
 use sidegate_tls::revocation::Revocation;
@@ -34,6 +34,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
     pub(crate) local_id: Arc<str>,
+    pub(crate) id: SpiffeId,
     pub(crate) local_certificate: Arc<CertificateFacts>,
     pub(crate) trust_domain: TrustDomain,
     not_before: i64,
@@ -71,6 +72,7 @@ impl Tls {
         };
         Some(Self {
             local_id: material.svid.id.to_string().into(),
+            id: material.svid.id.clone(),
             local_certificate: Arc::new(material.svid.facts()),
             trust_domain: material.svid.id.trust_domain().clone(),
             not_before: material.svid.not_before,

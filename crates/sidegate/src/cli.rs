@@ -1,11 +1,11 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sidegate_config::value::Span;
+use sidegate_config::value::{Id, Moment, Span, Target};
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SIDEGATE_BUILD"), ")");
 
@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Check a configuration and its policy files, and say everything that is wrong with them
     Check(Check),
+    /// What a policy says: check it, ask it, test it, hold it against what was recorded
+    Policy(Policy),
     /// Wait until a sidecar is ready, for post-start hooks and scripts
     Wait(Wait),
     /// How a running sidecar is doing, on one screen
@@ -78,6 +80,114 @@ pub(crate) struct Check {
     /// Print the configuration as it is understood, defaults and overrides included
     #[arg(long)]
     pub(crate) print_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Policy {
+    #[command(subcommand)]
+    pub(crate) command: PolicyCommand,
+}
+
+/// All of them end with 0 if all is well, 1 if there is something to look at, 2 if the input is of no use.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Rules that never match, that others cover, that allow everybody, and every mistake
+    Check(PolicyCheck),
+    /// May A call B, and why? Ends with 1 if not
+    Explain(PolicyExplain),
+    /// Hold a policy against a suite of expectations, for CI
+    Test(PolicyTest),
+    /// Which of the recorded connections would be decided differently
+    Replay(PolicyReplay),
+    /// Print the smallest allow rules that cover the recorded connections
+    Suggest(PolicySuggest),
+}
+
+/// Which policy is meant.
+#[derive(Debug, Args)]
+pub(crate) struct PolicyFiles {
+    /// Policy file, or directory of such; may be repeated. Instead of those of the configuration
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) policy: Vec<PathBuf>,
+    /// Configuration file that names the policy files
+    #[arg(short, long, value_name = "FILE", env = "SIDEGATE_CONFIG", default_value = "/etc/sidegate/sidegate.yaml")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyCheck {
+    #[command(flatten)]
+    pub(crate) files: PolicyFiles,
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyExplain {
+    #[command(flatten)]
+    pub(crate) files: PolicyFiles,
+    /// Who connects; without it a client in plaintext, on a port where that may pass
+    #[arg(long, value_name = "SPIFFE-ID", value_parser = Id::parse)]
+    pub(crate) from: Option<Id>,
+    /// The address that they connect from
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) from_address: Option<IpAddr>,
+    /// Where they want to go, such as :5432 or 10.0.0.7:5432
+    #[arg(long, value_name = "ADDRESS", value_parser = Target::parse)]
+    pub(crate) to: Target,
+    /// The server name that they ask for
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sni: Option<String>,
+    /// The configured destination, if the connection is from the workload
+    #[arg(long, value_name = "NAME")]
+    pub(crate) destination: Option<String>,
+    /// Who answers, if the connection is from the workload
+    #[arg(long, value_name = "SPIFFE-ID", value_parser = Id::parse)]
+    pub(crate) server: Option<Id>,
+    /// When, such as 2026-01-31T14:30:00Z; default now
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    pub(crate) at: Option<Moment>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyTest {
+    /// Suites of expectations; see `sidegate schema policy-test`
+    #[arg(value_name = "SUITE", required = true)]
+    pub(crate) suites: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: PolicyFiles,
+    /// A rule that no expectation covers is a failure
+    #[arg(long)]
+    pub(crate) require_coverage: bool,
+    /// Print the outcomes as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyReplay {
+    /// File of connection records, a JSON object a line, such as the access log; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) audit: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: PolicyFiles,
+    /// Print the differences as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicySuggest {
+    /// File of connection records, a JSON object a line, such as the access log; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) audit: Vec<PathBuf>,
+    /// Cover also what was denied since no rule allowed it
+    #[arg(long)]
+    pub(crate) include_denied: bool,
 }
 
 #[derive(Debug, Args)]
@@ -252,6 +362,8 @@ pub(crate) enum SchemaOf {
     Policy,
     /// A deny list of peers
     DenyList,
+    /// A suite of expectations for `sidegate policy test`
+    PolicyTest,
     /// The embedded authority's configuration
     Authority,
 }

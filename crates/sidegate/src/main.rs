@@ -7,6 +7,7 @@ mod cli;
 #[cfg(feature = "development")]
 mod demo;
 mod logging;
+mod policy;
 mod redirect;
 mod reference;
 mod run;
@@ -26,6 +27,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        // Has exit codes of its own.
+        Command::Policy(arguments) => return policy::run(&arguments.command),
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),

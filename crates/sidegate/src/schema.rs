@@ -4,6 +4,7 @@ use anyhow::Result;
 use sidegate_config::schema::DenyList;
 use sidegate_config::{Config, json_schema};
 use sidegate_policy::schema::PolicyFile;
+use sidegate_policy::suite::Suite;
 
 use crate::cli::{self, SchemaOf};
 
@@ -13,6 +14,7 @@ pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
         SchemaOf::Config => json_schema::<Config>(),
         SchemaOf::Policy => json_schema::<PolicyFile>(),
         SchemaOf::DenyList => json_schema::<DenyList>(),
+        SchemaOf::PolicyTest => json_schema::<Suite>(),
         #[cfg(feature = "development")]
         SchemaOf::Authority => json_schema::<sidegate_authority::AuthorityConfig>(),
         #[cfg(not(feature = "development"))]

@@ -56,6 +56,8 @@ attributes! {
     DETAIL "sidegate.detail", "string" "What exactly happened.";
     ALLOWED "sidegate.decision.allowed", "boolean" "Whether the connection may be.";
     RULE "sidegate.decision.rule", "string" "The rule that decided, with file and line; or the default.";
+    NEAREST "sidegate.decision.nearest", "string" "Where no rule allowed the connection: the rules that came nearest and the condition that each lacked.";
+    REMARKS "sidegate.decision.remarks", "string" "Rules that matched without deciding, audit and dry run, and conditions that could not be evaluated.";
     BYTES_UP "sidegate.bytes.up", "int" "Application bytes from who connected to who accepted.";
     BYTES_DOWN "sidegate.bytes.down", "int" "Application bytes the other way.";
     STAGE_DETECT "sidegate.stage.detect", "int" "How long the stage took, µs.";
@@ -148,10 +150,19 @@ pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     if let Some(decision) = &record.decision {
         all.boolean(ALLOWED, decision.allowed);
         all.text(RULE, &decision.rule);
+        if let Some(explanation) = &decision.explanation {
+            all.optional(NEAREST, joined(&explanation.nearest).as_deref());
+            all.optional(REMARKS, joined(&explanation.remarks).as_deref());
+        }
     }
     all.number(BYTES_UP, record.bytes_up);
     all.number(BYTES_DOWN, record.bytes_down);
     all.number(GENERATION, record.generation);
+}
+
+/// All of a list in one text; none of an empty one.
+fn joined(all: &[impl ToString]) -> Option<String> {
+    (!all.is_empty()).then(|| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
 /// How long each stage took: for a log record, which has no children.
@@ -221,7 +232,7 @@ pub(crate) mod tests {
     use super::*;
     use opentelemetry_proto::tonic::common::v1::KeyValueList;
     use prost::Message;
-    use sidegate_core::{Decision, HandshakeFacts, Lap, Reason};
+    use sidegate_core::{Decision, Explanation, HandshakeFacts, Lap, NearestRule, Reason, Remark, Says};
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
@@ -253,7 +264,13 @@ pub(crate) mod tests {
             sni: Some("api.example".to_owned()),
             resumed: false,
         }));
-        record.decision = Some(Decision { allowed: true, rule: "web (p.yaml:3)".into() });
+        let explanation = Explanation {
+            nearest: vec![NearestRule { rule: "web (p.yaml:3)".into(), lacked: "port".to_owned() }],
+            remarks: vec![Remark { rule: "look (p.yaml:9)".into(), says: Says::Audit, detail: None }],
+            remarks_left_out: 0,
+        };
+        let default = Decision::new(false, "default".into());
+        record.decision = Some(Decision { explanation: Some(Box::new(explanation)), ..default });
         record.reason = reason;
         record.detail = Some("what exactly".to_owned());
         record

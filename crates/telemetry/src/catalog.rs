@@ -90,6 +90,7 @@ instruments! {
     TUNNELS_IDLE "sidegate.tunnels.idle" UpDownCounter "{session}" ["direction"] "Sessions of tunnels that wait for a connection.";
     BYTES "sidegate.bytes" Counter "By" ["direction", "flow"] "Application bytes of connections that ended.";
     DECISIONS "sidegate.authorization.decisions" Counter "{decision}" ["direction", "decision", "rule"] "Decisions about connections that ended, by the rule that decided; rare rules are together in other.";
+    REMARKS "sidegate.policy.remarks" Counter "{remark}" ["says"] "What rules that decide nothing said of connections that ended, as far as their records have it.";
     PEER_CONNECTIONS "sidegate.peer.connections" Counter "{connection}" ["direction", "peer", "outcome"] "Connections that ended, by the peer's verified SPIFFE ID; rare peers, and those without an identity, are together in other.";
     PLAINTEXT "sidegate.plaintext.connections" Counter "{connection}" ["direction"] "Connections that are not protected on the network, counted as they begin.";
     SVID_TIME_LEFT "sidegate.svid.time_left" Gauge "s" [] "Until our X.509-SVID expires; negative once it has; absent as long as there is none.";
@@ -121,6 +122,7 @@ pub const METRIC_ATTRIBUTES: &[(&str, &str)] = &[
     ("flow", "up from who connected to who accepted, down the other way."),
     ("decision", "allowed or denied."),
     ("rule", "The rule that decided, with file and line; or other."),
+    ("says", "audit, wouldAllow or wouldDeny of audit rules and dry runs; conditionFailed where a `when` could not be evaluated."),
     ("peer", "A SPIFFE ID; or other."),
     ("trust_domain", "Whose bundle it is."),
     ("source", "The identity source: its kind and place."),

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use sidegate_config::schema::telemetry as schema;
-use sidegate_core::{ConnectionRecord, Direction, Reason, RevocationStatus, TunnelUse};
+use sidegate_core::{ConnectionRecord, Direction, Reason, RevocationStatus, Says, TunnelUse};
 
 use crate::bounded::{Bounded, Series};
 use crate::catalog::{self, Cause, Instrument, Way};
@@ -78,6 +78,7 @@ pub struct Metrics {
     accept_errors: [Counter; 2],
     /// By direction and decision.
     decisions: Bounded<4>,
+    remarks: [Counter; Says::ALL.len()],
     /// By direction and outcome.
     peers: Bounded<6>,
     rotations: [Counter; 2],
@@ -137,6 +138,7 @@ impl Metrics {
             plaintext: each(),
             accept_errors: each(),
             decisions: Bounded::new(config.rules.into()),
+            remarks: each(),
             peers: Bounded::new(config.peers.into()),
             rotations: each(),
             policy_reloads: each(),
@@ -163,6 +165,8 @@ impl Metrics {
         if let Some(tunnel) = record.tunnel {
             self.tunnels[way][tunnel as usize].inc();
         }
+        let explanation = record.decision.as_ref().and_then(|decision| decision.explanation.as_ref());
+        explanation.iter().flat_map(|explanation| &explanation.remarks).for_each(|remark| self.remarks[remark.says as usize].inc());
     }
 
     /// Counts a handshake that has just come about: whether it resumed a session, and how long it took.
@@ -384,6 +388,9 @@ impl Metrics {
                 }
             }
         }
+        for says in Says::ALL {
+            streams.sum(&catalog::REMARKS, [("says", says.label())], self.remarks[says as usize].get());
+        }
         for (i, outcome) in RESULTS.into_iter().enumerate() {
             streams.sum(&catalog::ROTATIONS, [("outcome", outcome)], self.rotations[i].get());
             streams.sum(&catalog::POLICY_RELOADS, [("outcome", outcome)], self.policy_reloads[i].get());
@@ -527,7 +534,7 @@ mod tests {
         let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
         record.reason = reason;
         record.stages.handshake = Some(sidegate_core::Lap { start: Instant::now(), took: Duration::from_millis(3) });
-        record.decision = Some(sidegate_core::Decision { allowed: true, rule: "r".into() });
+        record.decision = Some(sidegate_core::Decision::new(true, "r".into()));
         record
     }
 

@@ -28,6 +28,11 @@ pub fn line(record: &ConnectionRecord) -> String {
     }
     if let Some(decision) = &record.decision {
         let _ = write!(text, " {} by {}", if decision.allowed { "allowed" } else { "DENIED" }, decision.rule);
+        if let Some(explanation) = &decision.explanation {
+            for remark in &explanation.remarks {
+                let _ = write!(text, " [{remark}]");
+            }
+        }
     }
     let _ = write!(text, " {}B up {}B down {}", record.bytes_up, record.bytes_down, duration(record.stages.total));
     if record.reason != Reason::Closed {
@@ -35,6 +40,10 @@ pub fn line(record: &ConnectionRecord) -> String {
     }
     if let Some(detail) = &record.detail {
         let _ = write!(text, ": {detail}");
+    }
+    let nearest = record.decision.iter().filter_map(|decision| decision.explanation.as_deref()).flat_map(|e| &e.nearest);
+    for (at, rule) in nearest.enumerate() {
+        let _ = write!(text, "{} {rule}", if at == 0 { "; nearest:" } else { ";" });
     }
     text
 }
@@ -46,5 +55,18 @@ pub fn duration(took: Duration) -> String {
         micros @ 0..1_000 => format!("{micros}µs"),
         1_000..1_000_000 => format!("{:.1}ms", took.as_secs_f64() * 1e3),
         _ => format!("{:.1}s", took.as_secs_f64()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::tests::full;
+
+    #[test]
+    fn a_denial_says_what_was_lacking_and_what_was_remarked() {
+        let text = line(&full(Direction::Inbound, Reason::DeniedByDefault));
+        assert!(text.contains(" DENIED by default [audit look (p.yaml:9)] "), "{text}");
+        assert!(text.ends_with(" denied_by_default: what exactly; nearest: web (p.yaml:3): port"), "{text}");
     }
 }

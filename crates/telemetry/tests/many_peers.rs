@@ -17,7 +17,7 @@ const WARM_UP: u64 = 100_000;
 fn record(i: u64) -> ConnectionRecord {
     let mut record = ConnectionRecord::new(Direction::Inbound, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
     record.peer_id = Some(format!("spiffe://many.example/{:016x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into());
-    record.decision = Some(Decision { allowed: true, rule: format!("rule {i}").into() });
+    record.decision = Some(Decision::new(true, format!("rule {i}").into()));
     record.transport = Some(Transport::Mtls);
     record.reason = if i.is_multiple_of(10) { Reason::ALL[usize::try_from(i / 10).unwrap() % Reason::ALL.len()] } else { Reason::Closed };
     record.stages.total = Duration::from_micros(i % 1_000_000);

@@ -1,0 +1,126 @@
+//! What is questionable about a policy that can be used: rules that never match, that others cover, that allow too much.
+//!
+//! Each finding is proved. That two rules together cover a third is not looked for.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::compile::{Compiled, Policy, too_wide};
+use crate::cover::{covers, never};
+use crate::schema::Action;
+
+/// What is questionable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Doubt {
+    /// The rule can match no connection.
+    NeverMatches,
+    /// A deny rule covers all that the rule allows.
+    Shadowed,
+    /// Another rule with the same action covers all that the rule does.
+    Redundant,
+    /// The rule allows everybody, or a whole trust domain everywhere.
+    AllowsEveryone,
+    /// The rule's condition says nothing.
+    IdleCondition,
+}
+
+/// A questionable rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// What is questionable.
+    pub doubt: Doubt,
+    /// The rule's name.
+    pub rule: String,
+    /// The file.
+    pub file: String,
+    /// 1-based.
+    pub line: usize,
+    /// 1-based.
+    pub column: usize,
+    /// What it is, and what to do.
+    pub message: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}: rule `{}` {}", self.file, self.line, self.column, self.rule, self.message)
+    }
+}
+
+impl Policy {
+    /// Every finding, in the order of the rules. `destinations` are the names that the configuration has, where that is known.
+    #[must_use]
+    pub fn findings(&self, destinations: Option<&BTreeSet<String>>) -> Vec<Finding> {
+        (0..self.rules.len()).flat_map(|at| self.doubts(at, destinations)).collect()
+    }
+
+    fn doubts(&self, at: usize, destinations: Option<&BTreeSet<String>>) -> Vec<Finding> {
+        let compiled = &self.rules[at];
+        let finding = |doubt, message: String| Finding {
+            doubt,
+            rule: compiled.rule.name.clone(),
+            file: compiled.place.source.to_string(),
+            line: compiled.place.line,
+            column: compiled.place.column,
+            message,
+        };
+        let named = &compiled.rule.to.destinations;
+        let unknown = destinations.filter(|known| !named.is_empty() && !named.iter().any(|name| known.contains(name)));
+        let unknown = unknown.map(|known| {
+            let known = if known.is_empty() { "none".to_owned() } else { known.iter().cloned().collect::<Vec<_>>().join(", ") };
+            format!("the configuration has no destination {}; it has {known}", named.join(", "))
+        });
+        if let Some(why) = never(compiled).or(unknown) {
+            return vec![finding(Doubt::NeverMatches, format!("can never match: {why}; mend or remove it"))];
+        }
+        let mut found = Vec::new();
+        if compiled.when.as_ref().is_some_and(|when| when.constant == Some(true)) {
+            found.push(finding(Doubt::IdleCondition, "has a `when` that is true for every connection; leave it out".to_owned()));
+        }
+        if let Some(what) = too_wide(&compiled.rule).filter(|_| !compiled.is_aside()) {
+            found.push(finding(Doubt::AllowsEveryone, format!("allows {what}; name the SPIFFE IDs")));
+        }
+        if let Some(other) = self.coverer(at) {
+            let by = format!("rule `{}` at {}", other.rule.name, other.place);
+            found.push(match (compiled.rule.action, other.rule.action) {
+                (Action::Allow, Action::Deny) => {
+                    finding(Doubt::Shadowed, format!("can never allow anything: {by} denies all of it; remove one of them"))
+                }
+                _ => finding(Doubt::Redundant, format!("adds nothing: {by} covers all of it; remove this one")),
+            });
+        }
+        found
+    }
+
+    /// The first rule that makes this one useless. Of two that are equal the later one is.
+    fn coverer(&self, at: usize) -> Option<&Compiled> {
+        let compiled = &self.rules[at];
+        if compiled.is_aside() {
+            return None;
+        }
+        let mut best: Option<usize> = None;
+        let mut look = |candidates: &[u32]| {
+            for &other in candidates {
+                let (at_other, other) = (other as usize, &self.rules[other as usize]);
+                let equal = || covers(compiled, other) && other.rule.action == compiled.rule.action;
+                if at_other != at && never(other).is_none() && covers(other, compiled) && (at_other < at || !equal()) {
+                    // A deny that shadows is the graver finding.
+                    let grave = |at: usize| self.rules[at].rule.action != Action::Deny;
+                    best = best.into_iter().chain([at_other]).min_by_key(|at| (grave(*at), *at));
+                    return;
+                }
+            }
+        };
+        let index = if compiled.rule.to.destinations.is_empty() { &self.inbound } else { &self.outbound };
+        index.wider(compiled, &mut |rules| {
+            look(&rules.deny);
+            if compiled.rule.action == Action::Allow {
+                look(&rules.allow);
+            }
+        });
+        best.map(|at| &self.rules[at])
+    }
+}

@@ -1,0 +1,53 @@
+//! One connection and every rule: what `sidegate policy` says beside the decision.
+
+use sidegate_core::Direction;
+
+use crate::compile::{Compiled, Policy};
+use crate::decide::Verdict;
+use crate::matching::{Holds, Judged};
+use crate::query::Query;
+
+/// A rule as people refer to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleRef<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// `name (file:line)`, as records have it.
+    pub label: &'a str,
+    /// What it does.
+    pub action: &'static str,
+    /// Whether it is in a dry run.
+    pub dry_run: bool,
+}
+
+impl<'a> RuleRef<'a> {
+    fn new(compiled: &'a Compiled) -> Self {
+        Self { name: &compiled.rule.name, label: &compiled.label, action: compiled.rule.action.label(), dry_run: compiled.dry_run }
+    }
+}
+
+impl Policy {
+    /// Judges any connection: to the workload, from it, or without identity on a port where those may pass.
+    #[must_use]
+    pub fn judge(&self, query: &Query<'_>) -> Verdict {
+        match (query.direction, query.client) {
+            (Direction::Inbound, Some(_)) => self.decide(query),
+            (Direction::Inbound, None) => self.decide_plaintext(query, "mode permissive"),
+            (Direction::Outbound, _) => {
+                self.decide_outbound(query, &format!("destination {}", query.destination.unwrap_or_default()).into())
+            }
+        }
+    }
+
+    /// Every rule that matches, whether it decides or not, in the order of the files.
+    pub fn matching<'a>(&'a self, query: &'a Query<'a>) -> impl Iterator<Item = RuleRef<'a>> {
+        let judged = Judged::new(query);
+        let about = move |rule: &&Compiled| rule.rule.to.destinations.is_empty() == (query.direction == Direction::Inbound);
+        self.rules.iter().filter(about).filter(move |rule| judged.matches(rule) == Holds::Yes).map(RuleRef::new)
+    }
+
+    /// Every rule, in the order of the files.
+    pub fn rules(&self) -> impl Iterator<Item = RuleRef<'_>> {
+        self.rules.iter().map(RuleRef::new)
+    }
+}

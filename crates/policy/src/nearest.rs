@@ -1,0 +1,94 @@
+//! The rules that a denied connection came nearest to: allow rules that lacked one condition only.
+//!
+//! Strangers cause denials, so the search is bounded: it looks at rules for the client whatever their port, then at rules for
+//! the port whoever they are for, and compares no more than [`BUDGET`] patterns in all.
+
+use sidegate_core::{NearestRule, Segment, SpiffeId, SpiffeIdPattern};
+
+use crate::compile::{Compiled, Policy};
+use crate::matching::{CONDITIONS, Condition, Holds, Judged};
+
+/// The most rules that are named.
+const NEAREST: usize = 3;
+/// How many rules, IDs, blocks and ports are compared with at most.
+const BUDGET: usize = 1024;
+
+/// How far a rule is from matching: what it lacks, by how much, and last the order of the files.
+type Distance = (u8, u32, u32);
+
+impl Policy {
+    /// The rules nearest to the connection, best first. `judged` must have been denied since no rule allows it.
+    pub(crate) fn nearest(&self, judged: &Judged<'_>) -> Vec<NearestRule> {
+        let query = judged.query;
+        let index = self.index_for(query.direction);
+        let mut best: Vec<(Distance, Condition)> = Vec::new();
+        let mut look = |rules: &[u32], budget: &mut usize| {
+            for &rule in rules {
+                let compiled = &self.rules[rule as usize];
+                let Some(left) = budget.checked_sub(compiled.size) else { return };
+                *budget = left;
+                if best.iter().any(|((.., seen), _)| *seen == rule) {
+                    continue;
+                }
+                let Some(condition) = only_lack(judged, compiled) else { continue };
+                let (kind, by) = distance(judged, compiled, condition);
+                best.push(((kind, by, rule), condition));
+                best.sort_unstable_by_key(|(distance, _)| *distance);
+                best.truncate(NEAREST);
+            }
+        };
+        let mut budget = BUDGET / 2;
+        index.allows_for(query.client, &mut |rules| look(rules, &mut budget));
+        budget = BUDGET / 2;
+        index.allows_at(query.client, query.to.port(), &mut |rules| look(rules, &mut budget));
+        let name = |((.., rule), condition): ((u8, u32, u32), Condition)| {
+            let compiled = &self.rules[rule as usize];
+            NearestRule { rule: compiled.label.clone(), lacked: judged.lack(compiled, condition) }
+        };
+        best.into_iter().map(name).collect()
+    }
+}
+
+/// The condition that `rule` lacks, if it is a single one.
+fn only_lack(judged: &Judged<'_>, rule: &Compiled) -> Option<Condition> {
+    let mut lacks = CONDITIONS.into_iter().filter(|condition| judged.holds(rule, *condition) != Holds::Yes);
+    let first = lacks.next()?;
+    lacks.next().is_none().then_some(first)
+}
+
+/// What is lacked, the smaller the nearer, and by how much.
+fn distance(judged: &Judged<'_>, rule: &Compiled, condition: Condition) -> (u8, u32) {
+    let (query, from, to) = (judged.query, &rule.rule.from, &rule.rule.to);
+    match condition {
+        Condition::Port => {
+            let port = query.to.port();
+            let by = to.ports.iter().map(|p| p.get().first.abs_diff(port).min(p.get().last.abs_diff(port))).min();
+            (0, by.unwrap_or(u16::MAX).into())
+        }
+        Condition::Address | Condition::Sni | Condition::From | Condition::Destination => (1, 0),
+        Condition::When => (2, 0),
+        Condition::Not => (3, 0),
+        Condition::Identity => {
+            let steps = query.client.and_then(|id| from.spiffe_ids.iter().filter_map(|p| steps(p.get(), id)).min());
+            steps.map_or((5, 0), |steps| (4, steps))
+        }
+    }
+}
+
+/// In how many segments an ID differs from a pattern of its trust domain.
+fn steps(pattern: &SpiffeIdPattern, id: &SpiffeId) -> Option<u32> {
+    if pattern.trust_domain() != id.trust_domain() {
+        return None;
+    }
+    let mut path = id.path().split('/').skip(1);
+    let mut steps = 0;
+    for segment in pattern.segments() {
+        match (segment, path.next()) {
+            (Segment::Rest, Some(_)) => return Some(steps),
+            (Segment::One, Some(_)) => {}
+            (Segment::Literal(want), Some(found)) if want == found => {}
+            _ => steps += 1,
+        }
+    }
+    Some(steps + u32::try_from(path.count()).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,70 @@
+//! `sidegate policy replay`: which of the connections that were recorded would be decided differently.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde_json::json;
+use sidegate_core::{Decision, Direction};
+
+use super::seen::Seen;
+use super::{Outcome, explanation, load, seen, verdict};
+use crate::cli::PolicyReplay;
+
+/// What the connections of one difference have in common.
+type Key = (bool, String, String, String, String);
+
+/// Connections that are alike and would be decided differently.
+struct Difference {
+    count: u64,
+    first: String,
+    now: Decision,
+}
+
+/// Judges recorded connections anew.
+pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
+    let policy = load(&arguments.files)?.policy;
+    let mut differences: BTreeMap<Key, Difference> = BTreeMap::new();
+    let reading = seen::read(&arguments.audit, |seen| {
+        let now = policy.judge(&seen.query()).decision;
+        if now.allowed != seen.allowed {
+            let key = (now.allowed, seen.who(), whither(&seen), seen.rule.clone(), now.rule.to_string());
+            let first = || humantime::format_rfc3339_seconds(seen.time).to_string();
+            differences.entry(key).or_insert_with(|| Difference { count: 0, first: first(), now }).count += 1;
+        }
+    })?;
+    let differing: u64 = differences.values().map(|difference| difference.count).sum();
+    if arguments.json {
+        let difference = |((_, who, to, before, _), difference): (&Key, &Difference)| {
+            json!({
+                "from": who, "to": to, "count": difference.count, "first": difference.first,
+                "before": { "allowed": !difference.now.allowed, "rule": before }, "now": difference.now,
+            })
+        };
+        let all: Vec<_> = differences.iter().map(difference).collect();
+        let read = json!({
+            "connections": reading.seen, "notJudged": reading.not_judged, "otherLines": reading.others, "unreadable": reading.unreadable,
+        });
+        println!("{}", serde_json::to_string_pretty(&json!({ "differences": all, "read": read }))?);
+    } else {
+        for ((allowed, who, to, before, _), difference) in &differences {
+            let word = if *allowed { "DENIED" } else { "allowed" };
+            println!("{} x  {who} -> {to}, first {}", difference.count, difference.first);
+            println!("  before: {word} by {before}\n  now:    {}", verdict(&difference.now));
+            print!("{}", explanation(&difference.now, "    "));
+        }
+        println!("{differing} of {} connections would be decided differently", reading.seen);
+        println!("read: {reading}");
+    }
+    Ok(Outcome::finding_if(differing > 0))
+}
+
+/// Where a connection went, without what differs from one to the next.
+fn whither(seen: &Seen) -> String {
+    match (seen.direction, &seen.destination) {
+        (Direction::Outbound, Some(name)) => {
+            let server = seen.server.as_ref().map_or_else(String::new, |id| format!(" ({id})"));
+            format!("destination {name}:{}{server}", seen.to.port())
+        }
+        _ => format!(":{}", seen.to.port()),
+    }
+}

@@ -1,0 +1,228 @@
+//! Connections that were recorded: lines of JSON, each a record as the access log writes it, or an audit record that has one
+//! under `connection`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+use sidegate_core::{Direction, Reason, SpiffeId, parse_canonical};
+use sidegate_policy::{PeerCertificate, Query, TlsFacts};
+
+/// A longer line is no record.
+const MAX_LINE: u64 = 1 << 20;
+/// How many unreadable lines are named.
+const NAMED: usize = 5;
+
+/// A connection that policy has judged.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) direction: Direction,
+    pub(super) client: Option<SpiffeId>,
+    client_address: IpAddr,
+    pub(super) server: Option<SpiffeId>,
+    pub(super) to: SocketAddr,
+    sni: Option<String>,
+    pub(super) destination: Option<String>,
+    tls: Option<Tls>,
+    certificate: Option<Certificate>,
+    pub(super) time: SystemTime,
+    /// What was decided.
+    pub(super) allowed: bool,
+    /// By which rule.
+    pub(super) rule: String,
+    /// Whether it was denied since no rule allowed it.
+    pub(super) denied_by_default: bool,
+}
+
+/// What was found in files of records.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// Connections that policy had judged.
+    pub(super) seen: u64,
+    /// Connections that did not get so far, or that the configuration alone decides about.
+    pub(super) not_judged: u64,
+    /// Lines of JSON that are something else.
+    pub(super) others: u64,
+    /// Lines that can't be read.
+    pub(super) unreadable: u64,
+}
+
+/// The parts of a record that matter here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    time: String,
+    direction: String,
+    downstream: SocketAddr,
+    original_destination: Option<SocketAddr>,
+    destination: Option<String>,
+    local_id: Option<String>,
+    peer_id: Option<String>,
+    peer_certificate: Option<Certificate>,
+    tls: Option<Tls>,
+    decision: Option<Decided>,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct Decided {
+    allowed: bool,
+    rule: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tls {
+    version: String,
+    group: Option<String>,
+    sni: Option<String>,
+    resumed: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    serial: String,
+    not_after: i64,
+}
+
+/// What a line is.
+enum Line {
+    Seen(Box<Seen>),
+    NotJudged,
+    Other,
+}
+
+/// Hands each connection in `files` to `take`. What can't be read is counted and named.
+///
+/// # Errors
+/// A file can't be read, or there is no connection in any.
+pub(super) fn read(files: &[PathBuf], mut take: impl FnMut(Seen)) -> Result<Reading> {
+    let mut reading = Reading::default();
+    for file in files {
+        each_line(file, |number, text| match text.and_then(|text| line(&text)) {
+            Ok(Line::Seen(seen)) => {
+                reading.seen += 1;
+                take(*seen);
+            }
+            Ok(Line::NotJudged) => reading.not_judged += 1,
+            Ok(Line::Other) => reading.others += 1,
+            Err(error) => {
+                reading.unreadable += 1;
+                if reading.unreadable <= NAMED as u64 {
+                    eprintln!("warning: {}:{number}: left out: {error:#}", file.display());
+                }
+            }
+        })?;
+    }
+    if reading.unreadable > NAMED as u64 {
+        eprintln!("warning: {} further lines are left out", reading.unreadable - NAMED as u64);
+    }
+    if reading.seen == 0 {
+        bail!("there is no connection that policy had judged among what was read: {reading}; see that it is an access log in JSON");
+    }
+    Ok(reading)
+}
+
+impl std::fmt::Display for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { seen, not_judged, others, unreadable } = self;
+        write!(f, "{seen} connections, {not_judged} that policy had not judged, {others} other lines, {unreadable} unreadable")
+    }
+}
+
+fn each_line(path: &Path, mut take: impl FnMut(u64, Result<String>)) -> Result<()> {
+    let unreadable = || format!("{} can't be read", path.display());
+    let mut reader = BufReader::new(File::open(path).with_context(unreadable)?);
+    let mut bytes = Vec::new();
+    for number in 1.. {
+        bytes.clear();
+        let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes).with_context(unreadable)?;
+        if read == 0 {
+            break;
+        }
+        if bytes.last() != Some(&b'\n') && read as u64 == MAX_LINE {
+            // The rest of the line is passed over, as bounded as its beginning was.
+            while bytes.last() != Some(&b'\n') && !bytes.is_empty() {
+                bytes.clear();
+                reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes).with_context(unreadable)?;
+            }
+            take(number, Err(anyhow::anyhow!("the line has more than {MAX_LINE} bytes")));
+        } else if !bytes.trim_ascii().is_empty() {
+            take(number, String::from_utf8(bytes.clone()).context("the line is not UTF-8"));
+        }
+    }
+    Ok(())
+}
+
+fn line(text: &str) -> Result<Line> {
+    let mut value: Value = serde_json::from_str(text).context("the line is not JSON")?;
+    let record = if value["connection"].is_object() { value["connection"].take() } else { value };
+    if record.get("connectionId").is_none() || record.get("direction").is_none() {
+        return Ok(Line::Other);
+    }
+    let record: Record = serde_json::from_value(record).context("it is not a connection's record")?;
+    Ok(record.judged()?.map_or(Line::NotJudged, |seen| Line::Seen(Box::new(seen))))
+}
+
+impl Record {
+    /// The connection; none where policy had no say.
+    fn judged(self) -> Result<Option<Seen>> {
+        let (Some(decision), Some(to)) = (self.decision, self.original_destination) else { return Ok(None) };
+        // No connection, or one about which the configuration decides.
+        let elsewhere = [Reason::Warmed, Reason::UnexpectedPeer, Reason::NotInMesh].iter().any(|reason| reason.label() == self.reason);
+        let direction = match self.direction.as_str() {
+            "inbound" => Direction::Inbound,
+            "outbound" => Direction::Outbound,
+            other => bail!("`{other}` is no direction"),
+        };
+        if elsewhere || (direction == Direction::Outbound && self.destination.is_none()) {
+            return Ok(None);
+        }
+        let id = |text: Option<String>| text.map(|text| parse_canonical(&text).map_err(|e| anyhow::anyhow!("`{text}`: {e}"))).transpose();
+        let (local, peer) = (id(self.local_id)?, id(self.peer_id)?);
+        let (client, server) = if direction == Direction::Inbound { (peer, local) } else { (local, peer) };
+        Ok(Some(Seen {
+            direction,
+            client,
+            client_address: self.downstream.ip(),
+            server,
+            to,
+            sni: self.tls.as_ref().and_then(|tls| tls.sni.clone()),
+            destination: self.destination,
+            tls: self.tls,
+            certificate: self.peer_certificate,
+            time: humantime::parse_rfc3339(&self.time).with_context(|| format!("`{}` is no time", self.time))?,
+            allowed: decision.allowed,
+            rule: decision.rule,
+            denied_by_default: self.reason == Reason::DeniedByDefault.label(),
+        }))
+    }
+}
+
+impl Seen {
+    /// The connection as policy sees it.
+    pub(super) fn query(&self) -> Query<'_> {
+        Query {
+            direction: self.direction,
+            client: self.client.as_ref(),
+            client_address: self.client_address,
+            server: self.server.as_ref(),
+            to: self.to,
+            sni: self.sni.as_deref(),
+            destination: self.destination.as_deref(),
+            tls: self.tls.as_ref().map(|t| TlsFacts { version: &t.version, group: t.group.as_deref(), resumed: t.resumed }),
+            certificate: self.certificate.as_ref().map(|c| PeerCertificate { serial: &c.serial, not_after: c.not_after }),
+            time: self.time,
+        }
+    }
+
+    /// Who connects, for people.
+    pub(super) fn who(&self) -> String {
+        self.client.as_ref().map_or_else(|| format!("plaintext from {}", self.client_address.to_canonical()), ToString::to_string)
+    }
+}

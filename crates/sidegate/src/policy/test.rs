@@ -1,0 +1,54 @@
+//! `sidegate policy test`: what people expect of their policy, for their CI.
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::json;
+use sidegate_policy::suite::{Outcome as Tested, Suite};
+
+use super::{Outcome, count, explanation, load};
+use crate::cli::PolicyTest;
+
+/// Runs suites of expectations.
+pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
+    let policy = load(&arguments.files)?.policy;
+    let mut outcomes: Vec<Tested> = Vec::new();
+    // A rule is covered if any suite covers it.
+    let mut uncovered: Option<Vec<String>> = None;
+    for file in &arguments.suites {
+        let text = std::fs::read_to_string(file).with_context(|| format!("the suite {} can't be read", file.display()))?;
+        let report = Suite::run(&file.display().to_string(), &text, &policy).map_err(|p| anyhow!("the suite can't be used:\n{p}"))?;
+        outcomes.extend(report.outcomes);
+        uncovered = Some(match uncovered {
+            None => report.uncovered,
+            Some(others) => others.into_iter().filter(|rule| report.uncovered.contains(rule)).collect(),
+        });
+    }
+    let uncovered = uncovered.unwrap_or_default();
+    let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
+    if arguments.json {
+        let outcome = |outcome: &Tested| {
+            json!({
+                "name": outcome.expectation.name,
+                "place": outcome.place.to_string(),
+                "passed": outcome.failure.is_none(),
+                "failure": outcome.failure,
+                "decision": outcome.verdict.decision,
+            })
+        };
+        let all: Vec<_> = outcomes.iter().map(outcome).collect();
+        println!("{}", serde_json::to_string_pretty(&json!({ "expectations": all, "uncovered": uncovered }))?);
+    } else {
+        for outcome in &outcomes {
+            if let Some(failure) = &outcome.failure {
+                println!("FAILED {}: {}\n  {failure}", outcome.place, outcome.expectation.name);
+                print!("{}", explanation(&outcome.verdict.decision, "  "));
+            }
+        }
+        if !uncovered.is_empty() {
+            println!("{} that no expectation covers:", count(uncovered.len(), "rule"));
+            uncovered.iter().for_each(|rule| println!("  {rule}"));
+        }
+        let covered = policy.len() - uncovered.len();
+        println!("{} hold, {failed} failed; {covered} of {} covered", outcomes.len() - failed, count(policy.len(), "rule"));
+    }
+    Ok(Outcome::finding_if(failed > 0 || (arguments.require_coverage && !uncovered.is_empty())))
+}

@@ -84,6 +84,8 @@ text_values! {
     Domain(TrustDomain) "trust-domain" parse_trust_domain;
     /// An OTLP endpoint: `https://host:port`, `http://host:port` or `unix:///path`.
     Collector(CollectorAddress) "collector-url" CollectorAddress::parse;
+    /// The public key of somebody who can decrypt, in age's form: `age1…`.
+    AgeRecipient(String) "age-recipient" parse_age_recipient;
     /// A Workload API endpoint: `unix:///path` or `tcp://127.0.0.1:PORT` (loopback only: it carries private keys).
     Endpoint(EndpointSocket) "endpoint-socket" EndpointSocket::parse;
 }
@@ -107,7 +109,12 @@ impl fmt::Display for Span {
 macro_rules! display_inner { ($($name:ident)*) => { $(impl fmt::Display for $name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
 })* } }
-display_inner! { Collector DnsName Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
+display_inner! { AgeRecipient Collector DnsName Cidr Ports Address HostPort Id IdPattern Domain Endpoint }
+
+fn parse_age_recipient(text: &str) -> Result<String, String> {
+    let parsed: Result<age::x25519::Recipient, _> = text.parse();
+    parsed.map(|_| text.to_owned()).map_err(|e| format!("`{text}` is no public key of age; write what `age-keygen` shows, age1…: {e}"))
+}
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a duration; write for example 500ms, 30s, 5m or 1h30m");

@@ -167,6 +167,7 @@ fn generated_documents_are_current() {
         (&["schema", "config"][..], "deploy/schema/config.json"),
         (&["schema", "policy"], "deploy/schema/policy.json"),
         (&["schema", "authority"], "deploy/schema/authority.json"),
+        (&["schema", "audit"], "deploy/schema/audit.json"),
         (&["reference", "config"], "docs/reference.md"),
         (&["reference", "telemetry"], "docs/telemetry.md"),
     ] {

@@ -203,6 +203,51 @@ pub enum Event<C = Connection> {
     },
 }
 
+impl<C> Event<C> {
+    /// The name by which it stands in the log.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ConnectionAdmitted { .. } => "connection.admitted",
+            Self::ConnectionEnded { .. } => "connection.ended",
+            Self::ConnectionRefused { .. } => "connection.refused",
+            Self::IdentityReceived { .. } => "identity.received",
+            Self::IdentityRotated { .. } => "identity.rotated",
+            Self::IdentityLost { .. } => "identity.lost",
+            Self::BundleChanged { .. } => "bundle.changed",
+            Self::PolicyLoaded { .. } => "policy.loaded",
+            Self::PolicyRefused { .. } => "policy.refused",
+            Self::ProcessStarted { .. } => "process.started",
+            Self::ProcessStopping { .. } => "process.stopping",
+            Self::AdminAction { .. } => "admin.action",
+            Self::SecretAccessed { .. } => "secret.accessed",
+            Self::LogOpened { .. } => "log.opened",
+            Self::LogResumed { .. } => "log.resumed",
+            Self::LogCheckpoint { .. } => "log.checkpoint",
+            Self::LogGap { .. } => "log.gap",
+            Self::LogRetired { .. } => "log.retired",
+            Self::LogSealed { .. } => "log.sealed",
+        }
+    }
+
+    /// Whether it tells of the log itself. Such records are never encrypted, so that the chain can be verified without a key.
+    #[must_use]
+    pub fn is_of_the_log(&self) -> bool {
+        self.name().starts_with("log.")
+    }
+
+    /// The connection that it tells of.
+    #[must_use]
+    pub fn connection(&self) -> Option<&C> {
+        match self {
+            Self::ConnectionAdmitted { connection } | Self::ConnectionEnded { connection } | Self::ConnectionRefused { connection } => {
+                Some(connection)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Why a checkpoint is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -246,6 +291,18 @@ pub struct Signer {
     pub public_key: Option<String>,
     /// The signature scheme by its IANA number (RFC 8446 §4.2.3).
     pub scheme: u16,
+}
+
+impl Signer {
+    /// Its name for people: the SPIFFE ID, or the digest of the bare key. What it says, not what is proved.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match (&self.spiffe_id, &self.public_key) {
+            (Some(id), _) => id.clone(),
+            (None, Some(key)) => format!("key with SHA-256 {}", crate::hex::sha256_hex(key.as_bytes())),
+            (None, None) => "nobody".to_owned(),
+        }
+    }
 }
 
 /// An X.509-SVID.

@@ -74,7 +74,7 @@ impl Audit {
         config: &Config,
         metrics: &Arc<Metrics>,
         mark: Option<u32>,
-        identity: IdentityCell,
+        identity: &IdentityCell,
     ) -> Result<(Self, AuditThread), AuditError> {
         if !config.is_on() {
             return Ok((Self(None), AuditThread(None)));

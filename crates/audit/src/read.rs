@@ -70,6 +70,8 @@ pub fn log_files(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
 }
 
 /// The records of some files. A line that is no record is an error, and the next one goes on.
+///
+/// After the last one there may be more, as the log is written: then the iterator goes on.
 pub struct Records<'a> {
     files: VecDeque<PathBuf>,
     keys: &'a AuditorKeys,
@@ -91,6 +93,16 @@ impl<'a> Records<'a> {
     /// If there is none.
     pub fn of(path: &Path, keys: &'a AuditorKeys) -> Result<Self, ReadError> {
         Ok(Self::new(log_files(path)?, keys))
+    }
+
+    /// Looks for files that have come since in the log's folder `path`.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn look_for_more(&mut self, path: &Path) -> Result<(), ReadError> {
+        let last = self.files.back().cloned().or_else(|| self.open.as_ref().map(|(path, _, _)| path.clone()));
+        self.files.extend(log_files(path)?.into_iter().filter(|file| last.as_ref().is_none_or(|last| file > last)));
+        Ok(())
     }
 
     /// The next line. A line without its end is not read: its writer has not come further yet.
@@ -119,7 +131,12 @@ impl<'a> Records<'a> {
                     let text = String::from_utf8_lossy(&text).into_owned();
                     return Some(Ok((path.clone(), *number, text)));
                 }
-                Ok(_) => self.open = None,
+                // Another file follows: what is left here will not become a record any more.
+                Ok(_) if !self.files.is_empty() => self.open = None,
+                Ok(part) => {
+                    let back = -i64::try_from(part).unwrap_or(0);
+                    return file.seek_relative(back).err().map(|error| Err(ReadError::File(path.clone(), error)));
+                }
             }
         }
     }

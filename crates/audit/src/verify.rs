@@ -1,6 +1,6 @@
 //! Verifying a log: every change, removal, insertion and reordering is found and named, and what can't be proved is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -76,6 +76,8 @@ pub struct Report {
     pub authenticated: u64,
     /// Exported checkpoints that the log holds as they were exported.
     pub anchored: u64,
+    /// Who has signed: SPIFFE IDs, or digests of bare keys; proven only as far as checkpoints are.
+    pub signers: BTreeSet<String>,
     /// Records that the log itself says are missing.
     pub missing: u64,
     /// How often it went on after a process that had not closed it.
@@ -340,14 +342,17 @@ impl<'a> Verifier<'a> {
         let time = time.map_or(0, |t| i64::try_from(t.as_secs()).unwrap_or(i64::MAX));
         match (signer, line.signature()) {
             (None, None) if line.signature.is_none() => self.report.unsigned_checkpoints += 1,
-            (Some(signer), Some((message, signature))) => match judge(signer, &message, &signature, time, &self.given.trust) {
-                Verdict::Proven => {
-                    self.report.proven_checkpoints += 1;
-                    self.report.proven_until = seq;
+            (Some(signer), Some((message, signature))) => {
+                self.report.signers.insert(signer.name());
+                match judge(signer, &message, &signature, time, &self.given.trust) {
+                    Verdict::Proven => {
+                        self.report.proven_checkpoints += 1;
+                        self.report.proven_until = seq;
+                    }
+                    Verdict::Somebody => self.report.signed_checkpoints += 1,
+                    Verdict::Refused(why) => self.find(Some(seq), why),
                 }
-                Verdict::Somebody => self.report.signed_checkpoints += 1,
-                Verdict::Refused(why) => self.find(Some(seq), why),
-            },
+            }
             _ => self.find(Some(seq), "its signature was taken away or changed"),
         }
     }
@@ -437,8 +442,10 @@ impl<'a> Verifier<'a> {
                 unproven.push(format!("records {} to {last} come after the last checkpoint with a trusted signature: whoever could write the file could change them", until + 1));
             }
         } else {
-            unproven
-                .push("who signed the checkpoints: give the trust bundle with --bundle, or the signer's key with --public-key".to_owned());
+            unproven.push(
+                "who signed the checkpoints: give the trust bundle with --bundle and --signer, or the signer's key with --public-key"
+                    .to_owned(),
+            );
             let signed = self.checkpoints.keys().next_back().copied().unwrap_or(0);
             if signed < last {
                 unproven.push(format!("records {} to {last} come after the last checkpoint", signed + 1));

@@ -92,7 +92,7 @@ impl Writer {
     ///
     /// # Errors
     /// If the log can't be written at all: better not to start than to start unseen.
-    pub(crate) fn open(config: &Config, state: &Arc<State>, mark: Option<u32>, identity: IdentityCell) -> Result<Self, AuditError> {
+    pub(crate) fn open(config: &Config, state: &Arc<State>, mark: Option<u32>, identity: &IdentityCell) -> Result<Self, AuditError> {
         let signers = match &config.checkpoint.key {
             Some(file) => Signers::Configured(SigningKey::load(file)?),
             None => Signers::Svid(identity.clone()),
@@ -110,7 +110,7 @@ impl Writer {
             None => (None, Position::START, None),
         };
         let outlets = |list: &[sidegate_config::schema::audit::Destination]| {
-            list.iter().map(|destination| Outlet::start(destination, state, mark, &identity)).collect::<io::Result<Vec<_>>>()
+            list.iter().map(|destination| Outlet::start(destination, state, mark, identity)).collect::<io::Result<Vec<_>>>()
         };
         let now = Instant::now();
         let blocks = config.file.as_ref().is_some_and(|file| file.on_failure == OnFailure::BlockNewConnections);
@@ -244,7 +244,7 @@ impl Writer {
 
     fn push_at(&mut self, time: SystemTime, event: &NewEvent) {
         let encrypts = self.config.file.as_ref().is_some_and(|file| file.encrypt);
-        if encrypts && !is_of_the_log(event) {
+        if encrypts && !event.is_of_the_log() {
             let start = self.batch.plain.len();
             let seq = self.chain.position().seq + self.batch.plain_records;
             if let Err(error) = line::begin(&mut self.batch.plain, seq, time, event) {
@@ -498,30 +498,5 @@ impl Writer {
         let since = Instant::now();
         let closing: Vec<_> = self.copies.drain(..).chain(self.anchors.drain(..)).map(Outlet::close).collect();
         closing.into_iter().for_each(|outlet| outlet.join(since));
-    }
-}
-
-/// Whether an event tells of the log itself: those are never encrypted, so that the chain can be verified without a key.
-fn is_of_the_log(event: &NewEvent) -> bool {
-    match event {
-        Event::LogOpened { .. }
-        | Event::LogResumed { .. }
-        | Event::LogCheckpoint { .. }
-        | Event::LogGap { .. }
-        | Event::LogRetired { .. }
-        | Event::LogSealed { .. } => true,
-        Event::ConnectionAdmitted { .. }
-        | Event::ConnectionEnded { .. }
-        | Event::ConnectionRefused { .. }
-        | Event::IdentityReceived { .. }
-        | Event::IdentityRotated { .. }
-        | Event::IdentityLost { .. }
-        | Event::BundleChanged { .. }
-        | Event::PolicyLoaded { .. }
-        | Event::PolicyRefused { .. }
-        | Event::ProcessStarted { .. }
-        | Event::ProcessStopping { .. }
-        | Event::AdminAction { .. }
-        | Event::SecretAccessed { .. } => false,
     }
 }

@@ -122,7 +122,7 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
         Mode::Plaintext => {
             authorize_plaintext(&snapshot, record.downstream.ip(), to, "mode plaintext", record)?;
             let app = dial(to, Facing::Workload, settings, record).await?;
-            plaintext(shared, port, record, live);
+            plaintext(shared, port, record, live)?;
             Ok(Admitted::Plaintext(tcp, app, Vec::new()))
         }
     }
@@ -182,7 +182,7 @@ async fn permissive(
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, record.downstream.ip(), to, "mode permissive", record)?;
-            plaintext(shared, port, record, live);
+            plaintext(shared, port, record, live)?;
             Ok(Admitted::Plaintext(tcp, app, first))
         }
     }
@@ -289,7 +289,7 @@ impl Client {
         live: &Live,
     ) -> Result<TcpStream, Failure> {
         authorize_client(snapshot, &self.secure.session, record.downstream.ip(), self.to, record)?;
-        live.admit(record);
+        shared.admit(live, record)?;
         match app {
             Some(app) => Ok(app),
             None => dial(self.to, Facing::Workload, &shared.settings, record).await,
@@ -342,9 +342,9 @@ async fn reopen(
 }
 
 /// Says of a connection that it is not protected on the network.
-fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: &Live) {
+fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: &Live) -> Result<(), Failure> {
     record.transport = Some(Transport::Plaintext);
-    live.admit(record);
+    shared.admit(live, record)?;
     shared.telemetry.metrics.plaintext(Direction::Inbound);
     tracing::warn!(
         event = event::CONNECTION_PLAINTEXT,
@@ -354,6 +354,7 @@ fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: 
         port.range,
         port.mode
     );
+    Ok(())
 }
 
 impl Admitted {

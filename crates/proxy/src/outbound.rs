@@ -248,7 +248,7 @@ impl Outbound<'_> {
         establish(self.record, &secure.session);
         self.record.tunnel = Some(TunnelUse::Reused);
         secure.open(self.record, true).ok()?;
-        Some(self.reached(to, peer, secure))
+        self.reached(to, peer, secure).ok()
     }
 
     /// Dials the first of `candidates` that answers, and shakes hands.
@@ -280,17 +280,17 @@ impl Outbound<'_> {
                 return Err(Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), 0));
             }
         }
-        Ok(self.reached(to, peer, secure))
+        self.reached(to, peer, secure)
     }
 
     async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, tunnel: bool) -> Result<Session, Failure> {
         shake(self.shared, self.tls, self.destination, (self.index, to), peer, self.record, tunnel).await
     }
 
-    fn reached(&self, to: SocketAddr, peer: TcpStream, secure: Box<Secure>) -> Reached {
+    fn reached(&self, to: SocketAddr, peer: TcpStream, secure: Box<Secure>) -> Result<Reached, Failure> {
         self.live.heads_for(to);
-        self.live.admit(self.record);
-        Reached::Protected { key: (self.index, to), peer, secure, keep: self.destination.tunnel == TunnelMode::Auto }
+        self.shared.admit(self.live, self.record)?;
+        Ok(Reached::Protected { key: (self.index, to), peer, secure, keep: self.destination.tunnel == TunnelMode::Auto })
     }
 }
 
@@ -355,7 +355,7 @@ async fn not_in_mesh(
     }
     record.decision = Some(Decision { allowed: true, rule: "outbound.otherwise: passthrough".into() });
     record.transport = Some(Transport::Plaintext);
-    live.admit(record);
+    shared.admit(live, record)?;
     shared.telemetry.metrics.plaintext(Direction::Outbound);
     tracing::warn!(
         event = event::CONNECTION_PLAINTEXT,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sidegate_audit::{Event, FileDigest};
 use sidegate_config::FileWatch;
 use sidegate_config::schema::Profile;
 use sidegate_identity::IdentityState;
@@ -21,6 +22,7 @@ pub struct PolicySource {
     files: Vec<PathBuf>,
     profile: Profile,
     first: Arc<Policy>,
+    digests: Vec<FileDigest>,
 }
 
 impl PolicySource {
@@ -29,11 +31,12 @@ impl PolicySource {
     /// # Errors
     /// Every mistake in them: at the start there is no good policy to go on with.
     pub fn load(files: Vec<PathBuf>, profile: Profile) -> Result<Self, PolicyError> {
-        let first = Policy::load(&files, profile)?;
+        let texts = Policy::read(&files)?;
+        let first = Policy::parse(&texts, profile).map_err(PolicyError::Invalid)?;
         for warning in &first.warnings {
             tracing::warn!(event = event::POLICY_WARNING, "{warning}");
         }
-        Ok(Self { files, profile, first: Arc::new(first) })
+        Ok(Self { files, profile, first: Arc::new(first), digests: digests(&texts) })
     }
 
     /// How many rules there were at the first reading.
@@ -54,6 +57,8 @@ impl Publisher {
     #[must_use]
     pub fn start(shared: &Arc<Shared>, identity: watch::Receiver<Arc<IdentityState>>, policy: PolicySource) -> Self {
         let mut tasks = JoinSet::new();
+        let loaded = Event::PolicyLoaded { rules: policy.first.len() as u64, files: policy.digests.clone() };
+        shared.audit.record(loaded);
         let (policies, policy_changes) = watch::channel(policy.first.clone());
         let (names, name_changes) = watch::channel(Arc::new(Resolved::default()));
         if !policy.files.is_empty() {
@@ -65,6 +70,11 @@ impl Publisher {
         tasks.spawn(publish(shared.clone(), identity, policy_changes, name_changes));
         Self { _tasks: tasks }
     }
+}
+
+/// What names a policy in the audit log.
+fn digests(texts: &[(String, String)]) -> Vec<FileDigest> {
+    texts.iter().map(|(file, text)| FileDigest::new(file, text.as_bytes())).collect()
 }
 
 /// Reads the policy anew when its files change. A bad file never replaces a good one.
@@ -82,6 +92,8 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
                 Ok(policy) => {
                     if last.is_some() {
                         shared.telemetry.metrics.policy_reloads(true).inc();
+                        let files = now.as_deref().map(digests).unwrap_or_default();
+                        shared.audit.record(Event::PolicyLoaded { rules: policy.len() as u64, files });
                         tracing::info!(event = event::POLICY_RELOADED, rules = policy.len(), "policy reloaded");
                         policy.warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
                     }
@@ -89,6 +101,7 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
                 }
                 Err(error) => {
                     shared.telemetry.metrics.policy_reloads(false).inc();
+                    shared.audit.record(Event::PolicyRefused { files: now.as_deref().map(digests).unwrap_or_default() });
                     tracing::error!(event = event::POLICY_REFUSED, "the policy was not reloaded, the last good one stays: {error}");
                 }
             }

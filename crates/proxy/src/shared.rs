@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use sidegate_core::Direction;
+use sidegate_audit::Audit;
+use sidegate_core::{ConnectionRecord, Direction, Reason};
 use sidegate_identity::unix_now;
 use sidegate_telemetry::{Observation, Telemetry};
 use tokio::sync::watch;
 
+use crate::attempt::Failure;
 use crate::limits::Limits;
-use crate::registry::Registry;
+use crate::registry::{Live, Registry};
 use crate::settings::Settings;
 use crate::snapshot::{Readiness, Snapshot};
 
@@ -37,6 +39,8 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     /// Where finished connections report.
     pub telemetry: Arc<Telemetry>,
+    /// Where security events are recorded.
+    pub audit: Arc<Audit>,
     /// The live connections.
     pub registry: Registry,
     /// Where in its life sidegate is.
@@ -49,7 +53,7 @@ pub struct Shared {
 impl Shared {
     /// At the start: no identity, so nothing is served.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, telemetry: Arc<Telemetry>) -> Arc<Self> {
+    pub fn new(settings: Arc<Settings>, telemetry: Arc<Telemetry>, audit: Arc<Audit>) -> Arc<Self> {
         let shared = Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limits: Limits::new(&settings),
@@ -58,6 +62,7 @@ impl Shared {
             renewals: watch::Sender::new(0),
             settings,
             telemetry,
+            audit,
         });
         let observed = Arc::downgrade(&shared);
         shared.telemetry.metrics.observe(move || observed.upgrade().map_or_else(Observation::default, |shared| shared.observation()));
@@ -88,6 +93,14 @@ impl Shared {
             bundles_time_left: bundles.filter_map(last).collect(),
             sources: snapshot.identity.sources.iter().map(|s| (s.name.as_str().into(), s.healthy)).collect(),
         }
+    }
+
+    /// Lets a connection in: by what `record` says of it, which goes on record too. Where that can't be, and the
+    /// configuration wants it, the connection is refused.
+    pub(crate) fn admit(&self, live: &Live, record: &ConnectionRecord) -> Result<(), Failure> {
+        self.audit.admit(record).map_err(|_| Failure::new(Reason::AuditUnavailable))?;
+        live.admit(record);
+        Ok(())
     }
 
     /// Whether as many connections are open in this direction as may be.

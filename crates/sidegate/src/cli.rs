@@ -1,11 +1,15 @@
 //! The command line.
 
+pub(crate) mod audit;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidegate_config::value::Span;
+
+use self::audit::Audit;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SIDEGATE_BUILD"), ")");
 
@@ -35,6 +39,8 @@ pub(crate) enum Command {
     LogFilter(LogFilter),
     /// Drain and end a running sidecar, as SIGTERM does
     Drain(Asked),
+    /// Verify, read and report on an audit log
+    Audit(Audit),
     /// The kernel rules that send the pod's traffic to the sidecar
     Redirect(Redirect),
     /// Run the embedded SPIFFE authority alone (development only)
@@ -250,6 +256,8 @@ pub(crate) enum SchemaOf {
     Config,
     /// A policy file
     Policy,
+    /// A record of the audit log
+    Audit,
     /// The embedded authority's configuration
     Authority,
 }

@@ -155,9 +155,8 @@ impl Telemetry {
     }
 
     /// Takes a finished connection's record. Never blocks.
-    pub fn record(&self, record: ConnectionRecord) {
+    pub fn record(&self, record: Arc<ConnectionRecord>) {
         self.metrics.count(&record);
-        let record = Arc::new(record);
         if let Some(log) = &self.log
             && log.try_send(record.clone()).is_err()
         {

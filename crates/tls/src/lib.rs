@@ -18,7 +18,7 @@ mod verified;
 mod verifier;
 pub mod verify;
 
-pub use collector::{CollectorConfig, CollectorError};
+pub use collector::{CollectorConfig, CollectorError, certificates};
 pub use configs::{ClientChoice, ServerChoice, TUNNEL, TlsContext};
 pub use failure::{HandshakeFailure, WireError};
 pub use handshake::{accept, connect};

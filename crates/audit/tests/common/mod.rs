@@ -46,7 +46,7 @@ impl World {
     }
 
     pub(crate) fn start(&self) -> (Audit, AuditThread) {
-        Audit::start(&self.config, &self.metrics, None, IdentityCell::default()).unwrap()
+        Audit::start(&self.config, &self.metrics, None, &IdentityCell::default()).unwrap()
     }
 
     /// Writes `count` records, a batch each, and closes the log.

@@ -50,6 +50,11 @@ fn the_two_ends_of_each_connection_have_one_name_and_are_joined() {
     assert!(out.ends_with("20 connections are in both logs; 0 differ or are in one only\n"), "{out}");
     assert_eq!(out.matches("| ok").count(), 20, "{out}");
 
+    // Another workload of the same trust domain has a key too, but it is not its log.
+    let bundle = pair.identities.folder().join("web.trusted.pem").display().to_string();
+    let (status, out, _) = AuditLog::command(&["verify", &folders[0], "--bundle", &bundle, "--signer", &id("api")]);
+    assert!(status == 1 && out.contains(&format!("its signer is {}, not {}", id("web"), id("api"))), "{out}");
+
     // A connection that one end has struck off its log is missed, and so is the record.
     let file = sidegate_audit::files(&api.folder).unwrap().remove(0);
     let text = std::fs::read_to_string(&file).unwrap();

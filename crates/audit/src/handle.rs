@@ -104,7 +104,7 @@ impl Audit {
     pub fn admit(&self, record: &ConnectionRecord) -> Result<(), Unavailable> {
         let Some(on) = &self.0 else { return Ok(()) };
         // Half of the queue is for the ends of those that were let in.
-        if on.blocks && on.state.waiting.load(Ordering::Relaxed) * 2 >= on.capacity {
+        if on.blocks && on.is_half_full() {
             return Err(Unavailable);
         }
         let offered = on.offer(What::Admitted(Box::new(Admitted::new(record))));
@@ -113,7 +113,11 @@ impl Audit {
 
     /// Takes a connection that has ended; `admitted` says whether it had been let in. Never waits.
     pub fn end(&self, record: &Arc<ConnectionRecord>, admitted: bool) {
-        if let Some(on) = &self.0 {
+        let Some(on) = &self.0 else { return };
+        // A flood of those that are refused must not take the room of those that were let in.
+        if on.blocks && !admitted && on.is_half_full() {
+            on.lost();
+        } else {
             on.offer(What::Ended(record.clone(), admitted));
         }
     }
@@ -133,10 +137,19 @@ impl On {
         let offered = self.sender.try_send(Message { time: SystemTime::now(), what }).is_ok();
         if !offered {
             self.state.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.state.missing.fetch_add(1, Ordering::Relaxed);
-            self.state.metrics.dropped(Way::Audit, Cause::QueueFull).inc();
+            self.lost();
         }
         offered
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.state.waiting.load(Ordering::Relaxed) * 2 >= self.capacity
+    }
+
+    /// A record that will not be written: the next one says so.
+    fn lost(&self) {
+        self.state.missing.fetch_add(1, Ordering::Relaxed);
+        self.state.metrics.dropped(Way::Audit, Cause::QueueFull).inc();
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Given {
     pub keys: AuditorKeys,
 }
 
-/// An exported checkpoint.
+/// An exported checkpoint, or the exported beginning of a run.
 #[derive(Debug, Clone)]
 pub struct Anchor {
     seq: u64,
@@ -96,18 +96,18 @@ impl Report {
     }
 }
 
-/// Reads a file of exported checkpoints, one a line.
+/// Reads a file of what was exported, one a line: checkpoints, and the beginnings of runs.
 ///
 /// # Errors
-/// If it can't be read, or a line is no checkpoint.
+/// If it can't be read, or a line is neither.
 pub fn anchors(file: &Path) -> Result<Vec<Anchor>, ReadError> {
     let text = std::fs::read(file).map_err(|error| ReadError::File(file.to_owned(), error))?;
     let lines = text.split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.is_empty());
     let anchor = |(line, number): (&[u8], u64)| {
         let wrong = |why: String| ReadError::Line { file: file.to_owned(), line: number, why };
         let (_, head) = Line::parse(line).map_err(wrong)?;
-        if head.event != "log.checkpoint" {
-            return Err(wrong("it is no checkpoint".to_owned()));
+        if !matches!(head.event.as_str(), "log.checkpoint" | "log.opened") {
+            return Err(wrong("it is neither a checkpoint nor the beginning of a run".to_owned()));
         }
         Ok(Anchor { seq: head.seq, line: line.to_owned(), place: format!("{}:{number}", file.display()) })
     };
@@ -151,8 +151,13 @@ struct Verifier<'a> {
     closed: bool,
     /// Whether a new run has begun on a log that was not closed, which the next record has to say.
     owes_resumed: bool,
-    /// The last checkpoint, and all of them by number.
+    /// All checkpoints, and the beginnings of files: what is exported.
     checkpoints: BTreeMap<u64, Hash>,
+    openings: BTreeMap<u64, Hash>,
+    /// The first records of runs.
+    beginnings: Vec<u64>,
+    /// Those of which an exported copy is the same.
+    anchored: BTreeSet<u64>,
     /// Files that were deleted: the last record's number and hash.
     retired: Vec<(u64, String)>,
 }
@@ -172,6 +177,9 @@ impl<'a> Verifier<'a> {
             closed: true,
             owes_resumed: false,
             checkpoints: BTreeMap::new(),
+            openings: BTreeMap::new(),
+            beginnings: Vec::new(),
+            anchored: BTreeSet::new(),
             retired: Vec::new(),
         }
     }
@@ -230,8 +238,12 @@ impl<'a> Verifier<'a> {
         if self.line == 1 && head.event != "log.opened" {
             self.find(Some(head.seq), "the file does not begin with `log.opened`: its beginning is missing");
         }
-        if std::mem::take(&mut self.owes_resumed) && head.event != "log.resumed" {
-            self.find(Some(head.seq), "the log before was not closed, and no `log.resumed` says so");
+        // A process that was killed before it could say so leaves it to the next one.
+        if self.owes_resumed && head.event != "log.opened" {
+            self.owes_resumed = false;
+            if head.event != "log.resumed" {
+                self.find(Some(head.seq), "the log before was not closed, and no `log.resumed` says so");
+            }
         }
         if of_the_log {
             match serde_json::from_slice::<Record>(text) {
@@ -278,6 +290,7 @@ impl<'a> Verifier<'a> {
     fn of_the_log(&mut self, line: &Line<'_>, hash: Hash, record: Record) {
         let seq = record.seq;
         if let Event::LogOpened { file, run, epoch, sealed_key, .. } = &record.event {
+            self.openings.insert(seq, hash);
             self.opened(seq, file.as_deref(), run, *epoch, sealed_key.as_deref());
         }
         self.authenticate(line, seq);
@@ -316,7 +329,8 @@ impl<'a> Verifier<'a> {
         }
         let is_same_run = self.run.as_deref() == Some(run);
         if !is_same_run {
-            self.owes_resumed = self.run.is_some() && !self.closed;
+            self.owes_resumed |= self.run.is_some() && !self.closed;
+            self.beginnings.push(seq);
             self.run = Some(run.to_owned());
         }
         if is_same_run && self.key.is_some() {
@@ -401,22 +415,24 @@ impl<'a> Verifier<'a> {
             } else if anchor.seq > last {
                 self.find(
                     Some(anchor.seq),
-                    format!("the log ends with record {last}, but a checkpoint {} was exported: what came after was cut off", anchor.seq),
+                    format!("the log ends with record {last}, but record {} was exported: what came after was cut off", anchor.seq),
                 );
             } else if anchor.seq >= first {
-                if self.checkpoints.get(&anchor.seq) == Some(&sha256(&anchor.line)) {
+                if self.checkpoints.get(&anchor.seq).or(self.openings.get(&anchor.seq)) == Some(&sha256(&anchor.line)) {
+                    self.anchored.insert(anchor.seq);
                     self.report.anchored = self.report.anchored.max(anchor.seq);
                 } else {
-                    self.find(Some(anchor.seq), "record differs from the checkpoint that was exported: the log was replaced or changed");
+                    self.find(Some(anchor.seq), "it differs from the record that was exported: the log was replaced or changed");
                 }
             }
         }
         if self.report.anchored == 0 && self.report.findings.is_empty() {
-            self.find(None, "none of the exported checkpoints is of a record of this log");
+            self.find(None, "none of the exported records is of this log");
         }
     }
 
-    /// What is wrong with an exported checkpoint itself.
+    /// What is wrong with an exported checkpoint itself. The beginning of a run has no signature; who could export a false one
+    /// could export false checkpoints too.
     fn anchor_itself(&self, anchor: &Anchor) -> Option<String> {
         let (line, _) = Line::parse(&anchor.line).ok()?;
         let record: Record = match serde_json::from_slice(&anchor.line) {
@@ -455,12 +471,18 @@ impl<'a> Verifier<'a> {
             unproven.push("that whoever took the process later has not rewritten what came before: give an auditor's key with --identity to check the MACs".to_owned());
         } else if self.unauthenticated {
             unproven.push("the MACs of runs whose key was not sealed to `audit.auditors`".to_owned());
+        } else if !self.beginnings.iter().all(|seq| self.anchored.contains(seq)) {
+            // An auditor's public key is no secret: who can sign can also begin a run of his own, with a key that he knows.
+            unproven.push(
+                "that each run began with the key that it has now: the exported beginnings of all runs, with --anchor, would prove it"
+                    .to_owned(),
+            );
         }
         if self.given.anchors.is_none() {
             unproven.push(format!("that nothing was cut off after record {last}, and that the log was not replaced as a whole: give exported checkpoints with --anchor"));
         } else if self.report.anchored < last {
             unproven
-                .push(format!("that nothing was cut off after record {last}: the last exported checkpoint is {}", self.report.anchored));
+                .push(format!("that nothing was cut off after record {last}: the last exported record of it is {}", self.report.anchored));
         }
         if !self.closed {
             unproven.push("the log was not closed: it is still written, or its process was killed".to_owned());

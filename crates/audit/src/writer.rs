@@ -158,8 +158,11 @@ impl Writer {
                 .to_owned();
             self.push(&Event::LogResumed { file: left.file, last_seq, bytes_cut: left.bytes_cut, side_note: left.side_note, note });
         }
+        let beginning = self.batch.lines.iter().position(|byte| *byte == b'\n').map(|end| SharedLine::from(&self.batch.lines[..end]));
         self.write_batch()?;
         self.sync();
+        // Exported while nobody can have taken the process: its sealed key is then known to be the one of the beginning.
+        beginning.iter().for_each(|line| self.anchors.iter().for_each(|outlet| outlet.send(line.clone())));
         Ok(())
     }
 

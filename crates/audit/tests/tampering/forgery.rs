@@ -105,6 +105,23 @@ fn without_the_signing_key_no_rewriting_passes() {
     assert!(report.unproven.iter().any(|u| u.contains("replaced as a whole")), "{:#?}", report.unproven);
 }
 
+/// Who can sign can write a log of his own from the beginning, and seal its key to the auditor: his public key is no secret.
+/// Only what was exported when the run began tells.
+#[test]
+fn a_whole_log_by_somebody_who_can_sign_is_told_by_what_was_exported() {
+    let (world, _) = world();
+    let given = world.given();
+    let file = world.lines().remove(0).0;
+    std::fs::remove_file(&file).unwrap();
+    let exported = std::fs::read(world.path("anchors.jsonl")).unwrap();
+    world.write(8);
+    std::fs::write(world.path("anchors.jsonl"), exported).unwrap();
+    let without = Given { trust: world.given().trust, keys: world.given().keys, ..Given::default() };
+    let report = world.verify(&without);
+    assert!(report.is_intact() && report.unproven.iter().any(|u| u.contains("began with the key")), "{report:#?}");
+    assert!(!world.verify(&given).is_intact());
+}
+
 /// Who took the process has the key that signs, but not the keys of the epochs before; and no exported checkpoint.
 #[test]
 fn with_the_signing_key_the_macs_and_the_anchors_still_tell() {

@@ -17,7 +17,8 @@ pub struct Audit {
     pub file: Option<LogFiles>,
     /// Where every record goes too, once it is in the file.
     pub copies: Vec<Destination>,
-    /// Where every checkpoint goes too: kept out of reach of this host, they prove that nothing was cut off or replaced.
+    /// Where every checkpoint goes too, and the beginning of every run: kept out of reach of this host, they prove that nothing
+    /// was cut off or replaced.
     pub anchors: Vec<Destination>,
     /// Signed statements of how far the log is.
     pub checkpoint: Checkpoint,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use sidegate_audit::{Audit, IdentityCell};
+use sidegate_audit::{Audit, IdentityCell, Options};
 use sidegate_config::value::Span;
 use sidegate_core::{CertificateFacts, ConnectionRecord, Decision, Direction, HandshakeFacts, Reason, Transport};
 use sidegate_telemetry::Metrics;
@@ -48,7 +48,8 @@ fn audit(c: &mut Criterion) {
     let mut config = sidegate_config::parse("bench.yaml", &text).unwrap_or_else(|e| unreachable!("{e}"));
     config.audit.checkpoint.interval = Span(Duration::from_secs(60));
     let metrics = Arc::new(Metrics::new(&config.telemetry.metrics));
-    let (audit, thread) = Audit::start(&config.audit, &metrics, None, &IdentityCell::default()).unwrap_or_else(|e| unreachable!("{e}"));
+    let options = Options { config: &config.audit, metrics: metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None };
+    let (audit, thread) = Audit::start(&options).unwrap_or_else(|e| unreachable!("{e}"));
     let written = || metrics.audit_records().get();
     // Group by group; `timed` says whether the writer's time counts too.
     let run = |iterations: u64, with_writer: bool, offer: &dyn Fn()| {

@@ -12,7 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
-use sidegate_tests::{AuditLog, Echo, Identities, Pair, Sidecar, client_config, echo_bytes, eventually, free_port, id};
+use sidegate_telemetry::sink::otlp::common::v1::any_value;
+use sidegate_tests::{AuditLog, Collector, Echo, Identities, Pair, Sidecar, client_config, echo_bytes, eventually, free_port, id};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -122,6 +123,34 @@ fn a_dead_syslog_that_drops_costs_only_its_copies() {
     });
     assert_eq!(AuditLog::of(&pair.identities, "api").intact()["missing"], 0);
     assert!(pair.api.log().contains(&format!("audit records don't reach syslog 127.0.0.1:{port}")), "{}", pair.api.log());
+}
+
+/// The same records as log records, the last one too.
+#[test]
+fn records_go_to_the_collector() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let more = format!(
+        "{}{}drain: {{ settle: 0s, quiet: 50ms }}\n",
+        collector.config("http", ""),
+        AuditLog::config("", ", copies: [{ otlp: true }]")
+    );
+    let mut pair = Pair::start(echo.address, HOUR, &more);
+    echo_bytes(pair.entry, 100, 1).unwrap();
+    pair.api.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(pair.api.wait_end().success());
+    let written = AuditLog::of(&pair.identities, "api").records();
+    let exported: Vec<Value> = collector
+        .sink
+        .logs()
+        .into_iter()
+        .filter(|log| log.event_name == "sidegate.audit.record")
+        .map(|log| match log.body.unwrap().value.unwrap() {
+            any_value::Value::StringValue(json) => serde_json::from_str(&json).unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let missing: Vec<&Value> = written.iter().filter(|record| !exported.contains(record)).collect();
+    assert!(missing.is_empty() && written.last().unwrap()["cause"] == "shutdown", "{missing:#?}");
 }
 
 /// Instead of the access log; without any file the chain begins anew with each process.

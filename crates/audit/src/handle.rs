@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_config::schema::audit::{Audit as Config, OnFailure};
 use sidegate_core::{ConnectionRecord, event};
-use sidegate_telemetry::{Cause, Metrics, Way};
+use sidegate_telemetry::{AuditLines, Cause, Metrics, Way};
 
 use crate::AuditError;
 use crate::admitted::Admitted;
@@ -18,6 +18,20 @@ use crate::writer::Writer;
 
 /// How long the end waits for the last records: as long as the writer's own waits together.
 const PATIENCE: Duration = Duration::from_secs(6);
+
+/// How the audit log starts.
+pub struct Options<'a> {
+    /// What is written where.
+    pub config: &'a Config,
+    /// Where is counted what was written and lost.
+    pub metrics: Arc<Metrics>,
+    /// fwmark of our own packets.
+    pub mark: Option<u32>,
+    /// Where the key that signs checkpoints is found.
+    pub identity: IdentityCell,
+    /// The way to the collector of log records, if there is one.
+    pub otlp: Option<AuditLines>,
+}
 
 /// What happened, and when.
 pub(crate) struct Message {
@@ -65,22 +79,17 @@ impl std::fmt::Debug for State {
 }
 
 impl Audit {
-    /// Opens the log that `config` describes and starts its thread. `mark` is the fwmark of our own packets; `identity` is
-    /// where the key that signs checkpoints is found.
+    /// Opens the log that the configuration describes and starts its thread.
     ///
     /// # Errors
     /// If the log can't be written: better not to start than to start unseen.
-    pub fn start(
-        config: &Config,
-        metrics: &Arc<Metrics>,
-        mark: Option<u32>,
-        identity: &IdentityCell,
-    ) -> Result<(Self, AuditThread), AuditError> {
+    pub fn start(options: &Options<'_>) -> Result<(Self, AuditThread), AuditError> {
+        let config = options.config;
         if !config.is_on() {
             return Ok((Self(None), AuditThread(None)));
         }
-        let state = State::new(metrics.clone());
-        let writer = Writer::open(config, &state, mark, identity)?;
+        let state = State::new(options.metrics.clone());
+        let writer = Writer::open(options, &state)?;
         let capacity = usize::try_from(config.queue).unwrap_or(usize::MAX);
         let (sender, receiver) = sync_channel(capacity);
         let run = move || writer.run(&receiver);

@@ -28,7 +28,7 @@ pub use admitted::Admitted;
 pub use connection::Connection;
 pub use event::{AdminAction, CheckpointCause, ConnectionFacts, Event, FileDigest, NewEvent, Signer, SvidFacts, VERSION};
 pub use folder::{FolderError, files};
-pub use handle::{Audit, AuditThread, Unavailable};
+pub use handle::{Audit, AuditThread, Options, Unavailable};
 pub use hex::{hex, sha256_hex};
 pub use identity::follow_identity;
 pub use read::{ReadError, Record, Records, log_files};

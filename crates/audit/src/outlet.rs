@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use serde::Deserialize;
 use sidegate_config::schema::audit::{Destination, OnFailure};
 use sidegate_core::event;
-use sidegate_telemetry::{Cause, Way};
+use sidegate_telemetry::{AuditLine, AuditLines, Cause, Way};
 
 use crate::block::Block;
-use crate::state::{IdentityCell, State};
+use crate::handle::Options;
+use crate::state::State;
 use crate::syslog::SyslogSink;
 
 /// A line of the log, without its newline.
@@ -49,6 +51,7 @@ enum Sink {
     Stdout,
     File { path: PathBuf, open: Option<File> },
     Syslog(Box<SyslogSink>),
+    Otlp(AuditLines),
 }
 
 impl Outlet {
@@ -56,12 +59,14 @@ impl Outlet {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(crate) fn start(config: &Destination, state: &Arc<State>, mark: Option<u32>, identity: &IdentityCell) -> io::Result<Self> {
-        let (name, mut sink) = match (&config.file, &config.syslog) {
-            (Some(path), _) => (path.display().to_string(), Sink::File { path: path.clone(), open: None }),
-            (_, Some(syslog)) => {
-                (format!("syslog {}", syslog.to), Sink::Syslog(Box::new(SyslogSink::new(syslog.clone(), mark, identity.clone()))))
-            }
+    pub(crate) fn start(config: &Destination, state: &Arc<State>, options: &Options<'_>) -> io::Result<Self> {
+        let (name, mut sink) = match (&config.file, &config.syslog, options.otlp.as_ref().filter(|_| config.otlp)) {
+            (Some(path), _, _) => (path.display().to_string(), Sink::File { path: path.clone(), open: None }),
+            (_, Some(syslog), _) => (
+                format!("syslog {}", syslog.to),
+                Sink::Syslog(Box::new(SyslogSink::new(syslog.clone(), options.mark, options.identity.clone()))),
+            ),
+            (_, _, Some(lines)) => ("the collector of log records".to_owned(), Sink::Otlp(lines.clone())),
             _ => ("standard output".to_owned(), Sink::Stdout),
         };
         let capacity = usize::try_from(config.queue).unwrap_or(usize::MAX);
@@ -182,6 +187,21 @@ impl Sink {
                 written
             }
             Self::Syslog(syslog) => syslog.deliver(line),
+            Self::Otlp(lines) => {
+                let time = record_time(line).unwrap_or_else(SystemTime::now);
+                let taken = lines.send(AuditLine { time, json: line.into() });
+                if taken { Ok(()) } else { Err(io::Error::other("the telemetry thread has ended")) }
+            }
         }
     }
+}
+
+/// When a record says that it happened.
+fn record_time(line: &[u8]) -> Option<SystemTime> {
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        time: &'a str,
+    }
+    let head: Head<'_> = serde_json::from_slice(line).ok()?;
+    humantime::parse_rfc3339(head.time).ok()
 }

@@ -15,7 +15,7 @@ use crate::block::Block;
 use crate::chain::{Chain, Position};
 use crate::event::{CheckpointCause, ConnectionFacts, Event, NewEvent};
 use crate::folder::{Folder, Left};
-use crate::handle::{Message, What};
+use crate::handle::{Message, Options, What};
 use crate::hex::hex;
 use crate::key::EpochKey;
 use crate::line;
@@ -92,10 +92,11 @@ impl Writer {
     ///
     /// # Errors
     /// If the log can't be written at all: better not to start than to start unseen.
-    pub(crate) fn open(config: &Config, state: &Arc<State>, mark: Option<u32>, identity: &IdentityCell) -> Result<Self, AuditError> {
+    pub(crate) fn open(options: &Options<'_>, state: &Arc<State>) -> Result<Self, AuditError> {
+        let config = options.config;
         let signers = match &config.checkpoint.key {
             Some(file) => Signers::Configured(SigningKey::load(file)?),
-            None => Signers::Svid(identity.clone()),
+            None => Signers::Svid(options.identity.clone()),
         };
         let key = EpochKey::random().ok_or(AuditError::NoRandomness)?;
         let mut run = [0; 16];
@@ -110,7 +111,7 @@ impl Writer {
             None => (None, Position::START, None),
         };
         let outlets = |list: &[sidegate_config::schema::audit::Destination]| {
-            list.iter().map(|destination| Outlet::start(destination, state, mark, identity)).collect::<io::Result<Vec<_>>>()
+            list.iter().map(|destination| Outlet::start(destination, state, options)).collect::<io::Result<Vec<_>>>()
         };
         let now = Instant::now();
         let blocks = config.file.as_ref().is_some_and(|file| file.on_failure == OnFailure::BlockNewConnections);

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{World, event, eventually};
-use sidegate_audit::{Audit, AuditorKeys, Event, Given, IdentityCell, Records, Trust};
+use common::{World, event, eventually, options};
+use sidegate_audit::{Audit, AuditorKeys, Event, Given, Records, Trust};
 use sidegate_core::ConnectionId;
 
 const KILLS: u64 = 100;
@@ -20,7 +20,7 @@ fn writes_until_it_is_killed() {
     let Ok(config) = std::env::var("SIDEGATE_TEST_AUDIT_CONFIG") else { return };
     let config = sidegate_config::parse("test.yaml", &config).unwrap_or_else(|problems| panic!("{problems}"));
     let metrics = std::sync::Arc::new(sidegate_telemetry::Metrics::new(&config.telemetry.metrics));
-    let (audit, _thread) = Audit::start(&config.audit, &metrics, None, &IdentityCell::default()).unwrap();
+    let (audit, _thread) = Audit::start(&options(&config.audit, &metrics)).unwrap();
     for i in 0.. {
         // As many as it takes, and not more than are written, so that none is dropped.
         while i > metrics.audit_records().get() + 4000 {
@@ -132,7 +132,7 @@ fn notes(world: &World) -> Vec<std::path::PathBuf> {
 fn a_folder_has_one_writer() {
     let world = World::new("");
     let (audit, thread) = world.start();
-    let error = Audit::start(&world.config, &world.metrics, None, &IdentityCell::default()).unwrap_err().to_string();
+    let error = Audit::start(&world.options()).unwrap_err().to_string();
     assert!(error.contains("another process writes the audit log"), "{error}");
     drop(audit);
     thread.join();

@@ -60,8 +60,16 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         fold: logging.fold.clone(),
     };
     let (telemetry, writers) = Telemetry::start(options).context("telemetry can't be started")?;
-    let (audit, audit_thread) = Audit::start(&config.audit, &telemetry.metrics, config.redirect.exempt_mark, &identity)
-        .context("the audit log can't be started")?;
+    let options = sidegate_audit::Options {
+        config: &config.audit,
+        metrics: telemetry.metrics.clone(),
+        mark: config.redirect.exempt_mark,
+        identity: identity.clone(),
+        otlp: telemetry.audit_lines(),
+    };
+    let (audit, audit_thread) = Audit::start(&options).context("the audit log can't be started")?;
+    // It keeps the telemetry thread.
+    drop(options);
     first_records(&audit, &config, file)?;
     let lost = logging.lost.clone();
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use age::secrecy::ExposeSecret;
-use sidegate_audit::{Audit, AuditThread, AuditorKeys, Event, FileDigest, Given, IdentityCell, Report, Trust, anchors, files, verify};
+use sidegate_audit::{
+    Audit, AuditThread, AuditorKeys, Event, FileDigest, Given, IdentityCell, Options, Report, Trust, anchors, files, verify,
+};
 use sidegate_config::schema::audit::Audit as Config;
 use sidegate_core::{ConnectionRecord, Direction, Reason};
 use sidegate_telemetry::Metrics;
@@ -46,7 +48,11 @@ impl World {
     }
 
     pub(crate) fn start(&self) -> (Audit, AuditThread) {
-        Audit::start(&self.config, &self.metrics, None, &IdentityCell::default()).unwrap()
+        Audit::start(&self.options()).unwrap()
+    }
+
+    pub(crate) fn options(&self) -> Options<'_> {
+        options(&self.config, &self.metrics)
     }
 
     /// Writes `count` records, a batch each, and closes the log.
@@ -84,6 +90,10 @@ impl World {
         };
         files(&self.log()).unwrap().into_iter().map(read).collect()
     }
+}
+
+pub(crate) fn options<'a>(config: &'a Config, metrics: &Arc<Metrics>) -> Options<'a> {
+    Options { config, metrics: metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None }
 }
 
 pub(crate) fn event(i: u64) -> Event<sidegate_audit::ConnectionFacts> {

@@ -147,7 +147,7 @@ impl Default for Checkpoint {
     }
 }
 
-/// Where copies go; exactly one of `file`, `stdout` and `syslog` is set.
+/// Where copies go; exactly one of `file`, `stdout`, `syslog` and `otlp` is set.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Destination {
@@ -157,6 +157,8 @@ pub struct Destination {
     pub stdout: bool,
     /// Syslog by RFC 5424 over TLS (RFC 5425), as SIEMs take it.
     pub syslog: Option<Syslog>,
+    /// The collector of log records, `telemetry.logs`. What is lost on that way is counted there, so it can't block.
+    pub otlp: bool,
     /// What it means that it takes no more. Default: drop-and-count.
     pub on_failure: OnFailure,
     /// How many records may wait for it. Default 8192. Where it blocks, it does so when half of it is taken.
@@ -166,7 +168,7 @@ pub struct Destination {
 
 impl Default for Destination {
     fn default() -> Self {
-        Self { file: None, stdout: false, syslog: None, on_failure: OnFailure::default(), queue: 8192 }
+        Self { file: None, stdout: false, syslog: None, otlp: false, on_failure: OnFailure::default(), queue: 8192 }
     }
 }
 

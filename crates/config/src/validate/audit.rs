@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::private_key;
-use crate::schema::audit::{Destination, LogFiles};
+use crate::schema::audit::{Destination, LogFiles, OnFailure};
+use crate::schema::telemetry::Signal;
 use crate::schema::{Config, LogFormat};
 use crate::value::Span;
 
@@ -34,12 +35,18 @@ fn log_files(file: &LogFiles, nobody: bool, say: &mut impl FnMut(&str, String)) 
 fn destinations(config: &Config, path: &str, destinations: &[Destination], say: &mut impl FnMut(&str, String)) {
     for (i, destination) in destinations.iter().enumerate() {
         let path = format!("{path}[{i}]");
-        let kinds = [destination.file.is_some(), destination.stdout, destination.syslog.is_some()];
+        let kinds = [destination.file.is_some(), destination.stdout, destination.syslog.is_some(), destination.otlp];
         if kinds.iter().filter(|set| **set).count() != 1 {
-            say(&path, "a destination is exactly one of `file`, `stdout` and `syslog`".to_owned());
+            say(&path, "a destination is exactly one of `file`, `stdout`, `syslog` and `otlp`".to_owned());
         }
         if destination.stdout && config.access_log.format != LogFormat::Off {
             say(&format!("{path}.stdout"), "is where the access log goes; set `accessLog.format` to off".to_owned());
+        }
+        if destination.otlp && config.telemetry.target(Signal::Logs).is_none() {
+            say(&format!("{path}.otlp"), "there is no collector of log records; name it in `telemetry.otlp.endpoint`".to_owned());
+        }
+        if destination.otlp && destination.on_failure == OnFailure::BlockNewConnections {
+            say(&format!("{path}.onFailure"), "can't be block-new-connections for `otlp`, whose queue drops and counts".to_owned());
         }
         if let Some(syslog) = &destination.syslog {
             let tls = &syslog.tls;
@@ -78,6 +85,8 @@ mod tests {
             ("{ copies: [{ stdout: true }] }", "audit.copies[0].stdout: is where the access log goes"),
             ("{ copies: [{}] }", "audit.copies[0]: a destination is exactly one of"),
             ("{ copies: [{ file: a, syslog: { to: \"a:6514\" } }] }", "audit.copies[0]: a destination is exactly one of"),
+            ("{ copies: [{ otlp: true }] }", "audit.copies[0].otlp: there is no collector"),
+            ("{ copies: [{ otlp: true, onFailure: block-new-connections }] }", "audit.copies[0].onFailure: can't be"),
             ("{ anchors: [{ file: a }] }", "audit.anchors: there is nothing to anchor"),
             ("{ file: { folder: a, encrypt: true } }", "audit.file.encrypt: nobody could read it"),
             ("{ file: { folder: a, sync: { interval: 0s } } }", "audit.file.sync.interval: must be between 1ms and"),

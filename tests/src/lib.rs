@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the real binary as sidecars, the embedded authority, pods, and waiting with a
 //! deadline. Everything here panics on failure, as tests do.
 
+mod audit_log;
 mod authority;
 mod collector;
 mod envoy;
@@ -15,6 +16,7 @@ mod tunnel_end;
 mod tunnel_world;
 mod wait;
 
+pub use audit_log::AuditLog;
 pub use authority::{Identities, TRUST_DOMAIN, id};
 pub use collector::{Attributes, Collector, attributes};
 pub use envoy::Envoy;

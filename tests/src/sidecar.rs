@@ -64,7 +64,7 @@ pub struct Sidecar {
 
 impl Sidecar {
     /// Starts a sidecar on this host with `config`, to which admin port, log format and, if it names none, two workers are
-    /// added.
+    /// added. `{folder}` and `{name}` in it are replaced.
     pub fn start(folder: &Path, name: &str, config: &str) -> Self {
         Self::start_with(folder, name, config, &[])
     }
@@ -264,6 +264,8 @@ fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf 
         }
         _ => config.to_owned(),
     };
+    // What each sidecar needs for itself, in a configuration for several.
+    let config = config.replace("{folder}", &folder.display().to_string()).replace("{name}", name);
     std::fs::write(&file, format!("{common}{}", without_sessions_in_advance(&config))).unwrap();
     file
 }

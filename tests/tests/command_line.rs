@@ -169,6 +169,7 @@ fn generated_documents_are_current() {
         (&["schema", "deny-list"], "deploy/schema/deny-list.json"),
         (&["schema", "policy-test"], "deploy/schema/policy-test.json"),
         (&["schema", "authority"], "deploy/schema/authority.json"),
+        (&["schema", "audit"], "deploy/schema/audit.json"),
         (&["reference", "config"], "docs/reference.md"),
         (&["reference", "telemetry"], "docs/telemetry.md"),
     ] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 use sidegate_telemetry::sink::Body;
-use sidegate_tests::{Collector, Echo, Identities, Pair, Sidecar, eventually, exchange, sidegate};
+use sidegate_tests::{AuditLog, Collector, Echo, Identities, Pair, Sidecar, eventually, exchange, sidegate};
 
 /// What must not be found: a header's value, by file and by variable, and what an application sends.
 const HEADER: &str = "marked-header-3f1c";
@@ -69,7 +69,8 @@ fn a_damaged_key_is_not_quoted() {
 fn nothing_marked_comes_out_anywhere(protocol: &str) {
     let (collector, echo) = (Collector::start(), Echo::start());
     let headers = format!(", protocol: {protocol}, headers: {{ x-token: {HEADER} }}");
-    let pair = Pair::start(echo.address, Duration::from_secs(6), &collector.config("http", &headers));
+    let pair =
+        Pair::start(echo.address, Duration::from_secs(6), &format!("{}{}", collector.config("http", &headers), AuditLog::config("", "")));
     // As loud as it gets.
     for sidecar in [&pair.web, &pair.api] {
         let (status, _, err) = sidecar.command(&["log-filter", "trace,rustls=trace"]);
@@ -103,6 +104,18 @@ fn nothing_marked_comes_out_anywhere(protocol: &str) {
         // The mistake in the policy file is quoted from the file, which is no secret.
         let log: String = log.lines().filter(|l| !l.contains("sidegate.policy.refused")).collect();
         outputs.push((format!("{name}'s log"), log.into_bytes()));
+    }
+    for name in ["web", "api"] {
+        let log = AuditLog::of(&pair.identities, name);
+        log.record("what was just received", |r| r["event"] == "identity.rotated");
+        for file in sidegate_audit::files(&log.folder).unwrap() {
+            outputs.push((format!("{name}'s audit log"), std::fs::read(file).unwrap()));
+        }
+        let folder = log.folder.display().to_string();
+        for command in ["show", "verify", "report"] {
+            let (_, out, err) = AuditLog::command(&[command, &folder]);
+            outputs.push((format!("audit {command} of {name}"), (out + &err).into_bytes()));
+        }
     }
     let received = collector.sink.received();
     assert!(received.iter().all(|r| r.headers["x-token"] == HEADER), "the collector gets it, and nobody else");

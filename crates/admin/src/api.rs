@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use sidegate_audit::{AdminAction, Event};
 use sidegate_core::{ConnectionRecord, Direction, Reason, Side, Transport, event, rfc3339};
 use sidegate_identity::unix_now;
 use sidegate_proxy::{Live, Phase, Readiness, Shared};
@@ -60,6 +61,11 @@ impl Api {
 fn caller<T>(request: &Request<T>) -> (i64, i64) {
     let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     credentials.map_or((-1, -1), |c| (i64::from(c.uid()), c.pid().map_or(-1, i64::from)))
+}
+
+/// An action goes on record with who did it.
+fn record(shared: &Shared, action: AdminAction, (uid, pid): (i64, i64), detail: &str) {
+    shared.audit.record(Event::AdminAction { action, uid, pid, detail: sidegate_core::printable(detail) });
 }
 
 type Answer<T> = Result<Response<T>, Refusal>;
@@ -144,6 +150,7 @@ impl v1::admin_server::Admin for Api {
         }
         let what = sidegate_core::printable(&what);
         tracing::warn!(event = event::ADMIN_CUT, uid, pid, cut, "user {uid} cut {what}: {cut} were open");
+        record(&self.controls.shared, AdminAction::Cut, (uid, pid), &format!("{what}: {cut} were open"));
         if cut == 0 {
             return Err(Refusal::not_found(format!("{what}: none is open")));
         }
@@ -154,7 +161,8 @@ impl v1::admin_server::Admin for Api {
         Ok(Response::new(identities(&self.controls.shared)))
     }
 
-    async fn get_config(&self, _: Request<v1::GetConfigRequest>) -> Answer<v1::Config> {
+    async fn get_config(&self, request: Request<v1::GetConfigRequest>) -> Answer<v1::Config> {
+        record(&self.controls.shared, AdminAction::ConfigRead, caller(&request), "");
         Ok(Response::new(v1::Config { yaml: self.controls.config.clone() }))
     }
 
@@ -163,12 +171,14 @@ impl v1::admin_server::Admin for Api {
         let filter = request.into_inner().filter;
         let previous = (self.controls.log_filter)();
         (self.controls.set_log_filter)(&filter).map_err(Refusal::invalid_argument)?;
+        record(&self.controls.shared, AdminAction::LogFilter, (uid, pid), &format!("{previous} became {filter}"));
         tracing::warn!(event = event::ADMIN_LOG_FILTER, uid, pid, previous, filter, "user {uid} changed the log filter");
         Ok(Response::new(v1::SetLogFilterResponse { previous }))
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Answer<v1::DrainResponse> {
         let (uid, pid) = caller(&request);
+        record(&self.controls.shared, AdminAction::Drain, (uid, pid), "");
         tracing::warn!(event = event::ADMIN_DRAIN, uid, pid, "user {uid} started the drain");
         self.controls.drain.notify_one();
         Ok(Response::new(v1::DrainResponse {}))

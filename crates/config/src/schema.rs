@@ -1,5 +1,6 @@
 //! The schema: each field with its default and why it is that.
 
+pub mod audit;
 mod live;
 mod revocation;
 pub mod telemetry;
@@ -46,6 +47,8 @@ pub struct Config {
     pub admin: Admin,
     /// A line for each connection, on standard output.
     pub access_log: AccessLog,
+    /// A tamper-evident record of every security event.
+    pub audit: audit::Audit,
     /// Export of spans, metrics and logs by OTLP.
     pub telemetry: telemetry::Telemetry,
     /// Threads of the data plane, each with a runtime of its own. Default: the cgroup's CPU quota, rounded up.

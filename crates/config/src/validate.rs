@@ -1,5 +1,7 @@
 //! What the shape of a file can't say: values that contradict each other, and what production refuses.
 
+mod audit;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -27,6 +29,7 @@ pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
     protocols(config, &mut say);
     revocation(config, &mut say);
     telemetry(config, &mut say);
+    audit::validate(config, &mut say);
     if config.profile == Profile::Production {
         production(config, &mut say);
     }
@@ -288,8 +291,11 @@ fn production(config: &Config, say: &mut impl FnMut(&str, String)) {
         );
         say("inbound.defaultMode", message);
     }
-    if config.access_log.format == LogFormat::Off {
-        say("accessLog.format", "without an access log nobody can say who was let in: profile `production` refuses that".to_owned());
+    if config.access_log.format == LogFormat::Off && !config.audit.is_on() {
+        say(
+            "accessLog.format",
+            "without an access log or an audit log nobody can say who was let in: profile `production` refuses that".to_owned(),
+        );
     }
     if config.outbound.otherwise == Otherwise::Passthrough && unwritten(&config.outbound.reason) {
         say(
@@ -331,7 +337,7 @@ mod tests {
     #[test]
     fn production_wants_an_access_log() {
         let off = "accessLog: { format: off }\n";
-        assert!(problems(off).contains("accessLog.format: without an access log"));
+        assert!(problems(off).contains("accessLog.format: without an access log or an audit log"));
         assert_eq!(problems(&format!("profile: development\n{off}")), "");
     }
 

@@ -90,6 +90,8 @@ text_values! {
     Collector(CollectorAddress) "collector-url" CollectorAddress::parse;
     /// A URL with `http://` or `https://`.
     Url(CollectorAddress) "url" parse_url;
+    /// The public key of somebody who can decrypt, in age's form: `age1…`.
+    AgeRecipient(String) "age-recipient" parse_age_recipient;
     /// A Workload API endpoint: `unix:///path` or `tcp://127.0.0.1:PORT` (loopback only: it carries private keys).
     Endpoint(EndpointSocket) "endpoint-socket" EndpointSocket::parse;
 }
@@ -119,11 +121,16 @@ impl fmt::Display for Moment {
     }
 }
 
-display_inner! { Collector Url DnsName Cidr Ports Target Address HostPort Id IdPattern Domain Endpoint }
+display_inner! { AgeRecipient Collector Url DnsName Cidr Ports Target Address HostPort Id IdPattern Domain Endpoint }
 
 fn parse_url(text: &str) -> Result<CollectorAddress, String> {
     let url = CollectorAddress::parse(text).ok().filter(|url| url.scheme != Scheme::Unix);
     url.ok_or_else(|| "is not a URL; write for example http://pki.example/ca.crl".to_owned())
+}
+
+fn parse_age_recipient(text: &str) -> Result<String, String> {
+    let parsed: Result<age::x25519::Recipient, _> = text.parse();
+    parsed.map(|_| text.to_owned()).map_err(|e| format!("`{text}` is no public key of age; write what `age-keygen` shows, age1…: {e}"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

@@ -47,5 +47,9 @@ events! {
     EXPORT_FAILING "sidegate.telemetry.export_failing" "A signal does not reach its collector.";
     EXPORT_RECOVERED "sidegate.telemetry.export_recovered" "A signal reaches its collector again.";
     TELEMETRY_LOST "sidegate.telemetry.lost" "Telemetry was dropped: a queue was full, or the process ended first.";
+    AUDIT_RECORD "sidegate.audit.record" "A record of the audit log; the body is its JSON. Only as a log record.";
+    AUDIT_FAILING "sidegate.audit.failing" "Audit records can't be written, or do not reach a destination.";
+    AUDIT_RECOVERED "sidegate.audit.recovered" "They can again.";
+    AUDIT_RESUMED "sidegate.audit.resumed" "The audit log goes on after a process that had not closed it.";
     REPEATED "sidegate.log.repeated" "A warning or error came so often that most of them were left out; how many, and the first of these.";
 }

@@ -71,6 +71,8 @@ where
     let mut attempt = Attempt::begin(&shared, direction, downstream);
     let result = if shared.registry.open_in(direction) > shared.limits.connections {
         Err(Failure::new(Reason::ConnectionLimit))
+    } else if shared.audit.is_blocked() {
+        Err(Failure::new(Reason::AuditUnavailable))
     } else {
         let live = attempt.live.clone();
         // Biased, so that a relay that is cut can tell the peer why; everything else just ends.
@@ -108,7 +110,9 @@ impl Drop for Attempt {
             record.stages.total = record.accepted.elapsed();
             record.bytes_up = self.live.bytes_up.load(Ordering::Relaxed);
             record.bytes_down = self.live.bytes_down.load(Ordering::Relaxed);
-            self.shared.telemetry.record(*record);
+            let record = Arc::<ConnectionRecord>::from(record);
+            self.shared.audit.end(&record, self.live.admission().is_some());
+            self.shared.telemetry.record(record);
         }
     }
 }
@@ -136,7 +140,7 @@ pub(crate) mod tests {
             fold: sidegate_telemetry::Fold::default(),
         };
         let (telemetry, _) = sidegate_telemetry::Telemetry::start(options).unwrap();
-        Shared::new(Settings::new(&config), Arc::new(telemetry))
+        Shared::new(Settings::new(&config), Arc::new(telemetry), Arc::default())
     }
 
     const FROM: ([u8; 4], u16) = ([127, 0, 0, 1], 1);

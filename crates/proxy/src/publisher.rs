@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sidegate_audit::{Event, FileDigest};
 use sidegate_config::FileWatch;
 use sidegate_config::schema::Profile;
 use sidegate_identity::{IdentityState, Material};
@@ -24,6 +25,7 @@ pub struct PolicySource {
     paths: Vec<PathBuf>,
     profile: Profile,
     first: Arc<Policy>,
+    digests: Vec<FileDigest>,
 }
 
 impl PolicySource {
@@ -32,11 +34,12 @@ impl PolicySource {
     /// # Errors
     /// Every mistake in them: at the start there is no good policy to go on with.
     pub fn load(paths: Vec<PathBuf>, profile: Profile) -> Result<Self, PolicyError> {
-        let first = Policy::load(&paths, profile)?;
+        let texts = sidegate_policy::read(&paths)?;
+        let first = Policy::parse(&texts, profile).map_err(PolicyError::Invalid)?;
         for warning in &first.warnings {
             tracing::warn!(event = event::POLICY_WARNING, "{warning}");
         }
-        Ok(Self { paths, profile, first: Arc::new(first) })
+        Ok(Self { paths, profile, first: Arc::new(first), digests: digests(&texts) })
     }
 
     /// How many rules there were at the first reading.
@@ -63,6 +66,8 @@ impl Publisher {
     ) -> Self {
         let mut tasks = JoinSet::new();
         let (revocations, revocation_changes) = watch::channel(revocation.first());
+        let loaded = Event::PolicyLoaded { rules: policy.first.len() as u64, files: policy.digests.clone() };
+        shared.audit.record(loaded);
         let (policies, policy_changes) = watch::channel(policy.first.clone());
         let (names, name_changes) = watch::channel(Arc::new(Resolved::default()));
         if !policy.paths.is_empty() {
@@ -83,6 +88,11 @@ impl Publisher {
     }
 }
 
+/// What names a policy in the audit log.
+fn digests(texts: &[(String, String)]) -> Vec<FileDigest> {
+    texts.iter().map(|(file, text)| FileDigest::new(file, text.as_bytes())).collect()
+}
+
 /// Reads the policy anew when its files change. A bad file never replaces a good one.
 async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>, shared: Arc<Shared>) {
     let (mut watch, unwatched) = FileWatch::new(&source.paths);
@@ -98,6 +108,8 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
                 Ok(policy) => {
                     if last.is_some() {
                         shared.telemetry.metrics.policy_reloads(true).inc();
+                        let files = now.as_deref().map(digests).unwrap_or_default();
+                        shared.audit.record(Event::PolicyLoaded { rules: policy.len() as u64, files });
                         tracing::info!(event = event::POLICY_RELOADED, rules = policy.len(), "policy reloaded");
                         policy.warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
                     }
@@ -105,6 +117,7 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
                 }
                 Err(error) => {
                     shared.telemetry.metrics.policy_reloads(false).inc();
+                    shared.audit.record(Event::PolicyRefused { files: now.as_deref().map(digests).unwrap_or_default() });
                     tracing::error!(event = event::POLICY_REFUSED, "the policy was not reloaded, the last good one stays: {error}");
                 }
             }

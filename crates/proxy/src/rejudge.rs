@@ -28,8 +28,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// So many are judged before others on this thread get their turn.
 const AT_ONCE: usize = 64;
 
-/// Lets the connection in as what `record` says, unless what has changed since it was judged forbids it.
+/// Lets the connection in as what `record` says, which goes on record too. Not where that can't be and the configuration wants
+/// it, nor if what has changed since it was judged forbids it.
 pub(crate) fn admit(shared: &Shared, live: &Live, record: &ConnectionRecord, judged: Judged) -> Result<(), Failure> {
+    shared.audit.admit(record).map_err(|_| Failure::new(Reason::AuditUnavailable))?;
     live.admit(record, judged);
     fence(Ordering::SeqCst);
     let snapshot = shared.snapshot.load();

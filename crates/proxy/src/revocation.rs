@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidegate_audit::{FileDigest, NewEvent};
 use sidegate_config::FileWatch;
 use sidegate_config::schema::{self, Denied, DenyList};
 use sidegate_config::value::CollectorAddress;
@@ -128,6 +129,9 @@ impl RevocationSource {
                 fetchers.spawn(keep_fetching(index, url.clone(), refresh, shared.clone(), fetched.clone()));
             }
         }
+        let first = sender.borrow().clone();
+        let lists = first.domains.values().map(|domain| domain.lists.len()).sum();
+        shared.audit.record(self.event(lists, first.denied.len()));
         let mut expired_at = None;
         loop {
             // The first look is also at what has changed while we started.
@@ -138,7 +142,7 @@ impl RevocationSource {
                 changed = true;
             }
             if changed {
-                self.publish(&sender);
+                self.publish(&sender, &shared);
             }
             expired_at = sender.borrow().next_expiry(now);
             let expiry = expired_at.map_or(Duration::from_secs(3600), |at| Duration::from_secs(u64::try_from(at - now).unwrap_or(0) + 1));
@@ -147,7 +151,7 @@ impl RevocationSource {
                 Some((index, bytes)) = answers.recv() => {
                     if self.sources[index].bytes != bytes {
                         self.sources[index].bytes = bytes;
-                        self.publish(&sender);
+                        self.publish(&sender, &shared);
                     }
                 }
                 () = sleep(expiry) => {}
@@ -155,11 +159,27 @@ impl RevocationSource {
         }
     }
 
-    fn publish(&self, sender: &watch::Sender<Arc<Revocation>>) {
+    fn publish(&self, sender: &watch::Sender<Arc<Revocation>>, shared: &Shared) {
         let revocation = self.build();
         let lists: usize = revocation.domains.values().map(|domain| domain.lists.len()).sum();
+        shared.audit.record(self.event(lists, revocation.denied.len()));
         tracing::info!(event = event::REVOCATION_CHANGED, lists, denied = revocation.denied.len(), "revocation has changed");
         sender.send_replace(Arc::new(revocation));
+    }
+
+    /// What is in force, for the audit log.
+    fn event(&self, lists: usize, denied: usize) -> NewEvent {
+        let of_lists = self.sources.iter().filter(|source| !source.bytes.is_empty()).map(|source| match &source.place {
+            Place::File(file) => FileDigest::new(&file.display().to_string(), &source.bytes),
+            Place::Url(url) => FileDigest::new(&url.to_string(), &source.bytes),
+        });
+        let of_denials = self
+            .config
+            .deny_lists
+            .iter()
+            .zip(&self.denied)
+            .map(|(file, (text, _))| FileDigest::new(&file.display().to_string(), text.as_bytes()));
+        NewEvent::RevocationChanged { lists: lists as u64, denied: denied as u64, files: of_lists.chain(of_denials).collect() }
     }
 
     /// Whether a file holds something else than before.

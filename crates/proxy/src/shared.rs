@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use sidegate_audit::Audit;
 use sidegate_core::Direction;
 use sidegate_identity::unix_now;
 use sidegate_telemetry::{Observation, Telemetry};
@@ -37,6 +38,8 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     /// Where finished connections report.
     pub telemetry: Arc<Telemetry>,
+    /// Where security events are recorded.
+    pub audit: Arc<Audit>,
     /// The live connections.
     pub registry: Registry,
     /// Where in its life sidegate is.
@@ -49,7 +52,7 @@ pub struct Shared {
 impl Shared {
     /// At the start: no identity, so nothing is served.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, telemetry: Arc<Telemetry>) -> Arc<Self> {
+    pub fn new(settings: Arc<Settings>, telemetry: Arc<Telemetry>, audit: Arc<Audit>) -> Arc<Self> {
         let shared = Arc::new(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limits: Limits::new(&settings),
@@ -58,6 +61,7 @@ impl Shared {
             renewals: watch::Sender::new(0),
             settings,
             telemetry,
+            audit,
         });
         let observed = Arc::downgrade(&shared);
         shared.telemetry.metrics.observe(move || observed.upgrade().map_or_else(Observation::default, |shared| shared.observation()));

@@ -1,11 +1,15 @@
 //! The command line.
 
+pub(crate) mod audit;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidegate_config::value::{Id, Moment, Span, Target};
+
+use self::audit::Audit;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SIDEGATE_BUILD"), ")");
 
@@ -37,6 +41,8 @@ pub(crate) enum Command {
     LogFilter(LogFilter),
     /// Drain and end a running sidecar, as SIGTERM does
     Drain(Asked),
+    /// Verify, read and report on an audit log
+    Audit(Audit),
     /// The kernel rules that send the pod's traffic to the sidecar
     Redirect(Redirect),
     /// Run the embedded SPIFFE authority alone (development only)
@@ -170,9 +176,8 @@ pub(crate) struct PolicyTest {
 
 #[derive(Debug, Args)]
 pub(crate) struct PolicyReplay {
-    /// File of connection records, a JSON object a line, such as the access log; may be repeated
-    #[arg(long, value_name = "FILE", required = true)]
-    pub(crate) audit: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) recorded: Recorded,
     #[command(flatten)]
     pub(crate) files: PolicyFiles,
     /// Print the differences as JSON
@@ -180,11 +185,21 @@ pub(crate) struct PolicyReplay {
     pub(crate) json: bool,
 }
 
+/// Where connections were recorded.
+#[derive(Debug, Args)]
+pub(crate) struct Recorded {
+    /// An audit log, its folder or one of its files; or an access log in JSON; may be repeated
+    #[arg(long, value_name = "PATH", required = true)]
+    pub(crate) audit: Vec<PathBuf>,
+    /// Key file of age, for encrypted audit logs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PolicySuggest {
-    /// File of connection records, a JSON object a line, such as the access log; may be repeated
-    #[arg(long, value_name = "FILE", required = true)]
-    pub(crate) audit: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) recorded: Recorded,
     /// Cover also what was denied since no rule allowed it
     #[arg(long)]
     pub(crate) include_denied: bool,
@@ -364,6 +379,8 @@ pub(crate) enum SchemaOf {
     DenyList,
     /// A suite of expectations for `sidegate policy test`
     PolicyTest,
+    /// A record of the audit log
+    Audit,
     /// The embedded authority's configuration
     Authority,
 }

@@ -1,6 +1,7 @@
 //! sidegate: a service-mesh sidecar that proves both ends of every connection and says why.
 
 mod admin;
+mod audit;
 mod authority;
 mod check;
 mod cli;
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         Command::Cut(arguments) => admin::cut(&arguments),
         Command::LogFilter(arguments) => admin::log_filter(&arguments),
         Command::Drain(asked) => admin::drain(&asked),
+        // Which says by its exit status what it has found.
+        Command::Audit(arguments) => return audit::audit(&arguments),
         Command::Redirect(arguments) => redirect::redirect(&arguments),
         Command::Authority(arguments) => authority::authority(&arguments),
         #[cfg(feature = "development")]

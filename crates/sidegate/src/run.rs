@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sidegate_admin::{Admin, AdminSocket, Controls};
+use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity};
 use sidegate_config::Config;
 use sidegate_config::schema::telemetry::{Signal, Target};
 use sidegate_config::schema::{ADMIN_SOCKET, Profile};
 use sidegate_core::{Reason, event};
-use sidegate_identity::{Identity, IdentityState};
+use sidegate_identity::Identity;
 use sidegate_proxy::{
     Listeners, Phase, PolicySource, Publisher, RevocationSource, Settings, Shared, Workers, cpu_quota, raise_descriptor_limit,
 };
@@ -62,9 +63,20 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         fold: logging.fold.clone(),
     };
     let (telemetry, writers) = Telemetry::start(options).context("telemetry can't be started")?;
+    let options = sidegate_audit::Options {
+        config: &config.audit,
+        metrics: telemetry.metrics.clone(),
+        mark: config.redirect.exempt_mark,
+        identity: identity.clone(),
+        otlp: telemetry.audit_lines(),
+    };
+    let (audit, audit_thread) = Audit::start(&options).context("the audit log can't be started")?;
+    // It keeps the telemetry thread.
+    drop(options);
+    first_records(&audit, &config, file)?;
     let lost = logging.lost.clone();
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
-    let shared = Shared::new(settings, Arc::new(telemetry));
+    let shared = Shared::new(settings, Arc::new(telemetry), Arc::new(audit));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let workers = Workers::start(&shared, listeners)?;
     tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
@@ -72,10 +84,46 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let controlled = runtime.block_on(control(&config, &shared, (policy, revocation), doors, &identity, &logging));
     shared.advance(Phase::Ending);
     workers.join();
+    if let Err(error) = &controlled {
+        shared.audit.record(Event::ProcessStopping { why: format!("{error:#}") });
+    }
     drop(runtime);
     drop(shared);
+    // First, since it tells of its end by events.
+    audit_thread.join();
     writers.join();
     controlled
+}
+
+/// With what the process starts, and the secrets that its configuration holds or names.
+fn first_records(audit: &Audit, config: &Config, file: &Path) -> Result<()> {
+    let effective = serde_json::to_vec(config)?;
+    audit.record(Event::ProcessStarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        profile: format!("{:?}", config.profile).to_lowercase(),
+        config: FileDigest::new(&file.display().to_string(), &std::fs::read(file)?),
+        effective_sha256: sidegate_audit::sha256_hex(&effective),
+    });
+    let secret = |secret: &str, place: String| audit.record(Event::SecretAccessed { secret: secret.to_owned(), place });
+    if let Some(key) = &config.audit.checkpoint.key {
+        secret("key that signs checkpoints of this log", key.display().to_string());
+    }
+    for signal in Signal::ALL {
+        let Some(target) = config.telemetry.target(signal) else { continue };
+        for name in target.headers.keys() {
+            secret(&format!("header {name} of telemetry's {}", signal.label()), "configuration".to_owned());
+        }
+        if let Some(key) = &target.tls.key {
+            secret(&format!("client key of telemetry's {}", signal.label()), key.display().to_string());
+        }
+    }
+    for syslog in config.audit.copies.iter().chain(&config.audit.anchors).filter_map(|destination| destination.syslog.as_ref()) {
+        if let Some(key) = &syslog.tls.key {
+            secret(&format!("client key of syslog {}", syslog.to), key.display().to_string());
+        }
+    }
+    Ok(())
 }
 
 /// The admin socket. Where the default one can't be made nobody asked for it; one that is configured must be there.
@@ -90,8 +138,6 @@ fn admin_socket(config: &Config) -> Result<Option<AdminSocket>> {
         Err(error) => Err(error.into()),
     }
 }
-
-type IdentityCell = Arc<OnceLock<watch::Receiver<Arc<IdentityState>>>>;
 
 /// TLS towards a collector, with the SVID and bundles that hold at the time if it wants them.
 fn collector_tls(target: &Target, identity: IdentityCell) -> TlsSource {
@@ -144,6 +190,8 @@ async fn control(
     let mut signals = Signals::new()?;
     let identity = Identity::start(&config.identity, config.profile)?;
     let _ = identity_cell.set(identity.subscribe());
+    // Ended with the runtime.
+    let _records = tokio::spawn(follow_identity(shared.audit.clone(), identity.subscribe()));
     let _publisher = Publisher::start(shared, identity.subscribe(), policy, revocation);
     let drain_asked = Arc::new(Notify::new());
     // Ended with the runtime.
@@ -155,8 +203,14 @@ async fn control(
     let _give_back = tokio::spawn(give_back(shared.phase.subscribe()));
     let mut phase = shared.phase.subscribe();
     tokio::select! {
-        name = signals.next() => tracing::info!(event = event::DRAINING, signal = name, "draining"),
-        () = drain_asked.notified() => tracing::info!(event = event::DRAINING, "draining, as the admin API was told"),
+        name = signals.next() => {
+            shared.audit.record(Event::ProcessStopping { why: name.to_owned() });
+            tracing::info!(event = event::DRAINING, signal = name, "draining");
+        }
+        () = drain_asked.notified() => {
+            shared.audit.record(Event::ProcessStopping { why: "the admin API".to_owned() });
+            tracing::info!(event = event::DRAINING, "draining, as the admin API was told");
+        }
         _ = phase.wait_for(|p| *p == Phase::Ending) => anyhow::bail!("the data plane could not go on"),
     }
     tokio::select! {

@@ -12,6 +12,7 @@ use crate::cli::{self, SchemaOf};
 pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
     let schema = match arguments.of {
         SchemaOf::Config => json_schema::<Config>(),
+        SchemaOf::Audit => json_schema::<sidegate_audit::Record>(),
         SchemaOf::Policy => json_schema::<PolicyFile>(),
         SchemaOf::DenyList => json_schema::<DenyList>(),
         SchemaOf::PolicyTest => json_schema::<Suite>(),

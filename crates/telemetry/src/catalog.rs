@@ -104,7 +104,9 @@ instruments! {
     ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" ["direction"] "accept() failures, such as an exhausted descriptor table.";
     EXPORTED "sidegate.telemetry.exported" Counter "{item}" ["signal"] "Spans, data points and log records that a collector has taken.";
     EXPORTS "sidegate.telemetry.exports" Counter "{request}" ["signal", "outcome"] "Export requests and their repetitions.";
-    DROPPED "sidegate.telemetry.dropped" Counter "{item}" ["signal", "cause"] "What never reached its reader: spans, data points, log records, lines of the access log or of standard error, and under records connections whose span, log record, peer and rule are unknown to telemetry.";
+    DROPPED "sidegate.telemetry.dropped" Counter "{item}" ["signal", "cause"] "What never reached its reader: spans, data points, log records, lines of the access log or of standard error, audit records (audit) and their copies (audit_copies), and under records connections whose span, log record, peer and rule are unknown to telemetry.";
+    AUDIT_RECORDS "sidegate.audit.records" Counter "{record}" [] "Records written to the audit log.";
+    AUDIT_BLOCKED "sidegate.audit.blocked" UpDownCounter "{destination}" [] "Destinations of the audit log that take no records while new connections are refused for that.";
     RUNTIME_LAG "sidegate.runtime.lag" Histogram "s" ["worker"] "How late a worker's timer fires: how long anything waits for its turn.";
     BUILD_INFO "sidegate.build.info" Gauge "" ["version"] "Always 1.";
     PROCESS_CPU_TIME "process.cpu.time" Counter "s" ["cpu.mode"] "CPU time of this process.";
@@ -127,7 +129,7 @@ pub const METRIC_ATTRIBUTES: &[(&str, &str)] = &[
     ("trust_domain", "Whose bundle it is."),
     ("source", "The identity source: its kind and place."),
     ("status", "unknown_allowed if no list covers the peer, expired_allowed if the one that does has expired."),
-    ("signal", "traces, metrics or logs; where things are dropped also records, access_log and stderr."),
+    ("signal", "traces, metrics or logs; where things are dropped also records, access_log, stderr, audit and audit_copies."),
     ("cause", "Why it was dropped: queue_full, rate_limited, export_failed, rejected or shutdown."),
     ("worker", "The worker's number."),
     ("version", "sidegate's version."),
@@ -178,6 +180,10 @@ pub enum Way {
     AccessLog,
     /// Lines to standard error.
     Stderr,
+    /// Records to the audit log.
+    Audit,
+    /// Records of the audit log to further destinations.
+    AuditCopies,
 }
 
 impl From<Signal> for Way {
@@ -191,7 +197,8 @@ impl From<Signal> for Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 6] = [Self::Traces, Self::Metrics, Self::Logs, Self::Records, Self::AccessLog, Self::Stderr];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Traces, Self::Metrics, Self::Logs, Self::Records, Self::AccessLog, Self::Stderr, Self::Audit, Self::AuditCopies];
 
     pub(crate) const fn label(self) -> &'static str {
         match self {
@@ -201,6 +208,8 @@ impl Way {
             Self::Records => "records",
             Self::AccessLog => "access_log",
             Self::Stderr => "stderr",
+            Self::Audit => "audit",
+            Self::AuditCopies => "audit_copies",
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod access_log;
 mod attributes;
+mod audit_lines;
 mod bounded;
 mod catalog;
 mod events;
@@ -37,6 +38,7 @@ use sidegate_core::{ConnectionRecord, event};
 use tokio::sync::{broadcast, mpsc};
 
 pub use attributes::ATTRIBUTES;
+pub use audit_lines::{AuditLine, AuditLines};
 pub use catalog::{Cause, INSTRUMENTS, Instrument, Kind, METRIC_ATTRIBUTES, Way};
 pub use events::{EventLayer, Events, events};
 pub use fold::Fold;
@@ -67,6 +69,7 @@ pub struct Telemetry {
     log: Option<SyncSender<Arc<ConnectionRecord>>>,
     records: mpsc::Sender<Arc<ConnectionRecord>>,
     watchers: broadcast::Sender<Arc<ConnectionRecord>>,
+    audit_lines: Option<AuditLines>,
     states: [Option<Arc<State>>; 3],
 }
 
@@ -133,9 +136,11 @@ impl Telemetry {
         let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| State::new(&target)));
         let (records, receiver) = mpsc::channel(QUEUE);
         let (watchers, _) = broadcast::channel(WATCH);
+        let (lines, audit_lines) = mpsc::channel(audit_lines::QUEUE);
         let pipeline = Pipeline {
             records: receiver,
             events: options.events,
+            audit_lines,
             metrics: metrics.clone(),
             resource: resource.clone(),
             watchers: watchers.clone(),
@@ -151,13 +156,14 @@ impl Telemetry {
             // A name that is still being resolved is nothing to wait for.
             runtime.shutdown_background();
         })?;
-        Ok((Self { metrics, resource, log, records, watchers, states }, Writers { log: log_thread, telemetry, flush }))
+        let exports_logs = states[Signal::Logs as usize].is_some();
+        let audit_lines = exports_logs.then(|| AuditLines { lines, _records: records.clone() });
+        Ok((Self { metrics, resource, log, records, watchers, audit_lines, states }, Writers { log: log_thread, telemetry, flush }))
     }
 
     /// Takes a finished connection's record. Never blocks.
-    pub fn record(&self, record: ConnectionRecord) {
+    pub fn record(&self, record: Arc<ConnectionRecord>) {
         self.metrics.count(&record);
-        let record = Arc::new(record);
         if let Some(log) = &self.log
             && log.try_send(record.clone()).is_err()
         {
@@ -172,6 +178,12 @@ impl Telemetry {
     #[must_use]
     pub fn backlog(&self) -> usize {
         self.records.max_capacity() - self.records.capacity()
+    }
+
+    /// Takes records of the audit log, if log records are exported at all.
+    #[must_use]
+    pub fn audit_lines(&self) -> Option<AuditLines> {
+        self.audit_lines.clone()
     }
 
     /// Connections that end from now on. Who is too slow is told how many it missed.

@@ -7,6 +7,7 @@ use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
 use sidegate_core::{ConnectionRecord, event};
 
 use crate::attributes::{self, Attributes};
+use crate::audit_lines::AuditLine;
 use crate::spans::{NOT_SAMPLED, SAMPLED, nanos};
 use crate::text;
 use crate::wire::Buffer;
@@ -38,6 +39,8 @@ pub(crate) enum Entry {
     Connection(Arc<ConnectionRecord>, bool),
     /// An event.
     Event(Box<Event>),
+    /// A record of the audit log.
+    Audit(AuditLine),
 }
 
 /// Fields of `opentelemetry.proto.logs.v1.LogRecord`.
@@ -59,6 +62,7 @@ pub(crate) fn write(entry: &Entry, records: u32, out: &mut Buffer) {
     out.message(records, |log| match entry {
         Entry::Connection(record, sampled) => connection(record, *sampled, log),
         Entry::Event(event) => of_event(event, log),
+        Entry::Audit(line) => of_audit(line, log),
     });
 }
 
@@ -80,6 +84,12 @@ fn connection(record: &ConnectionRecord, sampled: bool, log: &mut Buffer) {
     log.bytes(field::TRACE_ID, &record.trace().bytes());
     log.bytes(field::SPAN_ID, &record.span_id.0);
     log.fixed32(field::FLAGS, if sampled { SAMPLED } else { NOT_SAMPLED });
+}
+
+/// Its body is the record as the audit log has it, so that whoever collects has what is verified.
+fn of_audit(line: &AuditLine, log: &mut Buffer) {
+    head(line.time, SeverityNumber::Info, "INFO", &String::from_utf8_lossy(&line.json), log);
+    log.bytes(field::EVENT_NAME, event::AUDIT_RECORD.as_bytes());
 }
 
 fn of_event(event: &Event, log: &mut Buffer) {

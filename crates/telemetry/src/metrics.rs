@@ -88,7 +88,9 @@ pub struct Metrics {
     revocation_unsure: [Counter; 2],
     exported: [Counter; 3],
     exports: [[Counter; 2]; 3],
-    dropped: [[Counter; 5]; 6],
+    dropped: [[Counter; 5]; 8],
+    audit_records: Counter,
+    audit_blocked: UpDownCounter,
     lag: OnceLock<Vec<Histogram>>,
     observer: OnceLock<Observer>,
     /// Events that found their queue full.
@@ -147,6 +149,8 @@ impl Metrics {
             exported: each(),
             exports: each(),
             dropped: each(),
+            audit_records: Counter::default(),
+            audit_blocked: UpDownCounter::default(),
             lag: OnceLock::new(),
             observer: OnceLock::new(),
             events_lost: OnceLock::new(),
@@ -289,6 +293,18 @@ impl Metrics {
         &self.dropped[way as usize][cause as usize]
     }
 
+    /// Records written to the audit log.
+    #[must_use]
+    pub fn audit_records(&self) -> &Counter {
+        &self.audit_records
+    }
+
+    /// Destinations of the audit log for which new connections are refused.
+    #[must_use]
+    pub fn audit_blocked(&self) -> &UpDownCounter {
+        &self.audit_blocked
+    }
+
     /// What a collector has taken of a signal.
     #[must_use]
     pub fn exported(&self, signal: schema::Signal) -> &Counter {
@@ -420,6 +436,8 @@ impl Metrics {
                 }
             }
         }
+        streams.sum(&catalog::AUDIT_RECORDS, [], self.audit_records.get());
+        streams.level(&catalog::AUDIT_BLOCKED, [], self.audit_blocked.get());
         for (i, lag) in self.lag.get().into_iter().flatten().enumerate() {
             let value = Value::Distribution(lag.distribution());
             streams.push(&catalog::RUNTIME_LAG, vec![("worker", i.to_string().into())], value);

@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
+use crate::audit_lines::AuditLine;
 use crate::catalog::{Cause, Way};
 use crate::events::Events;
 use crate::fold::Fold;
@@ -34,6 +35,7 @@ const REBALANCE: u64 = 6;
 pub(crate) struct Pipeline {
     pub(crate) records: mpsc::Receiver<Arc<ConnectionRecord>>,
     pub(crate) events: Option<Events>,
+    pub(crate) audit_lines: mpsc::Receiver<AuditLine>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) watchers: broadcast::Sender<Arc<ConnectionRecord>>,
@@ -77,6 +79,7 @@ impl Pipeline {
                     }
                 }
                 Some(event) = next_event(&mut self.events) => outlets.log(&self.metrics, Entry::Event(event)),
+                Some(line) = self.audit_lines.recv() => outlets.log(&self.metrics, Entry::Audit(line)),
                 _ = ticks.tick() => {
                     self.fold.tell();
                     self.complain();
@@ -90,6 +93,9 @@ impl Pipeline {
         self.fold.tell();
         while let Some(event) = self.events.as_mut().and_then(|events| events.0.try_recv().ok()) {
             outlets.log(&self.metrics, Entry::Event(event));
+        }
+        while let Ok(line) = self.audit_lines.try_recv() {
+            outlets.log(&self.metrics, Entry::Audit(line));
         }
         drop(outlets);
         close.send_replace(true);

@@ -60,7 +60,7 @@ fn a_million_peers_keep_label_sets_and_memory_bounded() {
     };
     let (telemetry, writers) = Telemetry::start(options).unwrap();
     let feed = |i| {
-        telemetry.record(record(i));
+        telemetry.record(Arc::new(record(i)));
         // So that each is looked at: what finds the queue full is counted without its names.
         while telemetry.backlog() > 4096 {
             std::thread::yield_now();

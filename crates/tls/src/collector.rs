@@ -123,7 +123,11 @@ impl CollectorConfig {
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CollectorError> {
+/// The certificates in a PEM file.
+///
+/// # Errors
+/// If it can't be read as that.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CollectorError> {
     let failed = |e: rustls::pki_types::pem::Error| CollectorError::File(file.to_owned(), e.to_string());
     CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
 }

@@ -20,7 +20,7 @@ mod verifier;
 pub mod verify;
 
 pub use buffer::{Buffer, Size};
-pub use collector::{CollectorConfig, CollectorError};
+pub use collector::{CollectorConfig, CollectorError, certificates};
 pub use configs::{ClientChoice, ServerChoice, TUNNEL, TlsContext};
 pub use failure::{HandshakeFailure, WireError};
 pub use handshake::{accept, connect};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sidegate_config::schema::Denied;
 use sidegate_core::{CertificateFacts, Reason, RevocationStatus, SpiffeId, TrustDomain, parse_canonical, printable};
-use sidegate_identity::{Material, foreign_signing_name, uri_names};
+use sidegate_identity::{Bundle, Material, foreign_signing_name, uri_names};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
@@ -90,8 +90,18 @@ impl TrustStore {
     /// The bundles of `material`, and who is revoked all the same.
     #[must_use]
     pub fn with(material: &Material, revocation: Arc<Revocation>) -> Self {
+        Self::build(&material.bundles, revocation)
+    }
+
+    /// These bundles, of whose peers nobody is revoked.
+    #[must_use]
+    pub fn of(bundles: &BTreeMap<TrustDomain, Bundle>) -> Self {
+        Self::build(bundles, Arc::default())
+    }
+
+    fn build(bundles: &BTreeMap<TrustDomain, Bundle>, revocation: Arc<Revocation>) -> Self {
         let mut domains = BTreeMap::new();
-        for (trust_domain, bundle) in &material.bundles {
+        for (trust_domain, bundle) in bundles {
             let anchors = bundle.authorities.iter().filter_map(|authority| {
                 let anchor = webpki::anchor_from_trusted_cert(&authority.der).ok()?.to_owned();
                 Some(Anchor { anchor, not_before: authority.not_before, not_after: authority.not_after })

@@ -24,7 +24,7 @@ struct Difference {
 pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
     let policy = load(&arguments.files)?.policy;
     let mut differences: BTreeMap<Key, Difference> = BTreeMap::new();
-    let reading = seen::read(&arguments.audit, |seen| {
+    let reading = seen::read(&arguments.recorded, |seen| {
         let now = policy.judge(&seen.query()).decision;
         if now.allowed != seen.allowed {
             let key = (now.allowed, seen.who(), whither(&seen), seen.rule.clone(), now.rule.to_string());

@@ -1,17 +1,19 @@
-//! Connections that were recorded: lines of JSON, each a record as the access log writes it, or an audit record that has one
-//! under `connection`.
+//! Connections that were recorded: in an audit log, or in an access log, whose lines are JSON.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
+use sidegate_audit::{AuditorKeys, Event, Records};
 use sidegate_core::{Direction, Reason, SpiffeId, parse_canonical};
 use sidegate_policy::{PeerCertificate, Query, TlsFacts};
+
+use crate::cli::Recorded;
 
 /// A longer line is no record.
 const MAX_LINE: u64 = 1 << 20;
@@ -66,6 +68,8 @@ struct Record {
     peer_certificate: Option<Certificate>,
     tls: Option<Tls>,
     decision: Option<Decided>,
+    /// None while it goes on.
+    #[serde(default)]
     reason: String,
 }
 
@@ -97,14 +101,15 @@ enum Line {
     Other,
 }
 
-/// Hands each connection in `files` to `take`. What can't be read is counted and named.
+/// Hands each connection that was recorded to `take`. What can't be read is counted and named.
 ///
 /// # Errors
 /// A file can't be read, or there is no connection in any.
-pub(super) fn read(files: &[PathBuf], mut take: impl FnMut(Seen)) -> Result<Reading> {
+pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Reading> {
     let mut reading = Reading::default();
-    for file in files {
-        each_line(file, |number, text| match text.and_then(|text| line(&text)) {
+    let keys = recorded.identity.as_ref().map_or_else(|| Ok(AuditorKeys::default()), |file| AuditorKeys::load(file))?;
+    for path in &recorded.audit {
+        let mut count = |number: u64, line: Result<Line>| match line {
             Ok(Line::Seen(seen)) => {
                 reading.seen += 1;
                 take(*seen);
@@ -114,16 +119,25 @@ pub(super) fn read(files: &[PathBuf], mut take: impl FnMut(Seen)) -> Result<Read
             Err(error) => {
                 reading.unreadable += 1;
                 if reading.unreadable <= NAMED as u64 {
-                    eprintln!("warning: {}:{number}: left out: {error:#}", file.display());
+                    eprintln!("warning: {}:{number}: left out: {error:#}", path.display());
                 }
             }
-        })?;
+        };
+        if is_audit_log(path)? {
+            for (number, record) in (1..).zip(Records::of(path, &keys)?) {
+                count(number, record.map_err(anyhow::Error::from).and_then(|record| audited(&record.event)));
+            }
+        } else {
+            each_line(path, |number, text| count(number, text.and_then(|text| line(&text))))?;
+        }
     }
     if reading.unreadable > NAMED as u64 {
         eprintln!("warning: {} further lines are left out", reading.unreadable - NAMED as u64);
     }
     if reading.seen == 0 {
-        bail!("there is no connection that policy had judged among what was read: {reading}; see that it is an access log in JSON");
+        bail!(
+            "there is no connection that policy had judged among what was read: {reading}; see that it is an audit log (with `--identity` if it is encrypted) or an access log in JSON"
+        );
     }
     Ok(reading)
 }
@@ -132,6 +146,26 @@ impl std::fmt::Display for Reading {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { seen, not_judged, others, unreadable } = self;
         write!(f, "{seen} connections, {not_judged} that policy had not judged, {others} other lines, {unreadable} unreadable")
+    }
+}
+
+/// Whether there is an audit log at `path`: a folder, or a file whose first line is a record of one.
+fn is_audit_log(path: &Path) -> Result<bool> {
+    let unreadable = || format!("{} can't be read", path.display());
+    if std::fs::metadata(path).with_context(unreadable)?.is_dir() {
+        return Ok(true);
+    }
+    let mut first = Vec::new();
+    BufReader::new(File::open(path).with_context(unreadable)?).take(MAX_LINE).read_until(b'\n', &mut first).with_context(unreadable)?;
+    let value: Value = serde_json::from_slice(&first).unwrap_or_default();
+    Ok(value["seq"].is_u64() && value["event"].is_string())
+}
+
+/// What an audit record is. One that was let in is on record as that, and again when it ends: once is enough.
+fn audited(event: &Event) -> Result<Line> {
+    match event {
+        Event::ConnectionAdmitted { connection } | Event::ConnectionRefused { connection } => connected(serde_json::to_value(connection)?),
+        _ => Ok(Line::Other),
     }
 }
 
@@ -160,8 +194,10 @@ fn each_line(path: &Path, mut take: impl FnMut(u64, Result<String>)) -> Result<(
 }
 
 fn line(text: &str) -> Result<Line> {
-    let mut value: Value = serde_json::from_str(text).context("the line is not JSON")?;
-    let record = if value["connection"].is_object() { value["connection"].take() } else { value };
+    connected(serde_json::from_str(text).context("the line is not JSON")?)
+}
+
+fn connected(record: Value) -> Result<Line> {
     if record.get("connectionId").is_none() || record.get("direction").is_none() {
         return Ok(Line::Other);
     }

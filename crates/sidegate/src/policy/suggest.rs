@@ -15,7 +15,7 @@ pub(super) fn suggest(arguments: &PolicySuggest) -> Result<Outcome> {
     let mut denied: BTreeMap<(String, u16), u64> = BTreeMap::new();
     let mut plaintext: BTreeMap<(String, u16), u64> = BTreeMap::new();
     let mut wanted: BTreeSet<(String, u16)> = BTreeSet::new();
-    let reading = seen::read(&arguments.audit, |seen| {
+    let reading = seen::read(&arguments.recorded, |seen| {
         if seen.direction == Direction::Outbound {
             return;
         }

@@ -1,0 +1,87 @@
+//! What the audit log costs the data plane's side of a connection: the offer as it is let in, and as it ends.
+//!
+//! The writer takes longer for a record than the offer does, as it should. So the offers are timed in groups that fit into the
+//! queue, and between groups the writer is waited for: no offer that was timed has found the queue full. The writer's own
+//! time is a number of its own.
+//!
+//!     cargo bench --package sidegate-benches --bench audit
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use sidegate_audit::{Audit, IdentityCell, Options};
+use sidegate_config::value::Span;
+use sidegate_core::{CertificateFacts, ConnectionRecord, Decision, Direction, HandshakeFacts, Reason, Transport};
+use sidegate_telemetry::Metrics;
+
+/// Offers that are timed together.
+const GROUP: u64 = 1000;
+
+/// A connection as they usually are.
+fn connection() -> ConnectionRecord {
+    let mut record = ConnectionRecord::new(Direction::Inbound, ([10, 0, 0, 7], 40_000).into());
+    record.original_destination = Some(([10, 0, 0, 8], 8080).into());
+    record.transport = Some(Transport::Mtls);
+    record.local_id = Some("spiffe://prod.example/ns/shop/sa/api".into());
+    record.peer_id = Some("spiffe://prod.example/ns/shop/sa/web".into());
+    record.peer_certificate = Some(Arc::new(CertificateFacts::new(b"der", "0a".repeat(16), 0, i64::MAX)));
+    record.tls = Some(HandshakeFacts {
+        version: "1.3",
+        cipher: "TLS13_AES_128_GCM_SHA256",
+        group: Some("X25519MLKEM768"),
+        alpn: Some("sidegate/1".to_owned()),
+        sni: None,
+        resumed: false,
+    });
+    record.decision = Some(Decision { allowed: true, rule: "web (policy.yaml:3)".into() });
+    record.reason = Reason::Closed;
+    record
+}
+
+fn audit(c: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap_or_else(|e| unreachable!("{e}"));
+    let text = format!(
+        "audit: {{ file: {{ folder: \"{}\", rotate: {{ bytes: 10000000 }}, retain: {{ files: 2 }} }} }}\n",
+        folder.path().display()
+    );
+    let mut config = sidegate_config::parse("bench.yaml", &text).unwrap_or_else(|e| unreachable!("{e}"));
+    config.audit.checkpoint.interval = Span(Duration::from_secs(60));
+    let metrics = Arc::new(Metrics::new(&config.telemetry.metrics));
+    let options = Options { config: &config.audit, metrics: metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None };
+    let (audit, thread) = Audit::start(&options).unwrap_or_else(|e| unreachable!("{e}"));
+    let written = || metrics.audit_records().get();
+    // Group by group; `timed` says whether the writer's time counts too.
+    let run = |iterations: u64, with_writer: bool, offer: &dyn Fn()| {
+        let mut total = Duration::ZERO;
+        let mut left = iterations;
+        while left > 0 {
+            let group = left.min(GROUP);
+            let before = written();
+            let start = Instant::now();
+            (0..group).for_each(|_| offer());
+            let offered = start.elapsed();
+            while written() < before + group {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            total += if with_writer { start.elapsed() } else { offered };
+            left -= group;
+        }
+        total
+    };
+    let record = connection();
+    let ended = Arc::new(connection());
+    let admit = || audit.admit(&record).unwrap_or_else(|_| unreachable!("the queue has room"));
+    c.bench_function("a connection let in, offered to the audit log", |b| b.iter_custom(|n| run(n, false, &admit)));
+    c.bench_function("a connection that ended, offered to the audit log", |b| {
+        b.iter_custom(|n| run(n, false, &|| audit.end(&ended, true)))
+    });
+    c.bench_function("a thousand records, until they are written", |b| {
+        b.iter_custom(|n| run(n * GROUP, true, &|| audit.end(&ended, true)));
+    });
+    drop(audit);
+    thread.join();
+}
+
+criterion_group!(benches, audit);
+criterion_main!(benches);

@@ -1,0 +1,70 @@
+//! A connection as it is let in: what its record says by then, taken while it goes on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Serialize, Serializer};
+use sidegate_core::{
+    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, RevocationStatus, Transport, TunnelUse,
+};
+
+/// What is known of a connection when it is let in. The fields are those of [`ConnectionRecord`].
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Admitted {
+    connection_id: ConnectionId,
+    #[serde(serialize_with = "rfc3339")]
+    time: SystemTime,
+    direction: Direction,
+    downstream: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original_destination: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport: Option<Transport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_id: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_id: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_certificate: Option<Arc<CertificateFacts>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revocation: Option<RevocationStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Arc<HandshakeFacts>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel: Option<TunnelUse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decision: Option<Decision>,
+    generation: u64,
+}
+
+impl Admitted {
+    /// What `record` says so far.
+    #[must_use]
+    pub fn new(record: &ConnectionRecord) -> Self {
+        Self {
+            connection_id: record.connection_id,
+            time: record.time,
+            direction: record.direction,
+            downstream: record.downstream,
+            original_destination: record.original_destination,
+            destination: record.destination.clone(),
+            transport: record.transport,
+            local_id: record.local_id.clone(),
+            peer_id: record.peer_id.clone(),
+            peer_certificate: record.peer_certificate.clone(),
+            revocation: record.revocation,
+            tls: record.tls.clone(),
+            tunnel: record.tunnel,
+            decision: record.decision.clone(),
+            generation: record.generation,
+        }
+    }
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_micros(*time))
+}

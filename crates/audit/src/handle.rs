@@ -1,0 +1,180 @@
+//! The data plane's side: one offer to a bounded queue, which never waits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use sidegate_config::schema::audit::{Audit as Config, OnFailure};
+use sidegate_core::{ConnectionRecord, event};
+use sidegate_telemetry::{AuditLines, Cause, Metrics, Way};
+
+use crate::AuditError;
+use crate::admitted::Admitted;
+use crate::event::NewEvent;
+use crate::state::{IdentityCell, State};
+use crate::writer::Writer;
+
+/// How long the end waits for the last records: as long as the writer's own waits together.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// How the audit log starts.
+pub struct Options<'a> {
+    /// What is written where.
+    pub config: &'a Config,
+    /// Where is counted what was written and lost.
+    pub metrics: Arc<Metrics>,
+    /// fwmark of our own packets.
+    pub mark: Option<u32>,
+    /// Where the key that signs checkpoints is found.
+    pub identity: IdentityCell,
+    /// The way to the collector of log records, if there is one.
+    pub otlp: Option<AuditLines>,
+}
+
+/// What happened, and when.
+pub(crate) struct Message {
+    pub(crate) time: SystemTime,
+    pub(crate) what: What,
+}
+
+pub(crate) enum What {
+    Admitted(Box<Admitted>),
+    /// With whether it had been let in.
+    Ended(Arc<ConnectionRecord>, bool),
+    Event(Box<NewEvent>),
+}
+
+/// A record of this connection could not be kept, and it may not go on unseen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
+/// Where security events are reported. Without an audit log it takes them and does nothing.
+#[derive(Default)]
+pub struct Audit(Option<On>);
+
+struct On {
+    sender: SyncSender<Message>,
+    state: Arc<State>,
+    capacity: usize,
+    /// Whether a connection is refused whose record can't be kept.
+    blocks: bool,
+}
+
+/// The writer's thread; joined at the end, so that nothing is lost.
+#[derive(Debug)]
+pub struct AuditThread(Option<(JoinHandle<()>, Arc<State>)>);
+
+impl std::fmt::Debug for Audit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Audit({})", if self.0.is_some() { "on" } else { "off" })
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").finish_non_exhaustive()
+    }
+}
+
+impl Audit {
+    /// Opens the log that the configuration describes and starts its thread.
+    ///
+    /// # Errors
+    /// If the log can't be written: better not to start than to start unseen.
+    pub fn start(options: &Options<'_>) -> Result<(Self, AuditThread), AuditError> {
+        let config = options.config;
+        if !config.is_on() {
+            return Ok((Self(None), AuditThread(None)));
+        }
+        let state = State::new(options.metrics.clone());
+        let writer = Writer::open(options, &state)?;
+        let capacity = usize::try_from(config.queue).unwrap_or(usize::MAX);
+        let (sender, receiver) = sync_channel(capacity);
+        let run = move || writer.run(&receiver);
+        let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(run).map_err(AuditError::Thread)?;
+        let of_file = config.file.iter().map(|file| file.on_failure);
+        let of_others = config.copies.iter().chain(&config.anchors).map(|destination| destination.on_failure);
+        let blocks = of_file.chain(of_others).any(|on| on == OnFailure::BlockNewConnections);
+        Ok((Self(Some(On { sender, state: state.clone(), capacity, blocks })), AuditThread(Some((thread, state)))))
+    }
+
+    /// Whether new connections are to be refused, since records of them could not be kept.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.0.as_ref().is_some_and(|on| on.state.metrics.audit_blocked().get() > 0)
+    }
+
+    /// Takes a connection that is let in. Never waits.
+    ///
+    /// # Errors
+    /// If its record can't be kept and the configuration says that it may not go on then.
+    pub fn admit(&self, record: &ConnectionRecord) -> Result<(), Unavailable> {
+        let Some(on) = &self.0 else { return Ok(()) };
+        // Half of the queue is for the ends of those that were let in.
+        if on.blocks && on.is_half_full() {
+            return Err(Unavailable);
+        }
+        let offered = on.offer(What::Admitted(Box::new(Admitted::new(record))));
+        if on.blocks && !offered { Err(Unavailable) } else { Ok(()) }
+    }
+
+    /// Takes a connection that has ended; `admitted` says whether it had been let in. Never waits.
+    pub fn end(&self, record: &Arc<ConnectionRecord>, admitted: bool) {
+        let Some(on) = &self.0 else { return };
+        // A flood of those that are refused must not take the room of those that were let in.
+        if on.blocks && !admitted && on.is_half_full() {
+            on.lost();
+        } else {
+            on.offer(What::Ended(record.clone(), admitted));
+        }
+    }
+
+    /// Takes any other event. Never waits.
+    pub fn record(&self, event: NewEvent) {
+        if let Some(on) = &self.0 {
+            on.offer(What::Event(Box::new(event)));
+        }
+    }
+}
+
+impl On {
+    /// Whether there was room; else it is counted.
+    fn offer(&self, what: What) -> bool {
+        self.state.waiting.fetch_add(1, Ordering::Relaxed);
+        let offered = self.sender.try_send(Message { time: SystemTime::now(), what }).is_ok();
+        if !offered {
+            self.state.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.lost();
+        }
+        offered
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.state.waiting.load(Ordering::Relaxed) * 2 >= self.capacity
+    }
+
+    /// A record that will not be written: the next one says so.
+    fn lost(&self) {
+        self.state.missing.fetch_add(1, Ordering::Relaxed);
+        self.state.metrics.dropped(Way::Audit, Cause::QueueFull).inc();
+    }
+}
+
+impl AuditThread {
+    /// Waits until the log is closed, but not for ever. To be called after the last [`Audit`] is gone.
+    pub fn join(self) {
+        let Some((thread, state)) = self.0 else { return };
+        state.closing.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        while !thread.is_finished() && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
+        } else {
+            tracing::error!(event = event::AUDIT_FAILING, "the audit log can't be closed; its last records are lost");
+        }
+    }
+}

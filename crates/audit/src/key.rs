@@ -1,0 +1,83 @@
+//! The key of an epoch: records are authenticated by it, then it makes its successor and is erased.
+//!
+//! Whoever takes the process has the key of the running epoch and of those that follow, never of one before: the way back is
+//! to invert HKDF. An epoch ends with each checkpoint.
+
+use aws_lc_rs::{hkdf, hmac, rand};
+use zeroize::{Zeroize, Zeroizing};
+
+/// SHA-256 and what is made of it.
+pub(crate) type Hash = [u8; 32];
+
+/// The key of one epoch.
+pub(crate) struct EpochKey {
+    key: Zeroizing<[u8; 32]>,
+    epoch: u64,
+}
+
+impl EpochKey {
+    /// The first key of a run; none if the system has no randomness.
+    pub(crate) fn random() -> Option<Self> {
+        let mut key = Zeroizing::new([0; 32]);
+        rand::fill(&mut *key).ok()?;
+        Some(Self { key, epoch: 0 })
+    }
+
+    /// The first key of a run, as an auditor has got it.
+    pub(crate) fn first(bytes: &[u8]) -> Option<Self> {
+        Some(Self { key: Zeroizing::new(bytes.try_into().ok()?), epoch: 0 })
+    }
+
+    /// Its bytes, for those to whom it is sealed. Not to be kept.
+    pub(crate) fn expose(&self) -> &[u8; 32] {
+        &self.key
+    }
+
+    /// How many keys came before it in this run.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// HMAC-SHA256 (RFC 2104) of `bytes`.
+    pub(crate) fn mac(&self, bytes: &[u8]) -> Hash {
+        let mut mac = [0; 32];
+        mac.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &*self.key), bytes).as_ref());
+        mac
+    }
+
+    /// Moves on to the next epoch by HKDF-SHA256 (RFC 5869); this key is erased. False, and nothing is changed, if the
+    /// library refuses, which it has no cause to.
+    pub(crate) fn ratchet(&mut self) -> bool {
+        let mut next = Zeroizing::new([0; 32]);
+        let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate audit v1")
+            .extract(&*self.key)
+            .expand(&[b"next epoch"], hkdf::HKDF_SHA256)
+            .and_then(|okm| okm.fill(&mut *next))
+            .is_ok();
+        if derived {
+            self.key.zeroize();
+            self.key.copy_from_slice(&*next);
+            self.epoch += 1;
+        }
+        derived
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_move_forward_only_and_alike_for_all_who_have_the_first() {
+        let mut writer = EpochKey::random().unwrap();
+        let mut auditor = EpochKey::first(writer.expose()).unwrap();
+        let before = writer.mac(b"x");
+        assert_eq!(before, auditor.mac(b"x"));
+        for epoch in 1..4 {
+            assert!(writer.ratchet() && auditor.ratchet());
+            assert_eq!((writer.epoch(), writer.mac(b"x")), (epoch, auditor.mac(b"x")));
+            assert_ne!(writer.mac(b"x"), before);
+        }
+        assert!(EpochKey::first(b"short").is_none());
+    }
+}

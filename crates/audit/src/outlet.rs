@@ -1,0 +1,207 @@
+//! A further destination of records or checkpoints: a thread with a bounded queue of its own.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Deserialize;
+use sidegate_config::schema::audit::{Destination, OnFailure};
+use sidegate_core::event;
+use sidegate_telemetry::{AuditLine, AuditLines, Cause, Way};
+
+use crate::block::Block;
+use crate::handle::Options;
+use crate::state::State;
+use crate::syslog::SyslogSink;
+
+/// A line of the log, without its newline.
+pub(crate) type SharedLine = Arc<[u8]>;
+
+/// How long a line that was not taken waits before it is offered again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long the end waits for the last lines.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A destination's queue and thread.
+pub(crate) struct Outlet {
+    sender: SyncSender<SharedLine>,
+    queue: Arc<Queue>,
+    thread: JoinHandle<()>,
+}
+
+/// What both sides of a queue look at.
+struct Queue {
+    name: String,
+    waiting: AtomicUsize,
+    capacity: usize,
+    /// There if it blocks.
+    block: Option<Block>,
+    closing: AtomicBool,
+    state: Arc<State>,
+}
+
+/// Where lines go.
+enum Sink {
+    Stdout,
+    File { path: PathBuf, open: Option<File> },
+    Syslog(Box<SyslogSink>),
+    Otlp(AuditLines),
+}
+
+impl Outlet {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(crate) fn start(config: &Destination, state: &Arc<State>, options: &Options<'_>) -> io::Result<Self> {
+        let (name, mut sink) = match (&config.file, &config.syslog, options.otlp.as_ref().filter(|_| config.otlp)) {
+            (Some(path), _, _) => (path.display().to_string(), Sink::File { path: path.clone(), open: None }),
+            (_, Some(syslog), _) => (
+                format!("syslog {}", syslog.to),
+                Sink::Syslog(Box::new(SyslogSink::new(syslog.clone(), options.mark, options.identity.clone()))),
+            ),
+            (_, _, Some(lines)) => ("the collector of log records".to_owned(), Sink::Otlp(lines.clone())),
+            _ => ("standard output".to_owned(), Sink::Stdout),
+        };
+        let capacity = usize::try_from(config.queue).unwrap_or(usize::MAX);
+        let block = (config.on_failure == OnFailure::BlockNewConnections).then(|| Block::new(state.metrics.clone()));
+        let queue =
+            Arc::new(Queue { name, waiting: AtomicUsize::new(0), capacity, block, closing: AtomicBool::new(false), state: state.clone() });
+        let (sender, receiver) = sync_channel(capacity);
+        let own = queue.clone();
+        let thread = std::thread::Builder::new().name("audit-copy".to_owned()).spawn(move || own.deliver_all(&receiver, &mut sink))?;
+        Ok(Self { sender, queue, thread })
+    }
+
+    /// Offers a line. Never waits.
+    pub(crate) fn send(&self, line: SharedLine) {
+        let queue = &self.queue;
+        let waiting = queue.waiting.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(block) = queue.block.as_ref().filter(|_| waiting * 2 >= queue.capacity) {
+            block.set(true);
+        }
+        if let Err(error) = self.sender.try_send(line) {
+            queue.waiting.fetch_sub(1, Ordering::Relaxed);
+            let cause = if matches!(error, TrySendError::Full(_)) { Cause::QueueFull } else { Cause::ExportFailed };
+            queue.state.metrics.dropped(Way::AuditCopies, cause).inc();
+        }
+    }
+
+    /// Says that no more lines come; [`Outlet::join`] waits for those that are there.
+    pub(crate) fn close(self) -> Closing {
+        self.queue.closing.store(true, Ordering::Relaxed);
+        drop(self.sender);
+        Closing { queue: self.queue, thread: self.thread }
+    }
+}
+
+/// A destination that gets no more lines.
+pub(crate) struct Closing {
+    queue: Arc<Queue>,
+    thread: JoinHandle<()>,
+}
+
+impl Closing {
+    /// Waits until all is delivered, but not for ever.
+    pub(crate) fn join(self, since: Instant) {
+        while !self.thread.is_finished() && since.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.thread.is_finished() {
+            let _ = self.thread.join();
+        } else {
+            let (name, lost) = (&self.queue.name, self.queue.waiting.load(Ordering::Relaxed));
+            tracing::warn!(event = event::AUDIT_FAILING, "{name} does not take the last {lost} audit records; they are in the file");
+        }
+    }
+}
+
+impl Queue {
+    /// Until the last sender is gone.
+    fn deliver_all(&self, lines: &Receiver<SharedLine>, sink: &mut Sink) {
+        let mut complained = false;
+        while let Ok(line) = lines.recv() {
+            while let Err(error) = sink.deliver(&line) {
+                if !complained {
+                    complained = true;
+                    tracing::warn!(event = event::AUDIT_FAILING, "audit records don't reach {}: {error}", self.name);
+                }
+                if matches!(sink, Sink::Stdout) && error.kind() == io::ErrorKind::BrokenPipe {
+                    // Nobody will ever read again: who comes now finds no queue, and counts that.
+                    self.state.metrics.dropped(Way::AuditCopies, Cause::ExportFailed).add(self.waiting.load(Ordering::Relaxed) as u64);
+                    self.block.iter().for_each(|block| block.set(true));
+                    return;
+                }
+                self.pause();
+            }
+            if complained {
+                complained = false;
+                tracing::info!(event = event::AUDIT_RECOVERED, "audit records reach {} again", self.name);
+            }
+            let left = self.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
+            if let Some(block) = self.block.as_ref().filter(|_| left * 4 < self.capacity) {
+                block.set(false);
+            }
+        }
+    }
+
+    /// Waits before the next try; at the end shorter, since the process does not wait long.
+    fn pause(&self) {
+        let until = Instant::now() + RETRY;
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(50));
+            if self.closing.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}
+
+impl Sink {
+    /// Hands a line over; after an error it was not, or not surely, taken.
+    fn deliver(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(&[line, b"\n"].concat())?;
+                out.flush()
+            }
+            Self::File { path, open } => {
+                let file = match open {
+                    Some(file) => file,
+                    None => open.insert(OpenOptions::new().create(true).append(true).mode(0o600).open(path)?),
+                };
+                let before = file.metadata()?.len();
+                let written = file.write_all(&[line, b"\n"].concat()).and_then(|()| file.sync_data());
+                if written.is_err() {
+                    // Not half a line; and whatever was wrong with the file may be mended by another one.
+                    let _ = file.set_len(before);
+                    *open = None;
+                }
+                written
+            }
+            Self::Syslog(syslog) => syslog.deliver(line),
+            Self::Otlp(lines) => {
+                let time = record_time(line).unwrap_or_else(SystemTime::now);
+                let taken = lines.send(AuditLine { time, json: line.into() });
+                if taken { Ok(()) } else { Err(io::Error::other("the telemetry thread has ended")) }
+            }
+        }
+    }
+}
+
+/// When a record says that it happened.
+fn record_time(line: &[u8]) -> Option<SystemTime> {
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        time: &'a str,
+    }
+    let head: Head<'_> = serde_json::from_slice(line).ok()?;
+    humantime::parse_rfc3339(head.time).ok()
+}

@@ -1,0 +1,182 @@
+//! Signatures of checkpoints: made with the SVID's key or a configured one, and checked.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::SignatureScheme;
+use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
+use sidegate_identity::Material;
+use sidegate_tls::verify::{Role, TrustStore, verify};
+use webpki::{EndEntityCert, RawPublicKeyEntity};
+use zeroize::Zeroizing;
+
+use crate::event::Signer;
+
+/// Every key that an SVID may have can do one of these.
+const SCHEMES: &[SignatureScheme] = &[
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::ED25519,
+    SignatureScheme::RSA_PSS_SHA256,
+];
+
+/// Why a configured key can't sign.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// It is missing, or is none. The parser's own words may hold a part of the file.
+    #[error(
+        "{0} holds no PEM private key, or can't be read; make one with `openssl genpkey -algorithm ec -pkeyopt ec_paramgen_curve:P-256`"
+    )]
+    Private(String),
+    /// It is of a kind that can't be used.
+    #[error("the private key in {0} can't be used: {1}; use ECDSA P-256, P-384, P-521, Ed25519 or RSA")]
+    Unusable(String, String),
+    /// A public key is missing, or is none.
+    #[error("{0} holds no PEM public key: {1}; make it of the private one with `openssl pkey -pubout`")]
+    Public(String, String),
+}
+
+/// A key that signs, and how it is named.
+#[derive(Debug, Clone)]
+pub(crate) struct SigningKey {
+    key: Arc<dyn rustls::sign::SigningKey>,
+    signer: Signer,
+}
+
+impl SigningKey {
+    /// The key of the SVID; none if it can do none of the schemes.
+    pub(crate) fn of_svid(material: &Material) -> Option<Self> {
+        let certified = &material.svid.certified_key;
+        let scheme = certified.key.choose_scheme(SCHEMES)?.scheme().into();
+        let chain = certified.cert.iter().map(|certificate| STANDARD.encode(certificate)).collect();
+        let signer = Signer { spiffe_id: Some(material.svid.id.to_string()), chain, public_key: None, scheme };
+        Some(Self { key: certified.key.clone(), signer })
+    }
+
+    /// A key of its own, from a PEM file.
+    pub(crate) fn load(file: &Path) -> Result<Self, KeyError> {
+        let name = file.display().to_string();
+        let pem = Zeroizing::new(std::fs::read(file).map_err(|_| KeyError::Private(name.clone()))?);
+        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| KeyError::Private(name.clone()))?;
+        let unusable = |why: String| KeyError::Unusable(name.clone(), why);
+        let key = any_supported_type(&der).map_err(|e| unusable(e.to_string()))?;
+        let scheme = key.choose_scheme(SCHEMES).ok_or_else(|| unusable("it can't sign".to_owned()))?.scheme().into();
+        let public = key.public_key().ok_or_else(|| unusable("its public key is not known".to_owned()))?;
+        let signer = Signer { spiffe_id: None, chain: Vec::new(), public_key: Some(STANDARD.encode(&public)), scheme };
+        Ok(Self { key, signer })
+    }
+
+    pub(crate) fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+        let chosen = self.key.choose_scheme(&[SignatureScheme::from(self.signer.scheme)]).ok_or("the key can't sign any more")?;
+        chosen.sign(message).map_err(|e| e.to_string())
+    }
+}
+
+/// By what the signers of checkpoints are judged.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// The bundles that an SVID's chain must lead to.
+    pub bundles: Option<TrustStore>,
+    /// The one configured key that may sign: SubjectPublicKeyInfo.
+    pub public_key: Option<Vec<u8>>,
+    /// The workload that must have signed.
+    pub spiffe_id: Option<String>,
+}
+
+impl Trust {
+    /// Reads a public key, as [`Trust::public_key`] has it.
+    ///
+    /// # Errors
+    /// If the file holds none.
+    pub fn public_key(file: &Path) -> Result<Vec<u8>, KeyError> {
+        let failed = |e: rustls::pki_types::pem::Error| KeyError::Public(file.display().to_string(), e.to_string());
+        SubjectPublicKeyInfoDer::from_pem_file(file).map(|key| key.to_vec()).map_err(failed)
+    }
+
+    /// Whether anything was given to judge by.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.bundles.is_some() || self.public_key.is_some()
+    }
+}
+
+/// What a checkpoint's signature is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Whom we trust has signed it.
+    Proven,
+    /// Somebody has signed it, but there is nothing to judge by who that was.
+    Somebody,
+    /// It is no signature of this, or not of whom we trust.
+    Refused(String),
+}
+
+/// Judges a signature of `message`, made at `time` seconds since the epoch.
+pub(crate) fn judge(signer: &Signer, message: &[u8], signature: &[u8], time: i64, trust: &Trust) -> Verdict {
+    match check(signer, message, signature, time, trust) {
+        Ok(true) => Verdict::Proven,
+        Ok(false) => Verdict::Somebody,
+        Err(why) => Verdict::Refused(why),
+    }
+}
+
+fn check(signer: &Signer, message: &[u8], signature: &[u8], time: i64, trust: &Trust) -> Result<bool, String> {
+    let decode = |text: &String| STANDARD.decode(text).map_err(|_| "its signer is not base64".to_owned());
+    let algorithms = default_provider().signature_verification_algorithms;
+    let scheme = SignatureScheme::from(signer.scheme);
+    let (_, candidates) = algorithms
+        .mapping
+        .iter()
+        .find(|(known, _)| *known == scheme)
+        .ok_or_else(|| format!("its signature scheme {scheme:?} is unknown"))?;
+    let bad = |_: webpki::Error| "its signature does not fit".to_owned();
+    if let Some(key) = &signer.public_key {
+        let der = SubjectPublicKeyInfoDer::from(decode(key)?);
+        let entity = RawPublicKeyEntity::try_from(&der).map_err(|e| format!("its public key can't be read: {e}"))?;
+        one_of(candidates, |algorithm| entity.verify_signature(algorithm, message, signature)).map_err(bad)?;
+        return match &trust.public_key {
+            Some(trusted) if **trusted == *der => Ok(true),
+            Some(_) => Err("it is signed with another key than the given one".to_owned()),
+            None if trust.bundles.is_some() => Err("it is signed with a bare key, not with an SVID".to_owned()),
+            None => Ok(false),
+        };
+    }
+    let chain = signer.chain.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    let chain: Vec<CertificateDer<'_>> = chain.into_iter().map(CertificateDer::from).collect();
+    let [leaf, intermediates @ ..] = chain.as_slice() else { return Err("its signer has neither key nor certificate".to_owned()) };
+    let entity = EndEntityCert::try_from(leaf).map_err(|e| format!("its signer's certificate can't be read: {e}"))?;
+    one_of(candidates, |algorithm| entity.verify_signature(algorithm, message, signature)).map_err(bad)?;
+    let Some(bundles) = &trust.bundles else {
+        return if trust.public_key.is_some() { Err("it is signed with an SVID, not with the given key".to_owned()) } else { Ok(false) };
+    };
+    let peer = verify(leaf, intermediates, Role::Client, bundles, time)
+        .map_err(|failure| format!("its signer is not trusted: {}: {}", failure.reason, failure.detail))?;
+    if signer.spiffe_id.as_deref() != Some(&*peer.text) {
+        return Err(format!("its signer is {}, not who it says", peer.text));
+    }
+    match &trust.spiffe_id {
+        Some(expected) if *expected != *peer.text => Err(format!("its signer is {}, not {expected}", peer.text)),
+        _ => Ok(true),
+    }
+}
+
+/// The last error, unless one of the algorithms says yes: a scheme may stand for several, one a curve.
+fn one_of<T: Copy>(candidates: &[T], try_one: impl Fn(T) -> Result<(), webpki::Error>) -> Result<(), webpki::Error> {
+    let mut last = Err(webpki::Error::InvalidSignatureForPublicKey);
+    for candidate in candidates {
+        last = try_one(*candidate);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}

@@ -1,0 +1,107 @@
+//! What contradicts itself in the section `audit`.
+
+use std::time::Duration;
+
+use super::private_key;
+use crate::schema::audit::{Destination, LogFiles, OnFailure};
+use crate::schema::telemetry::Signal;
+use crate::schema::{Config, LogFormat};
+use crate::value::Span;
+
+pub(super) fn validate(config: &Config, say: &mut impl FnMut(&str, String)) {
+    let audit = &config.audit;
+    destinations(config, "audit.copies", &audit.copies, say);
+    destinations(config, "audit.anchors", &audit.anchors, say);
+    if !audit.is_on() && !audit.anchors.is_empty() {
+        say("audit.anchors", "there is nothing to anchor; name the log's folder in `audit.file.folder`".to_owned());
+    }
+    if let Some(key) = &audit.checkpoint.key {
+        private_key(config, "audit.checkpoint.key", key, say);
+    }
+    span("audit.checkpoint.interval", &audit.checkpoint.interval, Duration::from_millis(100), say);
+    if let Some(file) = &audit.file {
+        log_files(file, audit.auditors.is_empty(), say);
+    }
+}
+
+fn log_files(file: &LogFiles, nobody: bool, say: &mut impl FnMut(&str, String)) {
+    span("audit.file.sync.interval", &file.sync.interval, Duration::from_millis(1), say);
+    span("audit.file.rotate.age", &file.rotate.age, Duration::from_secs(1), say);
+    if file.encrypt && nobody {
+        say("audit.file.encrypt", "nobody could read it; name who may in `audit.auditors`".to_owned());
+    }
+}
+
+fn destinations(config: &Config, path: &str, destinations: &[Destination], say: &mut impl FnMut(&str, String)) {
+    for (i, destination) in destinations.iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        let kinds = [destination.file.is_some(), destination.stdout, destination.syslog.is_some(), destination.otlp];
+        if kinds.iter().filter(|set| **set).count() != 1 {
+            say(&path, "a destination is exactly one of `file`, `stdout`, `syslog` and `otlp`".to_owned());
+        }
+        if destination.stdout && config.access_log.format != LogFormat::Off {
+            say(&format!("{path}.stdout"), "is where the access log goes; set `accessLog.format` to off".to_owned());
+        }
+        if destination.otlp && config.telemetry.target(Signal::Logs).is_none() {
+            say(&format!("{path}.otlp"), "there is no collector of log records; name it in `telemetry.otlp.endpoint`".to_owned());
+        }
+        if destination.otlp && destination.on_failure == OnFailure::BlockNewConnections {
+            say(&format!("{path}.onFailure"), "can't be block-new-connections for `otlp`, whose queue drops and counts".to_owned());
+        }
+        if let Some(syslog) = &destination.syslog {
+            let tls = &syslog.tls;
+            if tls.certificate.is_some() != tls.key.is_some() {
+                say(&format!("{path}.syslog.tls"), "`certificate` and `key` belong together".to_owned());
+            }
+            if tls.svid && tls.certificate.is_some() {
+                say(&format!("{path}.syslog.tls"), "set either `svid` or `certificate` and `key`".to_owned());
+            }
+            if let Some(key) = &tls.key {
+                private_key(config, &format!("{path}.syslog.tls.key"), key, say);
+            }
+        }
+    }
+}
+
+fn span(path: &str, span: &Span, least: Duration, say: &mut impl FnMut(&str, String)) {
+    const MOST: Duration = Duration::from_secs(366 * 86_400);
+    if !(least..=MOST).contains(&span.0) {
+        say(path, format!("must be between {} and {}", Span(least), Span(MOST)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::load::parse;
+
+    /// What is said of a configuration; nothing if it is good.
+    fn problems(text: &str) -> String {
+        parse("f.yaml", text).map_or_else(|problems| problems.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for (text, say) in [
+            ("{ copies: [{ stdout: true }] }", "audit.copies[0].stdout: is where the access log goes"),
+            ("{ copies: [{}] }", "audit.copies[0]: a destination is exactly one of"),
+            ("{ copies: [{ file: a, syslog: { to: \"a:6514\" } }] }", "audit.copies[0]: a destination is exactly one of"),
+            ("{ copies: [{ otlp: true }] }", "audit.copies[0].otlp: there is no collector"),
+            ("{ copies: [{ otlp: true, onFailure: block-new-connections }] }", "audit.copies[0].onFailure: can't be"),
+            ("{ anchors: [{ file: a }] }", "audit.anchors: there is nothing to anchor"),
+            ("{ file: { folder: a, encrypt: true } }", "audit.file.encrypt: nobody could read it"),
+            ("{ file: { folder: a, sync: { interval: 0s } } }", "audit.file.sync.interval: must be between 1ms and"),
+            ("{ file: { folder: a }, auditors: [age1x] }", "audit.auditors[0]: `age1x` is no public key of age"),
+            ("{ file: { folder: a, onFailure: ignore } }", "use block-new-connections, drop-and-count"),
+            ("{ file: { folder: a }, anchors: [{ syslog: { to: \"a:1\", tls: { key: k } } }] }", "`certificate` and `key` belong together"),
+        ] {
+            let said = problems(&format!("audit: {text}\n"));
+            assert!(said.contains(say), "{text}\n{said}");
+        }
+        assert_eq!(problems("audit: { file: { folder: a }, anchors: [{ file: b }] }\n"), "");
+    }
+
+    #[test]
+    fn an_audit_log_does_for_an_access_log() {
+        assert_eq!(problems("accessLog: { format: off }\naudit: { copies: [{ stdout: true }] }\n"), "");
+    }
+}

@@ -1,0 +1,92 @@
+//! `sidegate audit`: what is done with a log that was written. docs/audit.md says what each command can prove.
+
+mod join;
+mod report;
+mod show;
+mod verify;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use sidegate_audit::{AuditorKeys, Given, Record, Trust, anchors};
+use sidegate_core::TrustDomain;
+use sidegate_identity::Bundle;
+use sidegate_tls::verify::TrustStore;
+
+use crate::cli::audit::{Audit, AuditCommand, Period, Proof};
+
+/// What a command has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing that should not be.
+    Good,
+    /// Something that a person has to look at.
+    Finding,
+}
+
+/// Runs a command: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
+pub(crate) fn audit(arguments: &Audit) -> ExitCode {
+    let outcome = match &arguments.command {
+        AuditCommand::Verify(arguments) => verify::verify(arguments),
+        AuditCommand::Show(arguments) => show::show(arguments),
+        AuditCommand::Join(arguments) => join::join(arguments),
+        AuditCommand::Report(arguments) => report::report(arguments),
+    };
+    match outcome {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Finding) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("sidegate: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn keys(file: Option<&Path>) -> Result<AuditorKeys> {
+    file.map_or_else(|| Ok(AuditorKeys::default()), |file| Ok(AuditorKeys::load(file)?))
+}
+
+/// All that the command line gives to verify by.
+fn given(proof: &Proof, identity: Option<&Path>) -> Result<Given> {
+    let mut trust = Trust::default();
+    if let (Some(file), Some(signer)) = (&proof.bundle, &proof.signer) {
+        trust.bundles = Some(bundle(file, signer.get().trust_domain())?);
+        trust.spiffe_id = Some(signer.to_string());
+    }
+    if let Some(file) = &proof.public_key {
+        trust.public_key = Some(Trust::public_key(file)?);
+    }
+    let exported = proof.anchor.iter().map(|file| anchors(file)).collect::<Result<Vec<_>, _>>()?;
+    let anchors = (!proof.anchor.is_empty()).then(|| exported.concat());
+    Ok(Given { trust, anchors, keys: keys(identity)? })
+}
+
+/// The CA certificates in a PEM file.
+fn bundle(file: &Path, trust_domain: &TrustDomain) -> Result<TrustStore> {
+    let certificates = sidegate_tls::certificates(file)?;
+    let mut left_out = Vec::new();
+    let bundle = Bundle::new(trust_domain, certificates, &mut left_out);
+    if bundle.authorities.is_empty() {
+        anyhow::bail!("{} has no usable CA certificate of {trust_domain}: {}", file.display(), left_out.join("; "));
+    }
+    Ok(TrustStore::of(&[(trust_domain.clone(), bundle)].into()))
+}
+
+impl Period {
+    /// Whether a record is of it. One whose time can't be read is of every period.
+    fn has(&self, record: &Record) -> bool {
+        let Ok(time) = humantime::parse_rfc3339(&record.time) else { return true };
+        let of = |moment: Option<SystemTime>, inside: fn(SystemTime, SystemTime) -> bool| moment.is_none_or(|moment| inside(time, moment));
+        of(self.since, |time, since| time >= since) && of(self.until, |time, until| time < until)
+    }
+}
+
+/// Writes a line. What stands in a log may be a forger's: it must not move a terminal's cursor. Who reads no more, such
+/// as `head`, ends it.
+fn say(line: &str) -> Result<()> {
+    let plain: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    writeln!(std::io::stdout(), "{plain}").context("nobody reads this any more")
+}

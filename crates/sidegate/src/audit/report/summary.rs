@@ -1,0 +1,167 @@
+//! What the records of a period add up to.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sidegate_audit::{Connection, Event, FileDigest, Record};
+
+/// Names and how often each came.
+pub(super) type Counts = BTreeMap<String, u64>;
+
+/// Time, and two columns of text.
+pub(super) type Row = [String; 3];
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Summary {
+    /// Times of the first and the last record.
+    pub(super) from: String,
+    pub(super) until: String,
+    pub(super) connections: Connections,
+    /// By reason.
+    pub(super) refusals: Counts,
+    /// By rule.
+    pub(super) denials: Counts,
+    pub(super) tls: Tls,
+    pub(super) local_ids: Counts,
+    pub(super) peers: Counts,
+    /// Peers' chains by whether they were looked up in revocation lists.
+    pub(super) revocation: Counts,
+    pub(super) identity: Identity,
+    pub(super) policies: Vec<Row>,
+    pub(super) starts: Vec<Row>,
+    pub(super) admin: Vec<Row>,
+    pub(super) secrets: u64,
+    pub(super) missing: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Connections {
+    pub(super) admitted: u64,
+    pub(super) ended: u64,
+    pub(super) refused: u64,
+    pub(super) denied: u64,
+    pub(super) plaintext: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Tls {
+    pub(super) versions: Counts,
+    pub(super) ciphers: Counts,
+    pub(super) groups: Counts,
+    /// Handshakes with a key exchange of their own.
+    pub(super) exchanges: u64,
+    pub(super) post_quantum: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Identity {
+    pub(super) received: u64,
+    pub(super) rotated: u64,
+    pub(super) lost: u64,
+    pub(super) expired: u64,
+    pub(super) bundles: u64,
+}
+
+impl Tls {
+    /// The share of key exchanges that were post-quantum, as text.
+    pub(super) fn share(&self) -> String {
+        (self.post_quantum * 100).checked_div(self.exchanges).map_or_else(String::new, |percent| format!(", {percent} %"))
+    }
+}
+
+impl Summary {
+    /// Takes one record more, in the order of the log.
+    pub(super) fn add(&mut self, record: &Record) {
+        if self.from.is_empty() {
+            self.from.clone_from(&record.time);
+        }
+        self.until.clone_from(&record.time);
+        let row = |what: String, more: String| [record.time.clone(), what, more];
+        match &record.event {
+            Event::ConnectionAdmitted { connection } => {
+                self.connections.admitted += 1;
+                self.connections.plaintext += u64::from(connection.transport.as_deref() == Some("plaintext"));
+                self.who(connection);
+                self.handshake(connection);
+            }
+            Event::ConnectionEnded { connection } => {
+                self.connections.ended += 1;
+                // A session made in advance was never admitted as a connection.
+                if connection.reason.as_deref() == Some("warmed") {
+                    self.handshake(connection);
+                }
+            }
+            Event::ConnectionRefused { connection } => {
+                self.connections.refused += 1;
+                count(&mut self.refusals, connection.reason.as_deref().unwrap_or("unknown"));
+                if let Some(decision) = connection.decision.as_ref().filter(|decision| !decision.allowed) {
+                    self.connections.denied += 1;
+                    count(&mut self.denials, &decision.rule);
+                }
+                self.handshake(connection);
+            }
+            Event::IdentityReceived { .. } => self.identity.received += 1,
+            Event::IdentityRotated { .. } => self.identity.rotated += 1,
+            Event::IdentityLost { expired, .. } => {
+                self.identity.lost += 1;
+                self.identity.expired += u64::from(*expired);
+            }
+            Event::BundleChanged { .. } => self.identity.bundles += 1,
+            Event::PolicyLoaded { rules, files } => self.policies.push(row(format!("in force: {rules} rules"), digests(files))),
+            Event::PolicyRefused { files } => self.policies.push(row("refused".to_owned(), digests(files))),
+            Event::RevocationChanged { lists, denied, files } => {
+                self.policies.push(row(format!("revocation in force: {lists} lists, {denied} denials"), digests(files)));
+            }
+            Event::ProcessStarted { version, profile, config, .. } => {
+                self.starts.push(row(format!("started: version {version}, profile {profile}"), digests(std::slice::from_ref(config))));
+            }
+            Event::ProcessStopping { why } => self.starts.push(row(format!("stopping: {why}"), String::new())),
+            Event::AdminAction { action, uid, detail, .. } => {
+                self.admin.push(row(uid.to_string(), format!("{action:?} {detail}")));
+            }
+            Event::SecretAccessed { .. } => self.secrets += 1,
+            Event::LogGap { missing } => self.missing += missing,
+            Event::LogOpened { .. }
+            | Event::LogResumed { .. }
+            | Event::LogCheckpoint { .. }
+            | Event::LogRetired { .. }
+            | Event::LogSealed { .. } => {}
+        }
+    }
+
+    fn who(&mut self, connection: &Connection) {
+        if let Some(id) = &connection.local_id {
+            count(&mut self.local_ids, id);
+        }
+        count(&mut self.peers, connection.peer_id.as_deref().unwrap_or("none: plaintext"));
+    }
+
+    fn handshake(&mut self, connection: &Connection) {
+        // One that came on a session of another had no handshake.
+        if connection.tunnel.as_deref() == Some("reused") {
+            return;
+        }
+        let Some(tls) = &connection.tls else { return };
+        count(&mut self.revocation, connection.revocation.as_deref().unwrap_or("unknown"));
+        count(&mut self.tls.versions, &format!("TLS {}", tls.version));
+        count(&mut self.tls.ciphers, &tls.cipher);
+        if let Some(group) = &tls.group {
+            count(&mut self.tls.groups, group);
+            self.tls.exchanges += 1;
+            self.tls.post_quantum += u64::from(group.contains("MLKEM"));
+        }
+    }
+}
+
+fn count(counts: &mut Counts, name: &str) {
+    *counts.entry(name.to_owned()).or_default() += 1;
+}
+
+fn digests(files: &[FileDigest]) -> String {
+    let all: Vec<String> = files.iter().map(|file| format!("{} SHA-256 {}", file.file, file.sha256)).collect();
+    all.join("; ")
+}

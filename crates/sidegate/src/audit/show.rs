@@ -1,0 +1,141 @@
+//! `sidegate audit show`: records as a person reads them, or as JSON.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sidegate_audit::{AdminAction, Connection, Event, Record, Records};
+
+use super::{Outcome, keys, say};
+use crate::cli::audit::Show;
+
+/// How often a log that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+pub(super) fn show(arguments: &Show) -> Result<Outcome> {
+    let keys = keys(arguments.log.identity.as_deref())?;
+    let mut records = Records::of(&arguments.log.log, &keys)?;
+    let mut outcome = Outcome::Good;
+    loop {
+        for record in &mut records {
+            match record {
+                Ok(record) if fits(arguments, &record) => {
+                    say(&if arguments.json { serde_json::to_string(&record)? } else { line(&record) })?;
+                }
+                Ok(_) => {}
+                // The others are still worth reading.
+                Err(error) => {
+                    eprintln!("sidegate: {error}");
+                    outcome = Outcome::Finding;
+                }
+            }
+        }
+        if !arguments.follow {
+            return Ok(outcome);
+        }
+        std::thread::sleep(LOOK);
+        if arguments.log.log.is_dir() {
+            records.look_for_more(&arguments.log.log)?;
+        }
+    }
+}
+
+fn fits(arguments: &Show, record: &Record) -> bool {
+    let name = record.event.name();
+    let connection = record.event.connection();
+    let same = |wanted: &Option<String>, of: fn(&Connection) -> Option<&str>| {
+        wanted.as_ref().is_none_or(|wanted| connection.is_some_and(|c| of(c) == Some(wanted.as_str())))
+    };
+    arguments.period.has(record)
+        && (arguments.event.is_empty() || arguments.event.iter().any(|start| name.starts_with(start.as_str())))
+        && same(&arguments.peer, |c| c.peer_id.as_deref())
+        && same(&arguments.connection, |c| Some(&c.connection_id))
+        && same(&arguments.reason, |c| c.reason.as_deref())
+}
+
+/// One line for a record: number, time, event, and what it says.
+fn line(record: &Record) -> String {
+    // To the millisecond.
+    let time = record.time.get(..23).unwrap_or(&record.time);
+    format!("{:>8} {time}Z {:<20} {}", record.seq, record.event.name(), sentence(&record.event))
+}
+
+fn sentence(event: &Event) -> String {
+    match event {
+        Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection } | Event::ConnectionRefused { connection } => {
+            of_connection(connection)
+        }
+        Event::IdentityReceived { svid } => format!("{} serial {}, valid until {}", svid.spiffe_id, svid.serial, time(svid.not_after)),
+        Event::IdentityRotated { svid, previous_serial } => {
+            format!("{} serial {} after {previous_serial}, valid until {}", svid.spiffe_id, svid.serial, time(svid.not_after))
+        }
+        Event::IdentityLost { svid, expired } => {
+            format!("{} serial {} {}", svid.spiffe_id, svid.serial, if *expired { "has expired" } else { "was withdrawn" })
+        }
+        Event::BundleChanged { trust_domain, authorities, sha256 } => match sha256 {
+            Some(sha256) => format!("{trust_domain} has {authorities} CAs, SHA-256 {sha256}"),
+            None => format!("{trust_domain} is gone"),
+        },
+        Event::PolicyLoaded { rules, files } => format!("{rules} rules in force, of {}", digests(files)),
+        Event::PolicyRefused { files } => format!("can't be used, the last good one stays: {}", digests(files)),
+        Event::RevocationChanged { lists, denied, files } => {
+            format!("{lists} revocation lists and {denied} denials in force, of {}", digests(files))
+        }
+        Event::ProcessStarted { version, pid, profile, config, .. } => {
+            format!("sidegate {version}, process {pid}, profile {profile}, configuration {}", digests(std::slice::from_ref(config)))
+        }
+        Event::ProcessStopping { why } => why.clone(),
+        Event::AdminAction { action, uid, pid, detail } => {
+            let action = match action {
+                AdminAction::Cut => "cut",
+                AdminAction::Drain => "started the drain",
+                AdminAction::LogFilter => "changed the log filter:",
+                AdminAction::ConfigRead => "read the configuration",
+            };
+            format!("user {uid} (process {pid}) {action} {detail}")
+        }
+        Event::SecretAccessed { secret, place } => format!("{secret}, from {place}"),
+        Event::LogOpened { run, epoch, .. } => format!("run {run}, epoch {epoch}"),
+        Event::LogResumed { file, last_seq, bytes_cut, side_note, .. } => {
+            let aside = side_note.as_ref().map_or_else(String::new, |note| format!(", which are in {note}"));
+            format!("{file} was not closed after record {last_seq}; {bytes_cut} bytes cut{aside}")
+        }
+        Event::LogCheckpoint { epoch, signer, .. } => {
+            format!("end of epoch {epoch}, signed by {}", signer.as_ref().map_or_else(|| "nobody".to_owned(), sidegate_audit::Signer::name))
+        }
+        Event::LogGap { missing } => format!("{missing} records are missing: they could not be written"),
+        Event::LogRetired { file, last_seq, .. } => format!("{file} is deleted, up to record {last_seq}"),
+        Event::LogSealed { records, .. } => format!("{records} encrypted records; --identity shows them"),
+    }
+}
+
+fn of_connection(connection: &Connection) -> String {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let peer = match (&connection.peer_id, &connection.claimed_id) {
+        (Some(peer), _) => peer.clone(),
+        (None, Some(claimed)) => format!("(claims to be {claimed})"),
+        (None, None) => "-".to_owned(),
+    };
+    let decision = connection
+        .decision
+        .as_ref()
+        .map_or_else(String::new, |d| format!(" {} by {}", if d.allowed { "allowed" } else { "DENIED" }, d.rule));
+    let reason = connection.reason.as_ref().map_or_else(String::new, |reason| format!(" {reason}"));
+    format!(
+        "{} {} -> {} {peer} {}{decision}{reason} {}",
+        connection.direction,
+        connection.downstream,
+        or_dash(&connection.original_destination),
+        or_dash(&connection.transport),
+        connection.connection_id
+    )
+}
+
+fn digests(files: &[sidegate_audit::FileDigest]) -> String {
+    let each = files.iter().map(|file| format!("{} (SHA-256 {})", file.file, file.sha256.get(..16).unwrap_or(&file.sha256)));
+    let all: Vec<String> = each.collect();
+    if all.is_empty() { "no file".to_owned() } else { all.join(", ") }
+}
+
+pub(super) fn time(seconds: i64) -> String {
+    sidegate_core::rfc3339(seconds).unwrap_or_else(|| "a time that no clock shows".to_owned())
+}

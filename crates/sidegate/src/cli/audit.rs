@@ -1,0 +1,153 @@
+//! The command line of `sidegate audit`.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand, ValueEnum};
+use sidegate_config::value::{Id, Span};
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    #[command(subcommand)]
+    pub(crate) command: AuditCommand,
+}
+
+/// Exit status: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Find every change, removal, insertion and reordering, and say what can't be proved
+    Verify(Verify),
+    /// Show records
+    Show(Show),
+    /// Put the two ends of each connection side by side
+    Join(Join),
+    /// A compliance report of a period
+    Report(Report),
+}
+
+/// Which log.
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// The log's folder, or one of its files
+    #[arg(value_name = "LOG")]
+    pub(crate) log: PathBuf,
+    /// An auditor's private key, as age-keygen writes it: decrypts, and checks MACs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+}
+
+/// By what a log is verified.
+#[derive(Debug, Args)]
+pub(crate) struct Proof {
+    /// Trust bundle of the signer's trust domain, PEM
+    #[arg(long, value_name = "FILE", requires = "signer")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// The workload whose log it is
+    #[arg(long, value_name = "SPIFFE-ID", requires = "bundle", value_parser = Id::parse)]
+    pub(crate) signer: Option<Id>,
+    /// The configured signer's public key, PEM
+    #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
+    pub(crate) public_key: Option<PathBuf>,
+    /// Checkpoints that were exported; also more than once
+    #[arg(long, value_name = "FILE")]
+    pub(crate) anchor: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) log: Log,
+    #[command(flatten)]
+    pub(crate) proof: Proof,
+    /// Print all of it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// From when until when.
+#[derive(Debug, Args)]
+pub(crate) struct Period {
+    /// Only from here on: RFC 3339, or how long ago, such as 24h
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) since: Option<SystemTime>,
+    /// Only before this
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) until: Option<SystemTime>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(crate) log: Log,
+    #[command(flatten)]
+    pub(crate) period: Period,
+    /// Only events whose name begins so, such as connection.refused or admin
+    #[arg(long, value_name = "NAME")]
+    pub(crate) event: Vec<String>,
+    /// Only connections with this SPIFFE ID at the other end
+    #[arg(long, value_name = "SPIFFE-ID")]
+    pub(crate) peer: Option<String>,
+    /// Only this connection
+    #[arg(long, value_name = "ID")]
+    pub(crate) connection: Option<String>,
+    /// Only connections that ended for this reason
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: Option<String>,
+    /// Go on with what is written, until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The log of one end
+    #[arg(value_name = "A")]
+    pub(crate) a: PathBuf,
+    /// The log of the other
+    #[arg(value_name = "B")]
+    pub(crate) b: PathBuf,
+    /// An auditor's private key, as age-keygen writes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) period: Period,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    #[command(flatten)]
+    pub(crate) log: Log,
+    #[command(flatten)]
+    pub(crate) proof: Proof,
+    #[command(flatten)]
+    pub(crate) period: Period,
+    /// For whom
+    #[arg(long, value_enum, default_value = "markdown")]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For people, as text
+    Markdown,
+    /// For people, as a page of its own
+    Html,
+    /// For tools
+    Json,
+}
+
+fn moment(text: &str) -> Result<SystemTime, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Ok(time);
+    }
+    let ago: Duration = Span::parse(text)
+        .map_err(|_| format!("`{text}` is neither a time such as 2026-01-31T08:00:00Z nor an age such as 24h"))?
+        .duration();
+    SystemTime::now().checked_sub(ago).ok_or_else(|| format!("`{text}` is before all time"))
+}

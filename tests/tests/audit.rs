@@ -1,0 +1,317 @@
+//! The audit log of real sidecars: what is in it, that it is proved, and what happens when it can't be written.
+
+use std::collections::BTreeSet;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use sidegate_tests::{AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, exchange, free_port, id, server_config};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const QUICK: &str = "drain: { settle: 0s, quiet: 50ms }\n";
+
+/// Ends both in order, so that their logs are closed.
+fn end(pair: &mut Pair) {
+    for sidecar in [&mut pair.web, &mut pair.api] {
+        sidecar.signal(Signal::SIGTERM);
+        assert!(sidecar.wait_end().success());
+    }
+}
+
+#[test]
+fn the_two_ends_of_each_connection_have_one_name_and_are_joined() {
+    let echo = Echo::start();
+    let mut pair = Pair::start(echo.address, HOUR, &format!("{}{QUICK}", AuditLog::config("", "")));
+    for i in 0..20 {
+        echo_bytes(pair.entry, 1000 + i, 1).unwrap();
+    }
+    end(&mut pair);
+    let [web, api] = ["web", "api"].map(|name| AuditLog::of(&pair.identities, name));
+    for log in [&web, &api] {
+        let report = log.intact();
+        assert_eq!(report["provenUntil"], report["lastSeq"], "{report:#}");
+        assert_eq!(report["anchored"], report["lastSeq"], "{report:#}");
+    }
+    let ids = |log: &AuditLog| -> BTreeSet<String> {
+        let admitted = log.records().into_iter().filter(|r| r["event"] == "connection.admitted");
+        admitted.map(|r| r["connection"]["connectionId"].as_str().unwrap().to_owned()).collect()
+    };
+    // Without a tunnel there is nobody to tell the server the name.
+    if std::env::var("SIDEGATE_TEST_TUNNEL").is_ok_and(|mode| mode == "off") {
+        return;
+    }
+    assert_eq!(ids(&web), ids(&api));
+    assert_eq!(ids(&web).len(), 20);
+    let folders = [&web, &api].map(|log| log.folder.display().to_string());
+    let (status, out, err) = AuditLog::command(&["join", &folders[0], &folders[1]]);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    assert!(out.ends_with("20 connections are in both logs; 0 differ or are in one only\n"), "{out}");
+    assert_eq!(out.matches("| ok").count(), 20, "{out}");
+
+    // Another workload of the same trust domain has a key too, but it is not its log.
+    let bundle = pair.identities.folder().join("web.trusted.pem").display().to_string();
+    let (status, out, _) = AuditLog::command(&["verify", &folders[0], "--bundle", &bundle, "--signer", &id("api")]);
+    assert!(status == 1 && out.contains(&format!("its signer is {}, not {}", id("web"), id("api"))), "{out}");
+
+    // A connection that one end has struck off its log is missed, and so is the record.
+    let file = sidegate_audit::files(&api.folder).unwrap().remove(0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let struck = ids(&web).into_iter().next().unwrap();
+    let left: String = text.split_inclusive('\n').filter(|line| !line.contains(&struck)).collect();
+    std::fs::write(&file, left).unwrap();
+    let (status, out, _) = AuditLog::command(&["join", &folders[0], &folders[1], "--json"]);
+    assert_eq!(status, 1);
+    assert!(out.lines().any(|line| line.contains(&struck) && line.contains("in A only")), "{out}");
+    let (status, report) = api.verify_at(&api.folder);
+    assert_eq!(status, 1);
+    assert!(report["findings"][0]["what"].as_str().unwrap().contains("are missing before it"), "{report:#}");
+}
+
+/// Every kind of event that can be brought about here, and each record as the schema has it.
+#[test]
+fn every_security_event_is_on_record() {
+    let echo = Echo::start();
+    let mut pair = Pair::start(echo.address, Duration::from_secs(6), &format!("{}{QUICK}", AuditLog::config("", "")));
+    let log = AuditLog::of(&pair.identities, "api");
+    let event = |name: &'static str| move |record: &serde_json::Value| record["event"] == name;
+    echo_bytes(pair.entry, 1000, 1).unwrap();
+    let _ = exchange(pair.port, b"GET / HTTP/1.1\r\n\r\n");
+    let refused = log.record("a refusal", event("connection.refused"));
+    assert_eq!(refused["connection"]["reason"], "plaintext_refused");
+    for arguments in [&["log-filter", "debug"][..], &["status", "--config"], &["cut", "--peer", "spiffe://nobody.test/x"]] {
+        pair.api.command(arguments);
+    }
+    pair.set_policy("rules: []\n");
+    log.record("another policy", |r| r["event"] == "policy.loaded" && r["rules"] == 0);
+    assert!(echo_bytes(pair.entry, 10, 1).is_err());
+    let denied = log.record("a denial", |r| r["connection"]["decision"]["allowed"] == false);
+    assert_eq!((&denied["event"], &denied["connection"]["peerId"]), (&"connection.refused".into(), &id("web").into()));
+    pair.set_policy("rules: [{");
+    log.record("a policy that can't be used", event("policy.refused"));
+    log.record("a rotation", event("identity.rotated"));
+    end(&mut pair);
+    let seen: BTreeSet<String> = log.records().iter().map(|r| r["event"].as_str().unwrap().to_owned()).collect();
+    for name in [
+        "admin.action",
+        "bundle.changed",
+        "connection.admitted",
+        "connection.ended",
+        "connection.refused",
+        "identity.received",
+        "identity.rotated",
+        "log.checkpoint",
+        "log.opened",
+        "policy.loaded",
+        "policy.refused",
+        "process.started",
+        "process.stopping",
+        "secret.accessed",
+    ] {
+        assert!(seen.contains(name), "{name} is not among {seen:?}");
+    }
+    let actions: BTreeSet<String> = log.records().iter().filter_map(|r| Some(r["action"].as_str()?.to_owned())).collect();
+    assert_eq!(actions, ["config_read", "cut", "log_filter"].map(str::to_owned).into());
+    // Certificates that have expired since were valid when they signed.
+    log.intact();
+
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/schema/audit.json");
+    let schema: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    for record in log.records() {
+        let problems: Vec<String> = schema.iter_errors(&record).map(|e| e.to_string()).collect();
+        assert!(problems.is_empty(), "{problems:?}\n{record:#}");
+        let name = record["event"].as_str().unwrap().to_owned();
+        let mut changed = record;
+        changed["event"] = format!("{name}x").into();
+        assert!(!schema.is_valid(&changed), "the schema takes anything for an event");
+    }
+}
+
+/// What people see: a table of what they ask for, a report in each format, and what is wrong in words.
+#[test]
+fn a_log_is_shown_and_reported() {
+    let echo = Echo::start();
+    let mut pair = Pair::start(echo.address, HOUR, &format!("{}{QUICK}", AuditLog::config("", "")));
+    for _ in 0..3 {
+        echo_bytes(pair.entry, 1000, 1).unwrap();
+    }
+    let _ = exchange(pair.port, b"GET / HTTP/1.1\r\n\r\n");
+    let log = AuditLog::of(&pair.identities, "api");
+    log.record("a refusal", |r| r["event"] == "connection.refused");
+    end(&mut pair);
+    let folder = log.folder.display().to_string();
+    let show = |arguments: &[&str]| {
+        let (status, out, err) = AuditLog::command(&[&["show", &folder], arguments].concat());
+        assert_eq!((status, err.as_str()), (0, ""));
+        out
+    };
+    let ended = show(&["--event", "connection.ended", "--peer", &id("web")]);
+    assert_eq!(ended.lines().count(), 3, "{ended}");
+    assert!(
+        ended.lines().all(|line| line.contains(&id("web")) && line.contains(" allowed by web ") && line.contains(" closed ")),
+        "{ended}"
+    );
+    assert_eq!(show(&["--reason", "plaintext_refused"]).lines().count(), 1);
+    assert_eq!(show(&["--until", "1h"]), "");
+    let first: serde_json::Value = serde_json::from_str(show(&["--json"]).lines().next().unwrap()).unwrap();
+    assert_eq!((&first["seq"], &first["event"]), (&1.into(), &"log.opened".into()));
+    let one = show(&["--json", "--event", "connection.admitted"]);
+    let one: serde_json::Value = serde_json::from_str(one.lines().next().unwrap()).unwrap();
+    let of_it = show(&["--connection", one["connection"]["connectionId"].as_str().unwrap()]);
+    assert_eq!(of_it.lines().count(), 2, "{of_it}");
+
+    let report = |format: &str| {
+        let (status, out, err) = AuditLog::command(&["report", &folder, "--format", format]);
+        assert_eq!((status, err.as_str()), (0, ""));
+        out
+    };
+    let json: serde_json::Value = serde_json::from_str(&report("json")).unwrap();
+    assert_eq!(json["summary"]["connections"]["admitted"], 3);
+    assert_eq!(json["summary"]["refusals"]["plaintext_refused"], 1);
+    assert_eq!(json["summary"]["tls"]["versions"], serde_json::json!({ "TLS 1.3": json["summary"]["tls"]["exchanges"] }));
+    assert_eq!(json["summary"]["peers"][id("web")], 3);
+    assert!(report("markdown").contains("| NIST SP 800-52r2 | 3.1 protocol versions | yes | TLS versions seen: TLS 1.3 |"));
+    let html = report("html");
+    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("<td>plaintext\\_refused</td>".replace('\\', "").as_str()), "{html}");
+
+    // What can't be answered is neither good nor a finding.
+    for arguments in [&["verify", "/nowhere"][..], &["show", "/nowhere"], &["verify", &folder, "--anchor", "/nowhere"]] {
+        let (status, _, err) = AuditLog::command(arguments);
+        assert!(status == 2 && err.contains("/nowhere can't be read"), "{status} {err}");
+    }
+    let (status, _, err) = AuditLog::command(&["verify", pair.identities.folder().to_str().unwrap()]);
+    assert!(status == 2 && err.contains("holds no audit log"), "{err}");
+}
+
+/// A log is verified while it is written; what is followed goes on with what comes.
+#[test]
+fn a_log_is_verified_and_followed_while_it_is_written() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, &AuditLog::config(", rotate: { bytes: 20000 }", ""));
+    let log = AuditLog::of(&pair.identities, "api");
+    let out = pair.identities.folder().join("followed");
+    let mut follow = Command::new(sidegate_tests::sidegate());
+    follow.args(["audit", "show", "--follow", "--json", "--event", "connection.ended"]).arg(&log.folder);
+    let mut follow = follow.stdout(std::fs::File::create(&out).unwrap()).spawn().unwrap();
+    for _ in 0..40 {
+        echo_bytes(pair.entry, 1000, 1).unwrap();
+    }
+    eventually("all ends", || (std::fs::read_to_string(&out).unwrap().lines().count() == 40).then_some(()));
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    assert!(sidegate_audit::files(&log.folder).unwrap().len() > 1, "it has been rotated meanwhile");
+    log.intact();
+}
+
+/// Killed under load, and started again: the chain goes on, and says so.
+#[test]
+fn a_sidecar_that_was_killed_goes_on_with_its_log() {
+    let echo = Echo::start();
+    let more = AuditLog::config("", "");
+    let mut pair = Pair::start(echo.address, HOUR, &more);
+    let log = AuditLog::of(&pair.identities, "api");
+    for _ in 0..30 {
+        echo_bytes(pair.entry, 1000, 1).unwrap();
+    }
+    log.record("an end", |r| r["event"] == "connection.ended");
+    pair.api.kill();
+    let config = format!("{}{more}{QUICK}", server_config(&pair.identities, pair.port, echo.address));
+    let mut again = Sidecar::start(pair.identities.folder(), "api", &config);
+    again.wait_ready();
+    eventually("a connection", || echo_bytes(pair.entry, 1000, 1).ok());
+    again.signal(Signal::SIGTERM);
+    assert!(again.wait_end().success());
+    let report = log.intact();
+    assert_eq!(report["resumed"], 1, "{report:#}");
+    assert!(again.log().contains("sidegate.audit.resumed"), "{}", again.log());
+}
+
+/// A folder on a file system of its own, which is nearly full, in a mount namespace of the sidecar.
+fn on_a_small_disk(pair: &Pair, echo: &Echo, on_failure: &str) -> Option<Sidecar> {
+    let folder = pair.identities.folder();
+    let disk = folder.join("api.audit");
+    std::fs::create_dir_all(&disk).unwrap();
+    // `ballast` is what can be deleted to make room.
+    let script = format!("mount -t tmpfs -o size=96k none '{0}' && head -c 40960 /dev/zero > '{0}/ballast' && exec \"$@\"", disk.display());
+    let can = Command::new("unshare").args(["-m", "sh", "-c", &script, "sh", "true"]).status().is_ok_and(|status| status.success());
+    if !can {
+        sidegate_tests::skipped("no file system can be mounted here");
+        return None;
+    }
+    let audit = AuditLog::config(&format!(", onFailure: {on_failure}"), "");
+    let config = format!("{}{audit}{QUICK}", server_config(&pair.identities, pair.port, echo.address));
+    let through = ["unshare", "-m", "sh", "-c", &script, "sh"];
+    let sidecar =
+        Sidecar::start_by(folder, "api", &config, free_port(), &through, |mut command| command.spawn().unwrap(), sidegate_tests::get);
+    sidecar.wait_ready();
+    Some(sidecar)
+}
+
+/// Takes the ballast away.
+fn make_room(pair: &Pair, sidecar: &Sidecar) {
+    let ballast = pair.identities.folder().join("api.audit/ballast");
+    let status = Command::new("nsenter").args(["-t", &sidecar.pid().to_string(), "-m", "rm"]).arg(ballast).status().unwrap();
+    assert!(status.success());
+}
+
+/// A copy of the log out of the mount namespace, taken while the sidecar still runs.
+fn copy_out(pair: &Pair, sidecar: &Sidecar) -> std::path::PathBuf {
+    let (from, to) = (pair.identities.folder().join("api.audit"), pair.identities.folder().join("copied"));
+    std::fs::create_dir_all(&to).unwrap();
+    let script = format!("cat '{}'/audit-*.jsonl", from.display());
+    let output = Command::new("nsenter").args(["-t", &sidecar.pid().to_string(), "-m", "sh", "-c", &script]).output().unwrap();
+    assert!(output.status.success());
+    std::fs::write(to.join("audit-00000000000000000001.jsonl"), output.stdout).unwrap();
+    to
+}
+
+fn small_disk_world(on_failure: &str) -> Option<(Pair, Sidecar, Echo)> {
+    let echo = Echo::start();
+    let mut pair = Pair::start(echo.address, HOUR, "");
+    pair.api.kill();
+    let sidecar = on_a_small_disk(&pair, &echo, on_failure)?;
+    eventually("a connection", || echo_bytes(pair.entry, 100, 1).ok());
+    Some((pair, sidecar, echo))
+}
+
+#[test]
+fn on_a_full_disk_new_connections_are_refused_until_there_is_room() {
+    let Some((pair, api, _echo)) = small_disk_world("block-new-connections") else { return };
+    eventually("a refusal", || {
+        let _ = echo_bytes(pair.entry, 100, 1);
+        api.records().iter().any(|r| r["reason"] == "audit_unavailable").then_some(())
+    });
+    assert!(api.metric("sidegate_audit_blocked") > 0.0);
+    assert!(api.log().contains("sidegate.audit.failing"), "{}", api.log());
+    assert!(TcpStream::connect(pair.port).is_ok(), "it is there, and refuses");
+    make_room(&pair, &api);
+    eventually("a connection", || echo_bytes(pair.entry, 100, 1).ok());
+    assert_eq!(api.metric("sidegate_audit_blocked"), 0.0);
+    assert_eq!(api.metric("sidegate_telemetry_dropped_total{signal=\"audit\",cause=\"queue_full\"}"), 0.0, "nothing was lost");
+    let log = AuditLog::of(&pair.identities, "api");
+    eventually("the log of it", || {
+        let (status, report) = log.verify_at(&copy_out(&pair, &api));
+        let refused = std::fs::read_to_string(pair.identities.folder().join("copied/audit-00000000000000000001.jsonl")).unwrap();
+        (status == 0 && report["missing"] == 0 && refused.contains("audit_unavailable")).then_some(())
+    });
+}
+
+#[test]
+fn on_a_full_disk_records_are_dropped_counted_and_told_of() {
+    let Some((pair, api, _echo)) = small_disk_world("drop-and-count") else { return };
+    let lost = "sidegate_telemetry_dropped_total{signal=\"audit\",cause=\"export_failed\"}";
+    eventually("a loss", || {
+        echo_bytes(pair.entry, 100, 1).expect("connections go on");
+        (api.metric(lost) > 0.0).then_some(())
+    });
+    make_room(&pair, &api);
+    let log = AuditLog::of(&pair.identities, "api");
+    eventually("the gap to be told of", || {
+        echo_bytes(pair.entry, 100, 1).unwrap();
+        let (status, report) = log.verify_at(&copy_out(&pair, &api));
+        (status == 0 && report["missing"].as_f64() == Some(api.metric(lost))).then_some(())
+    });
+    assert!(api.records().iter().all(|r| r["reason"] != "audit_unavailable"));
+}

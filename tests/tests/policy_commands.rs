@@ -173,6 +173,9 @@ fn test_holds_a_policy_against_expectations() {
     std::fs::write(folder.path().join("bad.yaml"), "expectations:\n  - { name: a, to: ':1', expect: deny, rule: wep }\n").unwrap();
     let (code, _, errors) = test("bad.yaml");
     assert!(code == 2 && errors.contains("expectations[0].rule: the policy has no rule `wep`"), "{errors}");
+    std::fs::write(folder.path().join("bad.yaml"), "expectations: []\n").unwrap();
+    let (code, _, errors) = test("bad.yaml");
+    assert!(code == 2 && errors.contains("bad.yaml:1:15: expectations: there is none; write at least one"), "{errors}");
 }
 
 /// A record as the access log writes it.

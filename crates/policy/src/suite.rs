@@ -115,6 +115,10 @@ impl Suite {
     pub fn run(source: &str, text: &str, policy: &Policy) -> Result<Report, Problems> {
         let (suite, root) = sidegate_config::typed::<Self>(source, text)?;
         let mut problems = Problems::default();
+        if suite.expectations.is_empty() {
+            let place = root.nearest("expectations").place.clone();
+            problems.0.push(Problem { place, path: "expectations".to_owned(), message: "there is none; write at least one".to_owned() });
+        }
         let mut outcomes = Vec::with_capacity(suite.expectations.len());
         let mut covered = vec![false; policy.len()];
         for (at, expectation) in suite.expectations.into_iter().enumerate() {

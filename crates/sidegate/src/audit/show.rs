@@ -19,7 +19,7 @@ pub(super) fn show(arguments: &Show) -> Result<Outcome> {
         for record in &mut records {
             match record {
                 Ok(record) if fits(arguments, &record) => {
-                    say(&if arguments.json { serde_json::to_string(&record)? } else { line(&record) })?
+                    say(&if arguments.json { serde_json::to_string(&record)? } else { line(&record) })?;
                 }
                 Ok(_) => {}
                 // The others are still worth reading.

@@ -219,12 +219,12 @@ impl Sidecar {
         eventually("the sidecar's end", || self.child.try_wait().unwrap())
     }
 
-    /// Open descriptors and resident KiB of the process.
+    /// Open descriptors and KiB of memory of its own of the process: the program's text comes and goes.
     pub fn usage(&self) -> (usize, u64) {
         // Its memory is not dumpable, so only root may look; others skip the comparison.
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count);
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let resident = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+        let resident = status.lines().find_map(|l| l.strip_prefix("RssAnon:")?.trim().strip_suffix("kB")?.trim().parse().ok());
         (descriptors, resident.unwrap_or(0))
     }
 }

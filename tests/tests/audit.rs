@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use sidegate_tests::{AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, exchange, free_port, id, server_config};
+use sidegate_tests::{AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, exchange, free_port, id, schema_problems, server_config};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const QUICK: &str = "drain: { settle: 0s, quiet: 50ms }\n";
@@ -118,14 +118,13 @@ fn every_security_event_is_on_record() {
 
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/schema/audit.json");
     let schema: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
-    let schema = jsonschema::validator_for(&schema).unwrap();
     for record in log.records() {
-        let problems: Vec<String> = schema.iter_errors(&record).map(|e| e.to_string()).collect();
+        let problems = schema_problems(&schema, &schema, &record, "");
         assert!(problems.is_empty(), "{problems:?}\n{record:#}");
         let name = record["event"].as_str().unwrap().to_owned();
         let mut changed = record;
         changed["event"] = format!("{name}x").into();
-        assert!(!schema.is_valid(&changed), "the schema takes anything for an event");
+        assert!(!schema_problems(&schema, &schema, &changed, "").is_empty(), "the schema takes anything for an event");
     }
 }
 

@@ -197,8 +197,7 @@ fn replay_and_suggest_read_what_was_recorded() {
     let (web, ops, lab) = ("spiffe://prod.example/web", "spiffe://prod.example/ops", "spiffe://prod.example/lab");
     let lines = [
         record(Some(web), 8080, true, "closed"),
-        // An audit record has it under `connection`.
-        format!("{{ \"sequence\": 7, \"connection\": {} }}", record(Some(web), 7000, true, "closed")),
+        record(Some(web), 7000, true, "closed"),
         record(Some(web), 7000, true, "upstream_reset"),
         record(Some(ops), 22, false, "denied_by_default"),
         record(Some(lab), 8080, false, "denied_by_default"),

@@ -68,6 +68,7 @@ fn expected(record: &Value) -> Attributes {
         ("sidegate.sni", text("/tls/sni")),
         ("sidegate.peer.serial", text("/peerCertificate/serial")),
         ("sidegate.peer.spiffe_id", text("/peerId")),
+        ("sidegate.peer.revocation", text("/revocation")),
         ("sidegate.peer.claimed_id", text("/claimedId")),
         ("sidegate.local.spiffe_id", text("/localId")),
         ("sidegate.connection.id", text("/connectionId")),

@@ -12,6 +12,8 @@ pub(crate) type Hash = [u8; 32];
 /// The key of one epoch.
 pub(crate) struct EpochKey {
     key: Zeroizing<[u8; 32]>,
+    /// The same, ready for use; the library erases it when it is dropped.
+    ready: hmac::Key,
     epoch: u64,
 }
 
@@ -20,12 +22,16 @@ impl EpochKey {
     pub(crate) fn random() -> Option<Self> {
         let mut key = Zeroizing::new([0; 32]);
         rand::fill(&mut *key).ok()?;
-        Some(Self { key, epoch: 0 })
+        Some(Self::new(key))
+    }
+
+    fn new(key: Zeroizing<[u8; 32]>) -> Self {
+        Self { ready: hmac::Key::new(hmac::HMAC_SHA256, &*key), key, epoch: 0 }
     }
 
     /// The first key of a run, as an auditor has got it.
     pub(crate) fn first(bytes: &[u8]) -> Option<Self> {
-        Some(Self { key: Zeroizing::new(bytes.try_into().ok()?), epoch: 0 })
+        Some(Self::new(Zeroizing::new(bytes.try_into().ok()?)))
     }
 
     /// Its bytes, for those to whom it is sealed. Not to be kept.
@@ -41,7 +47,7 @@ impl EpochKey {
     /// HMAC-SHA256 (RFC 2104) of `bytes`.
     pub(crate) fn mac(&self, bytes: &[u8]) -> Hash {
         let mut mac = [0; 32];
-        mac.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &*self.key), bytes).as_ref());
+        mac.copy_from_slice(hmac::sign(&self.ready, bytes).as_ref());
         mac
     }
 
@@ -57,6 +63,7 @@ impl EpochKey {
         if derived {
             self.key.zeroize();
             self.key.copy_from_slice(&*next);
+            self.ready = hmac::Key::new(hmac::HMAC_SHA256, &*next);
             self.epoch += 1;
         }
         derived

@@ -27,11 +27,11 @@ const DIGEST: usize = 64;
 /// Begins a line: all of it up to the event's own fields.
 pub(crate) fn begin(out: &mut Vec<u8>, seq: u64, time: SystemTime, event: &impl serde::Serialize) -> Result<(), serde_json::Error> {
     let time = humantime::format_rfc3339_micros(time);
-    write!(out, r#"{{"v":{VERSION},"seq":{seq},"time":"{time}","#).map_err(serde_json::Error::io)?;
+    write!(out, r#"{{"v":{VERSION},"seq":{seq},"time":"{time}""#).map_err(serde_json::Error::io)?;
     let start = out.len();
     serde_json::to_writer(&mut *out, event)?;
-    // The event's own braces are the line's.
-    out.remove(start);
+    // The event's own braces are the line's: its first field follows ours.
+    out[start] = b',';
     out.pop();
     Ok(())
 }

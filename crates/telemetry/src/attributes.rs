@@ -254,6 +254,7 @@ pub(crate) mod tests {
         record.local_id = Some("spiffe://a.b/us".into());
         record.peer_id = Some("spiffe://a.b/them".into());
         record.claimed_id = Some("spiffe://a.b/who".to_owned());
+        record.revocation = Some(RevocationStatus::Good);
         record.peer_certificate = Some(Arc::new(CertificateFacts::new(b"them", "1f".to_owned(), 1_700_000_000, 1_800_000_000)));
         record.local_certificate = Some(Arc::new(CertificateFacts::new(b"us", "2f".to_owned(), 1_700_000_000, 1_800_000_000)));
         record.tls = Some(std::sync::Arc::new(HandshakeFacts {

@@ -74,12 +74,12 @@ fn difference(a: Option<&Connection>, b: Option<&Connection>) -> Option<String> 
         (None, Some(b)) => return only(b, "B"),
         (None, None) => return None,
     };
+    if a.direction == b.direction {
+        return Some(format!("both ends say that it is {}", a.direction));
+    }
     let ids = |known: &Option<String>, told: &Option<String>| known.is_some() && told.is_some() && known != told;
     if ids(&a.local_id, &b.peer_id) || ids(&b.local_id, &a.peer_id) {
         return Some("the ends disagree about who they are".to_owned());
-    }
-    if a.direction == b.direction {
-        return Some(format!("both ends say that it is {}", a.direction));
     }
     let in_order = [a, b].iter().all(|end| end.reason.as_deref() == Some("closed"));
     if in_order && (a.bytes_up, a.bytes_down) != (b.bytes_up, b.bytes_down) {

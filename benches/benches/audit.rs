@@ -26,15 +26,18 @@ fn connection() -> ConnectionRecord {
     record.local_id = Some("spiffe://prod.example/ns/shop/sa/api".into());
     record.peer_id = Some("spiffe://prod.example/ns/shop/sa/web".into());
     record.peer_certificate = Some(Arc::new(CertificateFacts::new(b"der", "0a".repeat(16), 0, i64::MAX)));
-    record.tls = Some(HandshakeFacts {
-        version: "1.3",
-        cipher: "TLS13_AES_128_GCM_SHA256",
-        group: Some("X25519MLKEM768"),
-        alpn: Some("sidegate/1".to_owned()),
-        sni: None,
-        resumed: false,
-    });
-    record.decision = Some(Decision { allowed: true, rule: "web (policy.yaml:3)".into() });
+    record.tls = Some(
+        HandshakeFacts {
+            version: "1.3",
+            cipher: "TLS13_AES_128_GCM_SHA256",
+            group: Some("X25519MLKEM768"),
+            alpn: Some("sidegate/1".to_owned()),
+            sni: None,
+            resumed: false,
+        }
+        .into(),
+    );
+    record.decision = Some(Decision::new(true, "web (policy.yaml:3)".into()));
     record.reason = Reason::Closed;
     record
 }

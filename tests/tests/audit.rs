@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use sidegate_tests::{AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, exchange, free_port, id, schema_problems, server_config};
+use sidegate_tests::{
+    AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, exchange, free_port, id, schema_problems, server_config, sidegate,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const QUICK: &str = "drain: { settle: 0s, quiet: 50ms }\n";
@@ -67,6 +69,33 @@ fn the_two_ends_of_each_connection_have_one_name_and_are_joined() {
     let (status, report) = api.verify_at(&api.folder);
     assert_eq!(status, 1);
     assert!(report["findings"][0]["what"].as_str().unwrap().contains("are missing before it"), "{report:#}");
+}
+
+/// What an audit log tells policy: what would be decided differently, and the rules that would have been enough.
+#[test]
+fn policy_is_replayed_and_suggested_on_the_log_of_a_real_run() {
+    let echo = Echo::start();
+    let mut pair = Pair::start(echo.address, HOUR, &format!("{}{QUICK}", AuditLog::config("", "")));
+    for seed in 0..5 {
+        echo_bytes(pair.entry, 1000, seed).unwrap();
+    }
+    end(&mut pair);
+    let log = AuditLog::of(&pair.identities, "api").folder.display().to_string();
+    let policy = |arguments: &[&str]| {
+        let output = Command::new(sidegate()).arg("policy").args(arguments).args(["--audit", &log]).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let suggested = pair.identities.folder().join("suggested.yaml");
+    let (status, rules, errors) = policy(&["suggest"]);
+    assert_eq!(status, Some(0), "{errors}");
+    assert!(rules.contains(&format!("- \"{}\"", id("web"))) && rules.contains(&format!("ports: [{}]", echo.address.port())), "{rules}");
+    std::fs::write(&suggested, rules).unwrap();
+    let (status, same, errors) = policy(&["replay", "--policy", &suggested.display().to_string()]);
+    assert_eq!((status, same.contains("0 of 5 connections would be decided differently")), (Some(0), true), "{same}{errors}");
+    std::fs::write(&suggested, "rules: []\n").unwrap();
+    let (status, other, _) = policy(&["replay", "--policy", &suggested.display().to_string()]);
+    assert_eq!((status, other.contains("5 of 5 connections would be decided differently")), (Some(1), true), "{other}");
 }
 
 /// Every kind of event that can be brought about here, and each record as the schema has it.

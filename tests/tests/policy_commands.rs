@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use sidegate_tests::sidegate;
@@ -180,9 +181,11 @@ fn test_holds_a_policy_against_expectations() {
 
 /// A record as the access log writes it.
 fn record(peer: Option<&str>, port: u16, allowed: bool, reason: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let id = format!("{:032x}", NEXT.fetch_add(1, Ordering::Relaxed));
     let rule = if allowed { "old (old.yaml:2)" } else { "default (no allow rule matches)" };
     let record = serde_json::json!({
-        "connectionId": "0af7651916cd43dd8448eb211c80319c", "time": "2026-01-30T14:30:00.000000Z", "direction": "inbound",
+        "connectionId": id, "time": "2026-01-30T14:30:00.000000Z", "direction": "inbound",
         "downstream": "10.1.0.1:40000", "originalDestination": format!("10.0.0.7:{port}"), "peerId": peer,
         "localId": "spiffe://prod.example/api", "decision": { "allowed": allowed, "rule": rule }, "reason": reason,
         "tls": peer.map(|_| serde_json::json!({ "version": "1.3", "cipher": "c", "group": null, "resumed": true })),
@@ -195,9 +198,11 @@ fn record(peer: Option<&str>, port: u16, allowed: bool, reason: &str) -> String 
 fn replay_and_suggest_read_what_was_recorded() {
     let folder = folder();
     let (web, ops, lab) = ("spiffe://prod.example/web", "spiffe://prod.example/ops", "spiffe://prod.example/lab");
+    let twice = record(Some(web), 7000, true, "closed");
     let lines = [
         record(Some(web), 8080, true, "closed"),
-        record(Some(web), 7000, true, "closed"),
+        // What was taken out of an audit log has it under `connection`, and perhaps twice.
+        format!("{{ \"sequence\": 7, \"connection\": {twice} }}"),
         record(Some(web), 7000, true, "upstream_reset"),
         record(Some(ops), 22, false, "denied_by_default"),
         record(Some(lab), 8080, false, "denied_by_default"),
@@ -207,6 +212,7 @@ fn replay_and_suggest_read_what_was_recorded() {
         "not JSON".to_owned(),
         "{ \"connectionId\": \"x\", \"direction\": \"inbound\" }".to_owned(),
         String::new(),
+        format!("{{ \"sequence\": 9, \"connection\": {twice} }}"),
     ];
     std::fs::write(folder.path().join("log"), lines.join("\n")).unwrap();
     let (code, said, errors) = policy(folder.path(), "replay --audit log --policy policy.yaml");

@@ -273,7 +273,7 @@ fn identities(shared: &Shared) -> v1::Identities {
 fn connection(live: &Live) -> v1::Connection {
     let admission = live.admission();
     let text = |field: Option<&Arc<str>>| field.map(ToString::to_string).unwrap_or_default();
-    let transport = admission.and_then(|a| a.transport).map_or("", Transport::label);
+    let transport = admission.as_ref().and_then(|a| a.transport).map_or("", Transport::label);
     v1::Connection {
         id: live.id().to_string(),
         direction: live.direction.label().to_owned(),
@@ -281,9 +281,9 @@ fn connection(live: &Live) -> v1::Connection {
         destination: live.destination().map(|d| d.to_string()).unwrap_or_default(),
         since: humantime::format_rfc3339_millis(live.since).to_string(),
         admitted: admission.is_some(),
-        peer: text(admission.and_then(|a| a.peer.as_ref())),
+        peer: text(admission.as_ref().and_then(|a| a.peer.as_ref())),
         transport: transport.to_owned(),
-        rule: text(admission.and_then(|a| a.rule.as_ref())),
+        rule: text(admission.as_ref().and_then(|a| a.rule.as_ref())),
         bytes_up: live.bytes_up.load(Ordering::Relaxed),
         bytes_down: live.bytes_down.load(Ordering::Relaxed),
     }

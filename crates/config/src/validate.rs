@@ -73,6 +73,9 @@ fn revocation(config: &Config, say: &mut impl FnMut(&str, String)) {
             say(&format!("{path}.refresh"), "must be between 1s and 7d".to_owned());
         }
     }
+    if config.live_connections.cuts_per_second == 0 {
+        say("liveConnections.cutsPerSecond", "must be at least 1".to_owned());
+    }
     if config.live_connections.drain_within.0 > Duration::from_secs(86_400) {
         say("liveConnections.drainWithin", "must not be longer than 24h".to_owned());
     }

@@ -192,10 +192,18 @@ impl Compiler {
     }
 }
 
+/// How much it costs to look at a rule, in comparisons. A condition is counted by the length of its text.
 fn size(rule: &Rule) -> usize {
     let (from, not, to) = (&rule.from, &rule.from.not, &rule.to);
     let identities = from.spiffe_ids.len() + from.trust_domains.len() + not.spiffe_ids.len() + not.trust_domains.len();
-    1 + identities + from.cidrs.len() + not.cidrs.len() + to.ports.len() + to.cidrs.len() + to.sni.len() + to.destinations.len()
+    1 + identities
+        + from.cidrs.len()
+        + not.cidrs.len()
+        + to.ports.len()
+        + to.cidrs.len()
+        + to.sni.len()
+        + to.destinations.len()
+        + rule.when.as_ref().map_or(0, |when| when.len() / 4)
 }
 
 /// Where in the file the byte `at` of a text is, which stands there as `node`, in whatever of YAML's ways it is written:

@@ -324,8 +324,10 @@ async fn reopen(
     let judged = tls.context.trust().judge_again(&client.secure.session.peer, Role::Client, unix_now());
     record.stages.verify = Some(Lap::since(start));
     match judged {
-        Ok(()) => {
+        Ok(revocation) => {
             establish(record, &client.secure.session);
+            shared.telemetry.metrics.revocation(revocation);
+            record.revocation = Some(revocation);
             client.opened(shared, &snapshot, open, app, record, live).await
         }
         Err(refused) => {

@@ -241,12 +241,16 @@ impl Outbound<'_> {
     fn on_waiting_session(&mut self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Option<Reached>, Failure> {
         self.record.original_destination = Some(to);
         // Identity is judged afresh.
-        let judged = self.tls.context.trust().judge_again(&secure.session.peer, Role::Server, unix_now()).is_ok();
-        if !judged || authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record).is_err() {
+        let judged = self.tls.context.trust().judge_again(&secure.session.peer, Role::Server, unix_now());
+        if judged.is_err() || authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record).is_err() {
             pool::close(&peer, &mut secure);
             return Ok(None);
         }
         establish(self.record, &secure.session);
+        if let Ok(revocation) = judged {
+            self.shared.telemetry.metrics.revocation(revocation);
+            self.record.revocation = Some(revocation);
+        }
         self.record.tunnel = Some(TunnelUse::Reused);
         if secure.open(self.record, true).is_err() {
             return Ok(None);

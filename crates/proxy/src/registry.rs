@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use sidegate_core::{ConnectionId, ConnectionRecord, Direction, HandshakeFacts, Reason, Transport};
 use sidegate_tls::PeerIdentity;
 use tokio::sync::Notify;
@@ -41,8 +42,11 @@ pub struct Live {
     pub downstream: SocketAddr,
     /// When it was accepted.
     pub since: SystemTime,
-    destination: OnceLock<SocketAddr>,
-    admission: OnceLock<Admission>,
+    /// The same moment by the clock that no one sets.
+    pub(crate) accepted: Instant,
+    destination: Mutex<Option<SocketAddr>>,
+    /// The last one, where a connection was tried again.
+    admission: ArcSwapOption<Admission>,
     /// Application bytes from downstream to upstream, so far.
     pub bytes_up: AtomicU64,
     /// Application bytes the other way, so far.
@@ -95,8 +99,9 @@ impl Registry {
             direction,
             downstream: record.downstream,
             since: record.time,
-            destination: OnceLock::new(),
-            admission: OnceLock::new(),
+            accepted: record.accepted,
+            destination: Mutex::new(None),
+            admission: ArcSwapOption::empty(),
             bytes_up: AtomicU64::new(0),
             bytes_down: AtomicU64::new(0),
             cut: OnceLock::new(),
@@ -183,17 +188,17 @@ impl Live {
     /// Where it goes, once that is known.
     #[must_use]
     pub fn destination(&self) -> Option<SocketAddr> {
-        self.destination.get().copied()
+        *self.destination.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As what it was let in; none before.
     #[must_use]
-    pub fn admission(&self) -> Option<&Admission> {
-        self.admission.get()
+    pub fn admission(&self) -> Option<Arc<Admission>> {
+        self.admission.load_full()
     }
 
     pub(crate) fn heads_for(&self, destination: SocketAddr) {
-        let _ = self.destination.set(destination);
+        *self.destination.lock().unwrap_or_else(PoisonError::into_inner) = Some(destination);
     }
 
     /// Tells as what it is let in, by what `record` says of it.
@@ -201,12 +206,12 @@ impl Live {
         if let Some(destination) = record.original_destination {
             self.heads_for(destination);
         }
-        let _ = self.admission.set(Admission {
+        self.admission.store(Some(Arc::new(Admission {
             peer: record.peer_id.clone(),
             transport: record.transport,
             rule: record.decision.as_ref().map(|d| d.rule.clone()),
             judged,
-        });
+        })));
     }
 
     /// Ends the connection, for `reason`. The first reason counts.

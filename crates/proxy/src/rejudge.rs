@@ -6,12 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use sidegate_config::schema::{LiveConnections, OnChange};
 use sidegate_core::{ConnectionRecord, Reason, event};
 use sidegate_identity::unix_now;
-use sidegate_policy::Verdict;
 use sidegate_tls::{PeerIdentity, Role};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -20,13 +19,13 @@ use crate::attempt::Failure;
 use crate::authorize::{judge_client, judge_plaintext, judge_server};
 use crate::registry::{Cut, Judged, Live};
 use crate::shared::Shared;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Tls};
 
 /// How often old connections are looked for, and how often those are ended whose time has come.
 const EVERY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
-/// So many are judged before others on this thread get their turn.
-const AT_ONCE: usize = 64;
+/// So long connections are judged before others on this thread get their turn.
+const TURN: Duration = Duration::from_millis(5);
 
 /// Lets the connection in as what `record` says, which goes on record too. Not where that can't be and the configuration wants
 /// it, nor if what has changed since it was judged forbids it.
@@ -35,7 +34,7 @@ pub(crate) fn admit(shared: &Shared, live: &Live, record: &ConnectionRecord, jud
     live.admit(record, judged);
     fence(Ordering::SeqCst);
     let snapshot = shared.snapshot.load();
-    if snapshot.generation == record.generation || shared.settings.live.on_change == OnChange::Keep {
+    if snapshot.generation == record.generation {
         return Ok(());
     }
     judge(shared, &snapshot, live).map_or(Ok(()), |cut| Err(cut.into()))
@@ -44,24 +43,32 @@ pub(crate) fn admit(shared: &Shared, live: &Live, record: &ConnectionRecord, jud
 /// Why a connection that was let in would not be by `snapshot`, if so.
 fn judge(shared: &Shared, snapshot: &Snapshot, live: &Live) -> Option<Cut> {
     let (admission, to) = (live.admission()?, live.destination()?);
-    match &admission.judged {
-        Judged::Client { peer, facts } => {
-            distrust(snapshot, peer, Role::Client).or_else(|| refused(&judge_client(snapshot, peer, facts, live.downstream.ip(), to)))
-        }
-        Judged::Plaintext => refused(&judge_plaintext(snapshot, live.downstream.ip(), to, "plaintext")),
-        Judged::Server { peer, facts, destination } => distrust(snapshot, peer, Role::Server).or_else(|| {
-            let tls = snapshot.tls.as_ref()?;
-            let destination = shared.settings.destinations.get(*destination)?;
-            match judge_server(snapshot, destination, tls, (peer, facts), live.downstream.ip(), to) {
-                Some(verdict) => refused(&verdict),
-                None => Some(no_longer_allowed(&destination.rule)),
-            }
-        }),
-        Judged::Outside => None,
+    let from = live.downstream.ip();
+    let (peer, role) = match &admission.judged {
+        Judged::Client { peer, .. } => (Some(peer), Role::Client),
+        Judged::Server { peer, .. } => (Some(peer), Role::Server),
+        Judged::Plaintext | Judged::Outside => (None, Role::Client),
+    };
+    if let Some(why) = peer.and_then(|peer| snapshot.revocation.denies(&peer.id, &peer.certificate)) {
+        return Some(Cut { reason: Reason::NoLongerTrusted, detail: Some(why) });
     }
-}
-
-fn refused(verdict: &Verdict) -> Option<Cut> {
+    // Without an SVID of our own nothing is known of others either, nor who we are: that is an outage and no verdict.
+    let tls = snapshot.tls.as_ref()?;
+    if let Some(cut) = peer.and_then(|peer| distrust(tls, peer, role)) {
+        return Some(cut);
+    }
+    let verdict = match &admission.judged {
+        Judged::Client { peer, facts } => judge_client(snapshot, peer, facts, from, to),
+        Judged::Plaintext => judge_plaintext(snapshot, from, to, "plaintext"),
+        Judged::Server { peer, facts, destination } => {
+            let destination = shared.settings.destinations.get(*destination)?;
+            match judge_server(snapshot, destination, tls, (peer, facts), from, to) {
+                Some(verdict) => verdict,
+                None => return Some(no_longer_allowed(&destination.rule)),
+            }
+        }
+        Judged::Outside => return None,
+    };
     verdict.reason.map(|_| no_longer_allowed(&verdict.decision.rule))
 }
 
@@ -70,19 +77,15 @@ fn no_longer_allowed(rule: &str) -> Cut {
 }
 
 /// Why `peer` is not trusted any more, if so. That its certificate has expired meanwhile is another matter.
-fn distrust(snapshot: &Snapshot, peer: &PeerIdentity, role: Role) -> Option<Cut> {
-    // Without an SVID of our own nothing is known of others either; that is an outage and no verdict.
-    let trust = snapshot.tls.as_ref()?.context.trust();
-    let no_longer_trusted = |detail| Some(Cut { reason: Reason::NoLongerTrusted, detail: Some(detail) });
-    if let Some(why) = trust.denies(peer) {
-        return no_longer_trusted(why);
-    }
+fn distrust(tls: &Tls, peer: &PeerIdentity, role: Role) -> Option<Cut> {
     let now = unix_now();
-    if peer.certificate.not_after < now {
+    let then = now.min(peer.certificate.not_after);
+    let refused = tls.context.trust().judge_again(peer, role, then).err()?;
+    // After its time the CA that issued it may have gone in good order.
+    if then < now && ![Reason::TrustDomainUnknown, Reason::CertificateRevoked].contains(&refused.reason) {
         return None;
     }
-    let refused = trust.judge_again(peer, role, now).err()?;
-    no_longer_trusted(format!("{}: {}", refused.reason, refused.detail))
+    Some(Cut { reason: Reason::NoLongerTrusted, detail: Some(format!("{}: {}", refused.reason, refused.detail)) })
 }
 
 /// Why a connection is too old, if it is, and what becomes of it.
@@ -90,10 +93,11 @@ fn aged(settings: &LiveConnections, live: &Live) -> Option<(OnChange, Cut)> {
     let most = settings.max_age.duration();
     // Up to a tenth less, so that those that began together do not end together.
     let less = most / 1000 * u32::try_from(live.key().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).map_or(0, |hash| hash % 100);
-    if !most.is_zero() && SystemTime::now().duration_since(live.since).is_ok_and(|age| age >= most - less) {
+    if !most.is_zero() && live.accepted.elapsed() >= most - less {
         return Some((OnChange::Cut, Cut { reason: Reason::MaxAge, detail: None }));
     }
-    let (Judged::Client { peer, .. } | Judged::Server { peer, .. }) = &live.admission()?.judged else { return None };
+    let admission = live.admission()?;
+    let (Judged::Client { peer, .. } | Judged::Server { peer, .. }) = &admission.judged else { return None };
     let expired = settings.on_peer_expiry != OnChange::Keep && peer.certificate.not_after < unix_now();
     expired.then_some((settings.on_peer_expiry, Cut { reason: Reason::PeerExpired, detail: None }))
 }
@@ -107,15 +111,38 @@ enum Look {
     Everything,
 }
 
-/// Connections that are to end, by their key, and when.
-type Doomed = HashMap<u64, (Instant, Arc<Live>)>;
+/// What becomes of a connection, and why: what ends it soonest, and of two that do that what it may not do before what it is.
+fn fate(shared: &Shared, snapshot: &Snapshot, live: &Live, look: Look) -> Option<(OnChange, Cut)> {
+    let settings = &shared.settings.live;
+    let refused = (look == Look::Everything && settings.on_change != OnChange::Keep).then(|| judge(shared, snapshot, live)).flatten();
+    match (refused.map(|cut| (settings.on_change, cut)), aged(settings, live)) {
+        (Some((OnChange::Drain, _)), Some(aged @ (OnChange::Cut, _))) => Some(aged),
+        (refused, aged) => refused.or(aged),
+    }
+}
+
+/// A connection that is to end.
+struct Doomed {
+    live: Arc<Live>,
+    due: Instant,
+    /// Its peer is not trusted: these come first.
+    distrusted: bool,
+}
+
+/// Ends connections, so many a second.
+struct Ending {
+    doomed: HashMap<u64, Doomed>,
+    /// How many may be ended now.
+    allowance: f64,
+    since: Instant,
+}
 
 /// Judges the live connections whenever that may come out differently, until the task is dropped.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let settings = &shared.settings.live;
     let ages = !settings.max_age.duration().is_zero() || settings.on_peer_expiry != OnChange::Keep;
     let mut renewals = shared.renewals.subscribe();
-    let mut doomed = Doomed::new();
+    let mut ending = Ending { doomed: HashMap::new(), allowance: settings.cuts_per_second.into(), since: Instant::now() };
     let mut next_look = Instant::now() + EVERY;
     loop {
         let look = tokio::select! {
@@ -124,59 +151,70 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 Err(_) => return,
             },
             () = sleep_until(next_look), if ages => Some(Look::Age),
-            () = sleep(TICK), if !doomed.is_empty() => None,
+            () = sleep(TICK), if !ending.doomed.is_empty() => None,
         };
         if let Some(look) = look {
-            pass(&shared, look, &mut doomed).await;
+            ending.pass(&shared, look).await;
             next_look = Instant::now() + EVERY;
         }
-        end(&shared, &mut doomed);
+        ending.end(&shared);
     }
 }
 
-/// Looks at every live connection, and notes those that are to end.
-async fn pass(shared: &Shared, look: Look, doomed: &mut Doomed) {
-    let settings = &shared.settings.live;
-    let snapshot = shared.snapshot.load_full();
-    fence(Ordering::SeqCst);
-    let now = Instant::now();
-    let (mut judged, mut found) = (0_usize, 0_usize);
-    for live in shared.registry.all() {
-        judged += 1;
-        if judged.is_multiple_of(AT_ONCE) {
-            yield_now().await;
+impl Ending {
+    /// Looks at every live connection, and notes those that are to end.
+    async fn pass(&mut self, shared: &Shared, look: Look) {
+        let snapshot = shared.snapshot.load_full();
+        fence(Ordering::SeqCst);
+        let now = Instant::now();
+        let (mut judged, mut found) = (0_usize, 0_usize);
+        let mut turn = now;
+        for live in shared.registry.all() {
+            judged += 1;
+            if turn.elapsed() >= TURN {
+                yield_now().await;
+                turn = Instant::now();
+            }
+            let Some((action, cut)) = fate(shared, &snapshot, &live, look) else { continue };
+            let due = match action {
+                OnChange::Keep => continue,
+                OnChange::Cut => now,
+                OnChange::Drain => now + shared.settings.live.drain_within.duration().mul_f64(fastrand::f64()),
+            };
+            let distrusted = cut.reason == Reason::NoLongerTrusted;
+            found += 1;
+            let doomed = self.doomed.entry(live.key()).or_insert(Doomed { live, due, distrusted });
+            // Who drains keeps his moment, and who is to be cut at once is.
+            if action == OnChange::Cut {
+                doomed.due = now;
+            }
+            doomed.distrusted |= distrusted;
         }
-        if doomed.contains_key(&live.key()) {
-            continue;
+        if found > 0 {
+            tracing::info!(event = event::CONNECTIONS_REJUDGED, judged, ending = found, "live connections are ended by what holds now");
         }
-        let refused = || (look == Look::Everything).then(|| judge(shared, &snapshot, &live)).flatten();
-        let Some(action) = aged(settings, &live).map(|(action, _)| action).or_else(|| refused().map(|_| settings.on_change)) else {
-            continue;
-        };
-        let due = match action {
-            OnChange::Keep => continue,
-            OnChange::Cut => now,
-            OnChange::Drain => now + settings.drain_within.duration().mul_f64(fastrand::f64()),
-        };
-        found += 1;
-        doomed.insert(live.key(), (due, live));
     }
-    if found > 0 {
-        tracing::info!(event = event::CONNECTIONS_REJUDGED, judged, ending = found, "live connections are ended by what holds now");
-    }
-}
 
-/// Ends connections whose time has come, as many as may be at once. What has changed again meanwhile counts.
-fn end(shared: &Shared, doomed: &mut Doomed) {
-    let settings = &shared.settings.live;
-    let (now, snapshot) = (Instant::now(), shared.snapshot.load_full());
-    let budget = usize::try_from(settings.cuts_per_second / 10).unwrap_or(usize::MAX).max(1);
-    let due: Vec<u64> = doomed.iter().filter(|(_, (due, _))| *due <= now).map(|(key, _)| *key).take(budget).collect();
-    for key in due {
-        if let Some((_, live)) = doomed.remove(&key)
-            && let Some(cut) = aged(settings, &live).map(|(_, cut)| cut).or_else(|| judge(shared, &snapshot, &live))
-        {
-            live.cut_because(cut);
+    /// Ends connections whose time has come, as many as may be at once. What has changed again meanwhile counts.
+    fn end(&mut self, shared: &Shared) {
+        let (now, snapshot) = (Instant::now(), shared.snapshot.load_full());
+        let rate = f64::from(shared.settings.live.cuts_per_second);
+        self.allowance = (self.allowance + now.duration_since(self.since).as_secs_f64() * rate).min(rate);
+        self.since = now;
+        // Nobody else holds a connection that has ended.
+        self.doomed.retain(|_, doomed| Arc::strong_count(&doomed.live) > 1);
+        let mut due: Vec<(bool, Instant, u64)> =
+            self.doomed.iter().filter(|(_, d)| d.due <= now).map(|(key, d)| (!d.distrusted, d.due, *key)).collect();
+        due.sort_unstable();
+        for (_, _, key) in due {
+            if self.allowance < 1.0 {
+                return;
+            }
+            let Some(doomed) = self.doomed.remove(&key) else { continue };
+            if let Some((_, cut)) = fate(shared, &snapshot, &doomed.live, Look::Everything) {
+                doomed.live.cut_because(cut);
+                self.allowance -= 1.0;
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! What can't be read or fetched never replaces what could.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,8 @@ use tokio::time::sleep;
 use crate::fetch::fetch;
 use crate::shared::Shared;
 
-/// The longest list that is read. Of a million certificates one has some 40 MiB.
-const LONGEST: usize = 64 * 1024 * 1024;
+/// The longest list that is read: one of some 400,000 certificates. Each is looked through when a chain is verified anew.
+const LONGEST: usize = 16 * 1024 * 1024;
 /// After a fetch that failed, growing up to `refresh`.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -55,6 +56,9 @@ pub enum RevocationError {
     /// A file can't be read.
     #[error("{0} can't be read: {1}; check `revocation`")]
     Read(PathBuf, std::io::Error),
+    /// An older list than the one that is known: somebody plays it back, or a mirror lags behind.
+    #[error("{0} is older than what is known: its list by `{1}` was made before the one in use")]
+    Older(String, String),
     /// A file is too long for what it should be.
     #[error("{0} has more than {LONGEST} bytes")]
     TooLong(String),
@@ -78,7 +82,7 @@ impl RevocationSource {
         let mut sources = Vec::new();
         for (domain, lists) in config.trust_domains.iter().enumerate() {
             for file in &lists.files {
-                let bytes = read_lists(file)?;
+                let bytes = newer(&[], read(file)?, file.display())?;
                 sources.push(Source { domain, place: Place::File(file.clone()), bytes });
             }
             let urls = lists.urls.iter().map(|url| Source { domain, place: Place::Url(url.get().clone()), bytes: Vec::new() });
@@ -103,7 +107,8 @@ impl RevocationSource {
         for (index, config) in self.config.trust_domains.iter().enumerate() {
             let of_domain = self.sources.iter().filter(|source| source.domain == index && !source.bytes.is_empty());
             // They could be read before.
-            let lists = of_domain.filter_map(|source| List::read(&source.bytes).ok()).flatten().collect();
+            let mut lists: Vec<List> = of_domain.filter_map(|source| List::read(&source.bytes).ok()).flatten().collect();
+            lists.sort_by_key(|list| std::cmp::Reverse(list.this_update));
             let domain = DomainLists { lists, depth: config.depth, on_unknown: config.on_unknown, on_expired: config.on_expired };
             domains.insert(config.trust_domain.get().clone(), domain);
         }
@@ -148,10 +153,17 @@ impl RevocationSource {
             let expiry = expired_at.map_or(Duration::from_secs(3600), |at| Duration::from_secs(u64::try_from(at - now).unwrap_or(0) + 1));
             tokio::select! {
                 () = watch.changed() => {}
-                Some((index, bytes)) = answers.recv() => {
-                    if self.sources[index].bytes != bytes {
-                        self.sources[index].bytes = bytes;
-                        self.publish(&sender, &shared);
+                Some((index, url, bytes)) = answers.recv() => {
+                    let source = &mut self.sources[index];
+                    if source.bytes != bytes {
+                        match newer(&source.bytes, bytes, url) {
+                            Ok(bytes) => {
+                                source.bytes = bytes;
+                                shared.telemetry.metrics.revocation_reloads(true).inc();
+                                self.publish(&sender, &shared);
+                            }
+                            Err(error) => trouble(&shared, &error),
+                        }
                     }
                 }
                 () = sleep(expiry) => {}
@@ -187,9 +199,11 @@ impl RevocationSource {
         let mut changed = false;
         for source in &mut self.sources {
             let Place::File(file) = &source.place else { continue };
-            match read_lists(file) {
-                Ok(bytes) if bytes != source.bytes => (source.bytes, changed) = (bytes, true),
-                Ok(_) => {}
+            match read(file)
+                .and_then(|bytes| if bytes == source.bytes { Ok(None) } else { newer(&source.bytes, bytes, file.display()).map(Some) })
+            {
+                Ok(Some(bytes)) => (source.bytes, changed) = (bytes, true),
+                Ok(None) => {}
                 Err(error) => trouble(shared, &error),
             }
         }
@@ -212,14 +226,23 @@ fn trouble(shared: &Shared, error: &RevocationError) {
     tracing::error!(event = event::REVOCATION_TROUBLE, "{error}; what was known before stays in force");
 }
 
-/// The bytes of a file in which there are revocation lists.
-fn read_lists(file: &PathBuf) -> Result<Vec<u8>, RevocationError> {
-    let bytes = std::fs::read(file).map_err(|e| RevocationError::Read(file.clone(), e))?;
-    if bytes.len() > LONGEST {
-        return Err(RevocationError::TooLong(file.display().to_string()));
+/// The bytes of a file, whatever is in it.
+fn read(file: &PathBuf) -> Result<Vec<u8>, RevocationError> {
+    let mut bytes = Vec::new();
+    let failed = |e| RevocationError::Read(file.clone(), e);
+    std::fs::File::open(file).map_err(failed)?.take(LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > LONGEST { Err(RevocationError::TooLong(file.display().to_string())) } else { Ok(bytes) }
+}
+
+/// `bytes`, if they are lists, none of which is older than one by the same issuer that is `known`.
+fn newer(known: &[u8], bytes: Vec<u8>, place: impl std::fmt::Display) -> Result<Vec<u8>, RevocationError> {
+    let lists = List::read(&bytes).map_err(|e| RevocationError::List(place.to_string(), e))?;
+    let known = if known.is_empty() { Vec::new() } else { List::read(known).unwrap_or_default() };
+    let older = |list: &&List| known.iter().any(|known| known.issuer == list.issuer && known.this_update > list.this_update);
+    match lists.iter().find(older) {
+        Some(list) => Err(RevocationError::Older(place.to_string(), list.issuer.clone())),
+        None => Ok(bytes),
     }
-    List::read(&bytes).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
-    Ok(bytes)
 }
 
 /// The text of a deny list, and what it says.
@@ -244,13 +267,18 @@ fn read_denied(file: &PathBuf) -> Result<(String, Vec<Denied>), RevocationError>
     }
 }
 
+/// How long to wait after so many failures.
+fn backoff(failures: u32, refresh: Duration) -> Duration {
+    (AGAIN * 2_u32.saturating_pow(failures.clamp(1, 10) - 1)).min(refresh.max(AGAIN))
+}
+
 /// Fetches a list again and again, and hands on what can be read.
 async fn keep_fetching(
     index: usize,
     url: CollectorAddress,
     refresh: Duration,
     shared: Arc<Shared>,
-    answers: mpsc::Sender<(usize, Vec<u8>)>,
+    answers: mpsc::Sender<(usize, String, Vec<u8>)>,
 ) {
     let mut failures = 0_u32;
     loop {
@@ -259,19 +287,18 @@ async fn keep_fetching(
             Ok((bytes, lists.iter().map(|list| list.next_update).min()))
         }) {
             Ok((bytes, next_update)) => {
-                failures = 0;
-                shared.telemetry.metrics.revocation_reloads(true).inc();
-                if answers.send((index, bytes)).await.is_err() {
+                if answers.send((index, url.to_string(), bytes)).await.is_err() {
                     return;
                 }
-                // In good time: a tenth of what is left, and at least some tries.
+                // In good time: a tenth of what is left. One that has expired already is asked for as if it had failed.
                 let left = next_update.map_or(0, |at| u64::try_from(at - unix_now()).unwrap_or(0));
-                refresh.min(Duration::from_secs(left).mul_f64(0.9)).max(AGAIN)
+                failures = if left == 0 { failures.saturating_add(1) } else { 0 };
+                if left == 0 { backoff(failures, refresh) } else { refresh.min(Duration::from_secs(left).mul_f64(0.9)).max(AGAIN) }
             }
             Err(why) => {
                 failures = failures.saturating_add(1);
                 trouble(&shared, &RevocationError::Fetch(url.to_string(), why));
-                (AGAIN * 2_u32.saturating_pow(failures.min(10) - 1)).min(refresh.max(AGAIN))
+                backoff(failures, refresh)
             }
         };
         // So that a thousand sidecars do not ask at the same moment.

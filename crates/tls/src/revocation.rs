@@ -25,7 +25,7 @@ pub struct Revocation {
 /// The lists of one trust domain.
 #[derive(Debug)]
 pub struct DomainLists {
-    /// The lists; none if none could be had.
+    /// The lists, the newest first, for of several by one issuer only the first is asked; none if none could be had.
     pub lists: Vec<List>,
     /// How much of a chain is looked up.
     pub depth: Depth,
@@ -39,7 +39,9 @@ pub struct DomainLists {
 #[derive(Debug)]
 pub struct List {
     list: CertRevocationList<'static>,
-    /// When the next one is due, in seconds since the epoch.
+    /// When it was made, in seconds since the epoch.
+    pub this_update: i64,
+    /// When the next one is due.
     pub next_update: i64,
     /// The issuer's name, for people.
     pub issuer: String,
@@ -78,17 +80,22 @@ impl List {
         let issuer = printable(&parsed.issuer().to_string());
         let next_update = parsed.next_update().ok_or_else(|| ListError::Endless(issuer.clone()))?.timestamp();
         let list = OwnedCertRevocationList::from_der(der).map_err(|e| unreadable(e.to_string()))?.into();
-        Ok(Self { list, next_update, issuer })
+        Ok(Self { list, this_update: parsed.last_update().timestamp(), next_update, issuer })
     }
 }
 
 impl Revocation {
-    /// The entry of a deny list that names a peer, if there is one.
-    pub(crate) fn denies(&self, id: &SpiffeId, certificate: &CertificateFacts) -> Option<&Denied> {
-        self.denied.iter().find(|denied| {
+    /// Why a deny list refuses a peer, if one does.
+    #[must_use]
+    pub fn denies(&self, id: &SpiffeId, certificate: &CertificateFacts) -> Option<String> {
+        let found = self.denied.iter().find(|denied| {
             denied.trust_domain.as_ref().is_none_or(|domain| domain.get() == id.trust_domain())
                 && denied.spiffe_id.as_ref().is_none_or(|pattern| pattern.get().matches(id))
                 && denied.serial_number.as_ref().is_none_or(|serial| same_number(serial, &certificate.serial))
+        })?;
+        Some(match &found.reason {
+            Some(reason) => format!("a deny list names it: {reason}"),
+            None => "a deny list names it".to_owned(),
         })
     }
 

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use sidegate_config::schema::Denied;
 use sidegate_core::{CertificateFacts, Reason, RevocationStatus, SpiffeId, TrustDomain, parse_canonical, printable};
 use sidegate_identity::{Bundle, Material, foreign_signing_name, uri_names};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
@@ -126,22 +125,17 @@ impl TrustStore {
         verified::recall(self, leaf, intermediates, role, now)
     }
 
-    /// Why a deny list refuses a peer that was verified before, if one does.
-    #[must_use]
-    pub fn denies(&self, peer: &PeerIdentity) -> Option<String> {
-        self.revocation.denies(&peer.id, &peer.certificate).map(why_denied)
-    }
-
-    /// Judges anew a peer that was verified before, perhaps by another generation of trust bundles.
+    /// Judges anew a peer that was verified before, perhaps by another generation of trust bundles. Returns what is known of its
+    /// revocation now.
     ///
     /// # Errors
     /// As [`verify`].
-    pub fn judge_again(&self, peer: &PeerIdentity, role: Role, now: i64) -> Result<(), VerifyFailure> {
+    pub fn judge_again(&self, peer: &PeerIdentity, role: Role, now: i64) -> Result<RevocationStatus, VerifyFailure> {
         if peer.holds(self, now) {
-            return Ok(());
+            return Ok(peer.revocation);
         }
         match peer.chain.split_first() {
-            Some((leaf, intermediates)) => self.judge(leaf, intermediates, role, now).map(drop),
+            Some((leaf, intermediates)) => self.judge(leaf, intermediates, role, now).map(|peer| peer.revocation),
             None => Err(VerifyFailure { reason: Reason::NoPeerCertificate, detail: String::new(), claimed_id: None, certificate: None }),
         }
     }
@@ -194,7 +188,7 @@ pub fn verify(
         leaf_rules(&parsed)?;
         let (path, revocation) = path_rules(leaf, intermediates, role, trust, id.trust_domain(), now)?;
         if let Some(denied) = trust.revocation.denies(&id, &certificate) {
-            return Err((Reason::PeerDenied, why_denied(denied)));
+            return Err((Reason::PeerDenied, denied));
         }
         Ok((id, revocation, (path.0.max(not_before), path.1.min(not_after))))
     });
@@ -207,13 +201,6 @@ pub fn verify(
             let claimed_id = uris.first().map(|uri| printable(uri));
             Err(VerifyFailure { reason, detail: printable(&detail), claimed_id, certificate: Some(certificate) })
         }
-    }
-}
-
-fn why_denied(denied: &Denied) -> String {
-    match &denied.reason {
-        Some(reason) => format!("a deny list names it: {reason}"),
-        None => "a deny list names it".to_owned(),
     }
 }
 

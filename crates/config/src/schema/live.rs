@@ -17,7 +17,7 @@ pub struct LiveConnections {
     /// With `drain`: a connection ends at a random moment within this time, so that clients do not come back all at once.
     /// Default 30s.
     pub drain_within: Span,
-    /// How many connections a second are ended by all this; revocation and denial come first. Default 1000.
+    /// How many connections a second are ended by all this; those whose peer is not trusted any more come first. Default 1000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub cuts_per_second: u32,
     /// How old a connection may get; up to a tenth less, at random. Default `0s`: as old as it likes.

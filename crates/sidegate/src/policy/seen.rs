@@ -1,5 +1,6 @@
 //! Connections that were recorded: in an audit log, or in an access log, whose lines are JSON.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ const NAMED: usize = 5;
 /// A connection that policy has judged.
 #[derive(Debug)]
 pub(super) struct Seen {
+    id: String,
     pub(super) direction: Direction,
     pub(super) client: Option<SpiffeId>,
     client_address: IpAddr,
@@ -58,6 +60,7 @@ pub(super) struct Reading {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Record {
+    connection_id: String,
     time: String,
     direction: String,
     downstream: SocketAddr,
@@ -107,12 +110,16 @@ enum Line {
 /// A file can't be read, or there is no connection in any.
 pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Reading> {
     let mut reading = Reading::default();
+    let mut known = HashSet::new();
     let keys = recorded.identity.as_ref().map_or_else(|| Ok(AuditorKeys::default()), |file| AuditorKeys::load(file))?;
     for path in &recorded.audit {
         let mut count = |number: u64, line: Result<Line>| match line {
+            // An audit log has a connection when it is let in and when it ends, and two logs may have it both.
             Ok(Line::Seen(seen)) => {
-                reading.seen += 1;
-                take(*seen);
+                if known.insert((seen.id.clone(), seen.direction == Direction::Inbound)) {
+                    reading.seen += 1;
+                    take(*seen);
+                }
             }
             Ok(Line::NotJudged) => reading.not_judged += 1,
             Ok(Line::Other) => reading.others += 1,
@@ -161,10 +168,12 @@ fn is_audit_log(path: &Path) -> Result<bool> {
     Ok(value["seq"].is_u64() && value["event"].is_string())
 }
 
-/// What an audit record is. One that was let in is on record as that, and again when it ends: once is enough.
+/// What an audit record is.
 fn audited(event: &Event) -> Result<Line> {
     match event {
-        Event::ConnectionAdmitted { connection } | Event::ConnectionRefused { connection } => connected(serde_json::to_value(connection)?),
+        Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection } | Event::ConnectionRefused { connection } => {
+            connected(serde_json::to_value(connection)?)
+        }
         _ => Ok(Line::Other),
     }
 }
@@ -194,7 +203,9 @@ fn each_line(path: &Path, mut take: impl FnMut(u64, Result<String>)) -> Result<(
 }
 
 fn line(text: &str) -> Result<Line> {
-    connected(serde_json::from_str(text).context("the line is not JSON")?)
+    let mut value: Value = serde_json::from_str(text).context("the line is not JSON")?;
+    // A line that was taken out of an audit log, as a collector has it.
+    connected(if value["connection"].is_object() { value["connection"].take() } else { value })
 }
 
 fn connected(record: Value) -> Result<Line> {
@@ -223,6 +234,7 @@ impl Record {
         let (local, peer) = (id(self.local_id)?, id(self.peer_id)?);
         let (client, server) = if direction == Direction::Inbound { (peer, local) } else { (local, peer) };
         Ok(Some(Seen {
+            id: self.connection_id,
             direction,
             client,
             client_address: self.downstream.ip(),

@@ -107,6 +107,6 @@ async fn a_peer_is_judged_again_by_what_holds_now() {
         (TrustStore::new(&material), later, Err(Reason::Expired)),
         (TrustStore::new(&without), now, Err(Reason::TrustDomainUnknown)),
     ] {
-        assert_eq!(trust.judge_again(&peer, Role::Client, now).map_err(|failure| failure.reason), verdict);
+        assert_eq!(trust.judge_again(&peer, Role::Client, now).map(drop).map_err(|failure| failure.reason), verdict);
     }
 }

@@ -69,8 +69,10 @@ pub(crate) struct Retired {
 pub(crate) struct Folder {
     path: PathBuf,
     current: Option<Current>,
-    /// The one before, as long as the new one has no record.
+    /// The one before, as long as the new one has no record on the disk.
     before: Option<Current>,
+    /// The folder itself. Open all the time, so that a name can be synced also where no more descriptors are to be had.
+    names: File,
     /// Held as long as we write.
     _lock: File,
 }
@@ -96,7 +98,8 @@ impl Folder {
             Err(TryLockError::WouldBlock) => return Err(FolderError::Taken(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(system(error)),
         }
-        let folder = Self { path: path.to_owned(), current: None, before: None, _lock: lock };
+        let names = File::open(path).map_err(system)?;
+        let folder = Self { path: path.to_owned(), current: None, before: None, names, _lock: lock };
         let mut files = files(path).map_err(system)?;
         let mut left: Option<Left> = None;
         while let Some(last) = files.pop() {
@@ -139,17 +142,27 @@ impl Folder {
     /// Begins a new file, whose first record is `seq`; the one before is let go of with that. Returns its name.
     pub(crate) fn begin(&mut self, seq: u64) -> io::Result<String> {
         let name = file_name(seq);
-        let file = create(&self.path.join(&name), OpenOptions::new().create_new(true).append(true))?;
-        self.sync_names()?;
+        let path = self.path.join(&name);
+        // What an attempt has left that could not be taken back.
+        if path.symlink_metadata().is_ok_and(|file| file.len() == 0) {
+            std::fs::remove_file(&path)?;
+        }
+        let file = create(&path, OpenOptions::new().create_new(true).append(true))?;
+        if let Err(error) = self.sync_names() {
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
         self.before = self.current.replace(Current { name: name.clone(), file, len: 0, since: Instant::now(), damaged: false });
         Ok(name)
     }
 
-    /// Takes back [`Folder::begin`] where no record could be written after it: the file before goes on.
+    /// Takes back [`Folder::begin`] where no record came onto the disk after it: the file before goes on.
     pub(crate) fn go_back(&mut self) {
         if let Some(before) = self.before.take()
             && let Some(empty) = self.current.replace(before)
         {
+            // One that can't be deleted is at least empty.
+            let _ = empty.file.set_len(0);
             let _ = std::fs::remove_file(self.path.join(empty.name));
         }
     }
@@ -164,7 +177,6 @@ impl Folder {
         match current.file.write_all(lines) {
             Ok(()) => {
                 current.len += lines.len() as u64;
-                self.before = None;
                 Ok(())
             }
             Err(error) => {
@@ -175,8 +187,16 @@ impl Folder {
     }
 
     /// Brings what was written onto the disk.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.current.as_ref().map_or(Ok(()), |current| current.file.sync_data())
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.current.as_ref().map_or(Ok(()), |current| current.file.sync_data())?;
+        self.before = None;
+        Ok(())
+    }
+
+    /// From now on what is written is dropped, and the sync fails.
+    #[cfg(test)]
+    pub(crate) fn lose_writes(&mut self) {
+        self.current.as_mut().unwrap().file = OpenOptions::new().append(true).open("/dev/null").unwrap();
     }
 
     /// How large the file is, and since when it is written.
@@ -186,7 +206,9 @@ impl Folder {
 
     /// The old files that `retain` does not keep, the oldest first.
     pub(crate) fn to_retire(&self, retain: &Retain) -> io::Result<Vec<Retired>> {
-        let files = files(&self.path)?;
+        let mut files = files(&self.path)?;
+        // An empty one, which could be begun but not taken back, is no link of the chain.
+        files.retain(|file| file.metadata().is_ok_and(|file| file.len() > 0));
         let sizes = files.iter().map(|file| Ok(file.metadata()?.len())).collect::<io::Result<Vec<u64>>>()?;
         let mut bytes: u64 = sizes.iter().sum();
         let mut retired = Vec::new();
@@ -217,7 +239,7 @@ impl Folder {
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        self.names.sync_all()
     }
 }
 

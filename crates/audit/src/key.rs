@@ -1,7 +1,7 @@
 //! The key of an epoch: records are authenticated by it, then it makes its successor and is erased.
 //!
-//! Whoever takes the process has the key of the running epoch and of those that follow, never of one before: the way back is
-//! to invert HKDF. An epoch ends with each checkpoint.
+//! Whoever takes the process has the key of the running epoch and of those that follow; the way back is to invert HKDF. An
+//! epoch ends with each checkpoint. What libraries leave of a key in freed memory is not ours to erase: docs/audit.md says so.
 
 use aws_lc_rs::{hkdf, hmac, rand};
 use zeroize::{Zeroize, Zeroizing};
@@ -11,27 +11,33 @@ pub(crate) type Hash = [u8; 32];
 
 /// The key of one epoch.
 pub(crate) struct EpochKey {
-    key: Zeroizing<[u8; 32]>,
+    /// Where it stays: a value that moves would leave copies behind, which nobody erases.
+    key: Box<Zeroizing<[u8; 32]>>,
     /// The same, ready for use; the library erases it when it is dropped.
-    ready: hmac::Key,
+    ready: Box<hmac::Key>,
     epoch: u64,
 }
 
 impl EpochKey {
     /// The first key of a run; none if the system has no randomness.
     pub(crate) fn random() -> Option<Self> {
-        let mut key = Zeroizing::new([0; 32]);
-        rand::fill(&mut *key).ok()?;
+        let mut key = Box::new(Zeroizing::new([0; 32]));
+        rand::fill(&mut **key).ok()?;
         Some(Self::new(key))
     }
 
-    fn new(key: Zeroizing<[u8; 32]>) -> Self {
-        Self { ready: hmac::Key::new(hmac::HMAC_SHA256, &*key), key, epoch: 0 }
+    fn new(key: Box<Zeroizing<[u8; 32]>>) -> Self {
+        Self { ready: Box::new(hmac::Key::new(hmac::HMAC_SHA256, &**key)), key, epoch: 0 }
     }
 
     /// The first key of a run, as an auditor has got it.
     pub(crate) fn first(bytes: &[u8]) -> Option<Self> {
-        Some(Self::new(Zeroizing::new(bytes.try_into().ok()?)))
+        let mut key = Box::new(Zeroizing::new([0; 32]));
+        if bytes.len() != key.len() {
+            return None;
+        }
+        key.copy_from_slice(bytes);
+        Some(Self::new(key))
     }
 
     /// Its bytes, for those to whom it is sealed. Not to be kept.
@@ -56,14 +62,14 @@ impl EpochKey {
     pub(crate) fn ratchet(&mut self) -> bool {
         let mut next = Zeroizing::new([0; 32]);
         let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate audit v1")
-            .extract(&*self.key)
+            .extract(&**self.key)
             .expand(&[b"next epoch"], hkdf::HKDF_SHA256)
             .and_then(|okm| okm.fill(&mut *next))
             .is_ok();
         if derived {
             self.key.zeroize();
             self.key.copy_from_slice(&*next);
-            self.ready = hmac::Key::new(hmac::HMAC_SHA256, &*next);
+            *self.ready = hmac::Key::new(hmac::HMAC_SHA256, &*next);
             self.epoch += 1;
         }
         derived
@@ -86,5 +92,16 @@ mod tests {
             assert_ne!(writer.mac(b"x"), before);
         }
         assert!(EpochKey::first(b"short").is_none());
+    }
+
+    /// What moves is copied, and the copy behind it stays in memory.
+    #[test]
+    fn a_key_that_moves_stays_where_it_is() {
+        let key = EpochKey::random().unwrap();
+        let place = std::ptr::from_ref(key.expose());
+        let mut moved = Box::new(key);
+        assert_eq!(std::ptr::from_ref(moved.expose()), place);
+        assert!(moved.ratchet());
+        assert_eq!(std::ptr::from_ref(moved.expose()), place);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -175,7 +175,7 @@ impl Sink {
             Self::File { path, open } => {
                 let file = match open {
                     Some(file) => file,
-                    None => open.insert(OpenOptions::new().create(true).append(true).mode(0o600).open(path)?),
+                    None => open.insert(open_at_line(path)?),
                 };
                 let before = file.metadata()?.len();
                 let written = file.write_all(&[line, b"\n"].concat()).and_then(|()| file.sync_data());
@@ -196,6 +196,21 @@ impl Sink {
     }
 }
 
+/// Opens a file to add lines. Part of one at its end, which a crash has left or could not be cut off, stays a line of its own.
+fn open_at_line(path: &Path) -> io::Result<File> {
+    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let about = file.metadata()?;
+    if about.is_file() && about.len() > 0 {
+        let mut last = [0];
+        // One that may only be written gets an empty line.
+        let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, about.len() - 1));
+        if read.is_err() || last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
+}
+
 /// When a record says that it happened.
 fn record_time(line: &[u8]) -> Option<SystemTime> {
     #[derive(Deserialize)]
@@ -204,4 +219,20 @@ fn record_time(line: &[u8]) -> Option<SystemTime> {
     }
     let head: Head<'_> = serde_json::from_slice(line).ok()?;
     humantime::parse_rfc3339(head.time).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_line_is_not_joined_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("copies.jsonl");
+        for (before, after) in [("", "new\n"), ("old\n", "old\nnew\n"), ("old\nto", "old\nto\nnew\n")] {
+            std::fs::write(&path, before).unwrap();
+            Sink::File { path: path.clone(), open: None }.deliver(b"new").unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+        }
+    }
 }

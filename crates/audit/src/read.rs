@@ -42,7 +42,7 @@ pub enum ReadError {
     #[error("{0} holds no audit log: it is a folder with files audit-….jsonl, or one of these files")]
     NoLog(PathBuf),
     /// The system refuses.
-    #[error("{0} can't be read: {1}")]
+    #[error("{0} can't be read")]
     File(PathBuf, #[source] io::Error),
     /// A line is no record.
     #[error("{file}:{line}: is no record: {why}", file = .file.display())]

@@ -23,7 +23,7 @@ impl Auditors {
         self.0.is_empty()
     }
 
-    /// `bytes` as an age file, base64.
+    /// `bytes` as an age file, base64. age's own buffer of them is freed without being erased, which docs/audit.md says.
     ///
     /// # Errors
     /// age's, if there is nobody to seal to.

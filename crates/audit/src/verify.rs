@@ -1,13 +1,19 @@
 //! Verifying a log: every change, removal, insertion and reordering is found and named, and what can't be proved is said.
 
+mod exported;
+mod unproven;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::event::{CheckpointCause, Event, Signer};
+pub use exported::{Anchor, anchors};
+
+use crate::event::{CheckpointCause, Event, Signer, VERSION};
 use crate::folder::name_of;
 use crate::hex::{hex, sha256};
 use crate::key::{EpochKey, Hash};
@@ -15,6 +21,11 @@ use crate::line::{Head, Line};
 use crate::read::{ReadError, Record, log_files, unseal};
 use crate::sealed::AuditorKeys;
 use crate::signing::{Trust, Verdict, judge};
+
+/// How often a folder is listed anew, when a file was deleted by `retain` before its turn came.
+const LISTINGS: usize = 5;
+/// As many keys are derived at most to come to the epoch with which a file begins: what a file says must not cost hours.
+const EPOCHS: u64 = 1_000_000;
 
 /// By what a log is verified. The more is given, the more is proved.
 #[derive(Debug, Default)]
@@ -25,14 +36,6 @@ pub struct Given {
     pub anchors: Option<Vec<Anchor>>,
     /// An auditor's keys: for MACs, and for what is encrypted.
     pub keys: AuditorKeys,
-}
-
-/// An exported checkpoint, or the exported beginning of a run.
-#[derive(Debug, Clone)]
-pub struct Anchor {
-    seq: u64,
-    line: Vec<u8>,
-    place: String,
 }
 
 /// Something that is not as it was written.
@@ -70,8 +73,11 @@ pub struct Report {
     pub signed_checkpoints: u64,
     /// Checkpoints without a signature, from before the first SVID.
     pub unsigned_checkpoints: u64,
-    /// The last record that a trusted signature covers.
+    /// The last record that a trusted signature covers: all before it are proved, but for those in `unvouched`.
     pub proven_until: u64,
+    /// Records of runs that ended without a signed checkpoint. Later runs only went on behind them: their signatures do not say
+    /// who wrote these.
+    pub unvouched: Vec<RangeInclusive<u64>>,
     /// Lines whose MAC was checked.
     pub authenticated: u64,
     /// Exported checkpoints that the log holds as they were exported.
@@ -96,33 +102,30 @@ impl Report {
     }
 }
 
-/// Reads a file of what was exported, one a line: checkpoints, and the beginnings of runs.
-///
-/// # Errors
-/// If it can't be read, or a line is neither.
-pub fn anchors(file: &Path) -> Result<Vec<Anchor>, ReadError> {
-    let text = std::fs::read(file).map_err(|error| ReadError::File(file.to_owned(), error))?;
-    let lines = text.split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.is_empty());
-    let anchor = |(line, number): (&[u8], u64)| {
-        let wrong = |why: String| ReadError::Line { file: file.to_owned(), line: number, why };
-        let (_, head) = Line::parse(line).map_err(wrong)?;
-        if !matches!(head.event.as_str(), "log.checkpoint" | "log.opened") {
-            return Err(wrong("it is neither a checkpoint nor the beginning of a run".to_owned()));
-        }
-        Ok(Anchor { seq: head.seq, line: line.to_owned(), place: format!("{}:{number}", file.display()) })
-    };
-    lines.map(anchor).collect()
-}
-
 /// Verifies the log at `path`, a folder or one file of it.
 ///
 /// # Errors
 /// If it can't be read. What is wrong with it is no error but in the report.
 pub fn verify(path: &Path, given: &Given) -> Result<Report, ReadError> {
+    let is_gone = |result: &Result<Report, ReadError>| match result {
+        Err(ReadError::File(file, error)) => file != path && error.kind() == ErrorKind::NotFound,
+        _ => false,
+    };
+    let mut result = verify_listed(path, given);
+    for _ in 1..LISTINGS {
+        if !is_gone(&result) {
+            break;
+        }
+        result = verify_listed(path, given);
+    }
+    result
+}
+
+fn verify_listed(path: &Path, given: &Given) -> Result<Report, ReadError> {
     let files = log_files(path)?;
     let mut verifier = Verifier::new(given);
-    for file in &files {
-        verifier.file(file)?;
+    for (i, file) in files.iter().enumerate() {
+        verifier.file(file, i + 1 == files.len())?;
     }
     Ok(verifier.finish(path.is_dir()))
 }
@@ -134,6 +137,32 @@ struct Expected {
     prev: Hash,
 }
 
+/// The first record of a run.
+struct Beginning {
+    seq: u64,
+    run: String,
+    sealed_key: Option<String>,
+    /// Whether an exported one has the same key.
+    anchored: bool,
+}
+
+/// Records behind the last signed checkpoint, all of one run.
+struct Unsigned {
+    first: u64,
+    last: u64,
+    /// Whether all their MACs were checked.
+    checked: bool,
+    /// The beginning of the run, if it is one of them: then nothing says that its key is the writer's.
+    beginning: Option<usize>,
+}
+
+/// A file that was deleted, as the record `seq` says.
+struct Retired {
+    seq: u64,
+    last_seq: u64,
+    last_hash: String,
+}
+
 struct Verifier<'a> {
     given: &'a Given,
     report: Report,
@@ -142,9 +171,16 @@ struct Verifier<'a> {
     expected: Option<Expected>,
     /// The link of the very first record.
     first_prev: Hash,
-    /// Of the running process: its name, and the key of the epoch if it is known.
-    run: Option<String>,
+    /// The key of the epoch of the running process, if it is known.
     key: Option<EpochKey>,
+    /// Keys that may still be derived.
+    epochs_left: u64,
+    /// The last record that is behind us: a signed checkpoint, or the end of a run without one.
+    signed: u64,
+    /// Whether all MACs since then were checked.
+    checked: bool,
+    /// The ends of runs that no signed checkpoint of theirs covers.
+    abandoned: Vec<Unsigned>,
     /// Runs whose key is not known.
     unauthenticated: bool,
     /// Whether the last record closed the log.
@@ -154,12 +190,9 @@ struct Verifier<'a> {
     /// All checkpoints, and the beginnings of files: what is exported.
     checkpoints: BTreeMap<u64, Hash>,
     openings: BTreeMap<u64, Hash>,
-    /// The first records of runs.
-    beginnings: Vec<u64>,
-    /// Those of which an exported copy is the same.
-    anchored: BTreeSet<u64>,
-    /// Files that were deleted: the last record's number and hash.
-    retired: Vec<(u64, String)>,
+    /// The first records of runs; the last one's is the running process.
+    beginnings: Vec<Beginning>,
+    retired: Vec<Retired>,
 }
 
 impl<'a> Verifier<'a> {
@@ -171,15 +204,17 @@ impl<'a> Verifier<'a> {
             line: 0,
             expected: None,
             first_prev: [0; 32],
-            run: None,
             key: None,
+            epochs_left: EPOCHS,
+            signed: 0,
+            checked: true,
+            abandoned: Vec::new(),
             unauthenticated: false,
             closed: true,
             owes_resumed: false,
             checkpoints: BTreeMap::new(),
             openings: BTreeMap::new(),
             beginnings: Vec::new(),
-            anchored: BTreeSet::new(),
             retired: Vec::new(),
         }
     }
@@ -188,7 +223,8 @@ impl<'a> Verifier<'a> {
         self.report.findings.push(Finding { file: self.file.clone(), line: self.line, seq, what: what.into() });
     }
 
-    fn file(&mut self, path: &PathBuf) -> Result<(), ReadError> {
+    /// The last file may be written at the moment.
+    fn file(&mut self, path: &PathBuf, is_last: bool) -> Result<(), ReadError> {
         let failed = |error| ReadError::File(path.clone(), error);
         self.file = name_of(path);
         self.line = 0;
@@ -198,7 +234,9 @@ impl<'a> Verifier<'a> {
         loop {
             text.clear();
             if file.read_until(b'\n', &mut text).map_err(failed)? == 0 {
-                if self.line == 0 {
+                if self.line == 0 && is_last {
+                    self.report.unproven.push(format!("{} is empty: it has just begun, or its records are gone", self.file));
+                } else if self.line == 0 {
                     self.find(None, "the file is empty: its records are gone");
                 }
                 return Ok(());
@@ -206,15 +244,31 @@ impl<'a> Verifier<'a> {
             self.line += 1;
             match text.strip_suffix(b"\n") {
                 Some(line) => self.line(line),
-                None => self.find(
-                    self.expected.map(|e| e.seq),
-                    format!(
-                        "{} bytes that are no whole record: it was cut off, or a process that writes it has not come further",
-                        text.len()
-                    ),
-                ),
+                // If the rest has come meanwhile, it is not read as a line of its own.
+                None => {
+                    self.torn(&text, is_last);
+                    return Ok(());
+                }
             }
         }
+    }
+
+    /// The end of a file that is no whole record.
+    fn torn(&mut self, text: &[u8], is_last: bool) {
+        let bytes = text.len();
+        if is_last && self.is_part(text) {
+            self.report.unproven.push(format!("{} ends in {bytes} bytes of a record: it is being written, or was cut off", self.file));
+        } else {
+            self.find(self.expected.map(|e| e.seq), format!("{bytes} bytes that are no whole record: it was cut off"));
+        }
+    }
+
+    /// Whether it can be the beginning of the next record, whose rest is still to come.
+    fn is_part(&self, text: &[u8]) -> bool {
+        let seq = self.expected.map_or_else(String::new, |e| format!("{},", e.seq));
+        let head = format!(r#"{{"v":{VERSION},"seq":{seq}"#);
+        let len = head.len().min(text.len());
+        text[..len] == head.as_bytes()[..len] && !text.iter().any(u8::is_ascii_control)
     }
 
     fn line(&mut self, text: &[u8]) {
@@ -224,14 +278,15 @@ impl<'a> Verifier<'a> {
                 let seq = self.expected.map(|e| e.seq);
                 self.find(seq, format!("it was changed: {why}"));
                 // The next one is judged by what stands here.
-                self.expected = Some(Expected { seq: seq.unwrap_or(1) + 1, prev: sha256(text) });
+                self.expected = Some(Expected { seq: seq.unwrap_or(1).saturating_add(1), prev: sha256(text) });
+                self.checked = false;
                 return;
             }
         };
         self.linked(&line, &head);
         let hash = line.hash();
         self.expected = Some(Expected { seq: head.seq.saturating_add(head.records), prev: hash });
-        self.report.records += head.records;
+        self.report.records = self.report.records.saturating_add(head.records);
         self.report.last_seq = head.seq.saturating_add(head.records - 1);
         self.report.last_hash = hex(&hash);
         let of_the_log = head.event.starts_with("log.");
@@ -282,8 +337,11 @@ impl<'a> Verifier<'a> {
     fn authenticate(&mut self, line: &Line<'_>, seq: u64) {
         match &self.key {
             Some(key) if key.mac(line.authenticated) == line.mac => self.report.authenticated += 1,
-            Some(_) => self.find(Some(seq), "its MAC does not fit: it was made without the key of its epoch"),
-            None => self.unauthenticated = true,
+            Some(_) => {
+                self.checked = false;
+                self.find(Some(seq), "its MAC does not fit: it was made without the key of its epoch");
+            }
+            None => (self.checked, self.unauthenticated) = (false, true),
         }
     }
 
@@ -298,7 +356,7 @@ impl<'a> Verifier<'a> {
         match record.event {
             Event::LogCheckpoint { run, epoch, signer, .. } => {
                 self.checkpoints.insert(seq, hash);
-                let fits = self.run.as_deref() == Some(&*run) && self.key.as_ref().is_none_or(|key| key.epoch() == epoch);
+                let fits = self.beginnings.last().is_some_and(|b| b.run == run) && self.key.as_ref().is_none_or(|key| key.epoch() == epoch);
                 if !fits {
                     self.find(Some(seq), "it is the checkpoint of another run or epoch");
                 }
@@ -307,9 +365,9 @@ impl<'a> Verifier<'a> {
                     key.ratchet();
                 }
             }
-            Event::LogGap { missing } => self.report.missing += missing,
+            Event::LogGap { missing } => self.report.missing = self.report.missing.saturating_add(missing),
             Event::LogResumed { .. } => self.report.resumed += 1,
-            Event::LogRetired { last_seq, last_hash, .. } => self.retired.push((last_seq, last_hash)),
+            Event::LogRetired { last_seq, last_hash, .. } => self.retired.push(Retired { seq, last_seq, last_hash }),
             Event::LogSealed { records, age } if !self.given.keys.is_empty() => match unseal(&age, &self.given.keys) {
                 Ok(inside) if inside.len() as u64 == records && inside.iter().zip(seq..).all(|(r, seq)| r.seq == seq) => {}
                 Ok(_) => self.find(Some(seq), "the records in it are not those that it says"),
@@ -327,28 +385,70 @@ impl<'a> Verifier<'a> {
         if let Some(name) = file.filter(|name| *name != self.file) {
             self.find(Some(seq), format!("the file was {name} when it was written"));
         }
-        let is_same_run = self.run.as_deref() == Some(run);
-        if !is_same_run {
-            self.owes_resumed |= self.run.is_some() && !self.closed;
-            self.beginnings.push(seq);
-            self.run = Some(run.to_owned());
-        }
-        if is_same_run && self.key.is_some() {
+        let sealed_key = sealed_key.map(str::to_owned);
+        if let Some(beginning) = self.beginnings.last().filter(|b| b.run == run) {
+            if beginning.sealed_key != sealed_key {
+                self.find(Some(seq), "the key of this run is not the one with which it began");
+            }
+            // The end of an epoch may have been lost with records that are missing, which is told elsewhere.
+            if let Some(key) = self.key.as_mut().filter(|key| key.epoch() < epoch && epoch <= seq) {
+                let steps = epoch - key.epoch();
+                if let Some(left) = self.epochs_left.checked_sub(steps) {
+                    self.epochs_left = left;
+                    while key.epoch() < epoch && key.ratchet() {}
+                }
+            }
             return;
         }
-        self.key = match (sealed_key, self.given.keys.is_empty()) {
-            (Some(sealed), false) => match self.given.keys.open(sealed) {
-                Ok(bytes) => EpochKey::first(&bytes).map(|mut key| {
-                    while key.epoch() < epoch && key.ratchet() {}
-                    key
-                }),
-                Err(why) => {
-                    self.find(Some(seq), format!("the key of this run can't be opened with the given one: {why}"));
-                    None
-                }
-            },
-            _ => None,
-        };
+        self.owes_resumed |= !self.beginnings.is_empty() && !self.closed;
+        // The new run goes on behind whatever is linked, without having seen it being written.
+        if let Some(unsigned) = self.unsigned(seq.saturating_sub(1)) {
+            self.signed = unsigned.last;
+            self.abandoned.push(unsigned);
+        }
+        self.checked = true;
+        self.key = sealed_key.as_deref().and_then(|sealed| self.open_key(seq, epoch, sealed));
+        self.beginnings.push(Beginning { seq, run: run.to_owned(), sealed_key, anchored: false });
+    }
+
+    /// The key of `epoch` of a run whose first key is sealed, if it can be opened.
+    fn open_key(&mut self, seq: u64, epoch: u64, sealed: &str) -> Option<EpochKey> {
+        if self.given.keys.is_empty() {
+            return None;
+        }
+        // Each epoch has ended with a record.
+        if epoch > seq {
+            self.find(Some(seq), format!("it was changed: epoch {epoch} can't begin with record {seq}"));
+            return None;
+        }
+        self.epochs_left = self.epochs_left.checked_sub(epoch).or_else(|| {
+            self.epochs_left = 0;
+            None
+        })?;
+        match self.given.keys.open(sealed) {
+            Ok(bytes) => {
+                let mut key = EpochKey::first(&bytes)?;
+                while key.epoch() < epoch && key.ratchet() {}
+                Some(key)
+            }
+            Err(why) => {
+                self.find(Some(seq), format!("the key of this run can't be opened with the given one: {why}"));
+                None
+            }
+        }
+    }
+
+    /// The records up to `last` that no signed checkpoint of their run covers.
+    fn unsigned(&self, last: u64) -> Option<Unsigned> {
+        let first = self.report.first_seq.max(self.signed.saturating_add(1));
+        let beginning = self.beginnings.len().checked_sub(1).filter(|i| self.beginnings[*i].seq >= first);
+        (first <= last).then_some(Unsigned { first, last, checked: self.checked, beginning })
+    }
+
+    /// Whether MACs prove that the run wrote them. Whoever can write the file can begin a run too, with a key of his own: the
+    /// beginning must have been signed, or exported.
+    fn is_vouched(&self, unsigned: &Unsigned) -> bool {
+        unsigned.checked && unsigned.beginning.is_none_or(|i| self.beginnings[i].anchored)
     }
 
     fn signature(&mut self, line: &Line<'_>, seq: u64, time: &str, signer: Option<&Signer>) {
@@ -364,8 +464,9 @@ impl<'a> Verifier<'a> {
                         self.report.proven_until = seq;
                     }
                     Verdict::Somebody => self.report.signed_checkpoints += 1,
-                    Verdict::Refused(why) => self.find(Some(seq), why),
+                    Verdict::Refused(why) => return self.find(Some(seq), why),
                 }
+                (self.signed, self.checked) = (seq, true);
             }
             _ => self.find(Some(seq), "its signature was taken away or changed"),
         }
@@ -377,115 +478,14 @@ impl<'a> Verifier<'a> {
             self.find(None, "there is no record");
             return self.report;
         }
-        self.beginning(whole);
         self.check_anchors();
+        self.report.unvouched = self.abandoned.iter().filter(|u| !self.is_vouched(u)).map(|u| u.first..=u.last).collect();
+        self.beginning(whole);
         let trusts = self.given.trust.is_given();
         if trusts && self.report.proven_checkpoints == 0 {
             self.find(None, "no checkpoint is signed by whom you trust: nothing says that this is the log that was written");
         }
         self.say_what_is_unproven(trusts);
         self.report
-    }
-
-    /// What comes before the first record was deleted by `retain`, or is missing.
-    fn beginning(&mut self, whole: bool) {
-        let first = self.report.first_seq;
-        if first <= 1 {
-            return;
-        }
-        let (last, hash) = (first - 1, hex(&self.first_prev));
-        if self.retired.iter().any(|(seq, last_hash)| *seq == last && *last_hash == hash) {
-            self.report.unproven.push(format!("records 1 to {last} were deleted, as `retain` says: nothing is known of what they said"));
-        } else if whole {
-            self.find(Some(first), format!("records 1 to {last} are missing, and no record says that they were deleted"));
-        } else {
-            self.report
-                .unproven
-                .push(format!("only this file was looked at: give the folder to have what comes before record {first} looked for"));
-        }
-    }
-
-    fn check_anchors(&mut self) {
-        let (first, last) = (self.report.first_seq, self.report.last_seq);
-        let Some(anchors) = &self.given.anchors else { return };
-        for anchor in anchors {
-            self.file.clone_from(&anchor.place);
-            if let Some(why) = self.anchor_itself(anchor) {
-                self.find(Some(anchor.seq), format!("the exported checkpoint is not to be trusted: {why}"));
-            } else if anchor.seq > last {
-                self.find(
-                    Some(anchor.seq),
-                    format!("the log ends with record {last}, but record {} was exported: what came after was cut off", anchor.seq),
-                );
-            } else if anchor.seq >= first {
-                if self.checkpoints.get(&anchor.seq).or(self.openings.get(&anchor.seq)) == Some(&sha256(&anchor.line)) {
-                    self.anchored.insert(anchor.seq);
-                    self.report.anchored = self.report.anchored.max(anchor.seq);
-                } else {
-                    self.find(Some(anchor.seq), "it differs from the record that was exported: the log was replaced or changed");
-                }
-            }
-        }
-        if self.report.anchored == 0 && self.report.findings.is_empty() {
-            self.find(None, "none of the exported records is of this log");
-        }
-    }
-
-    /// What is wrong with an exported checkpoint itself. The beginning of a run has no signature; who could export a false one
-    /// could export false checkpoints too.
-    fn anchor_itself(&self, anchor: &Anchor) -> Option<String> {
-        let (line, _) = Line::parse(&anchor.line).ok()?;
-        let record: Record = match serde_json::from_slice(&anchor.line) {
-            Ok(record) => record,
-            Err(error) => return Some(error.to_string()),
-        };
-        let Event::LogCheckpoint { signer: Some(signer), .. } = &record.event else { return None };
-        let time = humantime::parse_rfc3339(&record.time).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-        let Some((message, signature)) = line.signature() else { return Some("its signature is missing".to_owned()) };
-        let time = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        match judge(signer, &message, &signature, time, &self.given.trust) {
-            Verdict::Refused(why) => Some(why),
-            Verdict::Proven | Verdict::Somebody => None,
-        }
-    }
-
-    fn say_what_is_unproven(&mut self, trusts: bool) {
-        let last = self.report.last_seq;
-        let unproven = &mut self.report.unproven;
-        if trusts {
-            let until = self.report.proven_until;
-            if until < last {
-                unproven.push(format!("records {} to {last} come after the last checkpoint with a trusted signature: whoever could write the file could change them", until + 1));
-            }
-        } else {
-            unproven.push(
-                "who signed the checkpoints: give the trust bundle with --bundle and --signer, or the signer's key with --public-key"
-                    .to_owned(),
-            );
-            let signed = self.checkpoints.keys().next_back().copied().unwrap_or(0);
-            if signed < last {
-                unproven.push(format!("records {} to {last} come after the last checkpoint", signed + 1));
-            }
-        }
-        if self.given.keys.is_empty() {
-            unproven.push("that whoever took the process later has not rewritten what came before: give an auditor's key with --identity to check the MACs".to_owned());
-        } else if self.unauthenticated {
-            unproven.push("the MACs of runs whose key was not sealed to `audit.auditors`".to_owned());
-        } else if !self.beginnings.iter().all(|seq| self.anchored.contains(seq)) {
-            // An auditor's public key is no secret: who can sign can also begin a run of his own, with a key that he knows.
-            unproven.push(
-                "that each run began with the key that it has now: the exported beginnings of all runs, with --anchor, would prove it"
-                    .to_owned(),
-            );
-        }
-        if self.given.anchors.is_none() {
-            unproven.push(format!("that nothing was cut off after record {last}, and that the log was not replaced as a whole: give exported checkpoints with --anchor"));
-        } else if self.report.anchored < last {
-            unproven
-                .push(format!("that nothing was cut off after record {last}: the last exported record of it is {}", self.report.anchored));
-        }
-        if !self.closed {
-            unproven.push("the log was not closed: it is still written, or its process was killed".to_owned());
-        }
     }
 }

@@ -34,6 +34,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long after a new file could not be begun it is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
+/// How many checkpoints wait for a good sync.
+const PENDING: usize = 16;
 /// The longest wait for a message.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -41,6 +43,15 @@ const IDLE: Duration = Duration::from_secs(3600);
 enum Signers {
     Configured(SigningKey),
     Svid(IdentityCell),
+}
+
+/// What is missing if something is lost.
+#[derive(Default)]
+struct Loss {
+    /// Events of it.
+    events: u64,
+    /// Events that a `log.gap` of it tells of; they were counted when they were lost.
+    told: u64,
 }
 
 /// What is made but not written yet.
@@ -55,8 +66,7 @@ struct Batch {
     copies: Vec<SharedLine>,
     /// Records of it.
     records: u64,
-    /// Events that are lost with it.
-    events: u64,
+    loss: Loss,
 }
 
 pub(crate) struct Writer {
@@ -82,6 +92,12 @@ pub(crate) struct Writer {
     /// Records that are written but maybe not on the disk, and since when.
     unsynced: u64,
     unsynced_since: Instant,
+    unsynced_loss: Loss,
+    /// The file's last sync failed. The system may have dropped what was to be synced, and says so only once: no later sync of
+    /// this file means anything.
+    sync_failed: bool,
+    /// Lines for the anchors that are not known to be on the disk.
+    pending: Vec<SharedLine>,
     /// Records since the last checkpoint, and when that was.
     unsigned: u64,
     last_checkpoint: Instant,
@@ -133,6 +149,9 @@ impl Writer {
             anchors: outlets(&config.anchors).map_err(AuditError::Thread)?,
             unsynced: 0,
             unsynced_since: now,
+            unsynced_loss: Loss::default(),
+            sync_failed: false,
+            pending: Vec::new(),
             unsigned: 0,
             last_checkpoint: now,
         };
@@ -161,9 +180,10 @@ impl Writer {
         }
         let beginning = self.batch.lines.iter().position(|byte| *byte == b'\n').map(|end| SharedLine::from(&self.batch.lines[..end]));
         self.write_batch()?;
-        self.sync();
+        self.folder.as_mut().map_or(Ok(()), Folder::sync)?;
         // Exported while nobody can have taken the process: its sealed key is then known to be the one of the beginning.
-        beginning.iter().for_each(|line| self.anchors.iter().for_each(|outlet| outlet.send(line.clone())));
+        self.pending.extend(beginning);
+        self.synced();
         Ok(())
     }
 
@@ -226,7 +246,7 @@ impl Writer {
             What::Event(event) => *event,
         };
         self.push_at(message.time, &event);
-        self.batch.events += 1;
+        self.batch.loss.events += 1;
         if is_first_svid {
             self.checkpoint(CheckpointCause::Identity);
         }
@@ -238,7 +258,7 @@ impl Writer {
         if missing > 0 {
             self.push(&Event::LogGap { missing });
             // If this is lost too, they are still missing.
-            self.batch.events += missing;
+            self.batch.loss.told += missing;
         }
     }
 
@@ -307,30 +327,51 @@ impl Writer {
 
     /// Writes the batch; where the file blocks, until it can be written. False if it was lost: that is counted.
     fn commit(&mut self) -> bool {
+        let written = self.write_or_lose();
+        // Only what is on the disk shows that it takes records again.
+        if written == Some(true) && self.failing.is_some() && self.sync() {
+            self.recovered();
+        }
+        written.is_some()
+    }
+
+    /// Whether there was something to write; none if it was lost.
+    fn write_or_lose(&mut self) -> Option<bool> {
         let start = Instant::now();
         loop {
-            let Err(error) = self.write_batch() else {
-                self.recovered();
-                return true;
-            };
-            self.failed(&error);
-            let ends = self.state.closing.load(Ordering::Relaxed) && start.elapsed() > PATIENCE;
-            if self.block.is_none() || ends {
+            match self.write_batch() {
+                Ok(written) => return Some(written),
+                Err(error) => self.failed(&error),
+            }
+            if !self.tries_again(start) {
                 self.lose_batch();
-                return false;
+                return None;
             }
             std::thread::sleep(RETRY);
         }
     }
 
-    fn write_batch(&mut self) -> io::Result<()> {
+    /// Whether something that fails since `start` is tried until it succeeds.
+    fn tries_again(&self, start: Instant) -> bool {
+        let ends = self.state.closing.load(Ordering::Relaxed) && start.elapsed() > PATIENCE;
+        self.block.is_some() && !ends
+    }
+
+    /// False if there is nothing to write.
+    fn write_batch(&mut self) -> io::Result<bool> {
         self.seal();
         if self.batch.lines.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(folder) = &mut self.folder {
             folder.append(&self.batch.lines)?;
         }
+        self.written();
+        Ok(true)
+    }
+
+    /// The batch is in the file.
+    fn written(&mut self) {
         self.committed = self.chain.position();
         let batch = &mut self.batch;
         batch.lines.clear();
@@ -340,18 +381,24 @@ impl Writer {
         self.unsynced += batch.records;
         self.unsigned += batch.records;
         self.state.metrics.audit_records().add(batch.records);
-        (batch.records, batch.events) = (0, 0);
+        batch.records = 0;
+        let loss = std::mem::take(&mut batch.loss);
+        self.unsynced_loss.events += loss.events;
+        self.unsynced_loss.told += loss.told;
         for line in batch.copies.drain(..) {
             self.copies.iter().for_each(|outlet| outlet.send(line.clone()));
         }
-        Ok(())
     }
 
     fn lose_batch(&mut self) {
         self.chain.go_back(self.committed);
         let lost = std::mem::take(&mut self.batch);
-        self.state.missing.fetch_add(lost.events, Ordering::Relaxed);
-        self.state.metrics.dropped(Way::Audit, Cause::ExportFailed).add(lost.events);
+        self.lose(&lost.loss);
+    }
+
+    fn lose(&self, loss: &Loss) {
+        self.state.missing.fetch_add(loss.events + loss.told, Ordering::Relaxed);
+        self.state.metrics.dropped(Way::Audit, Cause::ExportFailed).add(loss.events);
     }
 
     fn failed(&mut self, error: &io::Error) {
@@ -373,7 +420,11 @@ impl Writer {
 
     /// How long nothing has to be done but for messages.
     fn until_next(&self) -> Duration {
-        let sync = self.config.file.as_ref().filter(|_| self.unsynced > 0).map(|f| self.unsynced_since + f.sync.interval.duration());
+        let sync = if self.sync_failed {
+            Some(self.rotate_after)
+        } else {
+            self.config.file.as_ref().filter(|_| self.unsynced > 0).map(|file| self.unsynced_since + file.sync.interval.duration())
+        };
         let checkpoint = (self.unsigned > 0).then(|| self.last_checkpoint + self.config.checkpoint.interval.duration());
         let rotate = self.folder.as_ref().zip(self.config.file.as_ref()).map(|(folder, file)| {
             let due = folder.size_and_since().1 + file.rotate.age.duration();
@@ -387,15 +438,15 @@ impl Writer {
     /// What is due: sync, checkpoint, a new file.
     fn keep_house(&mut self) {
         if let Some(sync) = self.config.file.as_ref().map(|file| &file.sync)
-            && self.unsynced > 0
-            && (self.unsynced >= sync.records.into() || self.unsynced_since.elapsed() >= sync.interval.duration())
+            && (self.sync_failed
+                || self.unsynced > 0 && (self.unsynced >= sync.records.into() || self.unsynced_since.elapsed() >= sync.interval.duration()))
         {
             self.sync();
         }
         if let (Some(folder), Some(file)) = (&self.folder, &self.config.file) {
             let (size, since) = folder.size_and_since();
             let due = size >= file.rotate.bytes || since.elapsed() >= file.rotate.age.duration();
-            if due && Instant::now() >= self.rotate_after {
+            if due && !self.sync_failed && Instant::now() >= self.rotate_after {
                 self.rotate();
             }
         }
@@ -404,19 +455,65 @@ impl Writer {
         }
     }
 
+    /// Brings what is written onto the disk. If that fails, another file begins, which says what may be missing in this one;
+    /// where the file blocks, that is tried until it succeeds.
     fn sync(&mut self) -> bool {
-        let Some(folder) = &self.folder else { return true };
-        self.unsynced_since = Instant::now();
-        match folder.sync() {
-            Ok(()) => {
-                self.unsynced = 0;
-                true
+        if !self.sync_failed {
+            self.unsynced_since = Instant::now();
+            match self.folder.as_mut().map_or(Ok(()), Folder::sync) {
+                Ok(()) => {
+                    self.synced();
+                    return true;
+                }
+                Err(error) => self.failed(&error),
             }
-            Err(error) => {
-                self.failed(&error);
-                false
-            }
+            self.sync_failed = true;
+        } else if Instant::now() < self.rotate_after && !self.state.closing.load(Ordering::Relaxed) {
+            return false;
         }
+        self.unsynced = 0;
+        let loss = std::mem::take(&mut self.unsynced_loss);
+        self.lose(&loss);
+        let start = Instant::now();
+        while let Err(error) = self.next_file() {
+            self.failed(&error);
+            if !self.tries_again(start) {
+                return false;
+            }
+            std::thread::sleep(RETRY);
+        }
+        self.sync_failed = false;
+        self.recovered();
+        true
+    }
+
+    /// All that is written is on the disk.
+    fn synced(&mut self) {
+        self.unsynced = 0;
+        self.unsynced_loss = Loss::default();
+        for line in self.pending.drain(..) {
+            self.anchors.iter().for_each(|outlet| outlet.send(line.clone()));
+        }
+    }
+
+    /// Begins another file and brings its first records onto the disk; the batch is empty before. After an error the file
+    /// before goes on.
+    fn next_file(&mut self) -> io::Result<()> {
+        let begun = self.begin_file().and_then(|()| {
+            self.tell_of_gap();
+            let Some(folder) = &mut self.folder else { return Ok(()) };
+            folder.append(&self.batch.lines)?;
+            folder.sync()
+        });
+        if begun.is_ok() {
+            self.written();
+            self.synced();
+        } else {
+            self.rotate_after = Instant::now() + ROTATE_AGAIN;
+            self.lose_batch();
+            self.folder.iter_mut().for_each(Folder::go_back);
+        }
+        begun
     }
 
     fn signer(&self) -> Option<SigningKey> {
@@ -426,7 +523,7 @@ impl Writer {
         }
     }
 
-    /// Writes, signs and exports a checkpoint, and ends the epoch. False if it could not be written.
+    /// Writes and signs a checkpoint and ends the epoch; exports it once it is on the disk. False if it could not be written.
     fn checkpoint(&mut self, cause: CheckpointCause) -> bool {
         // Whether it succeeds or not: the next one is due an interval later.
         self.last_checkpoint = Instant::now();
@@ -449,34 +546,36 @@ impl Writer {
         self.batch.records += 1;
         self.copy(0, false);
         let line: SharedLine = self.batch.lines[..self.batch.lines.len() - 1].into();
-        if !self.commit() {
+        if self.write_or_lose().is_none() {
             return false;
         }
-        self.sync();
         self.unsigned = 0;
+        // Before the sync, after which another file may begin: the epoch has ended, on the disk or not.
         if !self.chain.ratchet() {
             tracing::error!(event = event::AUDIT_FAILING, "the key of the audit log's next epoch can't be made; this one goes on");
         }
-        self.anchors.iter().for_each(|outlet| outlet.send(line.clone()));
+        if self.pending.len() >= PENDING {
+            // The newest one stands for those before it. The first may be the run's beginning.
+            self.pending.pop();
+            self.state.metrics.dropped(Way::AuditCopies, Cause::ExportFailed).add(self.anchors.len() as u64);
+        }
+        self.pending.push(line);
+        if self.sync() {
+            self.recovered();
+        }
         true
     }
 
     /// Ends the file with a checkpoint, begins another, and deletes those that are not to stay.
     fn rotate(&mut self) {
-        if !self.checkpoint(CheckpointCause::Rotation) {
+        if !self.checkpoint(CheckpointCause::Rotation) || self.sync_failed {
             return;
         }
-        if let Err(error) = self.begin_file().and_then(|()| self.write_batch()) {
-            // The old file goes on, and grows beyond its size, until there is room for another.
-            self.rotate_after = Instant::now() + ROTATE_AGAIN;
-            self.chain.go_back(self.committed);
-            self.batch = Batch::default();
-            self.folder.iter_mut().for_each(Folder::go_back);
-            self.failed(&error);
-            return;
-        }
-        if let Err(error) = self.retire() {
-            self.failed(&error);
+        // Neither keeps records from being written: the old file goes on, and grows beyond its size, until there is room for another.
+        if let Err(error) = self.next_file() {
+            tracing::error!(event = event::AUDIT_FAILING, "no new file of the audit log can be begun, the old one goes on: {error}");
+        } else if let Err(error) = self.retire() {
+            tracing::error!(event = event::AUDIT_FAILING, "old files of the audit log can't be deleted: {error}");
         }
     }
 
@@ -504,3 +603,6 @@ impl Writer {
         closing.into_iter().for_each(|outlet| outlet.join(since));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let (audit, audit_thread) = Audit::start(&options).context("the audit log can't be started")?;
     // It keeps the telemetry thread.
     drop(options);
-    first_records(&audit, &config, file)?;
+    first_records(&audit, &config, file);
     let lost = logging.lost.clone();
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
     let shared = Shared::new(settings, Arc::new(telemetry), Arc::new(audit));
@@ -95,15 +95,25 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     controlled
 }
 
-/// With what the process starts, and the secrets that its configuration holds or names.
-fn first_records(audit: &Audit, config: &Config, file: &Path) -> Result<()> {
-    let effective = serde_json::to_vec(config)?;
+/// With what the process starts, and the secrets that its configuration holds or names. No record of it keeps the process from
+/// starting.
+fn first_records(audit: &Audit, config: &Config, file: &Path) {
+    if !config.audit.is_on() {
+        return;
+    }
+    // Read again: what is in force is `effective`. A file that is gone since it was loaded has no digest.
+    let name = file.display().to_string();
+    let digest = match std::fs::read(file) {
+        Ok(text) => FileDigest::new(&name, &text),
+        Err(_) => FileDigest { file: name, sha256: String::new() },
+    };
+    let effective = serde_json::to_vec(config).map_or_else(|_| String::new(), |effective| sidegate_audit::sha256_hex(&effective));
     audit.record(Event::ProcessStarted {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         profile: format!("{:?}", config.profile).to_lowercase(),
-        config: FileDigest::new(&file.display().to_string(), &std::fs::read(file)?),
-        effective_sha256: sidegate_audit::sha256_hex(&effective),
+        config: digest,
+        effective_sha256: effective,
     });
     let secret = |secret: &str, place: String| audit.record(Event::SecretAccessed { secret: secret.to_owned(), place });
     if let Some(key) = &config.audit.checkpoint.key {
@@ -123,7 +133,6 @@ fn first_records(audit: &Audit, config: &Config, file: &Path) -> Result<()> {
             secret(&format!("client key of syslog {}", syslog.to), key.display().to_string());
         }
     }
-    Ok(())
 }
 
 /// The admin socket. Where the default one can't be made nobody asked for it; one that is configured must be there.

@@ -5,4 +5,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod forgery;
+mod live;
 mod mutation;
+mod restart;

@@ -24,7 +24,7 @@ pub(super) fn show(arguments: &Show) -> Result<Outcome> {
                 Ok(_) => {}
                 // The others are still worth reading.
                 Err(error) => {
-                    eprintln!("sidegate: {error}");
+                    eprintln!("sidegate: {:#}", anyhow::Error::from(error));
                     outcome = Outcome::Finding;
                 }
             }

@@ -1,0 +1,169 @@
+//! What happens to the log on a disk that fails.
+
+use std::path::Path;
+
+use sidegate_telemetry::Metrics;
+
+use super::*;
+use crate::verify::{Given, Report, verify};
+
+struct Disk {
+    folder: tempfile::TempDir,
+    metrics: Arc<Metrics>,
+    state: Arc<State>,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let metrics = Arc::new(Metrics::new(&sidegate_config::parse("test.yaml", "profile: development\n").unwrap().telemetry.metrics));
+        Self { folder: tempfile::tempdir().unwrap(), state: State::new(metrics.clone()), metrics }
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn anchors(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("anchors.jsonl")).unwrap()
+    }
+
+    /// `more` is YAML of `audit.file`.
+    fn writer(&self, more: &str) -> Writer {
+        let shown = self.folder.path().display();
+        let text = format!(
+            "profile: development\naudit:\n  file: {{ folder: \"{shown}/log\"{more} }}\n  anchors: [{{ file: \"{shown}/anchors.jsonl\" }}]\n"
+        );
+        let config = sidegate_config::parse("test.yaml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let options =
+            Options { config: &config.audit, metrics: self.metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None };
+        Writer::open(&options, &self.state).unwrap()
+    }
+
+    fn verify(&self) -> Report {
+        verify(&self.log(), &Given::default()).unwrap()
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.metrics.audit_blocked().get() > 0
+    }
+
+    fn dropped(&self) -> u64 {
+        self.metrics.dropped(Way::Audit, Cause::ExportFailed).get()
+    }
+}
+
+fn take(writer: &mut Writer, count: u64) {
+    for rules in 0..count {
+        writer.state.waiting.fetch_add(1, Ordering::Relaxed);
+        writer.take(Message { time: SystemTime::now(), what: What::Event(Box::new(Event::PolicyLoaded { rules, files: Vec::new() })) });
+    }
+}
+
+fn gaps(log: &Path) -> usize {
+    let texts = crate::files(log).unwrap().into_iter().map(|file| std::fs::read_to_string(file).unwrap());
+    texts.map(|text| text.matches("\"log.gap\"").count()).sum()
+}
+
+#[test]
+fn after_a_failed_sync_another_file_says_what_may_be_missing() {
+    let disk = Disk::new();
+    let mut writer = disk.writer(", onFailure: block-new-connections");
+    take(&mut writer, 2);
+    assert!(writer.commit() && writer.sync());
+    writer.folder.as_mut().unwrap().lose_writes();
+    take(&mut writer, 3);
+    assert!(writer.commit() && writer.sync());
+    take(&mut writer, 1);
+    assert!(writer.commit() && !disk.is_blocked());
+    writer.close();
+    let report = disk.verify();
+    assert_eq!((report.files.len(), report.missing, disk.dropped()), (2, 3, 3));
+    let [finding] = report.findings.as_slice() else { panic!("{report:#?}") };
+    assert!(finding.what.contains("records 4 to 6 are missing before it"), "{finding:?}");
+}
+
+#[test]
+fn what_is_not_on_the_disk_is_not_exported() {
+    let disk = Disk::new();
+    let mut writer = disk.writer(", onFailure: drop-and-count");
+    // Neither the file nor another one can be written to the disk.
+    writer.folder.as_mut().unwrap().lose_writes();
+    let away = disk.folder.path().join("away");
+    std::fs::rename(disk.log(), &away).unwrap();
+    take(&mut writer, 1);
+    let epoch = writer.chain.epoch();
+    assert!(writer.checkpoint(CheckpointCause::Timer));
+    assert!(writer.sync_failed && writer.failing.is_some());
+    assert_eq!((writer.pending.len(), writer.chain.epoch()), (1, epoch + 1));
+    // Nothing to write is no sign that it can be written.
+    assert!(writer.commit() && writer.failing.is_some());
+    for _ in 0..2 * PENDING {
+        assert!(writer.checkpoint(CheckpointCause::Timer));
+    }
+    assert_eq!(writer.pending.len(), PENDING);
+    std::fs::rename(&away, disk.log()).unwrap();
+    writer.rotate_after = Instant::now();
+    assert!(writer.sync() && writer.failing.is_none() && writer.pending.is_empty());
+    writer.close();
+    // The beginning of the run, those that waited, and the last.
+    assert_eq!((disk.anchors().lines().count(), disk.verify().missing), (PENDING + 2, 1));
+}
+
+#[test]
+fn a_refused_sync_is_forgotten_only_after_a_record_is_on_the_disk() {
+    let disk = Disk::new();
+    let mut writer = disk.writer(", onFailure: block-new-connections");
+    writer.failed(&io::Error::other("no space"));
+    assert!(writer.commit() && disk.is_blocked());
+    take(&mut writer, 1);
+    assert!(writer.commit() && !disk.is_blocked());
+    writer.close();
+}
+
+#[test]
+fn lost_records_are_counted_once() {
+    let disk = Disk::new();
+    let mut writer = disk.writer(", onFailure: drop-and-count");
+    for lost in 1..=3 {
+        take(&mut writer, 1);
+        writer.lose_batch();
+        assert_eq!((disk.dropped(), disk.state.missing.load(Ordering::Relaxed)), (lost, lost));
+    }
+    take(&mut writer, 1);
+    writer.close();
+    let report = disk.verify();
+    assert_eq!((report.findings.as_slice(), report.missing, disk.dropped(), gaps(&disk.log())), (&[][..], 3, 3, 1));
+}
+
+#[test]
+fn a_rotation_that_fails_refuses_no_connection() {
+    let disk = Disk::new();
+    let mut writer = disk.writer(", onFailure: block-new-connections");
+    let away = disk.folder.path().join("away");
+    std::fs::rename(disk.log(), &away).unwrap();
+    take(&mut writer, 1);
+    writer.rotate();
+    take(&mut writer, 1);
+    assert!(writer.commit() && !disk.is_blocked());
+    std::fs::rename(&away, disk.log()).unwrap();
+    writer.rotate();
+    writer.close();
+    let report = disk.verify();
+    assert_eq!((report.findings.as_slice(), report.files.len(), report.missing), (&[][..], 2, 0));
+}
+
+#[test]
+fn an_empty_file_hinders_neither_a_new_one_nor_retention() {
+    let disk = Disk::new();
+    let mut writer = disk.writer(", retain: { files: 1 }");
+    take(&mut writer, 1);
+    assert!(writer.commit());
+    // The rotation writes a checkpoint first: one is in the way of the new file, the other between it and the old one.
+    for ahead in [0, 1] {
+        std::fs::write(disk.log().join(format!("audit-{:020}.jsonl", writer.committed.seq + ahead)), "").unwrap();
+    }
+    writer.rotate();
+    writer.close();
+    let kept: Vec<_> = crate::files(&disk.log()).unwrap().into_iter().filter(|file| file.metadata().unwrap().len() > 0).collect();
+    assert_eq!(kept.len(), 1);
+}

@@ -1,0 +1,114 @@
+//! Forgeries behind which the real writer goes on: its signatures must not vouch for them.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use sidegate_audit::{Given, Report, anchors};
+
+use crate::common::{World, write_lines};
+
+fn hash(line: &str) -> String {
+    digest(&SHA256, line.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A record that is linked to the last of `lines`, by somebody who has no key.
+fn append(lines: &mut Vec<String>, event: &str) {
+    let last: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    let (seq, prev, mac) = (last["seq"].as_u64().unwrap() + 1, hash(lines.last().unwrap()), "0".repeat(64));
+    lines.push(format!(r#"{{"v":1,"seq":{seq},"time":"2026-01-31T08:00:00.000000Z",{event},"prev":"{prev}","mac":"{mac}"}}"#));
+}
+
+fn trust_only(world: &World) -> Given {
+    Given { trust: world.given().trust, ..Given::default() }
+}
+
+fn says(report: &Report, what: &str) -> bool {
+    report.unproven.iter().any(|unproven| unproven.contains(what))
+}
+
+/// What was exported, but only the beginnings of runs.
+fn exported_beginnings(world: &World) -> Given {
+    let exported = std::fs::read_to_string(world.path("anchors.jsonl")).unwrap();
+    let lines: Vec<String> = exported.lines().filter(|line| line.contains("log.opened")).map(str::to_owned).collect();
+    write_lines(&world.path("beginnings.jsonl"), &lines);
+    Given { anchors: Some(anchors(&world.path("beginnings.jsonl")).unwrap()), ..world.given() }
+}
+
+#[test]
+fn a_restart_does_not_vouch_for_a_forged_tail() {
+    let world = World::new("");
+    world.write(4);
+    world.write(8);
+    let (file, mut lines) = world.lines().remove(1);
+    let first: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+    let first = first["seq"].as_u64().unwrap();
+    lines.truncate(4);
+    append(&mut lines, r#""event":"policy.loaded","rules":666,"files":[]"#);
+    append(&mut lines, r#""event":"policy.loaded","rules":667,"files":[]"#);
+    write_lines(&file, &lines);
+    world.write(3);
+    let report = world.verify(&trust_only(&world));
+    // Nothing contradicts it, and the new run has signed what follows, but not this.
+    assert_eq!((report.findings.as_slice(), report.proven_until), (&[][..], report.last_seq));
+    assert_eq!(report.unvouched, [first..=first + 5]);
+    assert!(says(&report, &format!("records {first} to {} were written by a run that ended without", first + 5)), "{report:#?}");
+    // An auditor sees it.
+    let report = world.verify(&Given { keys: world.given().keys, ..trust_only(&world) });
+    assert_eq!(report.findings.iter().filter(|f| f.what.contains("MAC does not fit")).count(), 2, "{report:#?}");
+}
+
+/// A process that was killed has left the same; MACs prove it, if the run's key is known to be its own.
+#[test]
+fn macs_vouch_for_a_run_that_was_killed() {
+    let world = World::new("");
+    world.write(8);
+    let (file, mut lines) = world.lines().remove(0);
+    lines.truncate(5);
+    write_lines(&file, &lines);
+    world.write(3);
+    let keys_only = Given { keys: world.given().keys, ..trust_only(&world) };
+    for given in [trust_only(&world), keys_only] {
+        let report = world.verify(&given);
+        assert_eq!((report.findings.as_slice(), report.unvouched.as_slice()), (&[][..], &[1..=5][..]));
+    }
+    let report = world.verify(&exported_beginnings(&world));
+    assert_eq!((report.findings.as_slice(), report.unvouched.as_slice()), (&[][..], &[][..]));
+    assert!(!says(&report, "without a signed checkpoint"), "{report:#?}");
+}
+
+#[test]
+fn a_forged_log_retired_excuses_no_missing_file() {
+    let world = World::new(", rotate: { bytes: 6000 }");
+    world.write(30);
+    let files = world.lines();
+    let second: serde_json::Value = serde_json::from_str(&files[1].1[0]).unwrap();
+    let (last, hash) = (second["seq"].as_u64().unwrap() - 1, second["prev"].as_str().unwrap());
+    let (file, mut lines) = files.last().unwrap().clone();
+    let name = files[0].0.file_name().unwrap().display().to_string();
+    append(&mut lines, &format!(r#""event":"log.retired","file":"{name}","lastSeq":{last},"lastHash":"{hash}""#));
+    write_lines(&file, &lines);
+    std::fs::remove_file(&files[0].0).unwrap();
+    let report = world.verify(&trust_only(&world));
+    assert!(says(&report, &format!("that records 1 to {last} were deleted by `retain`: no checkpoint covers")), "{report:#?}");
+    world.write(2);
+    let report = world.verify(&trust_only(&world));
+    assert!(report.findings.iter().any(|f| f.what.contains("that they were deleted says only record")), "{report:#?}");
+}
+
+/// Keys are derived one by one: what a file says must not keep an auditor busy for years.
+#[test]
+fn an_epoch_that_no_log_can_have_is_found_and_costs_nothing() {
+    let world = World::new("");
+    world.write(2);
+    let (file, lines) = world.lines().remove(0);
+    let given = world.given();
+    let mut forged = lines.clone();
+    forged[0] = lines[0].replace("\"epoch\":0", "\"epoch\":18446744073709551615");
+    assert_ne!(forged[0], lines[0]);
+    write_lines(&file, &forged);
+    let report = world.verify(&given);
+    assert!(report.findings.iter().any(|f| f.seq == Some(1) && f.what.contains("can't begin with record 1")), "{report:#?}");
+    // Nor with a number that would allow it.
+    forged[0] = forged[0].replace("\"seq\":1,", "\"seq\":18446744073709551615,");
+    write_lines(&file, &forged);
+    let report = world.verify(&given);
+    assert!(!report.is_intact() && report.authenticated == 0, "{report:#?}");
+}

@@ -197,6 +197,15 @@ impl Sidecar {
         self.record(reason, |r| r["reason"] == reason)
     }
 
+    /// Makes attempts until one ends for this reason: what is under way while policy or trust change is cut instead.
+    #[track_caller]
+    pub fn reason_of(&self, reason: &str, mut attempt: impl FnMut()) -> Value {
+        eventually(reason, || {
+            attempt();
+            self.records().into_iter().find(|record| record["reason"] == reason)
+        })
+    }
+
     /// Its log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

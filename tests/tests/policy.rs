@@ -81,8 +81,9 @@ fn a_directory_is_a_policy_and_its_changes_count() {
     // All files are others, by one link.
     publish(&mount, "2", &[("10-web.yaml", allow("other", "other"))]);
     reloaded(api, "success", 1.0);
-    eventually("the denial", || (!passes()).then_some(()));
-    let denied = api.reason("denied_by_default");
+    let denied = api.reason_of("denied_by_default", || {
+        passes();
+    });
     let nearest = &denied["decision"]["nearest"][0];
     assert!(nearest["rule"].as_str().unwrap().starts_with("other ("), "{denied}");
     assert!(nearest["lacked"].as_str().unwrap().contains("/web is not in `from`"), "{denied}");
@@ -121,14 +122,12 @@ fn rules_that_name_destinations_are_about_connections_from_the_workload() {
 
     put(pair.identities.folder(), "web.policy.yaml", &rule(&server.replace("peer.id ==", "peer.id !=")));
     reloaded(&pair.web, "success", 1.0);
-    eventually("the denial", || echo_bytes(pair.entry, 100, 2).is_err().then_some(()));
-    let denied = pair.web.reason("denied_by_default");
+    let denied = pair.web.reason_of("denied_by_default", || drop(echo_bytes(pair.entry, 100, 2)));
     assert!(denied["decision"]["nearest"][0]["lacked"].as_str().unwrap().starts_with("`when` does not hold"), "{denied}");
 
     put(pair.identities.folder(), "web.policy.yaml", &rule("action: deny, to: { destinations: [api] }"));
     reloaded(&pair.web, "success", 2.0);
-    eventually("the denial", || echo_bytes(pair.entry, 100, 3).is_err().then_some(()));
-    assert!(by(pair.web.reason("denied_by_rule")).starts_with("to-api ("));
+    assert!(by(pair.web.reason_of("denied_by_rule", || drop(echo_bytes(pair.entry, 100, 3)))).starts_with("to-api ("));
 
     // A rule about another destination, or about connections to the workload, does not matter here.
     put(
@@ -158,8 +157,7 @@ fn the_log_of_a_real_run_is_replayed_and_becomes_a_policy() {
         allow("other", "other")
     ));
     reloaded(&pair.api, "success", 1.0);
-    eventually("the denial", || echo_bytes(pair.entry, 100, 3).is_err().then_some(()));
-    let denied = pair.api.reason("denied_by_default");
+    let denied = pair.api.reason_of("denied_by_default", || drop(echo_bytes(pair.entry, 100, 3)));
     let says: Vec<_> = denied["decision"]["remarks"].as_array().unwrap().iter().map(|remark| remark["says"].as_str().unwrap()).collect();
     assert_eq!(says, ["audit", "wouldDeny"]);
     let let_in = pair.api.records().iter().filter(|r| r["decision"]["allowed"] == true).count();

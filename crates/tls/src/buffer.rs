@@ -14,7 +14,7 @@ pub enum Size {
     /// One record of any peer.
     #[default]
     Small,
-    /// [`RECORDS`] of ours: for a connection that fills small ones.
+    /// Eight of ours: for a connection that fills small ones.
     Large,
 }
 

@@ -8,6 +8,7 @@ mod cli;
 #[cfg(feature = "development")]
 mod demo;
 mod logging;
+mod outcome;
 mod policy;
 mod redirect;
 mod reference;

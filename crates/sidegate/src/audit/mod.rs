@@ -17,15 +17,7 @@ use sidegate_identity::Bundle;
 use sidegate_tls::verify::TrustStore;
 
 use crate::cli::audit::{Audit, AuditCommand, Period, Proof};
-
-/// What a command has found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// Nothing that should not be.
-    Good,
-    /// Something that a person has to look at.
-    Finding,
-}
+use crate::outcome::Outcome;
 
 /// Runs a command: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
 pub(crate) fn audit(arguments: &Audit) -> ExitCode {
@@ -35,14 +27,7 @@ pub(crate) fn audit(arguments: &Audit) -> ExitCode {
         AuditCommand::Join(arguments) => join::join(arguments),
         AuditCommand::Report(arguments) => report::report(arguments),
     };
-    match outcome {
-        Ok(Outcome::Good) => ExitCode::SUCCESS,
-        Ok(Outcome::Finding) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("sidegate: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    Outcome::exit_code(outcome)
 }
 
 fn keys(file: Option<&Path>) -> Result<AuditorKeys> {

@@ -19,21 +19,7 @@ use sidegate_core::Decision;
 use sidegate_policy::Policy;
 
 use crate::cli::{PolicyCommand, PolicyFiles};
-
-/// How a command ends that could do its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// Nothing to look at.
-    Good,
-    /// Something to look at.
-    Finding,
-}
-
-impl Outcome {
-    fn finding_if(finding: bool) -> Self {
-        if finding { Self::Finding } else { Self::Good }
-    }
-}
+use crate::outcome::Outcome;
 
 /// Runs a command; its exit code.
 pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
@@ -44,14 +30,7 @@ pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
         PolicyCommand::Replay(arguments) => replay::replay(arguments),
         PolicyCommand::Suggest(arguments) => suggest::suggest(arguments),
     };
-    match outcome {
-        Ok(Outcome::Good) => ExitCode::SUCCESS,
-        Ok(Outcome::Finding) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("sidegate: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    Outcome::exit_code(outcome)
 }
 
 /// A policy that was read for a command.

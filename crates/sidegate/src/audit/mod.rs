@@ -30,7 +30,8 @@ pub(crate) fn audit(arguments: &Audit) -> ExitCode {
     Outcome::exit_code(outcome)
 }
 
-fn keys(file: Option<&Path>) -> Result<AuditorKeys> {
+/// The keys in the file that `--identity` names; none without it.
+pub(crate) fn keys(file: Option<&Path>) -> Result<AuditorKeys> {
     file.map_or_else(|| Ok(AuditorKeys::default()), |file| Ok(AuditorKeys::load(file)?))
 }
 

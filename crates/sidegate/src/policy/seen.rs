@@ -10,10 +10,11 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
-use sidegate_audit::{AuditorKeys, Event, Records};
+use sidegate_audit::{Event, Records};
 use sidegate_core::{Direction, Reason, SpiffeId, parse_canonical};
 use sidegate_policy::{PeerCertificate, Query, TlsFacts};
 
+use crate::audit::keys;
 use crate::cli::Recorded;
 
 /// A longer line is no record.
@@ -111,7 +112,7 @@ enum Line {
 pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Reading> {
     let mut reading = Reading::default();
     let mut known = HashSet::new();
-    let keys = recorded.identity.as_ref().map_or_else(|| Ok(AuditorKeys::default()), |file| AuditorKeys::load(file))?;
+    let keys = keys(recorded.identity.as_deref())?;
     for path in &recorded.audit {
         let mut count = |number: u64, line: Result<Line>| match line {
             // An audit log has a connection when it is let in and when it ends, and two logs may have it both.

@@ -216,6 +216,16 @@ impl Sidecar {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
+    /// Stops it. The signal only begins that: a thread goes on until the first one has run to see it.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.unwrap().path().join("status")).is_ok_and(|status| status.contains("\nState:\tT"))
+        };
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually("a stop", || std::fs::read_dir(&tasks).unwrap().all(is_stopped).then_some(()));
+    }
+
     /// Kills it as the kernel's memory killer would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

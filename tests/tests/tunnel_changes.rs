@@ -48,7 +48,7 @@ fn after_the_servers_sidecar_was_killed_the_next_connection_works() {
 fn a_server_that_hangs_is_given_up_in_time() {
     let echo = Echo::start();
     let pair = with_idle_session(echo.address, "timeouts: { dial: 1s, handshake: 1s }\n");
-    pair.api.signal(Signal::SIGSTOP);
+    pair.api.stop();
     let mut client = TcpStream::connect(pair.entry).unwrap();
     client.write_all(b"is anybody there").unwrap();
     assert_reset(&mut client);

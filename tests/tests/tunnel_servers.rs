@@ -176,9 +176,7 @@ fn data_that_comes_together_with_the_answer_goes_on() {
     let mut client = world.connect();
     // OPEN goes out alone, for there is nothing else yet.
     used.open();
-    world.web.signal(Signal::SIGSTOP);
-    let state = || std::fs::read_to_string(format!("/proc/{}/status", world.web.pid())).unwrap();
-    eventually("the sidecar to stand still", || state().contains("State:\tT").then_some(()));
+    world.web.stop();
     let sent = pattern(200_000, 5);
     client.write_all(&sent[..100_000]).unwrap();
     used.send(&Status::accepted(world.server.address));

@@ -4,7 +4,11 @@
 //! each record's plaintext as a vector of its own and copies what it seals twice. Here a record lies where the socket
 //! wrote it, and where the next socket reads it.
 
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::error::Unspecified;
 use rustls::{AlertDescription, ConnectionTrafficSecrets, Error};
 
 /// Type, legacy version, length.
@@ -27,36 +31,82 @@ pub(crate) enum Content {
     Data = 23,
 }
 
+/// How many keys a worker has expanded: those that were used last, as far as their places differ.
+const EXPANDED: usize = 128;
+
+thread_local! {
+    static PLACES: RefCell<[Option<(u64, LessSafeKey)>; EXPANDED]> = const { RefCell::new([const { None }; EXPANDED]) };
+}
+
 /// Keys of one direction.
+///
+/// A key expanded for its cipher takes half a KiB, and less than a microsecond to make: idle connections have none.
 struct Keys {
-    key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+    /// Of these keys alone.
+    id: u64,
+    secrets: ConnectionTrafficSecrets,
     sequence: u64,
 }
 
 impl Keys {
-    fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, Error> {
-        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
-            _ => return Err(Error::General("the cipher suite is none of TLS 1.3".to_owned())),
-        };
-        let unusable = |_| Error::General("a traffic key does not fit its cipher".to_owned());
-        let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).map_err(unusable)?);
-        let iv = iv.as_ref().try_into().map_err(|_| Error::General("a traffic IV has the wrong length".to_owned()))?;
-        Ok(Self { key, iv, sequence })
+    fn new(sequence: u64, secrets: ConnectionTrafficSecrets) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), secrets, sequence }
     }
 
-    /// The next record's nonce (RFC 8446 §5.3). None is used twice: the sequence number only grows, and never wraps.
-    fn nonce(&mut self) -> Result<Nonce, Error> {
-        let mut nonce = self.iv;
+    /// Calls `with` with the key and the next record's nonce (RFC 8446 §5.3). None is used twice: the sequence number only
+    /// grows, and never wraps.
+    fn next<T>(&mut self, with: impl FnOnce(&LessSafeKey, Nonce) -> Result<T, Unspecified>) -> Result<T, Error> {
+        let (_, _, iv) = parts(&self.secrets)?;
+        let mut nonce: [u8; NONCE_LEN] = iv.try_into().map_err(|_| Error::General("a traffic IV has the wrong length".to_owned()))?;
         for (byte, number) in nonce[NONCE_LEN - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
             *byte ^= number;
         }
         self.sequence = self.sequence.checked_add(1).ok_or(Error::EncryptError)?;
-        Ok(Nonce::assume_unique_for_key(nonce))
+        PLACES.with_borrow_mut(|places| {
+            let place = &mut places[place(self.id)];
+            let (_, key) = match place {
+                Some(expanded) if expanded.0 == self.id => expanded,
+                other => other.insert((self.id, expand(&self.secrets)?)),
+            };
+            with(key, Nonce::assume_unique_for_key(nonce)).map_err(|_| Error::EncryptError)
+        })
     }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // No key outlives its session.
+        let _ = PLACES.try_with(|places| {
+            if let Ok(mut places) = places.try_borrow_mut()
+                && let place = &mut places[place(self.id)]
+                && place.as_ref().is_some_and(|(id, _)| *id == self.id)
+            {
+                *place = None;
+            }
+        });
+    }
+}
+
+fn place(id: u64) -> usize {
+    (id % EXPANDED as u64) as usize
+}
+
+/// Cipher, key and IV.
+fn parts(secrets: &ConnectionTrafficSecrets) -> Result<(&'static Algorithm, &[u8], &[u8]), Error> {
+    let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+        _ => return Err(Error::General("the cipher suite is none of TLS 1.3".to_owned())),
+    };
+    Ok((algorithm, key.as_ref(), iv.as_ref()))
+}
+
+fn expand(secrets: &ConnectionTrafficSecrets) -> Result<LessSafeKey, Error> {
+    let (algorithm, key, _) = parts(secrets)?;
+    let unusable = |_| Error::General("a traffic key does not fit its cipher".to_owned());
+    UnboundKey::new(algorithm, key).map(LessSafeKey::new).map_err(unusable)
 }
 
 /// Seals what goes out.
@@ -68,8 +118,8 @@ pub(crate) struct Sealer {
 
 impl Sealer {
     /// Goes on at `sequence`; a key seals `limit` records at most.
-    pub(crate) fn new(sequence: u64, secrets: &ConnectionTrafficSecrets, limit: u64) -> Result<Self, Error> {
-        Ok(Self { keys: Keys::new(sequence, secrets)?, limit })
+    pub(crate) fn new(sequence: u64, secrets: ConnectionTrafficSecrets, limit: u64) -> Self {
+        Self { keys: Keys::new(sequence, secrets), limit }
     }
 
     /// How many records may still be sealed before the key has to be replaced. One is kept back, for the message that
@@ -89,8 +139,7 @@ impl Sealer {
         header.copy_from_slice(&header_of(inner + TAG)?);
         body[length] = content as u8;
         let (text, tag) = body.split_at_mut(inner);
-        let nonce = self.keys.nonce()?;
-        let sealed = self.keys.key.seal_in_place_separate_tag(nonce, Aad::from(&*header), text).map_err(|_| Error::EncryptError)?;
+        let sealed = self.keys.next(|key, nonce| key.seal_in_place_separate_tag(nonce, Aad::from(&*header), text))?;
         tag.copy_from_slice(sealed.as_ref());
         Ok(length + OVERHEAD)
     }
@@ -105,9 +154,8 @@ impl Sealer {
     }
 
     /// Replaces the key (RFC 8446 §4.6.3).
-    pub(crate) fn replace(&mut self, secrets: &ConnectionTrafficSecrets) -> Result<(), Error> {
-        self.keys = Keys::new(0, secrets)?;
-        Ok(())
+    pub(crate) fn replace(&mut self, secrets: ConnectionTrafficSecrets) {
+        self.keys = Keys::new(0, secrets);
     }
 }
 
@@ -126,8 +174,8 @@ pub(crate) type Refused = (AlertDescription, &'static str);
 
 impl Opener {
     /// Goes on at `sequence`.
-    pub(crate) fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, Error> {
-        Keys::new(sequence, secrets).map(Self)
+    pub(crate) fn new(sequence: u64, secrets: ConnectionTrafficSecrets) -> Self {
+        Self(Keys::new(sequence, secrets))
     }
 
     /// The length of the record that `bytes` begin with, once all of it is there.
@@ -147,8 +195,8 @@ impl Opener {
     pub(crate) fn open(&mut self, record: &mut [u8]) -> Result<(Content, usize), Refused> {
         const FORGED: Refused = (AlertDescription::BadRecordMac, "a record was not sealed with the peer's key");
         let (header, body) = record.split_at_mut_checked(HEADER).ok_or(FORGED)?;
-        let nonce = self.0.nonce().map_err(|_| FORGED)?;
-        let inner = self.0.key.open_in_place(nonce, Aad::from(&*header), body).map_err(|_| FORGED)?;
+        let opened = self.0.next(|key, nonce| key.open_in_place(nonce, Aad::from(&*header), body).map(|inner| inner.len()));
+        let inner = &body[..opened.map_err(|_| FORGED)?];
         if inner.len() > PLAINTEXT + 1 {
             return Err((AlertDescription::RecordOverflow, "a record's plaintext is longer than TLS allows"));
         }
@@ -166,9 +214,8 @@ impl Opener {
     }
 
     /// Replaces the key (RFC 8446 §4.6.3).
-    pub(crate) fn replace(&mut self, secrets: &ConnectionTrafficSecrets) -> Result<(), Error> {
-        self.0 = Keys::new(0, secrets)?;
-        Ok(())
+    pub(crate) fn replace(&mut self, secrets: ConnectionTrafficSecrets) {
+        self.0 = Keys::new(0, secrets);
     }
 }
 
@@ -182,7 +229,7 @@ mod tests {
     }
 
     fn pair() -> (Sealer, Opener) {
-        (Sealer::new(0, &secrets(), 100).unwrap(), Opener::new(0, &secrets()).unwrap())
+        (Sealer::new(0, secrets(), 100), Opener::new(0, secrets()))
     }
 
     #[test]
@@ -197,11 +244,32 @@ mod tests {
             records.push(record);
         }
         let mut second = records[1].clone();
-        assert!(Opener::new(0, &secrets()).unwrap().open(&mut second).is_err());
+        assert!(Opener::new(0, secrets()).open(&mut second).is_err());
         for (record, text) in records.iter_mut().zip([&b"one"[..], b"", &[3; PLAINTEXT]]) {
             assert_eq!(opener.open(record), Ok((Content::Data, text.len())));
             assert_eq!(&record[HEADER..][..text.len()], text);
         }
+    }
+
+    /// Of more keys than have a place, each used in turn, and each with its own.
+    #[test]
+    fn any_number_of_sessions_take_turns() {
+        let secrets =
+            |n: u16| ConnectionTrafficSecrets::Chacha20Poly1305 { key: AeadKey::from([n.to_be_bytes()[1]; 32]), iv: Iv::from([9; 12]) };
+        let mut pairs: Vec<_> = (0..200).map(|n| (Sealer::new(0, secrets(n), 100), Opener::new(0, secrets(n)))).collect();
+        for round in 0..3_u8 {
+            for (n, (sealer, opener)) in pairs.iter_mut().enumerate() {
+                let mut record = Vec::new();
+                sealer.append(&mut record, &[round], Content::Data).unwrap();
+                let mut others = Opener::new(round.into(), secrets(u16::try_from(n).unwrap() + 1));
+                assert!(others.open(&mut record.clone()).is_err());
+                assert_eq!(opener.open(&mut record), Ok((Content::Data, 1)));
+            }
+        }
+        let held = || PLACES.with_borrow(|places| places.iter().flatten().count());
+        assert!(held() > EXPANDED / 2);
+        drop(pairs);
+        assert_eq!(held(), 0);
     }
 
     #[test]
@@ -214,7 +282,7 @@ mod tests {
             forged[bit / 8] ^= 1 << (bit % 8);
             // A changed length is refused for what is then no whole record.
             let whole = Opener::complete(&forged).ok().flatten() == Some(forged.len());
-            assert!(!whole || Opener::new(0, &secrets()).unwrap().open(&mut forged).is_err(), "bit {bit}");
+            assert!(!whole || Opener::new(0, secrets()).open(&mut forged).is_err(), "bit {bit}");
         }
     }
 
@@ -247,19 +315,19 @@ mod tests {
     fn seal_as(sealer: &mut Sealer, record: &mut [u8], length: usize) {
         let header = header_of(length + 1 + TAG).unwrap();
         record[..HEADER].copy_from_slice(&header);
-        let nonce = sealer.keys.nonce().unwrap();
         let (text, tag) = record[HEADER..].split_at_mut(length + 1);
-        tag.copy_from_slice(sealer.keys.key.seal_in_place_separate_tag(nonce, Aad::from(&header), text).unwrap().as_ref());
+        let sealed = sealer.keys.next(|key, nonce| key.seal_in_place_separate_tag(nonce, Aad::from(&header), text)).unwrap();
+        tag.copy_from_slice(sealed.as_ref());
     }
 
     #[test]
     fn a_key_says_when_it_has_done_its_work() {
-        let mut sealer = Sealer::new(97, &secrets(), 100).unwrap();
+        let mut sealer = Sealer::new(97, secrets(), 100);
         assert_eq!(sealer.left(), 2);
         sealer.append(&mut Vec::new(), b"", Content::Data).unwrap();
         sealer.append(&mut Vec::new(), b"", Content::Data).unwrap();
         assert_eq!(sealer.left(), 0);
-        sealer.replace(&secrets()).unwrap();
+        sealer.replace(secrets());
         assert_eq!(sealer.left(), 99);
     }
 

@@ -279,7 +279,7 @@ impl Session {
             [1] => true,
             _ => return Err(self.refuse((AlertDescription::IllegalParameter, "a key update that can't be read"))),
         };
-        let replaced = self.kernel.next_secret(false).and_then(|secret| self.opener.replace(&secret));
+        let replaced = self.kernel.next_secret(false).map(|secret| self.opener.replace(secret));
         replaced.map_err(|error| broken(&error))?;
         // One answer is enough for all that ask before it goes out (RFC 8446 §4.6.3).
         self.owes_key |= asked;

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sidegate_core::{Reason, event};
+use sidegate_tls::Buffer;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -69,8 +70,8 @@ async fn work(shared: &Arc<Shared>, listeners: Listeners, index: usize, workers:
     let _ = timeout(Duration::from_secs(2), tasks.wait()).await;
 }
 
-/// Once a second: measures how late a timer fires, for so long does anything on this worker wait for its turn; closes
-/// sessions that have waited too long for a connection, and makes others in advance.
+/// Once a second: measures how late a timer fires, for so long does anything on this worker wait for its turn; gives back
+/// buffers that nobody needs; closes sessions that have waited too long for a connection, and makes others in advance.
 async fn tend(shared: &Arc<Shared>, tasks: &TaskTracker, index: usize, workers: usize) {
     const EVERY: Duration = Duration::from_secs(1);
     let timeouts = &shared.settings.timeouts;
@@ -82,6 +83,7 @@ async fn tend(shared: &Arc<Shared>, tasks: &TaskTracker, index: usize, workers: 
             lag.record(due.elapsed());
         }
         poll::look_for_others();
+        Buffer::trim();
         for key in pool::sweep(shared) {
             let shared = shared.clone();
             tasks.spawn(async move {

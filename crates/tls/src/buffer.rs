@@ -1,7 +1,7 @@
 //! Buffers for bytes under way, from a pool of the worker.
 //!
 //! A connection holds one only while it has bytes to move, so that an idle one costs none. What the pool keeps is bounded;
-//! what is beyond goes back to the system.
+//! what is beyond, or has lain there unused, goes back to the system.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -40,8 +40,19 @@ impl Size {
     }
 }
 
+/// Free buffers of one size.
+struct Free {
+    buffers: Vec<Inner>,
+    /// So many of them nobody has needed since [`Buffer::trim`] looked last.
+    spare: usize,
+}
+
+impl Free {
+    const NONE: Self = Self { buffers: Vec::new(), spare: 0 };
+}
+
 thread_local! {
-    static FREE: RefCell<[Vec<Inner>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static FREE: RefCell<[Free; 2]> = const { RefCell::new([Free::NONE; 2]) };
 }
 
 #[derive(Debug, Default)]
@@ -61,9 +72,24 @@ impl Buffer {
     /// One from the pool. What is in it is of no meaning.
     #[must_use]
     pub fn take(size: Size) -> Self {
-        let free = FREE.with_borrow_mut(|free| free[size as usize].pop());
+        let free = FREE.with_borrow_mut(|free| {
+            let free = &mut free[size as usize];
+            let buffer = free.buffers.pop();
+            free.spare = free.spare.min(free.buffers.len());
+            buffer
+        });
         let inner = free.unwrap_or_else(|| Inner { bytes: vec![0; size.bytes()].into_boxed_slice(), chunks: Vec::new() });
         Self { inner, size }
+    }
+
+    /// Gives back what this worker's pool holds and nobody has needed since the last time.
+    pub fn trim() {
+        FREE.with_borrow_mut(|free| {
+            for free in free {
+                free.buffers.drain(..free.spare);
+                free.spare = free.buffers.len();
+            }
+        });
     }
 
     /// How much it holds.
@@ -96,10 +122,34 @@ impl Drop for Buffer {
         let _ = FREE.try_with(|free| {
             if let Ok(mut free) = free.try_borrow_mut() {
                 let free = &mut free[self.size as usize];
-                if free.len() < self.size.kept() {
-                    free.push(inner);
+                if free.buffers.len() < self.size.kept() {
+                    free.buffers.push(inner);
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free() -> [usize; 2] {
+        FREE.with_borrow(|free| [free[0].buffers.len(), free[1].buffers.len()])
+    }
+
+    #[test]
+    fn the_pool_keeps_what_is_used_and_no_more() {
+        drop([Buffer::take(Size::Small), Buffer::take(Size::Small), Buffer::take(Size::Large)]);
+        Buffer::trim();
+        assert_eq!(free(), [2, 1]);
+        drop(Buffer::take(Size::Small));
+        Buffer::trim();
+        assert_eq!(free(), [1, 0]);
+        drop((0..100).map(|_| Buffer::take(Size::Small)).collect::<Vec<_>>());
+        assert_eq!(free(), [Size::Small.kept(), 0]);
+        Buffer::trim();
+        Buffer::trim();
+        assert_eq!(free(), [0, 0]);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 use rustls::{AlertDescription, ConnectionTrafficSecrets, Error};
+use zeroize::Zeroizing;
 
 /// Type, legacy version, length.
 pub(crate) const HEADER: usize = 5;
@@ -44,21 +45,49 @@ thread_local! {
 struct Keys {
     /// Of these keys alone.
     id: u64,
-    secrets: ConnectionTrafficSecrets,
     sequence: u64,
+    cipher: Cipher,
+    iv: [u8; NONCE_LEN],
+    /// As many bytes of it as the cipher wants.
+    key: Zeroizing<[u8; 32]>,
+}
+
+#[derive(Clone, Copy)]
+enum Cipher {
+    Aes128Gcm,
+    Aes256Gcm,
+    Chacha20Poly1305,
 }
 
 impl Keys {
-    fn new(sequence: u64, secrets: ConnectionTrafficSecrets) -> Self {
+    fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), secrets, sequence }
+        let (cipher, secret, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Cipher::Chacha20Poly1305, key, iv),
+            _ => return Err(Error::General("the cipher suite is none of TLS 1.3".to_owned())),
+        };
+        let iv = iv.as_ref().try_into().map_err(|_| Error::General("a traffic IV has the wrong length".to_owned()))?;
+        let mut key = Zeroizing::new([0; 32]);
+        key.iter_mut().zip(secret.as_ref()).for_each(|(to, from)| *to = *from);
+        Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), sequence, cipher, iv, key })
+    }
+
+    fn expand(&self) -> Result<LessSafeKey, Error> {
+        let algorithm: &'static Algorithm = match self.cipher {
+            Cipher::Aes128Gcm => &AES_128_GCM,
+            Cipher::Aes256Gcm => &AES_256_GCM,
+            Cipher::Chacha20Poly1305 => &CHACHA20_POLY1305,
+        };
+        let unusable = |_| Error::General("a traffic key does not fit its cipher".to_owned());
+        UnboundKey::new(algorithm, &self.key[..algorithm.key_len()]).map(LessSafeKey::new).map_err(unusable)
     }
 
     /// Calls `with` with the key and the next record's nonce (RFC 8446 §5.3). None is used twice: the sequence number only
     /// grows, and never wraps.
     fn next<T>(&mut self, with: impl FnOnce(&LessSafeKey, Nonce) -> Result<T, Unspecified>) -> Result<T, Error> {
-        let (_, _, iv) = parts(&self.secrets)?;
-        let mut nonce: [u8; NONCE_LEN] = iv.try_into().map_err(|_| Error::General("a traffic IV has the wrong length".to_owned()))?;
+        let mut nonce = self.iv;
         for (byte, number) in nonce[NONCE_LEN - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
             *byte ^= number;
         }
@@ -67,7 +96,7 @@ impl Keys {
             let place = &mut places[place(self.id)];
             let (_, key) = match place {
                 Some(expanded) if expanded.0 == self.id => expanded,
-                other => other.insert((self.id, expand(&self.secrets)?)),
+                other => other.insert((self.id, self.expand()?)),
             };
             with(key, Nonce::assume_unique_for_key(nonce)).map_err(|_| Error::EncryptError)
         })
@@ -92,23 +121,6 @@ fn place(id: u64) -> usize {
     (id % EXPANDED as u64) as usize
 }
 
-/// Cipher, key and IV.
-fn parts(secrets: &ConnectionTrafficSecrets) -> Result<(&'static Algorithm, &[u8], &[u8]), Error> {
-    let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
-        _ => return Err(Error::General("the cipher suite is none of TLS 1.3".to_owned())),
-    };
-    Ok((algorithm, key.as_ref(), iv.as_ref()))
-}
-
-fn expand(secrets: &ConnectionTrafficSecrets) -> Result<LessSafeKey, Error> {
-    let (algorithm, key, _) = parts(secrets)?;
-    let unusable = |_| Error::General("a traffic key does not fit its cipher".to_owned());
-    UnboundKey::new(algorithm, key).map(LessSafeKey::new).map_err(unusable)
-}
-
 /// Seals what goes out.
 pub(crate) struct Sealer {
     keys: Keys,
@@ -118,8 +130,8 @@ pub(crate) struct Sealer {
 
 impl Sealer {
     /// Goes on at `sequence`; a key seals `limit` records at most.
-    pub(crate) fn new(sequence: u64, secrets: ConnectionTrafficSecrets, limit: u64) -> Self {
-        Self { keys: Keys::new(sequence, secrets), limit }
+    pub(crate) fn new(sequence: u64, secrets: &ConnectionTrafficSecrets, limit: u64) -> Result<Self, Error> {
+        Ok(Self { keys: Keys::new(sequence, secrets)?, limit })
     }
 
     /// How many records may still be sealed before the key has to be replaced. One is kept back, for the message that
@@ -154,8 +166,9 @@ impl Sealer {
     }
 
     /// Replaces the key (RFC 8446 §4.6.3).
-    pub(crate) fn replace(&mut self, secrets: ConnectionTrafficSecrets) {
-        self.keys = Keys::new(0, secrets);
+    pub(crate) fn replace(&mut self, secrets: &ConnectionTrafficSecrets) -> Result<(), Error> {
+        self.keys = Keys::new(0, secrets)?;
+        Ok(())
     }
 }
 
@@ -174,8 +187,8 @@ pub(crate) type Refused = (AlertDescription, &'static str);
 
 impl Opener {
     /// Goes on at `sequence`.
-    pub(crate) fn new(sequence: u64, secrets: ConnectionTrafficSecrets) -> Self {
-        Self(Keys::new(sequence, secrets))
+    pub(crate) fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, Error> {
+        Keys::new(sequence, secrets).map(Self)
     }
 
     /// The length of the record that `bytes` begin with, once all of it is there.
@@ -214,8 +227,9 @@ impl Opener {
     }
 
     /// Replaces the key (RFC 8446 §4.6.3).
-    pub(crate) fn replace(&mut self, secrets: ConnectionTrafficSecrets) {
-        self.0 = Keys::new(0, secrets);
+    pub(crate) fn replace(&mut self, secrets: &ConnectionTrafficSecrets) -> Result<(), Error> {
+        self.0 = Keys::new(0, secrets)?;
+        Ok(())
     }
 }
 
@@ -229,7 +243,7 @@ mod tests {
     }
 
     fn pair() -> (Sealer, Opener) {
-        (Sealer::new(0, secrets(), 100), Opener::new(0, secrets()))
+        (Sealer::new(0, &secrets(), 100).unwrap(), Opener::new(0, &secrets()).unwrap())
     }
 
     #[test]
@@ -244,7 +258,7 @@ mod tests {
             records.push(record);
         }
         let mut second = records[1].clone();
-        assert!(Opener::new(0, secrets()).open(&mut second).is_err());
+        assert!(Opener::new(0, &secrets()).unwrap().open(&mut second).is_err());
         for (record, text) in records.iter_mut().zip([&b"one"[..], b"", &[3; PLAINTEXT]]) {
             assert_eq!(opener.open(record), Ok((Content::Data, text.len())));
             assert_eq!(&record[HEADER..][..text.len()], text);
@@ -256,12 +270,13 @@ mod tests {
     fn any_number_of_sessions_take_turns() {
         let secrets =
             |n: u16| ConnectionTrafficSecrets::Chacha20Poly1305 { key: AeadKey::from([n.to_be_bytes()[1]; 32]), iv: Iv::from([9; 12]) };
-        let mut pairs: Vec<_> = (0..200).map(|n| (Sealer::new(0, secrets(n), 100), Opener::new(0, secrets(n)))).collect();
+        let mut pairs: Vec<_> =
+            (0..200).map(|n| (Sealer::new(0, &secrets(n), 100).unwrap(), Opener::new(0, &secrets(n)).unwrap())).collect();
         for round in 0..3_u8 {
             for (n, (sealer, opener)) in pairs.iter_mut().enumerate() {
                 let mut record = Vec::new();
                 sealer.append(&mut record, &[round], Content::Data).unwrap();
-                let mut others = Opener::new(round.into(), secrets(u16::try_from(n).unwrap() + 1));
+                let mut others = Opener::new(round.into(), &secrets(u16::try_from(n).unwrap() + 1)).unwrap();
                 assert!(others.open(&mut record.clone()).is_err());
                 assert_eq!(opener.open(&mut record), Ok((Content::Data, 1)));
             }
@@ -282,7 +297,7 @@ mod tests {
             forged[bit / 8] ^= 1 << (bit % 8);
             // A changed length is refused for what is then no whole record.
             let whole = Opener::complete(&forged).ok().flatten() == Some(forged.len());
-            assert!(!whole || Opener::new(0, secrets()).open(&mut forged).is_err(), "bit {bit}");
+            assert!(!whole || Opener::new(0, &secrets()).unwrap().open(&mut forged).is_err(), "bit {bit}");
         }
     }
 
@@ -322,12 +337,12 @@ mod tests {
 
     #[test]
     fn a_key_says_when_it_has_done_its_work() {
-        let mut sealer = Sealer::new(97, secrets(), 100);
+        let mut sealer = Sealer::new(97, &secrets(), 100).unwrap();
         assert_eq!(sealer.left(), 2);
         sealer.append(&mut Vec::new(), b"", Content::Data).unwrap();
         sealer.append(&mut Vec::new(), b"", Content::Data).unwrap();
         assert_eq!(sealer.left(), 0);
-        sealer.replace(secrets());
+        sealer.replace(&secrets()).unwrap();
         assert_eq!(sealer.left(), 99);
     }
 

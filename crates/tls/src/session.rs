@@ -80,7 +80,8 @@ pub struct Session {
     // Outwards: first the head, then what lies in the buffer, then the tail.
     sealer: Sealer,
     head: Vec<u8>,
-    out: Option<Buffer>,
+    /// Boxed, as the other: most of the time there is none.
+    out: Option<Box<Buffer>>,
     unsent: Range<usize>,
     tail: Vec<u8>,
     out_size: Size,
@@ -89,7 +90,7 @@ pub struct Session {
     closing: bool,
     // Inwards: sealed bytes of the buffer that have not been opened, behind the plaintext that has not been taken.
     opener: Opener,
-    inward: Option<Buffer>,
+    inward: Option<Box<Buffer>>,
     sealed: Range<usize>,
     in_size: Size,
     ended: bool,
@@ -116,14 +117,14 @@ impl Session {
                 return Err(Error::General("too much came with the handshake".to_owned()));
             };
             room.copy_from_slice(&remains.sealed);
-            inward = Some(buffer);
+            inward = Some(Box::new(buffer));
         }
         Ok(Self {
             peer,
             facts,
             verify,
-            sealer: Sealer::new(secrets.tx.0, secrets.tx.1, kernel.key_limit()),
-            opener: Opener::new(secrets.rx.0, secrets.rx.1),
+            sealer: Sealer::new(secrets.tx.0, &secrets.tx.1, kernel.key_limit())?,
+            opener: Opener::new(secrets.rx.0, &secrets.rx.1)?,
             kernel,
             head: Vec::new(),
             out: None,

@@ -80,13 +80,13 @@ impl Session {
 
     /// The bytes of the buffer, and which of them are plaintext that has not been taken, in order.
     pub fn plaintext(&mut self) -> Option<(&mut [u8], &mut Vec<Range<u32>>)> {
-        self.inward.as_mut().map(Buffer::parts)
+        self.inward.as_mut().map(|buffer| buffer.parts())
     }
 
     /// How many pieces of plaintext have not been taken.
     #[must_use]
     pub fn pieces(&self) -> usize {
-        self.inward.as_ref().map_or(0, Buffer::pieces)
+        self.inward.as_ref().map_or(0, |buffer| buffer.pieces())
     }
 
     /// Writes plaintext, of the first `count` pieces at most, to the socket; how much it took.
@@ -279,7 +279,7 @@ impl Session {
             [1] => true,
             _ => return Err(self.refuse((AlertDescription::IllegalParameter, "a key update that can't be read"))),
         };
-        let replaced = self.kernel.next_secret(false).map(|secret| self.opener.replace(secret));
+        let replaced = self.kernel.next_secret(false).and_then(|secret| self.opener.replace(&secret));
         replaced.map_err(|error| broken(&error))?;
         // One answer is enough for all that ask before it goes out (RFC 8446 §4.6.3).
         self.owes_key |= asked;
@@ -317,15 +317,18 @@ impl Session {
             let mut small = Buffer::take(Size::Small);
             small.bytes()[..self.sealed.len()].copy_from_slice(&large.bytes()[self.sealed.clone()]);
             self.sealed = 0..self.sealed.len();
-            self.inward = Some(small);
+            self.inward = Some(Box::new(small));
             self.in_size = Size::Small;
         }
     }
 
     /// Reads behind the sealed bytes that are there.
     fn read(&mut self, read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<Option<usize>>) -> io::Result<Option<usize>> {
-        let size =
-            if self.sealed.is_empty() { self.in_size } else { self.in_size.max(self.inward.as_ref().map_or(Size::Small, Buffer::size)) };
+        let size = if self.sealed.is_empty() {
+            self.in_size
+        } else {
+            self.in_size.max(self.inward.as_ref().map_or(Size::Small, |buffer| buffer.size()))
+        };
         match &mut self.inward {
             Some(buffer) if buffer.size() == size => {
                 // No plaintext is left, so the beginning is free.
@@ -336,7 +339,7 @@ impl Session {
                 if let Some(old) = old {
                     buffer.bytes()[..self.sealed.len()].copy_from_slice(&old.bytes()[self.sealed.clone()]);
                 }
-                *old = Some(buffer);
+                *old = Some(Box::new(buffer));
             }
         }
         self.sealed = 0..self.sealed.len();

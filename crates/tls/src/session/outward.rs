@@ -109,7 +109,7 @@ impl Session {
         let size = self.out_size;
         let buffer = match &mut self.out {
             Some(buffer) if buffer.size() == size => buffer,
-            out => out.insert(Buffer::take(size)),
+            out => out.insert(Box::new(Buffer::take(size))),
         };
         let bytes = buffer.bytes();
         let front = HEADER + prefix.map_or(0, |_| 4);
@@ -178,7 +178,7 @@ impl Session {
     pub(super) fn replace_key(&mut self) -> Result<(), WireError> {
         const UPDATE_NOT_REQUESTED: [u8; 5] = [24, 0, 0, 1, 0];
         let appended = self.sealer.append(&mut self.tail, &UPDATE_NOT_REQUESTED, Content::Handshake);
-        let replaced = appended.and_then(|()| self.kernel.next_secret(true)).map(|secret| self.sealer.replace(secret));
+        let replaced = appended.and_then(|()| self.kernel.next_secret(true)).and_then(|secret| self.sealer.replace(&secret));
         replaced.map_err(|error| broken(&error))
     }
 }

@@ -13,8 +13,8 @@ use rustls::version::TLS13;
 use rustls::{ServerConfig, ServerConnection, Stream};
 use serde_json::Value;
 use sidegate_tests::{
-    ByServer, DEADLINE, Frame, Heard, Identities, Sidecar, Status, assert_reset, client_config, eventually, free_port, goaway, id, outcome,
-    pattern, read_all,
+    ByServer, DEADLINE, Frame, Heard, Identities, Sidecar, Status, assert_reset, client_config, free_port, goaway, id, outcome, pattern,
+    read_all,
 };
 
 fn not_opened() -> Vec<u8> {

@@ -65,21 +65,23 @@ impl Chain {
     ) -> Result<(), String> {
         let start = out.len();
         let result = line::begin(out, self.position.seq, time, event).map_err(|e| e.to_string()).and_then(|()| {
-            line::link(out, start, &self.position.prev, &self.key);
+            let hash = line::link(out, start, &self.position.prev, &self.key);
             if let Some(signer) = signer {
                 let signature = signer.sign(&line::to_sign(&out[start..]))?;
                 line::sign(out, &signature);
             }
             line::end(out);
-            Ok(())
+            Ok(hash.finish(&out[start..out.len() - 1]))
         });
         match result {
-            Ok(()) => {
-                let prev = crate::hex::sha256(&out[start..out.len() - 1]);
+            Ok(prev) => {
                 self.position = Position { seq: self.position.seq + records, prev };
+                Ok(())
             }
-            Err(_) => out.truncate(start),
+            Err(why) => {
+                out.truncate(start);
+                Err(why)
+            }
         }
-        result
     }
 }

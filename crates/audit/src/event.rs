@@ -269,6 +269,8 @@ pub enum CheckpointCause {
     Identity,
     /// The file ends.
     Rotation,
+    /// Old files are about to be deleted, as the records before it say.
+    Retention,
     /// The log is closed.
     Shutdown,
 }

@@ -1,7 +1,8 @@
 //! The files of a log in one folder: the one that is written, the ones before it, and what a crash has left.
 
+use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -12,7 +13,7 @@ use sidegate_config::schema::audit::Retain;
 use crate::chain::Position;
 use crate::event::CheckpointCause;
 use crate::key::Hash;
-use crate::line::Line;
+use crate::line::{self, Line, Next};
 
 /// Why a folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,17 +29,21 @@ pub enum FolderError {
 /// A log's files: `audit-` and the number of the first record, so that their names sort as they follow each other.
 const PREFIX: &str = "audit-";
 const SUFFIX: &str = ".jsonl";
+/// As much as this of what is no part of the log is copied to a side note, bytes: more than a crash leaves.
+const COPIED: u64 = 64 * 1024 * 1024;
 
-/// The log's files in `folder`, in order.
+/// The log's files in `folder`, in order. What has such a name and is no file, such as a pipe that nobody writes to, is none.
 ///
 /// # Errors
 /// If the folder can't be read.
 pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         let digits = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
-        if digits.is_some_and(|digits| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())) {
+        let is_ours = digits.is_some_and(|digits| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()));
+        if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             files.push(path);
         }
     }
@@ -57,28 +62,36 @@ pub(crate) struct Left {
     pub(crate) side_note: Option<String>,
 }
 
-/// An old file that is not to stay.
-pub(crate) struct Retired {
-    path: PathBuf,
+/// A file that is not written any more.
+///
+/// What is known of it since it ended, or since the start, counts, and not what stands in the folder later: else whoever can
+/// write there would have us delete what we should keep, and sign that it was in order.
+#[derive(Debug, Clone)]
+pub(crate) struct Finished {
     pub(crate) name: String,
     pub(crate) last_seq: u64,
     pub(crate) last_hash: Hash,
+    bytes: u64,
+    ended: SystemTime,
 }
 
 /// The folder, locked, and the file that is written.
 pub(crate) struct Folder {
     path: PathBuf,
+    /// The files before, the oldest first.
+    finished: VecDeque<Finished>,
     current: Option<Current>,
-    /// The one before, as long as the new one has no record on the disk.
-    before: Option<Current>,
-    /// The folder itself. Open all the time, so that a name can be synced also where no more descriptors are to be had.
+    /// What was the current one, as long as the new one has no record on the disk.
+    before: Option<Option<Current>>,
+    /// The folder itself, locked as long as we write: a file in it that is the lock could be deleted. Open all the time, so
+    /// that a name can be synced also where no more descriptors are to be had.
     names: File,
-    /// Held as long as we write.
-    _lock: File,
 }
 
 struct Current {
     name: String,
+    /// Where the chain stands where it begins.
+    begins: Position,
     file: File,
     len: u64,
     since: Instant,
@@ -92,14 +105,13 @@ impl Folder {
     pub(crate) fn open(path: &Path) -> Result<(Self, Position, Option<Left>), FolderError> {
         let system = |error| FolderError::System(path.to_owned(), error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(system)?;
-        let lock = create(&path.join("lock"), OpenOptions::new().create(true).write(true).truncate(false)).map_err(system)?;
-        match lock.try_lock() {
+        let names = File::open(path).map_err(system)?;
+        match names.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(FolderError::Taken(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(system(error)),
         }
-        let names = File::open(path).map_err(system)?;
-        let folder = Self { path: path.to_owned(), current: None, before: None, names, _lock: lock };
+        let mut folder = Self { path: path.to_owned(), finished: VecDeque::new(), current: None, before: None, names };
         let mut files = files(path).map_err(system)?;
         let mut left: Option<Left> = None;
         while let Some(last) = files.pop() {
@@ -108,6 +120,8 @@ impl Folder {
             let (bytes, note) = left.take().map_or((0, None), |before| (before.bytes_cut, before.side_note));
             let now = Left { bytes_cut: now.bytes_cut + bytes, side_note: now.side_note.or(note), ..now };
             if let Some(position) = end.position {
+                files.push(last);
+                folder.finished = finished(&files, position).map_err(system)?;
                 return Ok((folder, position, Some(now)));
             }
             left = Some(now);
@@ -119,17 +133,23 @@ impl Folder {
     fn cut(&self, file: &Path, end: &End) -> io::Result<Left> {
         let name = name_of(file);
         let mut left = Left { file: name.clone(), closed: end.closed, bytes_cut: end.total - end.good, side_note: None };
+        let first = format!("{name}.cut-at-{}", end.good);
+        // What is too large to be copied, such as a hole of many gigabytes, stays where it is, and the file becomes the note.
+        let becomes_note = end.position.is_none() || left.bytes_cut > COPIED;
         if left.bytes_cut > 0 {
-            let text = std::fs::read(file)?;
-            let good = usize::try_from(end.good).unwrap_or(usize::MAX).min(text.len());
-            let note = format!("{name}.cut-at-{}", end.good);
-            let mut out = create(&self.path.join(&note), OpenOptions::new().create(true).write(true).truncate(true))?;
-            out.write_all(&text[good..])?;
-            out.sync_all()?;
-            left.side_note = Some(note);
+            left.side_note = Some(self.side_note(&first, |note| match becomes_note {
+                true => std::fs::hard_link(file, note),
+                false => copy(file, end.good, left.bytes_cut, note),
+            })?);
+            self.sync_names()?;
         }
         if end.position.is_none() {
             std::fs::remove_file(file)?;
+        } else if left.bytes_cut > 0 && becomes_note {
+            let good = self.path.join(format!("{name}.good"));
+            remove(&good)?;
+            copy(file, 0, end.good, &good)?;
+            std::fs::rename(good, file)?;
         } else if left.bytes_cut > 0 {
             let file = OpenOptions::new().write(true).open(file)?;
             file.set_len(end.good)?;
@@ -139,9 +159,26 @@ impl Folder {
         Ok(left)
     }
 
-    /// Begins a new file, whose first record is `seq`; the one before is let go of with that. Returns its name.
-    pub(crate) fn begin(&mut self, seq: u64) -> io::Result<String> {
-        let name = file_name(seq);
+    /// Makes a side note of the name `first`; where that is taken, of the first free name with a number behind it. `make` must
+    /// not replace what is there.
+    fn side_note(&self, first: &str, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<String> {
+        let mut name = first.to_owned();
+        let mut number = 1;
+        loop {
+            match make(&self.path.join(&name)) {
+                Ok(()) => return Ok(name),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    number += 1;
+                    name = format!("{first}.{number}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Begins a new file where the chain stands; the one before is let go of with that. Returns its name.
+    pub(crate) fn begin(&mut self, begins: Position) -> io::Result<String> {
+        let name = file_name(begins.seq);
         let path = self.path.join(&name);
         // What an attempt has left that could not be taken back.
         if path.symlink_metadata().is_ok_and(|file| file.len() == 0) {
@@ -152,18 +189,20 @@ impl Folder {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
-        self.before = self.current.replace(Current { name: name.clone(), file, len: 0, since: Instant::now(), damaged: false });
+        self.before =
+            Some(self.current.replace(Current { name: name.clone(), begins, file, len: 0, since: Instant::now(), damaged: false }));
         Ok(name)
     }
 
     /// Takes back [`Folder::begin`] where no record came onto the disk after it: the file before goes on.
     pub(crate) fn go_back(&mut self) {
         if let Some(before) = self.before.take()
-            && let Some(empty) = self.current.replace(before)
+            && let Some(empty) = std::mem::replace(&mut self.current, before)
         {
             // One that can't be deleted is at least empty.
             let _ = empty.file.set_len(0);
             let _ = std::fs::remove_file(self.path.join(empty.name));
+            let _ = self.sync_names();
         }
     }
 
@@ -188,8 +227,13 @@ impl Folder {
 
     /// Brings what was written onto the disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
-        self.current.as_ref().map_or(Ok(()), |current| current.file.sync_data())?;
-        self.before = None;
+        let Some(current) = &self.current else { return Ok(()) };
+        current.file.sync_data()?;
+        if let Some(Some(before)) = self.before.take() {
+            let Position { seq, prev } = current.begins;
+            let (bytes, ended) = (before.len, SystemTime::now());
+            self.finished.push_back(Finished { name: before.name, last_seq: seq - 1, last_hash: prev, bytes, ended });
+        }
         Ok(())
     }
 
@@ -205,37 +249,35 @@ impl Folder {
     }
 
     /// The old files that `retain` does not keep, the oldest first.
-    pub(crate) fn to_retire(&self, retain: &Retain) -> io::Result<Vec<Retired>> {
-        let mut files = files(&self.path)?;
-        // An empty one, which could be begun but not taken back, is no link of the chain.
-        files.retain(|file| file.metadata().is_ok_and(|file| file.len() > 0));
-        let sizes = files.iter().map(|file| Ok(file.metadata()?.len())).collect::<io::Result<Vec<u64>>>()?;
-        let mut bytes: u64 = sizes.iter().sum();
-        let mut retired = Vec::new();
-        for (i, (pair, size)) in files.windows(2).zip(&sizes).enumerate() {
-            let [file, next] = pair else { break };
-            let too_many = retain.files.is_some_and(|most| files.len() - i > usize::try_from(most).unwrap_or(usize::MAX));
+    pub(crate) fn to_retire(&self, retain: &Retain) -> Vec<Finished> {
+        let mut files = self.finished.len() + 1;
+        let mut bytes = self.finished.iter().map(|file| file.bytes).sum::<u64>() + self.size_and_since().0;
+        let now = SystemTime::now();
+        let goes = |file: &&Finished| {
+            let too_many = retain.files.is_some_and(|most| files > usize::try_from(most).unwrap_or(usize::MAX));
             let too_large = retain.bytes.is_some_and(|most| bytes > most);
-            let written = file.metadata()?.modified()?;
-            let age = SystemTime::now().duration_since(written).unwrap_or_default();
+            let age = now.duration_since(file.ended).unwrap_or_default();
             let too_old = retain.age.as_ref().is_some_and(|most| age > most.duration());
-            if !(too_many || too_large || too_old) {
-                break;
-            }
-            // What follows says how it ended.
-            let Some((seq, last_hash)) = first_link(next)? else { break };
-            bytes -= size;
-            retired.push(Retired { path: file.clone(), name: name_of(file), last_seq: seq - 1, last_hash });
-        }
-        Ok(retired)
+            files -= 1;
+            bytes -= file.bytes;
+            too_many || too_large || too_old
+        };
+        self.finished.iter().take_while(goes).cloned().collect()
     }
 
-    /// Deletes a file. One that is gone already is no failure.
-    pub(crate) fn delete(&self, retired: &Retired) -> io::Result<()> {
-        match std::fs::remove_file(&retired.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => self.sync_names(),
+    /// Deletes the oldest file, with its side notes. One that is gone already is no failure.
+    pub(crate) fn delete_oldest(&mut self) -> io::Result<()> {
+        let Some(oldest) = self.finished.front() else { return Ok(()) };
+        let note = format!("{}.cut-at-", oldest.name);
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&note)) {
+                remove(&entry.path())?;
+            }
         }
+        remove(&self.path.join(&oldest.name))?;
+        self.finished.pop_front();
+        self.sync_names()
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -255,6 +297,25 @@ fn create(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     options.mode(0o600).open(path)
 }
 
+/// Deletes a file. One that is gone already is no failure.
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Brings `most` bytes of a file, from `from` on, into a new one; after an error there is none.
+fn copy(file: &Path, from: u64, most: u64, to: &Path) -> io::Result<()> {
+    let mut out = create(to, OpenOptions::new().create_new(true).write(true))?;
+    let mut source = File::open(file)?;
+    let copied = source.seek(SeekFrom::Start(from)).and_then(|_| io::copy(&mut source.take(most), &mut out)).and_then(|_| out.sync_all());
+    if copied.is_err() {
+        let _ = std::fs::remove_file(to);
+    }
+    copied
+}
+
 /// Where a file's whole and linked records end.
 struct End {
     /// Behind the last of them; none if there is none.
@@ -272,33 +333,57 @@ fn end_of(path: &Path) -> io::Result<End> {
     let mut file = BufReader::with_capacity(64 * 1024, File::open(path)?);
     let mut text = Vec::new();
     loop {
-        text.clear();
-        let read = file.read_until(b'\n', &mut text)? as u64;
-        let Some(whole) = text.strip_suffix(b"\n") else { return Ok(end) };
-        let Ok((line, head)) = Line::parse(whole) else { return Ok(end) };
+        if line::next(&mut file, &mut text)? != Next::Whole {
+            return Ok(end);
+        }
+        let Ok((line, head)) = Line::parse(&text) else { return Ok(end) };
         if end.position.is_some_and(|last| (last.seq, last.prev) != (head.seq, line.prev)) {
             return Ok(end);
         }
         end.position = Some(Position { seq: head.seq + head.records, prev: line.hash() });
-        end.good += read;
-        end.closed = closes(whole);
+        end.good += text.len() as u64 + 1;
+        end.closed = closes(&text);
     }
 }
 
-/// Whether a line is the checkpoint with which the log is closed.
+/// Whether a line is the signed checkpoint with which the log is closed. One without a signature could be anybody's.
 fn closes(line: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Checkpoint {
         event: String,
         cause: Option<CheckpointCause>,
+        signature: Option<String>,
     }
-    serde_json::from_slice(line).is_ok_and(|c: Checkpoint| c.event == "log.checkpoint" && c.cause == Some(CheckpointCause::Shutdown))
+    let is_end = |c: Checkpoint| c.event == "log.checkpoint" && c.cause == Some(CheckpointCause::Shutdown) && c.signature.is_some();
+    serde_json::from_slice(line).is_ok_and(is_end)
+}
+
+/// What the files of earlier runs are, of which the last ends at `end`. Each says in its name and its first record how the one
+/// before ended; one that does not, and all before it, are never deleted.
+fn finished(files: &[PathBuf], end: Position) -> io::Result<VecDeque<Finished>> {
+    let mut finished = VecDeque::new();
+    for (i, file) in files.iter().enumerate() {
+        let link = match files.get(i + 1) {
+            Some(next) => first_link(next)?.filter(|(seq, _)| *seq > 0 && file_name(*seq) == name_of(next)),
+            None => Some((end.seq, end.prev)),
+        };
+        let Some((seq, last_hash)) = link else {
+            finished.clear();
+            continue;
+        };
+        let facts = file.metadata()?;
+        finished.push_back(Finished { name: name_of(file), last_seq: seq - 1, last_hash, bytes: facts.len(), ended: facts.modified()? });
+    }
+    Ok(finished)
 }
 
 /// The number of a file's first record, and the hash of the one before.
 fn first_link(path: &Path) -> io::Result<Option<(u64, Hash)>> {
     let mut text = Vec::new();
-    BufReader::new(File::open(path)?).read_until(b'\n', &mut text)?;
-    let parsed = text.strip_suffix(b"\n").and_then(|whole| Line::parse(whole).ok());
+    let is_whole = line::next(&mut BufReader::new(File::open(path)?), &mut text)? == Next::Whole;
+    let parsed = is_whole.then(|| Line::parse(&text).ok()).flatten();
     Ok(parsed.map(|(line, head)| (head.seq, line.prev)))
 }
+
+#[cfg(test)]
+mod tests;

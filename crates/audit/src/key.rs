@@ -50,10 +50,10 @@ impl EpochKey {
         self.epoch
     }
 
-    /// HMAC-SHA256 (RFC 2104) of `bytes`.
-    pub(crate) fn mac(&self, bytes: &[u8]) -> Hash {
+    /// HMAC-SHA256 (RFC 2104) of what has this SHA-256: a line is hashed once for its MAC and for the link to it.
+    pub(crate) fn mac(&self, digest: &Hash) -> Hash {
         let mut mac = [0; 32];
-        mac.copy_from_slice(hmac::sign(&self.ready, bytes).as_ref());
+        mac.copy_from_slice(hmac::sign(&self.ready, digest).as_ref());
         mac
     }
 
@@ -84,12 +84,13 @@ mod tests {
     fn keys_move_forward_only_and_alike_for_all_who_have_the_first() {
         let mut writer = EpochKey::random().unwrap();
         let mut auditor = EpochKey::first(writer.expose()).unwrap();
-        let before = writer.mac(b"x");
-        assert_eq!(before, auditor.mac(b"x"));
+        let digest = [7; 32];
+        let before = writer.mac(&digest);
+        assert_eq!(before, auditor.mac(&digest));
         for epoch in 1..4 {
             assert!(writer.ratchet() && auditor.ratchet());
-            assert_eq!((writer.epoch(), writer.mac(b"x")), (epoch, auditor.mac(b"x")));
-            assert_ne!(writer.mac(b"x"), before);
+            assert_eq!((writer.epoch(), writer.mac(&digest)), (epoch, auditor.mac(&digest)));
+            assert_ne!(writer.mac(&digest), before);
         }
         assert!(EpochKey::first(b"short").is_none());
     }

@@ -1,20 +1,24 @@
 //! A line of the log: a JSON object whose last fields chain it to the line before.
 //!
 //! `{"v":1,"seq":7,"time":"…","event":"…",…,"prev":"…","mac":"…"}`, and a checkpoint's ends in `,"signature":"…"}`.
-//! `prev` is SHA-256 of the whole line before, without its newline. `mac` is HMAC-SHA256 under the epoch's key of all bytes
-//! before `,"mac":`. The signature is over all bytes before `,"signature":`. So each is checked on the bytes as they stand,
-//! and no rule for writing JSON in one way only is needed.
+//! `prev` is SHA-256 of the whole line before, without its newline. `mac` is HMAC-SHA256 under the epoch's key of the SHA-256
+//! of all bytes before `,"mac":`. The signature is over all bytes before `,"signature":`. So each is checked on the bytes as
+//! they stand, and no rule for writing JSON in one way only is needed.
 
-use std::io::Write;
+use std::io::{self, BufRead, Read, Write};
 use std::time::SystemTime;
 
+use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use crate::event::VERSION;
-use crate::hex::{self, hex, sha256};
+use crate::hex::{self, digits, sha256};
 use crate::key::{EpochKey, Hash};
+
+/// No log comes to this number, and none can be made to: counting on from what a file says never overflows.
+const LAST: u64 = u64::MAX / 2;
 
 /// What is signed begins with this, so that the signature is never taken for one of another purpose.
 const SIGNED: &[u8] = b"sidegate audit checkpoint v1\n";
@@ -24,23 +28,112 @@ const MAC: &[u8] = br#","mac":""#;
 const PREV: &[u8] = br#","prev":""#;
 const DIGEST: usize = 64;
 
+/// No line is longer, bytes without the newline, so that whoever reads a file needs no more memory than this, whatever stands
+/// in it. Ours are far shorter: the longest are the encrypted ones, which hold a batch of 64 KiB and the record that filled
+/// it, and base64 makes them a third larger.
+pub(crate) const LONGEST: usize = 16 * 1024 * 1024;
+/// What follows the event's own fields fits into this: a link, a MAC, and the signature of the longest key.
+const REST: usize = 64 * 1024;
+
+/// What stands next in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A line, without its newline.
+    Whole,
+    /// The end of the file, with what is no whole line before it.
+    Part,
+    /// The beginning of a line that is longer than [`LONGEST`].
+    TooLong,
+    /// Nothing.
+    End,
+}
+
+/// Reads the next line into `text`.
+pub(crate) fn next(file: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<Next> {
+    text.clear();
+    let read = file.by_ref().take(LONGEST as u64 + 1).read_until(b'\n', text)?;
+    Ok(if text.pop_if(|last| *last == b'\n').is_some() {
+        Next::Whole
+    } else if read > LONGEST {
+        Next::TooLong
+    } else if read > 0 {
+        Next::Part
+    } else {
+        Next::End
+    })
+}
+
 /// Begins a line: all of it up to the event's own fields.
 pub(crate) fn begin(out: &mut Vec<u8>, seq: u64, time: SystemTime, event: &impl serde::Serialize) -> Result<(), serde_json::Error> {
     let time = humantime::format_rfc3339_micros(time);
     write!(out, r#"{{"v":{VERSION},"seq":{seq},"time":"{time}""#).map_err(serde_json::Error::io)?;
     let start = out.len();
-    serde_json::to_writer(&mut *out, event)?;
+    serde_json::to_writer(Json(out), event)?;
+    if out.len() - start > LONGEST - REST {
+        return Err(serde_json::Error::io(io::Error::other("it is longer than a line may be")));
+    }
     // The event's own braces are the line's: its first field follows ours.
     out[start] = b',';
     out.pop();
     Ok(())
 }
 
-/// Links the line that begins at `start` of `out` to the one before.
-pub(crate) fn link(out: &mut Vec<u8>, start: usize, prev: &Hash, key: &EpochKey) {
-    field(out, PREV, hex(prev).as_bytes());
-    let mac = key.mac(&out[start..]);
-    field(out, MAC, hex(&mac).as_bytes());
+/// Where JSON is written. Half of its pieces are a single mark, for which adding one byte is quicker than adding a slice.
+struct Json<'a>(&'a mut Vec<u8>);
+
+impl Write for Json<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    #[inline(always)]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match bytes {
+            [mark] => self.0.push(*mark),
+            _ => self.0.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Links the line that begins at `start` of `out` to the one before, and authenticates it.
+pub(crate) fn link(out: &mut Vec<u8>, start: usize, prev: &Hash, key: &EpochKey) -> LineHash {
+    field(out, PREV, &digits(prev));
+    let hash = LineHash::new(&out[start..]);
+    field(out, MAC, &digits(&key.mac(&hash.authenticated)));
+    hash
+}
+
+/// The hash of a line that is not whole yet, so that nothing is hashed twice.
+pub(crate) struct LineHash {
+    context: digest::Context,
+    /// How many bytes the MAC is over, and their SHA-256.
+    len: usize,
+    authenticated: Hash,
+}
+
+impl LineHash {
+    fn new(authenticated: &[u8]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(authenticated);
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.clone().finish().as_ref());
+        Self { context, len: authenticated.len(), authenticated: hash }
+    }
+
+    /// The hash of the whole line, without its newline.
+    pub(crate) fn finish(mut self, line: &[u8]) -> Hash {
+        self.context.update(line.get(self.len..).unwrap_or_default());
+        let mut hash = [0; 32];
+        hash.copy_from_slice(self.context.finish().as_ref());
+        hash
+    }
 }
 
 /// What a signature of the line so far is over.
@@ -118,6 +211,9 @@ impl<'a> Line<'a> {
         if head.records == 0 {
             return Err("it holds no record".to_owned());
         }
+        if head.seq == 0 || head.seq.checked_add(head.records).is_none_or(|next| next > LAST) {
+            return Err(format!("no record has the number {}", head.seq));
+        }
         Ok((Self { text, authenticated, mac, prev, signature }, head))
     }
 
@@ -142,3 +238,6 @@ fn split_digest<'a>(text: &'a [u8], name: &[u8]) -> Option<(&'a [u8], Hash)> {
 fn find_last(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).rposition(|window| window == what)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

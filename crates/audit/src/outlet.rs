@@ -55,11 +55,11 @@ enum Sink {
 }
 
 impl Outlet {
-    /// Starts the thread.
+    /// Starts the thread. So many lines may wait where nothing is said.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(crate) fn start(config: &Destination, state: &Arc<State>, options: &Options<'_>) -> io::Result<Self> {
+    pub(crate) fn start(config: &Destination, queue: u32, state: &Arc<State>, options: &Options<'_>) -> io::Result<Self> {
         let (name, mut sink) = match (&config.file, &config.syslog, options.otlp.as_ref().filter(|_| config.otlp)) {
             (Some(path), _, _) => (path.display().to_string(), Sink::File { path: path.clone(), open: None }),
             (_, Some(syslog), _) => (
@@ -69,7 +69,7 @@ impl Outlet {
             (_, _, Some(lines)) => ("the collector of log records".to_owned(), Sink::Otlp(lines.clone())),
             _ => ("standard output".to_owned(), Sink::Stdout),
         };
-        let capacity = usize::try_from(config.queue).unwrap_or(usize::MAX);
+        let capacity = usize::try_from(config.queue.unwrap_or(queue)).unwrap_or(usize::MAX);
         let block = (config.on_failure == OnFailure::BlockNewConnections).then(|| Block::new(state.metrics.clone()));
         let queue =
             Arc::new(Queue { name, waiting: AtomicUsize::new(0), capacity, block, closing: AtomicBool::new(false), state: state.clone() });
@@ -177,11 +177,10 @@ impl Sink {
                     Some(file) => file,
                     None => open.insert(open_at_line(path)?),
                 };
-                let before = file.metadata()?.len();
-                let written = file.write_all(&[line, b"\n"].concat()).and_then(|()| file.sync_data());
+                let written = file.write_all(&[line, b"\n"].concat()).and_then(|()| sync(file));
                 if written.is_err() {
-                    // Not half a line; and whatever was wrong with the file may be mended by another one.
-                    let _ = file.set_len(before);
+                    // Half a line stays, and the next attempt begins a line of its own: others may have written behind it. And
+                    // whatever was wrong with the file may be mended by another one.
                     *open = None;
                 }
                 written
@@ -194,6 +193,11 @@ impl Sink {
             }
         }
     }
+}
+
+/// Brings a file's content onto the disk. A pipe or a device has none.
+fn sync(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.sync_data() } else { Ok(()) }
 }
 
 /// Opens a file to add lines. Part of one at its end, which a crash has left or could not be cut off, stays a line of its own.
@@ -234,5 +238,11 @@ mod tests {
             Sink::File { path: path.clone(), open: None }.deliver(b"new").unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
         }
+    }
+
+    /// `/dev/zero` refuses to be synced, but not to be written to.
+    #[test]
+    fn a_device_takes_a_line_once() {
+        Sink::File { path: "/dev/zero".into(), open: None }.deliver(b"line").unwrap();
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sidegate_core::printable;
 
 use crate::event::Event;
 use crate::folder;
+use crate::line::{self, LONGEST, Next};
 use crate::sealed::AuditorKeys;
 
 /// A record of the log: a line of its file, or one of those that an encrypted line holds.
@@ -27,7 +29,7 @@ pub struct Record {
     /// SHA-256 of the line before, hexadecimal; zeros in the first. Encrypted records have none of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<String>,
-    /// HMAC-SHA256 under the epoch's key of the line up to here.
+    /// HMAC-SHA256 under the epoch's key of the SHA-256 of the line up to here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// Of a checkpoint: the signature of the line up to here, base64.
@@ -69,22 +71,74 @@ pub fn log_files(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
     if files.is_empty() { Err(ReadError::NoLog(path.to_owned())) } else { Ok(files) }
 }
 
-/// The records of some files. A line that is no record is an error, and the next one goes on.
+/// The records of some files. A line that is no record is an error, and so is a file that can't be read; the next one goes on.
 ///
 /// After the last one there may be more, as the log is written: then the iterator goes on.
 pub struct Records<'a> {
+    /// The files that follow.
     files: VecDeque<PathBuf>,
     keys: &'a AuditorKeys,
-    open: Option<(PathBuf, BufReader<File>, u64)>,
+    /// The one that is read.
+    open: Option<Open>,
+    /// The one before: the writer goes on in it where a new one could not be begun.
+    before: Option<Open>,
+    /// The one after it, in which there is a line.
+    ahead: Option<Open>,
+    /// The last one that could not be read.
+    failed: Option<PathBuf>,
     /// Out of an encrypted line.
-    opened: VecDeque<Result<Record, ReadError>>,
+    opened: VecDeque<Record>,
+}
+
+/// A line, and where it stands.
+struct Line {
+    file: PathBuf,
+    number: u64,
+    text: Vec<u8>,
+}
+
+/// A file that is read.
+struct Open {
+    path: PathBuf,
+    file: BufReader<File>,
+    /// Lines that were read.
+    lines: u64,
+}
+
+impl Open {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: BufReader::with_capacity(64 * 1024, File::open(path)?), lines: 0 })
+    }
+
+    /// One that is new, and has a line.
+    fn with_line(path: &Path) -> io::Result<Option<Self>> {
+        let mut open = Self::new(path)?;
+        let next = line::next(&mut open.file, &mut Vec::new())?;
+        open.file.rewind()?;
+        Ok(matches!(next, Next::Whole | Next::TooLong).then_some(open))
+    }
+
+    /// The next line; of a part of one nothing is taken.
+    fn next_line(&mut self, text: &mut Vec<u8>) -> io::Result<Next> {
+        let next = line::next(&mut self.file, text)?;
+        match next {
+            Next::Whole => self.lines += 1,
+            Next::TooLong => {
+                self.lines += 1;
+                self.file.skip_until(b'\n')?;
+            }
+            Next::Part => self.file.seek_relative(-i64::try_from(text.len()).unwrap_or(0))?,
+            Next::End => {}
+        }
+        Ok(next)
+    }
 }
 
 impl<'a> Records<'a> {
     /// Of these files, in this order. What is encrypted stays so without a key that fits: it is one record then.
     #[must_use]
     pub fn new(files: Vec<PathBuf>, keys: &'a AuditorKeys) -> Self {
-        Self { files: files.into(), keys, open: None, opened: VecDeque::new() }
+        Self { files: files.into(), keys, open: None, before: None, ahead: None, failed: None, opened: VecDeque::new() }
     }
 
     /// The records at `path`, a log's folder or one of its files.
@@ -100,45 +154,89 @@ impl<'a> Records<'a> {
     /// # Errors
     /// If it can't be read.
     pub fn look_for_more(&mut self, path: &Path) -> Result<(), ReadError> {
-        let last = self.files.back().cloned().or_else(|| self.open.as_ref().map(|(path, _, _)| path.clone()));
-        self.files.extend(log_files(path)?.into_iter().filter(|file| last.as_ref().is_none_or(|last| file > last)));
+        let open = self.ahead.as_ref().or(self.open.as_ref()).map(|open| &open.path);
+        let last = open.max(self.failed.as_ref());
+        self.files = log_files(path)?.into_iter().filter(|file| last.is_none_or(|last| file > last)).collect();
         Ok(())
     }
 
     /// The next line. A line without its end is not read: its writer has not come further yet.
-    fn line(&mut self) -> Option<Result<(PathBuf, u64, String), ReadError>> {
+    fn line(&mut self) -> Option<Result<Line, ReadError>> {
+        let mut text = Vec::new();
         loop {
-            let (path, file, number) = match &mut self.open {
-                Some(open) => open,
-                None => {
-                    let path = self.files.pop_front()?;
-                    match File::open(&path) {
-                        Ok(file) => self.open.insert((path, BufReader::new(file), 0)),
-                        Err(error) => return Some(Err(ReadError::File(path, error))),
+            let Some(open) = &mut self.open else {
+                let path = self.files.pop_front()?;
+                match Open::new(&path) {
+                    Ok(open) => self.open = Some(open),
+                    Err(error) => return Some(Err(self.give_up(path, error))),
+                }
+                continue;
+            };
+            match open.next_line(&mut text) {
+                Ok(Next::Whole) => return Some(Ok(Line { file: open.path.clone(), number: open.lines, text })),
+                Ok(Next::TooLong) => {
+                    let why = format!("it is longer than {LONGEST} bytes");
+                    return Some(Err(ReadError::Line { file: open.path.clone(), line: open.lines, why }));
+                }
+                // It was taken back, or nothing has come yet.
+                Ok(Next::Part | Next::End) if open.file.get_ref().metadata().is_ok_and(|file| file.len() == 0) => {
+                    self.open = self.before.take();
+                    if self.open.is_none() && self.files.is_empty() {
+                        return None;
                     }
                 }
-            };
-            let mut text = Vec::new();
-            match file.read_until(b'\n', &mut text) {
+                Ok(Next::Part | Next::End) => {
+                    // What came into this one before the next one was begun has been read by now.
+                    if let Some(ahead) = self.ahead.take() {
+                        self.before = self.open.replace(ahead);
+                    } else if let Err(error) = self.look_ahead() {
+                        return Some(Err(error));
+                    } else if self.ahead.is_none() {
+                        return None;
+                    }
+                }
                 Err(error) => {
-                    let error = ReadError::File(path.clone(), error);
-                    self.open = None;
-                    return Some(Err(error));
-                }
-                Ok(_) if text.last() == Some(&b'\n') => {
-                    *number += 1;
-                    text.pop();
-                    let text = String::from_utf8_lossy(&text).into_owned();
-                    return Some(Ok((path.clone(), *number, text)));
-                }
-                // Another file follows: what is left here will not become a record any more.
-                Ok(_) if !self.files.is_empty() => self.open = None,
-                Ok(part) => {
-                    let back = -i64::try_from(part).unwrap_or(0);
-                    return file.seek_relative(back).err().map(|error| Err(ReadError::File(path.clone(), error)));
+                    let path = open.path.clone();
+                    (self.open, self.before) = (None, None);
+                    return Some(Err(self.give_up(path, error)));
                 }
             }
         }
+    }
+
+    /// Opens the first of the further files in which there is a line. One without may be taken back by the writer.
+    fn look_ahead(&mut self) -> Result<(), ReadError> {
+        let Some((mut at, mut open)) = self.first_with_line(self.files.len())? else { return Ok(()) };
+        // One before it may have got its first line meanwhile. Now that a later one has lines, it gets no more.
+        if let Some(earlier) = self.first_with_line(at)? {
+            (at, open) = earlier;
+        }
+        self.files.drain(..=at);
+        self.ahead = Some(open);
+        Ok(())
+    }
+
+    /// Of the first `count` further files the one, and which it is, that has a line.
+    fn first_with_line(&mut self, count: usize) -> Result<Option<(usize, Open)>, ReadError> {
+        for at in 0..count {
+            match Open::with_line(&self.files[at]) {
+                Ok(Some(open)) => return Ok(Some((at, open))),
+                Ok(None) => {}
+                Err(error) => {
+                    let path = self.files.remove(at).unwrap_or_default();
+                    return Err(self.give_up(path, error));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A file that can't be read is not tried again; one that is gone may come again.
+    fn give_up(&mut self, path: PathBuf, error: io::Error) -> ReadError {
+        if error.kind() != io::ErrorKind::NotFound {
+            self.failed = self.failed.take().max(Some(path.clone()));
+        }
+        ReadError::File(path, error)
     }
 }
 
@@ -146,28 +244,29 @@ impl Iterator for Records<'_> {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(opened) = self.opened.pop_front() {
-            return Some(opened);
-        }
-        let (file, line, text) = match self.line()? {
-            Ok(line) => line,
-            Err(error) => return Some(Err(error)),
-        };
-        let wrong = |why: String| ReadError::Line { file: file.clone(), line, why };
-        let record: Record = match serde_json::from_str(&text) {
-            Ok(record) => record,
-            Err(error) => return Some(Err(wrong(error.to_string()))),
-        };
-        let Event::LogSealed { age, .. } = &record.event else { return Some(Ok(record)) };
-        if self.keys.is_empty() {
-            return Some(Ok(record));
-        }
-        match unseal(age, self.keys) {
-            Ok(records) => {
-                self.opened = records.into_iter().map(Ok).collect();
-                self.next()
+        loop {
+            if let Some(opened) = self.opened.pop_front() {
+                return Some(Ok(opened));
             }
-            Err(why) => Some(Err(wrong(format!("it can't be decrypted: {why}")))),
+            let Line { file, number, text } = match self.line()? {
+                Ok(line) => line,
+                Err(error) => return Some(Err(error)),
+            };
+            let wrong = |why: String| Some(Err(ReadError::Line { file: file.clone(), line: number, why }));
+            let record: Record = match serde_json::from_str(&String::from_utf8_lossy(&text)) {
+                Ok(record) => record,
+                // It may quote what stands there.
+                Err(error) => return wrong(printable(&error.to_string())),
+            };
+            let Event::LogSealed { age, .. } = &record.event else { return Some(Ok(record)) };
+            if self.keys.is_empty() {
+                return Some(Ok(record));
+            }
+            match unseal(age, self.keys) {
+                // It may hold none: then the next line is looked at.
+                Ok(records) => self.opened = records.into(),
+                Err(why) => return wrong(format!("it can't be decrypted: {why}")),
+            }
         }
     }
 }
@@ -178,3 +277,6 @@ pub(crate) fn unseal(age: &str, keys: &AuditorKeys) -> Result<Vec<Record>, Strin
     let lines = plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| serde_json::from_slice(line).map_err(|e| e.to_string())).collect()
 }
+
+#[cfg(test)]
+mod tests;

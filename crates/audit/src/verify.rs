@@ -1,29 +1,30 @@
 //! Verifying a log: every change, removal, insertion and reordering is found and named, and what can't be proved is said.
 
 mod exported;
+mod report;
 mod unproven;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 pub use exported::{Anchor, anchors};
+pub use report::{Finding, Report};
 
 use crate::event::{CheckpointCause, Event, Signer, VERSION};
 use crate::folder::name_of;
 use crate::hex::{hex, sha256};
 use crate::key::{EpochKey, Hash};
-use crate::line::{Head, Line};
+use crate::line::{self, Head, LONGEST, Line, Next};
 use crate::read::{ReadError, Record, log_files, unseal};
 use crate::sealed::AuditorKeys;
 use crate::signing::{Trust, Verdict, judge};
 
 /// How often a folder is listed anew, when a file was deleted by `retain` before its turn came.
 const LISTINGS: usize = 5;
+/// As many findings are kept; of more only the number is.
+const FINDINGS: usize = 1000;
 /// As many keys are derived at most to come to the epoch with which a file begins: what a file says must not cost hours.
 const EPOCHS: u64 = 1_000_000;
 
@@ -36,70 +37,6 @@ pub struct Given {
     pub anchors: Option<Vec<Anchor>>,
     /// An auditor's keys: for MACs, and for what is encrypted.
     pub keys: AuditorKeys,
-}
-
-/// Something that is not as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Finding {
-    /// In which file.
-    pub file: String,
-    /// In which line of it; 0 if in none.
-    pub line: u64,
-    /// The record that is concerned, if it has a number.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seq: Option<u64>,
-    /// What is wrong.
-    pub what: String,
-}
-
-/// What verifying has found.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// The files, in order.
-    pub files: Vec<String>,
-    /// How many records.
-    pub records: u64,
-    /// The first one's number.
-    pub first_seq: u64,
-    /// The last one's.
-    pub last_seq: u64,
-    /// SHA-256 of the last line.
-    pub last_hash: String,
-    /// Checkpoints signed by whom we trust.
-    pub proven_checkpoints: u64,
-    /// Checkpoints signed by somebody, with nothing given to judge by who that is.
-    pub signed_checkpoints: u64,
-    /// Checkpoints without a signature, from before the first SVID.
-    pub unsigned_checkpoints: u64,
-    /// The last record that a trusted signature covers: all before it are proved, but for those in `unvouched`.
-    pub proven_until: u64,
-    /// Records of runs that ended without a signed checkpoint. Later runs only went on behind them: their signatures do not say
-    /// who wrote these.
-    pub unvouched: Vec<RangeInclusive<u64>>,
-    /// Lines whose MAC was checked.
-    pub authenticated: u64,
-    /// Exported checkpoints that the log holds as they were exported.
-    pub anchored: u64,
-    /// Who has signed: SPIFFE IDs, or digests of bare keys; proven only as far as checkpoints are.
-    pub signers: BTreeSet<String>,
-    /// Records that the log itself says are missing.
-    pub missing: u64,
-    /// How often it went on after a process that had not closed it.
-    pub resumed: u64,
-    /// What is not as it was written; empty if the log is intact.
-    pub findings: Vec<Finding>,
-    /// What could not be proved, and what to give for that.
-    pub unproven: Vec<String>,
-}
-
-impl Report {
-    /// Whether nothing was found.
-    #[must_use]
-    pub fn is_intact(&self) -> bool {
-        self.findings.is_empty()
-    }
 }
 
 /// Verifies the log at `path`, a folder or one file of it.
@@ -141,8 +78,10 @@ struct Expected {
 struct Beginning {
     seq: u64,
     run: String,
+    /// 0, but for a run whose first files were deleted.
+    epoch: u64,
     sealed_key: Option<String>,
-    /// Whether an exported one has the same key.
+    /// Whether what was exported says that this is its key.
     anchored: bool,
 }
 
@@ -171,7 +110,9 @@ struct Verifier<'a> {
     expected: Option<Expected>,
     /// The link of the very first record.
     first_prev: Hash,
-    /// The key of the epoch of the running process, if it is known.
+    /// The epoch of the running process, as its records say.
+    epoch: u64,
+    /// The key of that epoch, if it is known.
     key: Option<EpochKey>,
     /// Keys that may still be derived.
     epochs_left: u64,
@@ -204,6 +145,7 @@ impl<'a> Verifier<'a> {
             line: 0,
             expected: None,
             first_prev: [0; 32],
+            epoch: 0,
             key: None,
             epochs_left: EPOCHS,
             signed: 0,
@@ -220,7 +162,11 @@ impl<'a> Verifier<'a> {
     }
 
     fn find(&mut self, seq: Option<u64>, what: impl Into<String>) {
-        self.report.findings.push(Finding { file: self.file.clone(), line: self.line, seq, what: what.into() });
+        if self.report.findings.len() < FINDINGS {
+            self.report.findings.push(Finding { file: self.file.clone(), line: self.line, seq, what: what.into() });
+        } else {
+            self.report.more_findings += 1;
+        }
     }
 
     /// The last file may be written at the moment.
@@ -232,21 +178,28 @@ impl<'a> Verifier<'a> {
         let mut file = BufReader::with_capacity(256 * 1024, File::open(path).map_err(failed)?);
         let mut text = Vec::new();
         loop {
-            text.clear();
-            if file.read_until(b'\n', &mut text).map_err(failed)? == 0 {
-                if self.line == 0 && is_last {
-                    self.report.unproven.push(format!("{} is empty: it has just begun, or its records are gone", self.file));
-                } else if self.line == 0 {
-                    self.find(None, "the file is empty: its records are gone");
-                }
-                return Ok(());
+            let next = line::next(&mut file, &mut text).map_err(failed)?;
+            if next != Next::End {
+                self.line += 1;
             }
-            self.line += 1;
-            match text.strip_suffix(b"\n") {
-                Some(line) => self.line(line),
+            match next {
+                Next::Whole => self.line(&text),
+                Next::TooLong => {
+                    self.find(self.expected.map(|e| e.seq), format!("it is longer than {LONGEST} bytes, as no record is"));
+                    self.checked = false;
+                    file.skip_until(b'\n').map_err(failed)?;
+                }
                 // If the rest has come meanwhile, it is not read as a line of its own.
-                None => {
+                Next::Part => {
                     self.torn(&text, is_last);
+                    return Ok(());
+                }
+                Next::End => {
+                    if self.line == 0 && is_last {
+                        self.report.unproven.push(format!("{} is empty: it has just begun, or its records are gone", self.file));
+                    } else if self.line == 0 {
+                        self.find(None, "the file is empty: its records are gone");
+                    }
                     return Ok(());
                 }
             }
@@ -300,6 +253,9 @@ impl<'a> Verifier<'a> {
                 self.find(Some(head.seq), "the log before was not closed, and no `log.resumed` says so");
             }
         }
+        if self.closed && self.line > 1 {
+            self.find(Some(head.seq), "the log was closed before it");
+        }
         if of_the_log {
             match serde_json::from_slice::<Record>(text) {
                 Ok(record) => self.of_the_log(&line, hash, record),
@@ -336,7 +292,7 @@ impl<'a> Verifier<'a> {
 
     fn authenticate(&mut self, line: &Line<'_>, seq: u64) {
         match &self.key {
-            Some(key) if key.mac(line.authenticated) == line.mac => self.report.authenticated += 1,
+            Some(key) if key.mac(&sha256(line.authenticated)) == line.mac => self.report.authenticated += 1,
             Some(_) => {
                 self.checked = false;
                 self.find(Some(seq), "its MAC does not fit: it was made without the key of its epoch");
@@ -352,15 +308,17 @@ impl<'a> Verifier<'a> {
             self.opened(seq, file.as_deref(), run, *epoch, sealed_key.as_deref());
         }
         self.authenticate(line, seq);
-        let closes = matches!(record.event, Event::LogCheckpoint { cause: CheckpointCause::Shutdown, .. });
+        // Without a signature anybody could have written it, to hide that the process was killed.
+        let closes = line.signature.is_some() && matches!(record.event, Event::LogCheckpoint { cause: CheckpointCause::Shutdown, .. });
         match record.event {
             Event::LogCheckpoint { run, epoch, signer, .. } => {
                 self.checkpoints.insert(seq, hash);
-                let fits = self.beginnings.last().is_some_and(|b| b.run == run) && self.key.as_ref().is_none_or(|key| key.epoch() == epoch);
+                let fits = self.beginnings.last().is_some_and(|b| b.run == run) && self.epoch == epoch;
                 if !fits {
                     self.find(Some(seq), "it is the checkpoint of another run or epoch");
                 }
                 self.signature(line, seq, &record.time, signer.as_ref());
+                self.epoch = self.epoch.saturating_add(1);
                 if let Some(key) = &mut self.key {
                     key.ratchet();
                 }
@@ -390,16 +348,25 @@ impl<'a> Verifier<'a> {
             if beginning.sealed_key != sealed_key {
                 self.find(Some(seq), "the key of this run is not the one with which it began");
             }
-            // The end of an epoch may have been lost with records that are missing, which is told elsewhere.
-            if let Some(key) = self.key.as_mut().filter(|key| key.epoch() < epoch && epoch <= seq) {
-                let steps = epoch - key.epoch();
-                if let Some(left) = self.epochs_left.checked_sub(steps) {
-                    self.epochs_left = left;
-                    while key.epoch() < epoch && key.ratchet() {}
-                }
+            if self.closed {
+                self.find(Some(seq), "the log was closed before it");
+            }
+            // Who takes a process has the key of its epoch and could go on with it from any file before.
+            if epoch != self.epoch {
+                self.find(
+                    Some(seq),
+                    format!("it goes on with epoch {epoch} where {} is due: the checkpoints between are missing", self.epoch),
+                );
+                // What follows is judged by what stands here.
+                self.go_to(epoch);
             }
             return;
         }
+        let is_first = seq == self.report.first_seq;
+        if epoch > 0 && (!is_first || seq == 1) {
+            self.find(Some(seq), format!("a run begins with epoch {epoch}: what it wrote before is missing"));
+        }
+        self.epoch = epoch;
         self.owes_resumed |= !self.beginnings.is_empty() && !self.closed;
         // The new run goes on behind whatever is linked, without having seen it being written.
         if let Some(unsigned) = self.unsigned(seq.saturating_sub(1)) {
@@ -408,7 +375,19 @@ impl<'a> Verifier<'a> {
         }
         self.checked = true;
         self.key = sealed_key.as_deref().and_then(|sealed| self.open_key(seq, epoch, sealed));
-        self.beginnings.push(Beginning { seq, run: run.to_owned(), sealed_key, anchored: false });
+        self.beginnings.push(Beginning { seq, run: run.to_owned(), epoch, sealed_key, anchored: false });
+    }
+
+    /// Goes on with the key of a later epoch.
+    fn go_to(&mut self, epoch: u64) {
+        let steps = epoch.saturating_sub(self.epoch);
+        self.epoch = epoch;
+        let left = self.epochs_left.checked_sub(steps);
+        self.epochs_left = left.unwrap_or(0);
+        self.key = self.key.take().filter(|_| left.is_some());
+        if let Some(key) = &mut self.key {
+            while key.epoch() < epoch && key.ratchet() {}
+        }
     }
 
     /// The key of `epoch` of a run whose first key is sealed, if it can be opened.
@@ -480,6 +459,8 @@ impl<'a> Verifier<'a> {
         }
         self.check_anchors();
         self.report.unvouched = self.abandoned.iter().filter(|u| !self.is_vouched(u)).map(|u| u.first..=u.last).collect();
+        let tail = self.unsigned(self.report.last_seq).filter(|tail| !self.is_vouched(tail));
+        self.report.unsigned_tail = tail.map(|tail| tail.first..=tail.last);
         self.beginning(whole);
         let trusts = self.given.trust.is_given();
         if trusts && self.report.proven_checkpoints == 0 {

@@ -1,4 +1,7 @@
-//! The thread that writes the log: makes lines of what comes, writes them in batches, syncs, makes checkpoints, rotates.
+//! The thread that writes the log: makes lines of what comes and checkpoints, and looks after what is due. How lines come onto
+//! the disk is [`durable`]'s.
+
+mod durable;
 
 use std::io;
 use std::sync::Arc;
@@ -28,14 +31,13 @@ use crate::state::{IdentityCell, State};
 const LINGER: Duration = Duration::from_millis(20);
 /// What is written at once at most, bytes.
 const BATCH: usize = 64 * 1024;
-/// How long a full disk is left alone.
-const RETRY: Duration = Duration::from_millis(200);
-/// How long the end tries to write to it.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long after a new file could not be begun it is tried again.
-const ROTATE_AGAIN: Duration = Duration::from_secs(10);
+/// How many lines wait for a destination where nothing is said: records, and checkpoints.
+const COPIES: u32 = 8192;
+const ANCHORS: u32 = 16;
 /// How many checkpoints wait for a good sync.
 const PENDING: usize = 16;
+/// How long after the log could not tell of a gap it tries again.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// The longest wait for a message.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -76,6 +78,10 @@ pub(crate) struct Writer {
     /// Where the chain is in the file.
     committed: Position,
     folder: Option<Folder>,
+    /// What the process before has left, until the log says so.
+    left: Option<Left>,
+    /// Whether the run's first record is still to be written.
+    run_begins: bool,
     block: Option<Block>,
     /// Why the file fails at the moment.
     failing: Option<String>,
@@ -101,13 +107,17 @@ pub(crate) struct Writer {
     /// Records since the last checkpoint, and when that was.
     unsigned: u64,
     last_checkpoint: Instant,
+    /// Whether that was signed.
+    signs: bool,
+    /// Whether there may be files that are not to stay.
+    retirement_due: bool,
 }
 
 impl Writer {
     /// Opens the log and writes its first records.
     ///
     /// # Errors
-    /// If the log can't be written at all: better not to start than to start unseen.
+    /// If the folder can't be used, or the log can't be begun where nothing may be lost: better not to start than to start unseen.
     pub(crate) fn open(options: &Options<'_>, state: &Arc<State>) -> Result<Self, AuditError> {
         let config = options.config;
         let signers = match &config.checkpoint.key {
@@ -126,8 +136,19 @@ impl Writer {
             }
             None => (None, Position::START, None),
         };
-        let outlets = |list: &[sidegate_config::schema::audit::Destination]| {
-            list.iter().map(|destination| Outlet::start(destination, state, options)).collect::<io::Result<Vec<_>>>()
+        let left = left.filter(|left| !left.closed || left.bytes_cut > 0);
+        if let Some(left) = &left {
+            tracing::warn!(
+                event = event::AUDIT_RESUMED,
+                file = left.file,
+                bytes_cut = left.bytes_cut,
+                "the audit log was not closed with a signature; it goes on after record {}, and {} bytes behind it were moved aside",
+                position.seq - 1,
+                left.bytes_cut
+            );
+        }
+        let outlets = |list: &[sidegate_config::schema::audit::Destination], queue| {
+            list.iter().map(|destination| Outlet::start(destination, queue, state, options)).collect::<io::Result<Vec<_>>>()
         };
         let now = Instant::now();
         let blocks = config.file.as_ref().is_some_and(|file| file.on_failure == OnFailure::BlockNewConnections);
@@ -137,6 +158,8 @@ impl Writer {
             chain: Chain::new(position, key),
             committed: position,
             folder,
+            left,
+            run_begins: true,
             block: blocks.then(|| Block::new(state.metrics.clone())),
             failing: None,
             batch: Batch::default(),
@@ -145,8 +168,8 @@ impl Writer {
             run: hex(&run),
             sealed_key,
             rotate_after: now,
-            copies: outlets(&config.copies).map_err(AuditError::Thread)?,
-            anchors: outlets(&config.anchors).map_err(AuditError::Thread)?,
+            copies: outlets(&config.copies, COPIES).map_err(AuditError::Thread)?,
+            anchors: outlets(&config.anchors, ANCHORS).map_err(AuditError::Thread)?,
             unsynced: 0,
             unsynced_since: now,
             unsynced_loss: Loss::default(),
@@ -154,55 +177,21 @@ impl Writer {
             pending: Vec::new(),
             unsigned: 0,
             last_checkpoint: now,
+            signs: false,
+            retirement_due: true,
         };
-        writer.first_records(left).map_err(|error| match &config.file {
-            Some(file) => crate::FolderError::System(file.folder.clone(), error).into(),
-            None => AuditError::Thread(error),
-        })?;
-        Ok(writer)
-    }
-
-    fn first_records(&mut self, left: Option<Left>) -> io::Result<()> {
-        self.begin_file()?;
-        if let Some(left) = left.filter(|left| !left.closed || left.bytes_cut > 0) {
-            let last_seq = self.committed.seq - 1;
-            tracing::warn!(
-                event = event::AUDIT_RESUMED,
-                file = left.file,
-                bytes_cut = left.bytes_cut,
-                "the audit log was not closed; it goes on after record {last_seq}, and {} bytes behind it were moved aside",
-                left.bytes_cut
-            );
-            let note = "what had not been written when the process ended is not there: records of the last moments, and after a power \
-                        failure as many as the settings of the file's first record allow"
-                .to_owned();
-            self.push(&Event::LogResumed { file: left.file, last_seq, bytes_cut: left.bytes_cut, side_note: left.side_note, note });
+        match (writer.next_file(), &config.file) {
+            (Ok(()), _) => {}
+            // Where nothing may be lost it does not start; else it does, and the file is begun as soon as that can be.
+            (Err(error), Some(file)) if !blocks => {
+                tracing::error!(event = event::AUDIT_FAILING, folder = %file.folder.display(), "no file of the audit log can be begun");
+                writer.failed(&error);
+                writer.sync_failed = true;
+            }
+            (Err(error), Some(file)) => return Err(crate::FolderError::System(file.folder.clone(), error).into()),
+            (Err(error), None) => return Err(AuditError::Thread(error)),
         }
-        let beginning = self.batch.lines.iter().position(|byte| *byte == b'\n').map(|end| SharedLine::from(&self.batch.lines[..end]));
-        self.write_batch()?;
-        self.folder.as_mut().map_or(Ok(()), Folder::sync)?;
-        // Exported while nobody can have taken the process: its sealed key is then known to be the one of the beginning.
-        self.pending.extend(beginning);
-        self.synced();
-        Ok(())
-    }
-
-    /// Begins a file and makes its first record.
-    fn begin_file(&mut self) -> io::Result<()> {
-        let file = match &mut self.folder {
-            Some(folder) => Some(folder.begin(self.committed.seq)?),
-            None => None,
-        };
-        let sync = self.config.file.as_ref().map(|file| file.sync.clone()).unwrap_or_default();
-        self.push(&Event::LogOpened {
-            file,
-            run: self.run.clone(),
-            epoch: self.chain.epoch(),
-            sealed_key: self.sealed_key.clone(),
-            sync_records: sync.records.into(),
-            sync_millis: u64::try_from(sync.interval.duration().as_millis()).unwrap_or(u64::MAX),
-        });
-        Ok(())
+        Ok(writer)
     }
 
     /// Writes until the last sender is gone, then closes the log.
@@ -325,99 +314,6 @@ impl Writer {
         }
     }
 
-    /// Writes the batch; where the file blocks, until it can be written. False if it was lost: that is counted.
-    fn commit(&mut self) -> bool {
-        let written = self.write_or_lose();
-        // Only what is on the disk shows that it takes records again.
-        if written == Some(true) && self.failing.is_some() && self.sync() {
-            self.recovered();
-        }
-        written.is_some()
-    }
-
-    /// Whether there was something to write; none if it was lost.
-    fn write_or_lose(&mut self) -> Option<bool> {
-        let start = Instant::now();
-        loop {
-            match self.write_batch() {
-                Ok(written) => return Some(written),
-                Err(error) => self.failed(&error),
-            }
-            if !self.tries_again(start) {
-                self.lose_batch();
-                return None;
-            }
-            std::thread::sleep(RETRY);
-        }
-    }
-
-    /// Whether something that fails since `start` is tried until it succeeds.
-    fn tries_again(&self, start: Instant) -> bool {
-        let ends = self.state.closing.load(Ordering::Relaxed) && start.elapsed() > PATIENCE;
-        self.block.is_some() && !ends
-    }
-
-    /// False if there is nothing to write.
-    fn write_batch(&mut self) -> io::Result<bool> {
-        self.seal();
-        if self.batch.lines.is_empty() {
-            return Ok(false);
-        }
-        if let Some(folder) = &mut self.folder {
-            folder.append(&self.batch.lines)?;
-        }
-        self.written();
-        Ok(true)
-    }
-
-    /// The batch is in the file.
-    fn written(&mut self) {
-        self.committed = self.chain.position();
-        let batch = &mut self.batch;
-        batch.lines.clear();
-        if self.unsynced == 0 {
-            self.unsynced_since = Instant::now();
-        }
-        self.unsynced += batch.records;
-        self.unsigned += batch.records;
-        self.state.metrics.audit_records().add(batch.records);
-        batch.records = 0;
-        let loss = std::mem::take(&mut batch.loss);
-        self.unsynced_loss.events += loss.events;
-        self.unsynced_loss.told += loss.told;
-        for line in batch.copies.drain(..) {
-            self.copies.iter().for_each(|outlet| outlet.send(line.clone()));
-        }
-    }
-
-    fn lose_batch(&mut self) {
-        self.chain.go_back(self.committed);
-        let lost = std::mem::take(&mut self.batch);
-        self.lose(&lost.loss);
-    }
-
-    fn lose(&self, loss: &Loss) {
-        self.state.missing.fetch_add(loss.events + loss.told, Ordering::Relaxed);
-        self.state.metrics.dropped(Way::Audit, Cause::ExportFailed).add(loss.events);
-    }
-
-    fn failed(&mut self, error: &io::Error) {
-        self.block.iter().for_each(|block| block.set(true));
-        let error = error.to_string();
-        if self.failing.as_ref() != Some(&error) {
-            let means = if self.block.is_some() { "new connections are refused" } else { "records are dropped" };
-            tracing::error!(event = event::AUDIT_FAILING, "the audit log can't be written, {means}: {error}");
-            self.failing = Some(error);
-        }
-    }
-
-    fn recovered(&mut self) {
-        if self.failing.take().is_some() {
-            self.block.iter().for_each(|block| block.set(false));
-            tracing::info!(event = event::AUDIT_RECOVERED, "the audit log can be written again");
-        }
-    }
-
     /// How long nothing has to be done but for messages.
     fn until_next(&self) -> Duration {
         let sync = if self.sync_failed {
@@ -430,7 +326,8 @@ impl Writer {
             let due = folder.size_and_since().1 + file.rotate.age.duration();
             due.max(self.rotate_after)
         });
-        let next = [sync, checkpoint, rotate].into_iter().flatten().min();
+        let gap = (self.state.missing.load(Ordering::Relaxed) > 0).then(|| Instant::now() + TELL_AGAIN);
+        let next = [sync, checkpoint, rotate, gap].into_iter().flatten().min();
         // Not at once again, where something that is due fails.
         next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), IDLE))
     }
@@ -453,77 +350,30 @@ impl Writer {
         if self.unsigned > 0 && self.last_checkpoint.elapsed() >= self.config.checkpoint.interval.duration() {
             self.checkpoint(CheckpointCause::Timer);
         }
-    }
-
-    /// Brings what is written onto the disk. If that fails, another file begins, which says what may be missing in this one;
-    /// where the file blocks, that is tried until it succeeds.
-    fn sync(&mut self) -> bool {
-        if !self.sync_failed {
-            self.unsynced_since = Instant::now();
-            match self.folder.as_mut().map_or(Ok(()), Folder::sync) {
-                Ok(()) => {
-                    self.synced();
-                    return true;
-                }
-                Err(error) => self.failed(&error),
-            }
-            self.sync_failed = true;
-        } else if Instant::now() < self.rotate_after && !self.state.closing.load(Ordering::Relaxed) {
-            return false;
+        if self.retirement_due && self.signs && !self.sync_failed {
+            self.retire();
         }
-        self.unsynced = 0;
-        let loss = std::mem::take(&mut self.unsynced_loss);
-        self.lose(&loss);
-        let start = Instant::now();
-        while let Err(error) = self.next_file() {
-            self.failed(&error);
-            if !self.tries_again(start) {
-                return false;
-            }
-            std::thread::sleep(RETRY);
-        }
-        self.sync_failed = false;
-        self.recovered();
-        true
-    }
-
-    /// All that is written is on the disk.
-    fn synced(&mut self) {
-        self.unsynced = 0;
-        self.unsynced_loss = Loss::default();
-        for line in self.pending.drain(..) {
-            self.anchors.iter().for_each(|outlet| outlet.send(line.clone()));
-        }
-    }
-
-    /// Begins another file and brings its first records onto the disk; the batch is empty before. After an error the file
-    /// before goes on.
-    fn next_file(&mut self) -> io::Result<()> {
-        let begun = self.begin_file().and_then(|()| {
+        // On a quiet system nothing else would tell of it.
+        if self.state.missing.load(Ordering::Relaxed) > 0 {
             self.tell_of_gap();
-            let Some(folder) = &mut self.folder else { return Ok(()) };
-            folder.append(&self.batch.lines)?;
-            folder.sync()
-        });
-        if begun.is_ok() {
-            self.written();
-            self.synced();
-        } else {
-            self.rotate_after = Instant::now() + ROTATE_AGAIN;
-            self.lose_batch();
-            self.folder.iter_mut().for_each(Folder::go_back);
+            self.commit();
         }
-        begun
     }
 
+    /// An SVID that is not valid by the clock on the wall signs nothing, for that is what the record says and is judged by.
     fn signer(&self) -> Option<SigningKey> {
         match &self.signers {
             Signers::Configured(key) => Some(key.clone()),
-            Signers::Svid(identity) => identity.get()?.borrow().material.as_deref().and_then(SigningKey::of_svid),
+            Signers::Svid(identity) => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+                let material = identity.get()?.borrow().material.clone();
+                material.filter(|material| material.svid.is_valid_at(now.cast_signed())).as_deref().and_then(SigningKey::of_svid)
+            }
         }
     }
 
-    /// Writes and signs a checkpoint and ends the epoch; exports it once it is on the disk. False if it could not be written.
+    /// Writes and signs a checkpoint and ends the epoch; exports it once it is on the disk. False if it is not there, or only
+    /// may be.
     fn checkpoint(&mut self, cause: CheckpointCause) -> bool {
         // Whether it succeeds or not: the next one is due an interval later.
         self.last_checkpoint = Instant::now();
@@ -538,6 +388,7 @@ impl Writer {
             cause,
             signer: signer.as_ref().map(|signer| signer.signer().clone()),
         };
+        self.signs = signer.is_some();
         let now = SystemTime::now();
         if let Err(error) = self.chain.append(&mut self.batch.lines, now, &event, 1, signer.as_ref()) {
             tracing::error!(event = event::AUDIT_FAILING, "a checkpoint of the audit log can't be made: {error}");
@@ -560,40 +411,11 @@ impl Writer {
             self.state.metrics.dropped(Way::AuditCopies, Cause::ExportFailed).add(self.anchors.len() as u64);
         }
         self.pending.push(line);
-        if self.sync() {
+        let on_disk = self.sync_file();
+        if on_disk || self.replace_file() {
             self.recovered();
         }
-        true
-    }
-
-    /// Ends the file with a checkpoint, begins another, and deletes those that are not to stay.
-    fn rotate(&mut self) {
-        if !self.checkpoint(CheckpointCause::Rotation) || self.sync_failed {
-            return;
-        }
-        // Neither keeps records from being written: the old file goes on, and grows beyond its size, until there is room for another.
-        if let Err(error) = self.next_file() {
-            tracing::error!(event = event::AUDIT_FAILING, "no new file of the audit log can be begun, the old one goes on: {error}");
-        } else if let Err(error) = self.retire() {
-            tracing::error!(event = event::AUDIT_FAILING, "old files of the audit log can't be deleted: {error}");
-        }
-    }
-
-    /// First the log says what goes, then it goes.
-    fn retire(&mut self) -> io::Result<()> {
-        let (Some(folder), Some(file)) = (&self.folder, &self.config.file) else { return Ok(()) };
-        let retired = folder.to_retire(&file.retain)?;
-        if retired.is_empty() {
-            return Ok(());
-        }
-        for old in &retired {
-            self.push(&Event::LogRetired { file: old.name.clone(), last_seq: old.last_seq, last_hash: hex(&old.last_hash) });
-        }
-        if !self.commit() || !self.sync() {
-            return Ok(());
-        }
-        let Some(folder) = &self.folder else { return Ok(()) };
-        retired.iter().try_for_each(|old| folder.delete(old))
+        on_disk
     }
 
     fn close(mut self) {

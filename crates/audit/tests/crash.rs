@@ -162,6 +162,14 @@ fn retention_deletes_what_the_log_names() {
     let report = world.verify(&Given { trust: Trust::default(), ..world.given() });
     assert_eq!(report.findings, []);
     assert!(report.first_seq > 1 && report.unproven.iter().any(|u| u.contains("as `retain` says")), "{report:#?}");
+    // Killed right after it has deleted a file: a signature covers what it says of that.
+    let (file, lines) = &files[1];
+    let retired = lines.iter().rposition(|line| line.contains("\"log.retired\"")).unwrap();
+    assert!(lines[retired + 1].contains("\"cause\":\"retention\""), "{}", lines[retired + 1]);
+    common::write_lines(file, &lines[..retired + 2]);
+    let report = world.verify(&Given { trust: world.given().trust, ..Given::default() });
+    assert_eq!((report.findings.as_slice(), report.proven_until), (&[][..], report.last_seq));
+    assert!(report.unproven.iter().any(|u| u.contains("as `retain` says")), "{report:#?}");
     std::fs::remove_file(&files[0].0).unwrap();
     let report = world.verify(&world.given());
     assert!(report.findings.iter().any(|f| f.what.contains("no record says that they were deleted")), "{report:#?}");

@@ -26,12 +26,37 @@ pub fn rfc3339(seconds: i64) -> Option<String> {
 /// `text` without control characters and bounded: a peer must not write lines, move cursors or fill disks.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(MOST).collect()
+    text.chars().map(shown).take(MOST).collect()
+}
+
+/// `text` without control characters, however long it is.
+#[must_use]
+pub fn without_controls(text: &str) -> String {
+    text.chars().map(shown).collect()
+}
+
+/// Whether a terminal or a browser obeys `c` instead of showing it: control characters, C0 and C1, and those by which text
+/// stands in another order than it is in (Unicode's UAX #9 §2, bidirectional formatting).
+#[must_use]
+pub fn is_control_or_bidi(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn shown(c: char) -> char {
+    if is_control_or_bidi(c) { '\u{fffd}' } else { c }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_not_shown() {
+        let text = "a\u{1b}]0;x\u{7}b\u{9b}c\u{202e}d\u{2066}e\u{200f}\nf";
+        let shown = "a\u{fffd}]0;x\u{fffd}b\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}\u{fffd}f";
+        assert_eq!((printable(text), without_controls(text)), (shown.to_owned(), shown.to_owned()));
+        assert_eq!(without_controls("Grüße, 你好 👋"), "Grüße, 你好 👋");
+    }
 
     #[test]
     fn a_time_that_is_none_is_no_panic() {

@@ -53,7 +53,7 @@ impl SpanId {
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        f.write_str(text(&hex_digits::<16>(&self.0, b"0123456789abcdef")))
     }
 }
 
@@ -82,7 +82,7 @@ fn random<const N: usize>() -> [u8; N] {
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        f.write_str(text(&hex_digits::<32>(&self.0, b"0123456789abcdef")))
     }
 }
 
@@ -235,17 +235,31 @@ impl CertificateFacts {
     /// The digest in upper-case hexadecimal, as OpenTelemetry's `tls.*.hash.sha256` wants it.
     #[must_use]
     pub fn sha256_hex(&self) -> String {
-        upper_hex(&self.sha256)
+        text(&upper_hex(&self.sha256)).to_owned()
     }
 }
 
-fn upper_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+fn upper_hex(bytes: &[u8; 32]) -> [u8; 64] {
+    hex_digits(bytes, b"0123456789ABCDEF")
+}
+
+/// Two of `digits` for each byte. Several of these stand in every record, so they are written without the formatter.
+fn hex_digits<const N: usize>(bytes: &[u8], digits: &[u8; 16]) -> [u8; N] {
+    let mut hex = [b'0'; N];
+    for (pair, byte) in hex.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = digits[usize::from(byte >> 4)];
+        pair[1] = digits[usize::from(byte & 15)];
+    }
+    hex
+}
+
+/// Digits are always text.
+fn text(digits: &[u8]) -> &str {
+    std::str::from_utf8(digits).unwrap_or_default()
 }
 
 fn hex<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&upper_hex(bytes))
+    serializer.serialize_str(text(&upper_hex(bytes)))
 }
 
 /// What policy said.

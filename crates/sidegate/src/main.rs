@@ -13,6 +13,7 @@ mod policy;
 mod redirect;
 mod reference;
 mod run;
+mod say;
 mod schema;
 mod wait;
 mod yaml;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The whole chain on one line each: what failed, then why.
-            eprintln!("sidegate: {error:#}");
+            say::complain(&format!("sidegate: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::say::complain;
+
 /// What a command has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -24,7 +26,7 @@ impl Outcome {
             Ok(Self::Good) => ExitCode::SUCCESS,
             Ok(Self::Finding) => ExitCode::from(1),
             Err(error) => {
-                eprintln!("sidegate: {error:#}");
+                complain(&format!("sidegate: {error:#}"));
                 ExitCode::from(2)
             }
         }

@@ -77,22 +77,25 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let lost = logging.lost.clone();
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
     let shared = Shared::new(settings, Arc::new(telemetry), Arc::new(audit));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let workers = Workers::start(&shared, listeners)?;
-    tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
-    let doors = Doors { admin, socket };
-    let controlled = runtime.block_on(control(&config, &shared, (policy, revocation), doors, &identity, &logging));
-    shared.advance(Phase::Ending);
-    workers.join();
-    if let Err(error) = &controlled {
+    // Whatever fails from here on is the log's last record.
+    let served = (|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let workers = Workers::start(&shared, listeners)?;
+        tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
+        let doors = Doors { admin, socket };
+        let controlled = runtime.block_on(control(&config, &shared, (policy, revocation), doors, &identity, &logging));
+        shared.advance(Phase::Ending);
+        workers.join();
+        controlled
+    })();
+    if let Err(error) = &served {
         shared.audit.record(Event::ProcessStopping { why: format!("{error:#}") });
     }
-    drop(runtime);
     drop(shared);
     // First, since it tells of its end by events.
     audit_thread.join();
     writers.join();
-    controlled
+    served
 }
 
 /// With what the process starts, and the secrets that its configuration holds or names. No record of it keeps the process from

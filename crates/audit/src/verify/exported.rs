@@ -45,7 +45,7 @@ impl Verifier<'_> {
     pub(super) fn check_anchors(&mut self) {
         let (first, last) = (self.report.first_seq, self.report.last_seq);
         let Some(anchors) = &self.given.anchors else { return };
-        let mut is_of_this_log = false;
+        let mut reaches = false;
         for anchor in anchors {
             if anchor.torn {
                 self.report.unproven.push(format!("{} is no whole record: it was being exported, or was cut off", anchor.place));
@@ -62,35 +62,51 @@ impl Verifier<'_> {
             } else if anchor.seq.saturating_add(1) >= first {
                 let hash = sha256(&anchor.line);
                 let is_it = if anchor.seq < first {
-                    // The last of those that were deleted: the first that is left is linked to it.
-                    self.first_prev == hash
+                    // The last of those that were deleted: the first that is left is linked to it, and goes on with its epoch.
+                    self.first_prev == hash && self.begins_after(anchor)
                 } else {
                     self.checkpoints.get(&anchor.seq).or(self.openings.get(&anchor.seq)) == Some(&hash)
                 };
                 if is_it {
-                    is_of_this_log = true;
+                    reaches = true;
                     self.report.anchored = self.report.anchored.max(anchor.seq);
                 } else {
                     self.find(Some(anchor.seq), "it differs from the record that was exported: the log was replaced or changed");
                 }
             }
-            is_of_this_log |= self.anchor_run(anchor);
+            self.anchor_run(anchor);
         }
-        if !is_of_this_log && self.report.findings.is_empty() {
-            self.find(None, "none of the exported records is of this log");
+        if reaches {
+            return;
+        }
+        // Of a log that lost its first files to `retain`, the checkpoint at the end of the last of them was exported at least.
+        if self.report.findings.is_empty() {
+            self.find(
+                None,
+                format!("none of the exported records is one of what is here, records {first} to {last}: it may be another log"),
+            );
+        }
+        // The epoch with which it begins is then only what it says.
+        if let Some(beginning) = self.beginnings.first_mut().filter(|beginning| beginning.epoch > 0) {
+            beginning.anchored = false;
         }
     }
 
-    /// Compares the exported beginning of a run with that run, of which the first file may have been deleted. Whether it is here.
-    fn anchor_run(&mut self, anchor: &Anchor) -> bool {
-        let Ok(Record { event: Event::LogOpened { run, sealed_key, .. }, .. }) = serde_json::from_slice(&anchor.line) else { return false };
-        let Some(beginning) = self.beginnings.iter_mut().find(|b| b.run == run) else { return false };
+    /// Whether the epoch with which the log begins is the one that an exported checkpoint leads to.
+    fn begins_after(&self, anchor: &Anchor) -> bool {
+        let Ok(Record { event: Event::LogCheckpoint { run, epoch, .. }, .. }) = serde_json::from_slice(&anchor.line) else { return false };
+        self.beginnings.first().is_some_and(|b| b.epoch == if b.run == run { epoch.saturating_add(1) } else { 0 })
+    }
+
+    /// Compares the exported beginning of a run with that run, of which the first file may have been deleted.
+    fn anchor_run(&mut self, anchor: &Anchor) {
+        let Ok(Record { event: Event::LogOpened { run, sealed_key, .. }, .. }) = serde_json::from_slice(&anchor.line) else { return };
+        let Some(beginning) = self.beginnings.iter_mut().find(|b| b.run == run) else { return };
         beginning.anchored = beginning.sealed_key == sealed_key;
         if !beginning.anchored {
             let seq = beginning.seq;
             self.find(Some(seq), "the key of this run is not the one with which it was exported: the log was replaced or changed");
         }
-        true
     }
 
     /// What is wrong with an exported checkpoint itself. The beginning of a run has no signature; who could export a false one

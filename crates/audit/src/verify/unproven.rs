@@ -16,13 +16,15 @@ impl Verifier<'_> {
         let is_unvouched = |seq: u64| self.report.unvouched.iter().any(|records| records.contains(&seq));
         // Of more than one that says so, the one that is worth most.
         let by = self.retired.iter().filter(said).map(|r| r.seq).min_by_key(|seq| is_unvouched(*seq));
-        let is_tail = |seq: u64| seq > self.signed && self.unsigned(self.report.last_seq).is_some_and(|tail| !self.is_vouched(&tail));
-        if let Some(seq) = by.filter(|seq| is_unvouched(*seq)) {
+        let is_tail = |seq: u64| self.report.unsigned_tail.as_ref().is_some_and(|tail| tail.contains(&seq));
+        let is_signed = self.report.proven_checkpoints + self.report.signed_checkpoints > 0;
+        if let Some(seq) = by.filter(|seq| is_unvouched(*seq) || (is_signed && is_tail(*seq))) {
+            // A file is deleted when a signed checkpoint covers what says so.
             self.find(
                 Some(first),
                 format!(
-                    "records 1 to {last} are missing; that they were deleted says only record {seq}, of a run that ended without a signed \
-                     checkpoint: whoever could write to the file may have added it"
+                    "records 1 to {last} are missing; that they were deleted says only record {seq}, which no signed checkpoint of its run \
+                     covers: whoever could write to the file may have added it"
                 ),
             );
         } else if let Some(seq) = by.filter(|seq| is_tail(*seq)) {
@@ -53,10 +55,10 @@ impl Verifier<'_> {
             )
         }));
         if trusts {
-            let until = self.report.proven_until;
-            if until < last {
-                unproven.push(format!("records {} to {last} come after the last checkpoint with a trusted signature: whoever could write the file could change them", until + 1));
-            }
+            unproven.extend(self.report.unsigned_tail.as_ref().map(|tail| {
+                let (first, last) = (tail.start(), tail.end());
+                format!("records {first} to {last} come after the last checkpoint with a trusted signature: whoever could write the file could change them")
+            }));
         } else {
             unproven.push(
                 "who signed the checkpoints: give the trust bundle with --bundle and --signer, or the signer's key with --public-key"
@@ -87,7 +89,10 @@ impl Verifier<'_> {
                 .push(format!("that nothing was cut off after record {last}: the last exported record of it is {}", self.report.anchored));
         }
         if !self.closed {
-            unproven.push("the log was not closed: it is still written, or its process was killed".to_owned());
+            unproven.push(
+                "that the log was closed: it is still written, or its process was killed, or had no key to sign the last checkpoint"
+                    .to_owned(),
+            );
         }
     }
 }

@@ -16,7 +16,9 @@ struct Disk {
 impl Disk {
     fn new() -> Self {
         let metrics = Arc::new(Metrics::new(&sidegate_config::parse("test.yaml", "profile: development\n").unwrap().telemetry.metrics));
-        Self { folder: tempfile::tempdir().unwrap(), state: State::new(metrics.clone()), metrics }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("key.pem"), rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        Self { folder, state: State::new(metrics.clone()), metrics }
     }
 
     fn log(&self) -> std::path::PathBuf {
@@ -31,7 +33,8 @@ impl Disk {
     fn writer(&self, more: &str) -> Writer {
         let shown = self.folder.path().display();
         let text = format!(
-            "profile: development\naudit:\n  file: {{ folder: \"{shown}/log\"{more} }}\n  anchors: [{{ file: \"{shown}/anchors.jsonl\" }}]\n"
+            "profile: development\naudit:\n  file: {{ folder: \"{shown}/log\"{more} }}\n  anchors: [{{ file: \"{shown}/anchors.jsonl\" }}]\n  \
+             checkpoint: {{ key: \"{shown}/key.pem\" }}\n"
         );
         let config = sidegate_config::parse("test.yaml", &text).unwrap_or_else(|problems| panic!("{problems}"));
         let options =
@@ -92,13 +95,13 @@ fn what_is_not_on_the_disk_is_not_exported() {
     std::fs::rename(disk.log(), &away).unwrap();
     take(&mut writer, 1);
     let epoch = writer.chain.epoch();
-    assert!(writer.checkpoint(CheckpointCause::Timer));
+    assert!(!writer.checkpoint(CheckpointCause::Timer));
     assert!(writer.sync_failed && writer.failing.is_some());
     assert_eq!((writer.pending.len(), writer.chain.epoch()), (1, epoch + 1));
     // Nothing to write is no sign that it can be written.
     assert!(writer.commit() && writer.failing.is_some());
     for _ in 0..2 * PENDING {
-        assert!(writer.checkpoint(CheckpointCause::Timer));
+        assert!(!writer.checkpoint(CheckpointCause::Timer));
     }
     assert_eq!(writer.pending.len(), PENDING);
     std::fs::rename(&away, disk.log()).unwrap();
@@ -163,7 +166,89 @@ fn an_empty_file_hinders_neither_a_new_one_nor_retention() {
         std::fs::write(disk.log().join(format!("audit-{:020}.jsonl", writer.committed.seq + ahead)), "").unwrap();
     }
     writer.rotate();
+    writer.keep_house();
     writer.close();
     let kept: Vec<_> = crate::files(&disk.log()).unwrap().into_iter().filter(|file| file.metadata().unwrap().len() > 0).collect();
     assert_eq!(kept.len(), 1);
+}
+
+#[test]
+fn no_file_is_deleted_before_the_checkpoint_that_covers_its_retirement_is_on_the_disk() {
+    let disk = Disk::new();
+    let mut writer = disk.writer(", retain: { files: 1 }");
+    let first = crate::files(&disk.log()).unwrap().remove(0);
+    assert!(writer.next_file().is_ok());
+    writer.folder.as_mut().unwrap().lose_writes();
+    writer.retire();
+    // The words are lost, but another file goes on.
+    assert!(first.exists() && !writer.sync_failed);
+    writer.retire();
+    assert!(!first.exists());
+    writer.close();
+}
+
+/// Who can write to the folder must not bring us to delete what is to stay, nor to sign that it was in order.
+#[test]
+fn what_somebody_puts_into_the_folder_does_not_decide_what_is_deleted() {
+    let disk = Disk::new();
+    let mut writer = disk.writer(", retain: { files: 4, age: 1h, bytes: 1048576 }");
+    for _ in 0..3 {
+        take(&mut writer, 2);
+        assert!(writer.commit() && writer.next_file().is_ok());
+    }
+    let files = crate::files(&disk.log()).unwrap();
+    let texts: Vec<_> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    // Old, large, one too many, and how the last one ended for how the first one did.
+    let old = std::fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+    let open = |file: &Path| std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    open(&files[0]).set_times(old).unwrap();
+    open(&files[0]).set_len(1 << 30).unwrap();
+    std::fs::write(&files[1], &texts[3]).unwrap();
+    std::fs::write(disk.log().join("audit-09000000000000000000.jsonl"), &texts[3]).unwrap();
+    writer.retire();
+    assert!(files.iter().all(|file| file.exists()));
+    // What is deleted after all is told as it was.
+    take(&mut writer, 1);
+    writer.rotate();
+    writer.retire();
+    assert!(!files[0].exists() && files[1..].iter().all(|file| file.exists()));
+    writer.close();
+    let all: String = crate::files(&disk.log()).unwrap().iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let retired = all.lines().find(|line| line.contains("\"log.retired\"")).unwrap();
+    assert!(retired.contains("\"lastSeq\":3"), "{retired}");
+}
+
+#[test]
+fn a_log_that_can_not_be_begun_begins_later_where_losses_are_counted() {
+    let disk = Disk::new();
+    let mut writer = disk.writer("");
+    take(&mut writer, 1);
+    assert!(writer.commit());
+    let next = disk.log().join(format!("audit-{:020}.jsonl", writer.committed.seq));
+    drop(writer);
+    std::fs::create_dir(&next).unwrap();
+    let mut writer = disk.writer(", onFailure: drop-and-count");
+    take(&mut writer, 2);
+    assert!(!writer.commit() && writer.failing.is_some());
+    std::fs::remove_dir(&next).unwrap();
+    writer.rotate_after = Instant::now();
+    writer.keep_house();
+    assert!(writer.failing.is_none());
+    writer.close();
+    let report = disk.verify();
+    assert_eq!((report.findings.as_slice(), report.missing, report.resumed, report.files.len()), (&[][..], 2, 1, 2));
+    // Both runs' beginnings are exported, and the last checkpoint.
+    assert_eq!(disk.anchors().lines().count(), 3);
+}
+
+#[test]
+fn a_gap_is_told_though_nothing_else_happens() {
+    let disk = Disk::new();
+    let mut writer = disk.writer("");
+    take(&mut writer, 3);
+    writer.lose_batch();
+    assert!(writer.until_next() <= TELL_AGAIN);
+    writer.keep_house();
+    assert_eq!((gaps(&disk.log()), writer.state.missing.load(Ordering::Relaxed)), (1, 0));
+    writer.close();
 }

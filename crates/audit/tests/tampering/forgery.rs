@@ -1,6 +1,7 @@
 //! Forgeries: somebody rewrites records and makes the chain anew, without the keys, or with some of them.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::{hkdf, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::PublicKeyData;
@@ -23,19 +24,27 @@ enum Signatures<'a> {
 
 /// Changes record `which` and links all that follow anew, as whoever knows the format can.
 fn forge(lines: &[String], which: usize, signatures: Signatures<'_>) -> Vec<String> {
+    let mut changed = lines.to_vec();
+    changed[which] = lines[which].replace("spiffe://a.b/web", "spiffe://a.b/bob").replace("\"rules\":", "\"rules\":4");
+    assert_ne!(changed[which], lines[which], "nothing was changed");
+    link(changed, signatures, None)
+}
+
+/// Links each record to the one before, and signs checkpoints; with the key of the first one's epoch also makes MACs.
+fn link(lines: Vec<String>, signatures: Signatures<'_>, mut key: Option<[u8; 32]>) -> Vec<String> {
     let mut forged: Vec<String> = Vec::new();
-    for (i, line) in lines.iter().enumerate() {
-        let mut text = if i == which {
-            line.replace("spiffe://a.b/web", "spiffe://a.b/bob").replace("\"rules\":", "\"rules\":4")
-        } else {
-            line.clone()
-        };
-        if i == which {
-            assert_ne!(text, *line, "nothing was changed");
-        }
+    for mut text in lines {
         if let (Some(last), Some(at)) = (forged.last(), text.rfind(",\"prev\":\"")) {
             let hash: String = digest(&SHA256, last.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect();
             text.replace_range(at + 9..at + 73, &hash);
+        }
+        if let (Some(key), Some(at)) = (&mut key, text.rfind(",\"mac\":\"")) {
+            let digest = digest(&SHA256, &text.as_bytes()[..at]);
+            let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), digest.as_ref());
+            text.replace_range(at + 8..at + 72, &mac.as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>());
+            if text.contains("\"event\":\"log.checkpoint\"") {
+                *key = next_epoch(*key);
+            }
         }
         if let Some(at) = text.rfind(",\"signature\":\"") {
             match signatures {
@@ -137,4 +146,105 @@ fn with_the_signing_key_the_macs_and_the_anchors_still_tell() {
         assert!(!world.verify(&anchors).is_intact(), "line {i}");
         assert!(!world.verify(&macs).is_intact(), "line {i}");
     });
+}
+
+/// Who can sign says that all that was exported was deleted by `retain`: what he puts in its place is nothing that was exported.
+#[test]
+fn a_log_that_begins_behind_what_was_exported_is_another_log() {
+    let world = World::new(", rotate: { bytes: 6000 }");
+    world.write(30);
+    let pem = std::fs::read_to_string(world.path("key.pem")).unwrap();
+    let files = world.lines();
+    let (last, lines) = files.last().unwrap();
+    for (file, _) in &files {
+        std::fs::remove_file(file).unwrap();
+    }
+    let name = "audit-00000000000000002001.jsonl";
+    let mut forged = lines.clone();
+    let old: u64 = number(&lines[0]);
+    for (i, line) in forged.iter_mut().enumerate() {
+        let seq = format!("\"seq\":{},", number(line));
+        *line = line.replace(&seq, &format!("\"seq\":{},", 2001 + i)).replace(&last.file_name().unwrap().display().to_string(), name);
+    }
+    assert!(old < 2001);
+    // What says so is in place of another record, before the checkpoint that covers it.
+    let which = forged.iter().position(|line| line.contains("\"event\":\"policy.loaded\"")).unwrap();
+    let (start, end) = (forged[which].find("\"event\"").unwrap(), forged[which].find(",\"prev\"").unwrap());
+    let first = forged[0].rfind(",\"prev\":\"").unwrap() + 9;
+    let before = forged[0][first..first + 64].to_owned();
+    forged[which].replace_range(start..end, &format!(r#""event":"log.retired","file":"x","lastSeq":2000,"lastHash":"{before}""#));
+    write_lines(&world.log().join(name), &link(forged, Signatures::MakeWith(&pem, None), None));
+    let trust = || world.given().trust;
+    // Without what was exported nothing tells.
+    let report = world.verify(&Given { trust: trust(), ..Given::default() });
+    assert!(report.is_intact() && !report.is_proven(), "{report:#?}");
+    let report = world.verify(&Given { trust: trust(), anchors: world.given().anchors, ..Given::default() });
+    assert!(report.findings.iter().any(|f| f.what.starts_with("none of the exported records")), "{report:#?}");
+}
+
+/// Who takes the process has the key that signs and the key of the running epoch, and not those before. He goes on with it right
+/// behind the first file, and says that its epoch has come: neither what is linked nor MACs nor signatures contradict that.
+#[test]
+fn an_epoch_that_is_not_due_is_found() {
+    let world = World::new(", rotate: { bytes: 6000 }");
+    world.write(30);
+    let pem = std::fs::read_to_string(world.path("key.pem")).unwrap();
+    let files = world.lines();
+    let (last, lines) = files.last().unwrap();
+    let epoch = serde_json::from_str::<serde_json::Value>(&lines[0]).unwrap()["epoch"].as_u64().unwrap();
+    assert!(epoch > 1);
+    let key = (0..epoch).fold(first_key(&world, &lines[0]), |key, _| next_epoch(key));
+    // His key is that of the epoch: the log as it is can be written anew with it.
+    let mut anew = files[files.len() - 2].1.last().cloned().into_iter().chain(lines.clone()).collect::<Vec<_>>();
+    let linked = link(anew.clone(), Signatures::Keep, None);
+    assert_eq!(linked, anew);
+    anew = link(lines.clone(), Signatures::Keep, Some(key));
+    assert_eq!(anew, *lines);
+    let next = number(files[0].1.last().unwrap()) + 1;
+    let name = format!("audit-{next:020}.jsonl");
+    let mut forged = vec![files[0].1.last().unwrap().clone()];
+    for (line, seq) in lines.iter().zip(next..) {
+        let old = format!("\"seq\":{},", number(line));
+        forged.push(line.replace(&old, &format!("\"seq\":{seq},")).replace(&last.file_name().unwrap().display().to_string(), &name));
+    }
+    // The first line is linked to, and not made.
+    let first = link(forged[..2].to_vec(), Signatures::Keep, None).remove(1);
+    forged.remove(0);
+    forged[0] = first;
+    for (file, _) in &files[1..] {
+        std::fs::remove_file(file).unwrap();
+    }
+    write_lines(&world.log().join(name), &link(forged, Signatures::MakeWith(&pem, None), Some(key)));
+    let exported = std::fs::read_to_string(world.path("anchors.jsonl")).unwrap();
+    let beginning: Vec<String> = exported.lines().take(1).map(str::to_owned).collect();
+    write_lines(&world.path("anchors.jsonl"), &beginning);
+    let report = world.verify(&world.given());
+    let what: Vec<&str> = report.findings.iter().map(|f| f.what.as_str()).collect();
+    let [epoch] = what.as_slice() else { panic!("{report:#?}") };
+    assert!(epoch.starts_with("it goes on with epoch"), "{epoch}");
+}
+
+/// The first key of a run, which is sealed to the auditor.
+fn first_key(world: &World, opened: &str) -> [u8; 32] {
+    let sealed = serde_json::from_str::<serde_json::Value>(opened).unwrap()["sealedKey"].as_str().unwrap().to_owned();
+    let identity = std::fs::read_to_string(world.path("auditor.txt")).unwrap();
+    let identity: age::x25519::Identity = identity.lines().last().unwrap().parse().unwrap();
+    age::decrypt(&identity, &STANDARD.decode(sealed).unwrap()).unwrap().try_into().unwrap()
+}
+
+fn next_epoch(key: [u8; 32]) -> [u8; 32] {
+    struct Length;
+    impl hkdf::KeyType for Length {
+        fn len(&self) -> usize {
+            32
+        }
+    }
+    let mut next = [0; 32];
+    let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate audit v1").extract(&key);
+    derived.expand(&[b"next epoch"], Length).unwrap().fill(&mut next).unwrap();
+    next
+}
+
+fn number(line: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64().unwrap()
 }

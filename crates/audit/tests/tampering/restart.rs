@@ -48,7 +48,7 @@ fn a_restart_does_not_vouch_for_a_forged_tail() {
     let report = world.verify(&trust_only(&world));
     // Nothing contradicts it, and the new run has signed what follows, but not this.
     assert_eq!((report.findings.as_slice(), report.proven_until), (&[][..], report.last_seq));
-    assert_eq!(report.unvouched, [first..=first + 5]);
+    assert_eq!((report.unvouched.as_slice(), report.unsigned_tail.as_ref()), (&[first..=first + 5][..], None));
     assert!(says(&report, &format!("records {first} to {} were written by a run that ended without", first + 5)), "{report:#?}");
     // An auditor sees it.
     let report = world.verify(&Given { keys: world.given().keys, ..trust_only(&world) });
@@ -86,11 +86,39 @@ fn a_forged_log_retired_excuses_no_missing_file() {
     append(&mut lines, &format!(r#""event":"log.retired","file":"{name}","lastSeq":{last},"lastHash":"{hash}""#));
     write_lines(&file, &lines);
     std::fs::remove_file(&files[0].0).unwrap();
-    let report = world.verify(&trust_only(&world));
-    assert!(says(&report, &format!("that records 1 to {last} were deleted by `retain`: no checkpoint covers")), "{report:#?}");
+    let found = |what: &str| {
+        let report = world.verify(&trust_only(&world));
+        assert!(report.findings.iter().any(|f| f.what.contains(what)), "{what}: {report:#?}");
+    };
+    found("that they were deleted says only record");
+    found("the log was closed before it");
+    // Nor in a log that was not closed.
+    let which = lines.len() - 2;
+    let mut open: Vec<String> = lines[..which].to_vec();
+    append(&mut open, &format!(r#""event":"log.retired","file":"{name}","lastSeq":{last},"lastHash":"{hash}""#));
+    write_lines(&file, &open);
+    found("that they were deleted says only record");
+    // Nor if another run has gone on behind it.
     world.write(2);
+    found("that they were deleted says only record");
+}
+
+/// Who can write to the files, and no more, can't make a process that was killed look like one that ended in order.
+#[test]
+fn an_end_without_a_signature_closes_no_log() {
+    let world = World::new("");
+    world.write(8);
+    let (file, mut lines) = world.lines().remove(0);
+    let checkpoint: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    assert_eq!(checkpoint["cause"], "shutdown");
+    let run = checkpoint["run"].as_str().unwrap();
+    lines.truncate(5);
+    append(&mut lines, &format!(r#""event":"log.checkpoint","run":"{run}","epoch":0,"cause":"shutdown","signer":null"#));
+    write_lines(&file, &lines);
+    world.write(3);
     let report = world.verify(&trust_only(&world));
-    assert!(report.findings.iter().any(|f| f.what.contains("that they were deleted says only record")), "{report:#?}");
+    assert_eq!((report.resumed, report.findings.as_slice()), (1, &[][..]), "{report:#?}");
+    assert_eq!(report.unvouched, [1..=6]);
 }
 
 /// Keys are derived one by one: what a file says must not keep an auditor busy for years.
@@ -111,4 +139,32 @@ fn an_epoch_that_no_log_can_have_is_found_and_costs_nothing() {
     write_lines(&file, &forged);
     let report = world.verify(&given);
     assert!(!report.is_intact() && report.authenticated == 0, "{report:#?}");
+}
+
+/// What is proved on both sides of it: the run that was killed, and the end of the last one, are told as they are.
+#[test]
+fn the_records_that_nothing_proves_are_named() {
+    let world = World::new("");
+    for kept in [5, 4] {
+        world.write(8);
+        let (file, mut lines) = world.lines().pop().unwrap();
+        lines.truncate(kept);
+        write_lines(&file, &lines);
+    }
+    let report = world.verify(&trust_only(&world));
+    assert_eq!((report.unvouched.as_slice(), report.unsigned_tail.clone()), (&[1..=5][..], Some(6..=9)));
+    assert_eq!(report.unproven_records(), [1..=9]);
+    assert!(says(&report, "records 6 to 9 come after the last checkpoint"), "{report:#?}");
+    world.write(8);
+    let (_, lines) = world.lines().pop().unwrap();
+    assert!(lines.last().unwrap().contains("log.checkpoint"));
+    assert_eq!(world.verify(&trust_only(&world)).unproven_records(), [1..=9]);
+    // An auditor who has the exported beginnings knows better.
+    let report = world.verify(&exported_beginnings(&world));
+    assert_eq!((report.findings.as_slice(), report.unproven_records().as_slice()), (&[][..], &[][..]));
+    let (file, lines) = world.lines().pop().unwrap();
+    write_lines(&file, &lines[..lines.len() - 1]);
+    let report = world.verify(&exported_beginnings(&world));
+    assert_eq!(report.unproven_records(), []);
+    assert!(!says(&report, "come after the last checkpoint"), "{report:#?}");
 }

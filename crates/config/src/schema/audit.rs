@@ -148,7 +148,7 @@ impl Default for Checkpoint {
 }
 
 /// Where copies go; exactly one of `file`, `stdout`, `syslog` and `otlp` is set.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Destination {
     /// A file that is only ever appended to.
@@ -161,15 +161,10 @@ pub struct Destination {
     pub otlp: bool,
     /// What it means that it takes no more. Default: drop-and-count.
     pub on_failure: OnFailure,
-    /// How many records may wait for it. Default 8192. Where it blocks, it does so when half of it is taken.
+    /// How many records may wait for it. Default 8192, and 16 for anchors, which are few. Where it blocks, it does so when half
+    /// of it is taken.
     #[schemars(range(min = 16, max = 1_000_000))]
-    pub queue: u32,
-}
-
-impl Default for Destination {
-    fn default() -> Self {
-        Self { file: None, stdout: false, syslog: None, otlp: false, on_failure: OnFailure::default(), queue: 8192 }
-    }
+    pub queue: Option<u32>,
 }
 
 /// A syslog collector.

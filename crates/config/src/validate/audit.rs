@@ -1,9 +1,11 @@
 //! What contradicts itself in the section `audit`.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::private_key;
-use crate::schema::audit::{Destination, LogFiles, OnFailure};
+use crate::schema::audit::{Audit, Destination, LogFiles, OnFailure};
 use crate::schema::telemetry::Signal;
 use crate::schema::{Config, LogFormat};
 use crate::value::Span;
@@ -12,6 +14,7 @@ pub(super) fn validate(config: &Config, say: &mut impl FnMut(&str, String)) {
     let audit = &config.audit;
     destinations(config, "audit.copies", &audit.copies, say);
     destinations(config, "audit.anchors", &audit.anchors, say);
+    paths(audit, say);
     if !audit.is_on() && !audit.anchors.is_empty() {
         say("audit.anchors", "there is nothing to anchor; name the log's folder in `audit.file.folder`".to_owned());
     }
@@ -21,6 +24,28 @@ pub(super) fn validate(config: &Config, say: &mut impl FnMut(&str, String)) {
     span("audit.checkpoint.interval", &audit.checkpoint.interval, Duration::from_millis(100), say);
     if let Some(file) = &audit.file {
         log_files(file, audit.auditors.is_empty(), say);
+    }
+}
+
+/// No two destinations write the same file, and none writes among the log's own.
+fn paths(audit: &Audit, say: &mut impl FnMut(&str, String)) {
+    // As far as names tell: neither has to be there.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let folder = audit.file.as_ref().map(|file| absolute(&file.folder));
+    let mut seen: HashMap<PathBuf, String> = HashMap::new();
+    for (list, destinations) in [("copies", &audit.copies), ("anchors", &audit.anchors)] {
+        for (i, destination) in destinations.iter().enumerate() {
+            let Some(file) = destination.file.as_deref().map(absolute) else { continue };
+            let path = format!("audit.{list}[{i}].file");
+            if folder.as_ref().is_some_and(|folder| file.starts_with(folder)) {
+                say(&path, "lies in the log's own folder; name a file elsewhere, best on another disk".to_owned());
+            }
+            if let Some(other) = seen.get(&file) {
+                say(&path, format!("`{other}` writes this file already; give each a file of its own"));
+            } else {
+                seen.insert(file, path);
+            }
+        }
     }
 }
 
@@ -88,6 +113,16 @@ mod tests {
             ("{ copies: [{ otlp: true }] }", "audit.copies[0].otlp: there is no collector"),
             ("{ copies: [{ otlp: true, onFailure: block-new-connections }] }", "audit.copies[0].onFailure: can't be"),
             ("{ anchors: [{ file: a }] }", "audit.anchors: there is nothing to anchor"),
+            ("{ file: { folder: a }, copies: [{ file: a/b/c }] }", "audit.copies[0].file: lies in the log's own folder"),
+            ("{ file: { folder: a }, anchors: [{ file: ./a//b }] }", "audit.anchors[0].file: lies in the log's own folder"),
+            (
+                "{ copies: [{ file: a }, { file: b }, { file: ./b }] }",
+                "audit.copies[2].file: `audit.copies[1].file` writes this file already",
+            ),
+            (
+                "{ file: { folder: a }, copies: [{ file: b }], anchors: [{ file: b }] }",
+                "audit.anchors[0].file: `audit.copies[0].file` writes",
+            ),
             ("{ file: { folder: a, encrypt: true } }", "audit.file.encrypt: nobody could read it"),
             ("{ file: { folder: a, sync: { interval: 0s } } }", "audit.file.sync.interval: must be between 1ms and"),
             ("{ file: { folder: a }, auditors: [age1x] }", "audit.auditors[0]: `age1x` is no public key of age"),
@@ -97,7 +132,7 @@ mod tests {
             let said = problems(&format!("audit: {text}\n"));
             assert!(said.contains(say), "{text}\n{said}");
         }
-        assert_eq!(problems("audit: { file: { folder: a }, anchors: [{ file: b }] }\n"), "");
+        assert_eq!(problems("audit: { file: { folder: a }, copies: [{ file: c }], anchors: [{ file: ab }] }\n"), "");
     }
 
     #[test]

@@ -5,12 +5,11 @@ mod report;
 mod show;
 mod verify;
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use sidegate_audit::{AuditorKeys, Given, Record, Trust, anchors};
 use sidegate_core::TrustDomain;
 use sidegate_identity::Bundle;
@@ -18,6 +17,7 @@ use sidegate_tls::verify::TrustStore;
 
 use crate::cli::audit::{Audit, AuditCommand, Period, Proof};
 use crate::outcome::Outcome;
+use crate::say::{complain, say, say_json, say_pretty_json};
 
 /// Runs a command: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
 pub(crate) fn audit(arguments: &Audit) -> ExitCode {
@@ -68,11 +68,4 @@ impl Period {
         let of = |moment: Option<SystemTime>, inside: fn(SystemTime, SystemTime) -> bool| moment.is_none_or(|moment| inside(time, moment));
         of(self.since, |time, since| time >= since) && of(self.until, |time, until| time < until)
     }
-}
-
-/// Writes a line. What stands in a log may be a forger's: it must not move a terminal's cursor. Who reads no more, such
-/// as `head`, ends it.
-fn say(line: &str) -> Result<()> {
-    let plain: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    writeln!(std::io::stdout(), "{plain}").context("nobody reads this any more")
 }

@@ -1,11 +1,13 @@
 //! `sidegate audit show`: records as a person reads them, or as JSON.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::Result;
-use sidegate_audit::{AdminAction, Connection, Event, Record, Records};
+use sidegate_audit::{AdminAction, Connection, Event, ReadError, Record, Records};
+use sidegate_core::without_controls;
 
-use super::{Outcome, keys, say};
+use super::{Outcome, complain, keys, say, say_json};
 use crate::cli::audit::Show;
 
 /// How often a log that is followed is looked at.
@@ -19,12 +21,18 @@ pub(super) fn show(arguments: &Show) -> Result<Outcome> {
         for record in &mut records {
             match record {
                 Ok(record) if fits(arguments, &record) => {
-                    say(&if arguments.json { serde_json::to_string(&record)? } else { line(&record) })?;
+                    if arguments.json {
+                        say_json(&record)?;
+                    } else {
+                        say(&line(&record))?;
+                    }
                 }
                 Ok(_) => {}
+                // `retain` has deleted it since the folder was listed.
+                Err(ReadError::File(_, error)) if arguments.follow && error.kind() == ErrorKind::NotFound => {}
                 // The others are still worth reading.
                 Err(error) => {
-                    eprintln!("sidegate: {:#}", anyhow::Error::from(error));
+                    complain(&without_controls(&format!("sidegate: {:#}", anyhow::Error::from(error))));
                     outcome = Outcome::Finding;
                 }
             }
@@ -33,9 +41,7 @@ pub(super) fn show(arguments: &Show) -> Result<Outcome> {
             return Ok(outcome);
         }
         std::thread::sleep(LOOK);
-        if arguments.log.log.is_dir() {
-            records.look_for_more(&arguments.log.log)?;
-        }
+        records.look_for_more(&arguments.log.log)?;
     }
 }
 

@@ -59,6 +59,10 @@ pub(crate) struct Verify {
     pub(crate) log: Log,
     #[command(flatten)]
     pub(crate) proof: Proof,
+    /// Exit with 1 also where nothing was found, but not all is proved up to the last checkpoint: by trusted signatures and by
+    /// exported checkpoints
+    #[arg(long)]
+    pub(crate) require_proof: bool,
     /// Print all of it as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,15 +4,16 @@ use anyhow::Result;
 
 use super::{Outcome, count, load};
 use crate::cli::PolicyCheck;
+use crate::say::{say_lines, say_pretty_json};
 
 /// Says what is questionable about a policy that can be used.
 pub(super) fn check(arguments: &PolicyCheck) -> Result<Outcome> {
     let loaded = load(&arguments.files)?;
     let findings = loaded.policy.findings(loaded.destinations.as_ref());
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        say_pretty_json(&findings)?;
     } else {
-        findings.iter().for_each(|finding| println!("{finding}"));
+        findings.iter().try_for_each(|finding| say_lines(&finding.to_string()))?;
         let rules = count(loaded.policy.len(), "rule");
         match findings.len() {
             0 => println!("{rules}, nothing to object to"),

@@ -11,6 +11,7 @@ use sidegate_policy::Query;
 
 use super::{Outcome, explanation, load, verdict};
 use crate::cli::PolicyExplain;
+use crate::say::{say, say_lines, say_pretty_json};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,18 +57,18 @@ pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
     if arguments.json {
         let matching = matching.iter().map(|rule| Matching { rule: rule.label, action: rule.action, dry_run: rule.dry_run });
         let answer = Answer { decision, reason: judged.reason.map(sidegate_core::Reason::label), matching: matching.collect() };
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+        say_pretty_json(&answer)?;
         return Ok(Outcome::finding_if(!decision.allowed));
     }
-    println!("{}", verdict(decision));
-    print!("{}", explanation(decision, "  "));
+    say_lines(&verdict(decision))?;
+    say_lines(&explanation(decision, "  "))?;
     if !matching.is_empty() {
         println!("rules that match:");
     }
     for rule in matching {
         let decides = if *rule.label == *decision.rule { ", decides" } else { "" };
         let dry_run = if rule.dry_run { " (dry run)" } else { "" };
-        println!("  {:<5} {}{dry_run}{decides}", rule.action, rule.label);
+        say(&format!("  {:<5} {}{dry_run}{decides}", rule.action, rule.label))?;
     }
     for (missing, what) in [
         (arguments.from.is_none(), "--from was not given: a client in plaintext, on a port where that may pass"),

@@ -9,6 +9,7 @@ use sidegate_core::{Decision, Direction};
 use super::seen::Seen;
 use super::{Outcome, explanation, load, seen, verdict};
 use crate::cli::PolicyReplay;
+use crate::say::{say, say_lines, say_pretty_json};
 
 /// What the connections of one difference have in common.
 type Key = (bool, String, String, String, String);
@@ -44,13 +45,14 @@ pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
         let read = json!({
             "connections": reading.seen, "notJudged": reading.not_judged, "otherLines": reading.others, "unreadable": reading.unreadable,
         });
-        println!("{}", serde_json::to_string_pretty(&json!({ "differences": all, "read": read }))?);
+        say_pretty_json(&json!({ "differences": all, "read": read }))?;
     } else {
         for ((allowed, who, to, before, _), difference) in &differences {
             let word = if *allowed { "DENIED" } else { "allowed" };
-            println!("{} x  {who} -> {to}, first {}", difference.count, difference.first);
-            println!("  before: {word} by {before}\n  now:    {}", verdict(&difference.now));
-            print!("{}", explanation(&difference.now, "    "));
+            say(&format!("{} x  {who} -> {to}, first {}", difference.count, difference.first))?;
+            say(&format!("  before: {word} by {before}"))?;
+            say(&format!("  now:    {}", verdict(&difference.now)))?;
+            say_lines(&explanation(&difference.now, "    "))?;
         }
         println!("{differing} of {} connections would be decided differently", reading.seen);
         println!("read: {reading}");

@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 use sidegate_audit::{Event, Records};
-use sidegate_core::{Direction, Reason, SpiffeId, parse_canonical};
+use sidegate_core::{Direction, Reason, SpiffeId, parse_canonical, without_controls};
 use sidegate_policy::{PeerCertificate, Query, TlsFacts};
 
 use crate::audit::keys;
 use crate::cli::Recorded;
+use crate::say::complain;
 
 /// A longer line is no record.
 const MAX_LINE: u64 = 1 << 20;
@@ -115,9 +116,10 @@ pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Re
     let keys = keys(recorded.identity.as_deref())?;
     for path in &recorded.audit {
         let mut count = |number: u64, line: Result<Line>| match line {
-            // An audit log has a connection when it is let in and when it ends, and two logs may have it both.
+            // An audit log has a connection when it is let in and when it ends, and two logs may have it both. The ID is the
+            // peer's word: another peer may have the same.
             Ok(Line::Seen(seen)) => {
-                if known.insert((seen.id.clone(), seen.direction == Direction::Inbound)) {
+                if known.insert((seen.id.clone(), seen.direction == Direction::Inbound, seen.client.clone(), seen.server.clone())) {
                     reading.seen += 1;
                     take(*seen);
                 }
@@ -127,7 +129,7 @@ pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Re
             Err(error) => {
                 reading.unreadable += 1;
                 if reading.unreadable <= NAMED as u64 {
-                    eprintln!("warning: {}:{number}: left out: {error:#}", path.display());
+                    complain(&without_controls(&format!("warning: {}:{number}: left out: {error:#}", path.display())));
                 }
             }
         };

@@ -6,6 +6,7 @@ use sidegate_policy::suite::{Outcome as Tested, Suite};
 
 use super::{Outcome, count, explanation, load};
 use crate::cli::PolicyTest;
+use crate::say::{say, say_lines, say_pretty_json};
 
 /// Runs suites of expectations.
 pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
@@ -35,17 +36,18 @@ pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
             })
         };
         let all: Vec<_> = outcomes.iter().map(outcome).collect();
-        println!("{}", serde_json::to_string_pretty(&json!({ "expectations": all, "uncovered": uncovered }))?);
+        say_pretty_json(&json!({ "expectations": all, "uncovered": uncovered }))?;
     } else {
         for outcome in &outcomes {
             if let Some(failure) = &outcome.failure {
-                println!("FAILED {}: {}\n  {failure}", outcome.place, outcome.expectation.name);
-                print!("{}", explanation(&outcome.verdict.decision, "  "));
+                say(&format!("FAILED {}: {}", outcome.place, outcome.expectation.name))?;
+                say_lines(&format!("  {failure}"))?;
+                say_lines(&explanation(&outcome.verdict.decision, "  "))?;
             }
         }
         if !uncovered.is_empty() {
             println!("{} that no expectation covers:", count(uncovered.len(), "rule"));
-            uncovered.iter().for_each(|rule| println!("  {rule}"));
+            uncovered.iter().try_for_each(|rule| say(&format!("  {rule}")))?;
         }
         let covered = policy.len() - uncovered.len();
         println!("{} hold, {failed} failed; {covered} of {} covered", outcomes.len() - failed, count(policy.len(), "rule"));

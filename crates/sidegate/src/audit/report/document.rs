@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use sidegate_core::{is_control_or_bidi, without_controls};
+
 use super::summary::Counts;
 
 pub(super) struct Document {
@@ -123,7 +125,7 @@ fn in_markdown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            c if c.is_control() => out.push(' '),
+            c if is_control_or_bidi(c) => out.push(' '),
             '|' | '<' | '[' | ']' | '*' | '`' | '\\' => {
                 out.push('\\');
                 out.push(c);
@@ -135,7 +137,7 @@ fn in_markdown(text: &str) -> String {
 }
 
 fn in_html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    without_controls(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -145,11 +147,11 @@ mod tests {
     #[test]
     fn a_strangers_words_stay_words() {
         let mut section = Section::new("x");
-        section.counts("peer", &[("<script>a|b\n# c</script>".to_owned(), 1)].into(), 5);
+        section.counts("peer", &[("<script>a|b\n# c\u{1b}\u{9b}\u{202e}d</script>".to_owned(), 1)].into(), 5);
         let mut document = Document::new("t");
         document.add(section);
         let (markdown, html) = (document.markdown(), document.html());
-        assert!(html.contains("<td>&lt;script&gt;a|b") && !html.contains("<script>"), "{html}");
-        assert!(markdown.contains("| \\<script>a\\|b # c\\</script> | 1 |"), "{markdown}");
+        assert!(html.contains("<td>&lt;script&gt;a|b\u{fffd}# c\u{fffd}\u{fffd}\u{fffd}d") && !html.contains("<script>"), "{html}");
+        assert!(markdown.contains("| \\<script>a\\|b # c   d\\</script> | 1 |"), "{markdown}");
     }
 }

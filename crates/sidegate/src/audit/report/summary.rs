@@ -17,6 +17,9 @@ pub(super) struct Summary {
     /// Times of the first and the last record.
     pub(super) from: String,
     pub(super) until: String,
+    pub(super) records: u64,
+    /// The number of the last one.
+    pub(super) last_seq: u64,
     pub(super) connections: Connections,
     /// By reason.
     pub(super) refusals: Counts,
@@ -33,6 +36,8 @@ pub(super) struct Summary {
     pub(super) admin: Vec<Row>,
     pub(super) secrets: u64,
     pub(super) missing: u64,
+    /// Lines that are no record.
+    pub(super) unreadable: u64,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -43,6 +48,12 @@ pub(super) struct Connections {
     pub(super) refused: u64,
     pub(super) denied: u64,
     pub(super) plaintext: u64,
+    /// Admitted over mutual TLS.
+    pub(super) mtls: u64,
+    /// Of these the ones of which the SPIFFE IDs of both ends are known.
+    pub(super) authenticated: u64,
+    /// Admitted with a decision of policy.
+    pub(super) judged: u64,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -80,11 +91,18 @@ impl Summary {
             self.from.clone_from(&record.time);
         }
         self.until.clone_from(&record.time);
+        self.records += 1;
+        self.last_seq = self.last_seq.max(record.seq);
         let row = |what: String, more: String| [record.time.clone(), what, more];
         match &record.event {
             Event::ConnectionAdmitted { connection } => {
                 self.connections.admitted += 1;
+                let mtls = connection.transport.as_deref() == Some("mtls");
+                let both = connection.local_id.is_some() && connection.peer_id.is_some();
                 self.connections.plaintext += u64::from(connection.transport.as_deref() == Some("plaintext"));
+                self.connections.mtls += u64::from(mtls);
+                self.connections.authenticated += u64::from(mtls && both);
+                self.connections.judged += u64::from(connection.decision.is_some());
                 self.who(connection);
                 self.handshake(connection);
             }
@@ -124,7 +142,7 @@ impl Summary {
                 self.admin.push(row(uid.to_string(), format!("{action:?} {detail}")));
             }
             Event::SecretAccessed { .. } => self.secrets += 1,
-            Event::LogGap { missing } => self.missing += missing,
+            Event::LogGap { missing } => self.missing = self.missing.saturating_add(*missing),
             Event::LogOpened { .. }
             | Event::LogResumed { .. }
             | Event::LogCheckpoint { .. }

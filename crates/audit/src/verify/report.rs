@@ -1,0 +1,95 @@
+//! What verifying has found, and what that is worth.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use serde::Serialize;
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// In which file.
+    pub file: String,
+    /// In which line of it; 0 if in none.
+    pub line: u64,
+    /// The record that is concerned, if it has a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What verifying has found.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The files, in order.
+    pub files: Vec<String>,
+    /// How many records.
+    pub records: u64,
+    /// The first one's number.
+    pub first_seq: u64,
+    /// The last one's.
+    pub last_seq: u64,
+    /// SHA-256 of the last line.
+    pub last_hash: String,
+    /// Checkpoints signed by whom we trust.
+    pub proven_checkpoints: u64,
+    /// Checkpoints signed by somebody, with nothing given to judge by who that is.
+    pub signed_checkpoints: u64,
+    /// Checkpoints without a signature, from before the first SVID.
+    pub unsigned_checkpoints: u64,
+    /// The last record that a trusted signature covers: all before it are proved, but for those in `unvouched`.
+    pub proven_until: u64,
+    /// Records of runs that ended without a signed checkpoint. Later runs only went on behind them: their signatures do not say
+    /// who wrote these.
+    pub unvouched: Vec<RangeInclusive<u64>>,
+    /// Records after the last signed checkpoint, unless MACs prove that the last run wrote them.
+    pub unsigned_tail: Option<RangeInclusive<u64>>,
+    /// Lines whose MAC was checked.
+    pub authenticated: u64,
+    /// Exported checkpoints that the log holds as they were exported.
+    pub anchored: u64,
+    /// Who has signed: SPIFFE IDs, or digests of bare keys; proven only as far as checkpoints are.
+    pub signers: BTreeSet<String>,
+    /// Records that the log itself says are missing.
+    pub missing: u64,
+    /// How often it went on after a process that had not closed it.
+    pub resumed: u64,
+    /// What is not as it was written, the first 1,000 of it; empty if the log is intact.
+    pub findings: Vec<Finding>,
+    /// How many more there are.
+    pub more_findings: u64,
+    /// What could not be proved, and what to give for that.
+    pub unproven: Vec<String>,
+}
+
+impl Report {
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// Whether it is intact, and trusted signatures and exported records vouch for it, but for what came after the last
+    /// checkpoint.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.is_intact() && self.proven_until > 0 && self.anchored > 0 && self.unvouched.is_empty()
+    }
+
+    /// All records that neither a signature nor MACs prove, in order: whoever could write to the files may have changed them. Where
+    /// nothing was given to judge signers by, anybody's signature counts.
+    #[must_use]
+    pub fn unproven_records(&self) -> Vec<RangeInclusive<u64>> {
+        let mut all: Vec<RangeInclusive<u64>> = Vec::new();
+        for records in self.unvouched.iter().chain(&self.unsigned_tail) {
+            match all.last_mut().filter(|last| last.end().saturating_add(1) == *records.start()) {
+                Some(last) => *last = *last.start()..=*records.end(),
+                None => all.push(records.clone()),
+            }
+        }
+        all
+    }
+}

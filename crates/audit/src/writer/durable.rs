@@ -1,0 +1,255 @@
+//! How records come into the file and onto the disk: batches, syncs, new files; and what happens where the disk fails.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sidegate_core::event;
+use sidegate_telemetry::{Cause, Way};
+
+use super::{Loss, Writer};
+use crate::event::{CheckpointCause, Event};
+use crate::folder::{Folder, Left};
+use crate::hex::hex;
+use crate::outlet::SharedLine;
+
+/// How long a full disk is left alone.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long the end tries to write to it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long after a new file could not be begun it is tried again.
+const ROTATE_AGAIN: Duration = Duration::from_secs(10);
+
+impl Writer {
+    /// Writes the batch; where the file blocks, until it can be written. False if it was lost: that is counted.
+    pub(super) fn commit(&mut self) -> bool {
+        let written = self.write_or_lose();
+        // Only what is on the disk shows that it takes records again.
+        if written == Some(true) && self.failing.is_some() && self.sync() {
+            self.recovered();
+        }
+        written.is_some()
+    }
+
+    /// Whether there was something to write; none if it was lost.
+    pub(super) fn write_or_lose(&mut self) -> Option<bool> {
+        let start = Instant::now();
+        loop {
+            match self.write_batch() {
+                Ok(written) => return Some(written),
+                Err(error) => self.failed(&error),
+            }
+            if !self.tries_again(start) {
+                self.lose_batch();
+                return None;
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    /// Whether something that fails since `start` is tried until it succeeds.
+    fn tries_again(&self, start: Instant) -> bool {
+        let ends = self.state.closing.load(Ordering::Relaxed) && start.elapsed() > PATIENCE;
+        self.block.is_some() && !ends
+    }
+
+    /// False if there is nothing to write.
+    pub(super) fn write_batch(&mut self) -> io::Result<bool> {
+        self.seal();
+        if self.batch.lines.is_empty() {
+            return Ok(false);
+        }
+        if let Some(folder) = &mut self.folder {
+            folder.append(&self.batch.lines)?;
+        }
+        self.written();
+        Ok(true)
+    }
+
+    /// The batch is in the file.
+    fn written(&mut self) {
+        self.committed = self.chain.position();
+        let batch = &mut self.batch;
+        batch.lines.clear();
+        if self.unsynced == 0 {
+            self.unsynced_since = Instant::now();
+        }
+        self.unsynced += batch.records;
+        self.unsigned += batch.records;
+        self.state.metrics.audit_records().add(batch.records);
+        batch.records = 0;
+        let loss = std::mem::take(&mut batch.loss);
+        self.unsynced_loss.events += loss.events;
+        self.unsynced_loss.told += loss.told;
+        for line in batch.copies.drain(..) {
+            self.copies.iter().for_each(|outlet| outlet.send(line.clone()));
+        }
+    }
+
+    pub(super) fn lose_batch(&mut self) {
+        self.chain.go_back(self.committed);
+        let lost = std::mem::take(&mut self.batch);
+        self.lose(&lost.loss);
+    }
+
+    fn lose(&self, loss: &Loss) {
+        self.state.missing.fetch_add(loss.events + loss.told, Ordering::Relaxed);
+        self.state.metrics.dropped(Way::Audit, Cause::ExportFailed).add(loss.events);
+    }
+
+    pub(super) fn failed(&mut self, error: &io::Error) {
+        self.block.iter().for_each(|block| block.set(true));
+        let error = error.to_string();
+        if self.failing.as_ref() != Some(&error) {
+            let means = if self.block.is_some() { "new connections are refused" } else { "records are dropped" };
+            tracing::error!(event = event::AUDIT_FAILING, "the audit log can't be written, {means}: {error}");
+            self.failing = Some(error);
+        }
+    }
+
+    pub(super) fn recovered(&mut self) {
+        if self.failing.take().is_some() {
+            self.block.iter().for_each(|block| block.set(false));
+            tracing::info!(event = event::AUDIT_RECOVERED, "the audit log can be written again");
+        }
+    }
+
+    /// Brings what is written onto the disk, or what comes from now on into another file. False if neither succeeds.
+    pub(super) fn sync(&mut self) -> bool {
+        self.sync_file() || self.replace_file()
+    }
+
+    /// Brings what is written onto the disk. False if that fails, or has failed before.
+    pub(super) fn sync_file(&mut self) -> bool {
+        if self.sync_failed {
+            return false;
+        }
+        self.unsynced_since = Instant::now();
+        match self.folder.as_mut().map_or(Ok(()), Folder::sync) {
+            Ok(()) => self.synced(),
+            Err(error) => {
+                self.failed(&error);
+                self.sync_failed = true;
+                // Another file is begun at once.
+                self.rotate_after = Instant::now();
+            }
+        }
+        !self.sync_failed
+    }
+
+    /// After a sync that failed: begins another file, which says what may be missing in this one. Where the file blocks, that is
+    /// tried until it succeeds.
+    pub(super) fn replace_file(&mut self) -> bool {
+        if Instant::now() < self.rotate_after && !self.state.closing.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.unsynced = 0;
+        let loss = std::mem::take(&mut self.unsynced_loss);
+        self.lose(&loss);
+        let start = Instant::now();
+        while let Err(error) = self.next_file() {
+            self.failed(&error);
+            if !self.tries_again(start) {
+                return false;
+            }
+            std::thread::sleep(RETRY);
+        }
+        self.sync_failed = false;
+        self.recovered();
+        true
+    }
+
+    /// All that is written is on the disk.
+    pub(super) fn synced(&mut self) {
+        self.unsynced = 0;
+        self.unsynced_loss = Loss::default();
+        for line in self.pending.drain(..) {
+            self.anchors.iter().for_each(|outlet| outlet.send(line.clone()));
+        }
+    }
+
+    /// Begins another file and brings its first records onto the disk; the batch is empty before. After an error the file
+    /// before goes on, if there is one.
+    pub(super) fn next_file(&mut self) -> io::Result<()> {
+        let begun = self.begin_file().and_then(|()| {
+            self.tell_of_gap();
+            let Some(folder) = &mut self.folder else { return Ok(()) };
+            folder.append(&self.batch.lines)?;
+            folder.sync()
+        });
+        if begun.is_ok() {
+            self.left = None;
+            if std::mem::take(&mut self.run_begins) {
+                // Exported while nobody can have taken the process: its sealed key is then known to be the one of the beginning.
+                let end = self.batch.lines.iter().position(|byte| *byte == b'\n');
+                self.pending.extend(end.map(|end| SharedLine::from(&self.batch.lines[..end])));
+            }
+            self.written();
+            self.synced();
+        } else {
+            self.rotate_after = Instant::now() + ROTATE_AGAIN;
+            self.lose_batch();
+            self.folder.iter_mut().for_each(Folder::go_back);
+        }
+        begun
+    }
+
+    /// Begins a file and makes its first records.
+    fn begin_file(&mut self) -> io::Result<()> {
+        let file = match &mut self.folder {
+            Some(folder) => Some(folder.begin(self.committed)?),
+            None => None,
+        };
+        let sync = self.config.file.as_ref().map(|file| file.sync.clone()).unwrap_or_default();
+        self.push(&Event::LogOpened {
+            file,
+            run: self.run.clone(),
+            epoch: self.chain.epoch(),
+            sealed_key: self.sealed_key.clone(),
+            sync_records: sync.records.into(),
+            sync_millis: u64::try_from(sync.interval.duration().as_millis()).unwrap_or(u64::MAX),
+        });
+        if let Some(Left { file, bytes_cut, side_note, .. }) = self.left.clone() {
+            let note = "what had not been written when the process ended is not there: records of the last moments, and after a power \
+                        failure as many as the settings of the file's first record allow"
+                .to_owned();
+            self.push(&Event::LogResumed { file, last_seq: self.committed.seq - 1, bytes_cut, side_note, note });
+        }
+        Ok(())
+    }
+
+    /// Ends the file with a checkpoint, begins another, and deletes those that are not to stay.
+    pub(super) fn rotate(&mut self) {
+        if !self.checkpoint(CheckpointCause::Rotation) {
+            return;
+        }
+        // Neither keeps records from being written: the old file goes on, and grows beyond its size, until there is room for another.
+        if let Err(error) = self.next_file() {
+            tracing::error!(event = event::AUDIT_FAILING, "no new file of the audit log can be begun, the old one goes on: {error}");
+        } else {
+            self.retirement_due = true;
+        }
+    }
+
+    /// First the log says what goes, then it goes: only once a signed checkpoint covers these words, on the disk. Else whoever
+    /// takes the process afterwards, or writes to the file, could say something else about files that nobody can look at any more.
+    /// Without a key to sign with, nothing goes.
+    pub(super) fn retire(&mut self) {
+        let (Some(folder), Some(file)) = (&self.folder, &self.config.file) else { return };
+        let retired = folder.to_retire(&file.retain);
+        self.retirement_due = false;
+        if retired.is_empty() {
+            return;
+        }
+        for old in &retired {
+            self.push(&Event::LogRetired { file: old.name.clone(), last_seq: old.last_seq, last_hash: hex(&old.last_hash) });
+        }
+        if !self.checkpoint(CheckpointCause::Retention) || !self.signs {
+            return;
+        }
+        let Some(folder) = &mut self.folder else { return };
+        if let Err(error) = retired.iter().try_for_each(|_| folder.delete_oldest()) {
+            tracing::error!(event = event::AUDIT_FAILING, "old files of the audit log can't be deleted: {error}");
+        }
+    }
+}

@@ -34,6 +34,8 @@ fn judge((output, folder): (Output, PathBuf)) {
         "    handshake      +",
         "FAILED: No allow rule covers the connection.",
         "the metrics                  the collector has ",
+        "The audit log of api, by the trust bundle and its SPIFFE ID\n  INTACT",
+        "checkpoints are signed by spiffe://demo.sidegate/",
         "Where to look next",
     ] {
         assert!(text.contains(part), "{part} is missing\n{text}\n{errors}");
@@ -67,6 +69,52 @@ fn without_root_in_a_user_namespace() {
 #[test]
 fn on_loopback_without_any_privilege() {
     judge(demo("loopback", nix::unistd::geteuid().is_root().then_some(65533)));
+}
+
+/// Policy on the audit log of a real run: what was seen is suggested, decides the same, and another policy would not.
+#[test]
+fn policy_is_suggested_and_replayed_on_the_audit_log_of_the_demo() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("output");
+    let mut child = Command::new(sidegate())
+        .args(["demo", "--keep", "--time", "4s", "--mode", "loopback"])
+        .env("TMPDIR", folder.path())
+        .stdout(std::fs::File::create(&output).unwrap())
+        .spawn()
+        .unwrap();
+    let shown = || std::fs::read_to_string(&output).unwrap();
+    eventually("the end of the show", || shown().contains("Ctrl-C ends it").then_some(()));
+    // As it is told to type.
+    let typed = |what: &str| {
+        let shown = shown();
+        let line = shown.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {shown}"));
+        let words: Vec<&str> = line.split(" #").next().unwrap().split_whitespace().skip(1).collect();
+        run(&words)
+    };
+    let (status, verdict) = typed("audit verify");
+    assert_eq!((status, verdict.starts_with("INTACT")), (Some(0), true), "{verdict}");
+    let (_, joined) = typed("audit join");
+    assert!(joined.contains("spiffe://demo.sidegate/web"), "{joined}");
+    let (status, suggested) = typed("policy suggest");
+    assert_eq!(status, Some(0), "{suggested}");
+    assert!(suggested.contains("spiffe://demo.sidegate/web") && !suggested.contains("intruder"), "{suggested}");
+    let log = shown().lines().find_map(|line| line.split_once("policy suggest --audit ")).unwrap().1.trim().to_owned();
+    let policy = folder.path().join("policy.yaml");
+    let mut replay = |rules: &str| {
+        std::fs::write(&policy, rules).unwrap();
+        run(&["policy", "replay", "--audit", &log, "--policy", policy.to_str().unwrap()])
+    };
+    let (status, same) = replay(&suggested);
+    assert_eq!((status, same.contains("0 of ") && same.contains("would be decided differently")), (Some(0), true), "{same}");
+    let (status, other) = replay("rules: []\n");
+    assert_eq!((status, other.contains("would be decided differently")), (Some(1), true), "{other}");
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+    eventually("the end", || child.try_wait().unwrap());
+}
+
+fn run(words: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(sidegate()).args(words).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
 /// Ctrl-C in the midst of it: an end that says so, no process and no file left.

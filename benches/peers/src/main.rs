@@ -27,8 +27,9 @@
 //! `sidegate-plain` are transparent, with kernel rules in both pods, and differ in how connections cross: through a
 //! shared tunnel, through one each, or in mutual TLS each. All others have an explicit listener, as has
 //! `sidegate-explicit`. sidegate prefers the hybrid group X25519MLKEM768: its equal in that is `envoy-mlkem`; the other
-//! products use X25519. Resumption of sessions is as each product has it by default; `sidegate-full` and `sidegate-full-x25519`
-//! have none. `sidegate-polling` looks for the next event before a worker sleeps. `sidegate-passthrough` has no TLS at all: what it costs is the floor under every pair of user-space proxies.
+//! products use X25519, as does `sidegate-plain-x25519`. Resumption of sessions is as each product has it by default; `sidegate-full` and `sidegate-full-x25519`
+//! have none. `sidegate-polling` looks for the next event before a worker sleeps, `sidegate-audit` writes each connection into the audit
+//! logs of both ends. `sidegate-passthrough` has no TLS at all: what it costs is the floor under every pair of user-space proxies.
 //!
 //! # How it is measured
 //!

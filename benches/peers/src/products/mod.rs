@@ -47,6 +47,8 @@ pub(crate) enum Product {
     SidegateOnce,
     /// sidegate, transparent, mutual TLS for each connection
     SidegatePlain,
+    /// The same with X25519, as most others
+    SidegatePlainX25519,
     /// sidegate, explicit listeners
     SidegateExplicit,
     /// sidegate-plain without resumption: a full handshake for each connection
@@ -55,6 +57,8 @@ pub(crate) enum Product {
     SidegateFullX25519,
     /// sidegate, transparent, with a poll of 100 µs before a worker sleeps
     SidegatePolling,
+    /// sidegate, transparent, with every connection in the audit logs of both ends
+    SidegateAudit,
     /// sidegate without TLS: what two more hops cost
     SidegatePassthrough,
 }
@@ -116,11 +120,13 @@ impl Product {
             Self::Sidegate => sidegate::start(rig, choice, Mode::Transparent, Tunnel::Auto, "")?,
             Self::SidegateOnce => sidegate::start(rig, choice, Mode::Transparent, Tunnel::Once, "")?,
             Self::SidegatePlain => sidegate::start(rig, choice, Mode::Transparent, Tunnel::Off, "")?,
+            Self::SidegatePlainX25519 => sidegate::start(rig, choice, Mode::Transparent, Tunnel::Off, "tls: { groups: [X25519] }\n")?,
             Self::SidegateExplicit => sidegate::start(rig, choice, Mode::Explicit, Tunnel::Auto, "")?,
             Self::SidegateFull => sidegate::start(rig, choice, Mode::Transparent, Tunnel::Off, "tls: { resumption: false }\n")?,
             Self::SidegateFullX25519 => {
                 sidegate::start(rig, choice, Mode::Transparent, Tunnel::Off, "tls: { resumption: false, groups: [X25519] }\n")?
             }
+            Self::SidegateAudit => sidegate::start(rig, choice, Mode::Transparent, Tunnel::Auto, &sidegate::audit(rig)?)?,
             Self::SidegatePolling => sidegate::start(rig, choice, Mode::Transparent, Tunnel::Auto, "pollMicroseconds: 100\n")?,
             Self::SidegatePassthrough => sidegate::start(rig, choice, Mode::Passthrough, Tunnel::Off, "")?,
         };

@@ -52,13 +52,23 @@ impl Tunnel {
     }
 }
 
-/// Starts a pair.
+/// The section for an audit log of its own for each side, which must be able to make it.
+pub(super) fn audit(rig: &Rig) -> Result<String> {
+    let logs = rig.folder().join("audit");
+    if !logs.exists() {
+        std::fs::create_dir(&logs)?;
+        std::fs::set_permissions(&logs, std::fs::Permissions::from_mode(0o777))?;
+    }
+    Ok(format!("audit: {{ file: {{ folder: \"{}/SIDE\", retain: {{ files: 2 }} }} }}\n", logs.display()))
+}
+
+/// Starts a pair. `more` is YAML of both sides, where `SIDE` is the name of the one.
 pub(super) fn start(rig: &Rig, choice: &Choice, mode: Mode, tunnel: Tunnel, more: &str) -> Result<Pair> {
     let program = program(rig, &choice.sidegate)?;
     let mut pair = Pair { entry: rig.listen(Side::Client), guests: Vec::new(), _after: Vec::new() };
     for side in [Side::Server, Side::Client] {
         let name = format!("sidegate.{}", side.name());
-        let config = config(rig, side)? + &connections(rig, side, mode, tunnel.key(choice)) + more;
+        let config = config(rig, side)? + &connections(rig, side, mode, tunnel.key(choice)) + &more.replace("SIDE", side.name());
         let file = write(rig, &format!("{name}.yaml"), &config)?;
         if mode != Mode::Explicit {
             pair.entry = rig.service();

@@ -19,6 +19,8 @@ use crate::cli::audit::{Audit, AuditCommand, Period, Proof};
 use crate::outcome::Outcome;
 use crate::say::{complain, say, say_json, say_pretty_json};
 
+pub(crate) use verify::lines as verdict;
+
 /// Runs a command: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
 pub(crate) fn audit(arguments: &Audit) -> ExitCode {
     let outcome = match &arguments.command {
@@ -51,7 +53,7 @@ fn given(proof: &Proof, identity: Option<&Path>) -> Result<Given> {
 }
 
 /// The CA certificates in a PEM file.
-fn bundle(file: &Path, trust_domain: &TrustDomain) -> Result<TrustStore> {
+pub(crate) fn bundle(file: &Path, trust_domain: &TrustDomain) -> Result<TrustStore> {
     let certificates = sidegate_tls::certificates(file)?;
     let mut left_out = Vec::new();
     let bundle = Bundle::new(trust_domain, certificates, &mut left_out);

@@ -28,7 +28,7 @@ fn exception(report: &Report) -> String {
 }
 
 /// The verdict first, then why, then what it is worth.
-pub(super) fn lines(report: &Report) -> Vec<String> {
+pub(crate) fn lines(report: &Report) -> Vec<String> {
     let verdict = if report.is_intact() { format!("INTACT{}", exception(report)) } else { "NOT INTACT".to_owned() };
     let (files, word) = (report.files.len(), if report.files.len() == 1 { "file" } else { "files" });
     let (records, first, last) = (report.records, report.first_seq, report.last_seq);

@@ -15,8 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use sidegate_audit::{Given, Trust};
 use sidegate_authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
 use sidegate_config::value::Span;
+use sidegate_core::parse_canonical;
 use sidegate_telemetry::sink::{self, Sink};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -99,6 +101,8 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
     let started = Instant::now();
     let service = traffic::serve(place)?;
     let (collector, socket_of_collector) = collector(folder)?;
+    let bundle = authority.bundle_pem(TRUST_DOMAIN).context("the embedded authority has no trust bundle")?;
+    std::fs::write(place::bundle(folder), bundle)?;
     let mut sidecars = Vec::new();
     for workload in WORKLOADS {
         let config = place.sidecar_config(workload, &socket(folder, workload), &socket_of_collector, folder)?;
@@ -118,7 +122,8 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
     let traced = trace::print(&collector, &all);
     let rotations = place.rotations(&sidecars)?;
     summary(&tally, &rotations, authority.issued_count(), all.len());
-    let verdict = judge(&tally, &rotations, &all, traced, stop.load(Ordering::Relaxed));
+    let audited = audit(folder)?;
+    let verdict = judge(&tally, &rotations, &all, (traced, audited), stop.load(Ordering::Relaxed));
     if verdict.is_ok() {
         where_next(place, folder, &collector, arguments.keep);
         if arguments.keep {
@@ -151,6 +156,18 @@ fn summary(tally: &Tally, rotations: &[(Workload, u64)], issued: u64, records: u
     }
 }
 
+/// Verifies api's audit log as an auditor would, while it is written. Whether it is intact and signed by api.
+fn audit(folder: &Path) -> Result<bool> {
+    let signer = Workload::Api.spiffe_id();
+    let id = parse_canonical(&signer).map_err(|why| anyhow!("{why}"))?;
+    let bundles = Some(crate::audit::bundle(&place::bundle(folder), id.trust_domain())?);
+    let trust = Trust { bundles, spiffe_id: Some(signer), ..Trust::default() };
+    let report = sidegate_audit::verify(&place::audit_log(Workload::Api, folder), &Given { trust, ..Given::default() })?;
+    println!("\nThe audit log of api, by the trust bundle and its SPIFFE ID");
+    crate::audit::verdict(&report).iter().take(2).for_each(|line| println!("  {}", line.trim_start()));
+    Ok(report.is_intact())
+}
+
 /// A collector in this process, on a socket that every sidecar may use.
 fn collector(folder: &Path) -> Result<(Sink, PathBuf)> {
     use std::os::unix::fs::PermissionsExt;
@@ -161,7 +178,13 @@ fn collector(folder: &Path) -> Result<(Sink, PathBuf)> {
 }
 
 /// What has to have happened.
-fn judge(tally: &Tally, rotations: &[(Workload, u64)], records: &[sidecar::Seen], traced: bool, interrupted: bool) -> Result<()> {
+fn judge(
+    tally: &Tally,
+    rotations: &[(Workload, u64)],
+    records: &[sidecar::Seen],
+    (traced, audited): (bool, bool),
+    interrupted: bool,
+) -> Result<()> {
     if interrupted {
         bail!("interrupted");
     }
@@ -189,6 +212,7 @@ fn judge(tally: &Tally, rotations: &[(Workload, u64)], records: &[sidecar::Seen]
         "a record of a finished connection is missing at one end".to_owned(),
     );
     expect(traced, "no trace of a request reached the collector".to_owned());
+    expect(audited, "the audit log of api is not what api has written".to_owned());
     if wrong.is_empty() { Ok(()) } else { Err(anyhow!("the demo did not go as it should:\n  {}", wrong.join("\n  "))) }
 }
 

@@ -163,12 +163,13 @@ impl Place {
         };
         std::fs::write(&policy, rules)?;
         let common = format!(
-            "profile: development\nidentity:\n  sources:\n    - workloadApi: {{ socket: \"unix://{}\" }}\npolicy: {{ files: [\"{}\"] }}\naccessLog: {{ format: json }}\nworkers: 1\nadmin: {{ listen: \"127.0.0.1:{}\", socket: \"{}\" }}\ntelemetry: {{ otlp: {{ endpoint: \"unix://{}\" }}, traces: {{ batch: {{ delay: 100ms }} }}, metrics: {{ interval: 1s }} }}\n",
+            "profile: development\nidentity:\n  sources:\n    - workloadApi: {{ socket: \"unix://{}\" }}\npolicy: {{ files: [\"{}\"] }}\naccessLog: {{ format: json }}\nworkers: 1\nadmin: {{ listen: \"127.0.0.1:{}\", socket: \"{}\" }}\ntelemetry: {{ otlp: {{ endpoint: \"unix://{}\" }}, traces: {{ batch: {{ delay: 100ms }} }}, metrics: {{ interval: 1s }} }}\naudit: {{ file: {{ folder: \"{}\" }}, checkpoint: {{ interval: 1s }} }}\n",
             socket.display(),
             policy.display(),
             self.admin_port(workload),
             admin_socket(workload, folder).display(),
             collector.display(),
+            audit_log(workload, folder).display(),
         );
         let run = folder.join(format!("{}.run", workload.name()));
         std::fs::create_dir(&run)?;
@@ -332,6 +333,12 @@ impl Place {
         };
         lines.push(ask("status"));
         lines.push(ask("connections --watch"));
+        let [web, api] = [Workload::Web, Workload::Api].map(|workload| audit_log(workload, folder).display().to_string());
+        let read = |what: &str| format!("{}/sidegate {what}", folder.display());
+        lines.push(read(&format!("audit verify {api} --bundle {} --signer {}", bundle(folder).display(), Workload::Api.spiffe_id())));
+        lines.push(read(&format!("audit show {api} --event connection")));
+        lines.push(read(&format!("audit join {web} {api}   # both ends of each connection")));
+        lines.push(read(&format!("policy suggest --audit {api}")));
         lines
     }
 }
@@ -339,6 +346,16 @@ impl Place {
 /// A workload's admin socket, in a folder of its user.
 fn admin_socket(workload: Workload, folder: &Path) -> PathBuf {
     folder.join(format!("{}.run", workload.name())).join("admin.sock")
+}
+
+/// A workload's audit log, in a folder of its user.
+pub(super) fn audit_log(workload: Workload, folder: &Path) -> PathBuf {
+    folder.join(format!("{}.run", workload.name())).join("audit")
+}
+
+/// The trust bundle by which audit logs are verified.
+pub(super) fn bundle(folder: &Path) -> PathBuf {
+    folder.join("bundle.pem")
 }
 
 fn possible() -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! The audit log of real sidecars: what is in it, that it is proved, and what happens when it can't be written.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -37,8 +38,8 @@ fn the_two_ends_of_each_connection_have_one_name_and_are_joined() {
         assert_eq!(report["anchored"], report["lastSeq"], "{report:#}");
     }
     let ids = |log: &AuditLog| -> BTreeSet<String> {
-        let admitted = log.records().into_iter().filter(|r| r["event"] == "connection.admitted");
-        admitted.map(|r| r["connection"]["connectionId"].as_str().unwrap().to_owned()).collect()
+        let ended = log.records().into_iter().filter(|r| r["event"] == "connection.ended" && r["connection"]["reason"] == "closed");
+        ended.map(|r| r["connection"]["connectionId"].as_str().unwrap().to_owned()).collect()
     };
     // Without a tunnel there is nobody to tell the server the name.
     if std::env::var("SIDEGATE_TEST_TUNNEL").is_ok_and(|mode| mode == "off") {
@@ -106,6 +107,12 @@ fn every_security_event_is_on_record() {
     let log = AuditLog::of(&pair.identities, "api");
     let event = |name: &'static str| move |record: &serde_json::Value| record["event"] == name;
     echo_bytes(pair.entry, 1000, 1).unwrap();
+    // One that is open for longer than the log takes to say so.
+    let mut held = TcpStream::connect(pair.entry).unwrap();
+    held.write_all(b"held").unwrap();
+    held.read_exact(&mut [0; 4]).unwrap();
+    log.record("an admission", event("connection.admitted"));
+    drop(held);
     let _ = exchange(pair.port, b"GET / HTTP/1.1\r\n\r\n");
     let refused = log.record("a refusal", event("connection.refused"));
     assert_eq!(refused["connection"]["reason"], "plaintext_refused");
@@ -179,7 +186,7 @@ fn a_log_is_shown_and_reported() {
         out
     };
     let ended = show(&["--event", "connection.ended", "--peer", &id("web")]);
-    assert_eq!(ended.lines().count(), 3, "{ended}");
+    assert_eq!(ended.lines().count(), 4, "{ended}");
     assert!(
         ended.lines().all(|line| line.contains(&id("web")) && line.contains(" allowed by web ") && line.contains(" closed ")),
         "{ended}"
@@ -199,10 +206,10 @@ fn a_log_is_shown_and_reported() {
         out
     };
     let json: serde_json::Value = serde_json::from_str(&report("json")).unwrap();
-    assert_eq!(json["summary"]["connections"]["admitted"], 3);
+    assert_eq!(json["summary"]["connections"]["admitted"], 4);
     assert_eq!(json["summary"]["refusals"]["plaintext_refused"], 1);
     assert_eq!(json["summary"]["tls"]["versions"], serde_json::json!({ "TLS 1.3": json["summary"]["tls"]["exchanges"] }));
-    assert_eq!(json["summary"]["peers"][id("web")], 3);
+    assert_eq!(json["summary"]["peers"][id("web")], 4);
     assert!(report("markdown").contains("| NIST SP 800-52r2 | 3.1 protocol versions | yes | TLS versions seen: TLS 1.3 |"));
     let html = report("html");
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("<td>plaintext\\_refused</td>".replace('\\', "").as_str()), "{html}");

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sidegate_tests::{eventually, require, sidegate, skipped};
+use sidegate_tests::{Process, eventually, require, sidegate, skipped};
 
 fn demo(mode: &str, user: Option<u32>) -> (Output, PathBuf) {
     let folder = tempfile::tempdir().unwrap().keep();
@@ -76,12 +76,10 @@ fn on_loopback_without_any_privilege() {
 fn policy_is_suggested_and_replayed_on_the_audit_log_of_the_demo() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("output");
-    let mut child = Command::new(sidegate())
-        .args(["demo", "--keep", "--time", "4s", "--mode", "loopback"])
-        .env("TMPDIR", folder.path())
-        .stdout(std::fs::File::create(&output).unwrap())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(sidegate());
+    command.args(["demo", "--keep", "--time", "4s", "--mode", "loopback"]).env("TMPDIR", folder.path());
+    command.stdout(std::fs::File::create(&output).unwrap());
+    let mut demo = Process::start(command, &folder.path().join("log"));
     let shown = || std::fs::read_to_string(&output).unwrap();
     eventually("the end of the show", || shown().contains("Ctrl-C ends it").then_some(()));
     // As it is told to type.
@@ -97,10 +95,13 @@ fn policy_is_suggested_and_replayed_on_the_audit_log_of_the_demo() {
     assert!(joined.contains("spiffe://demo.sidegate/web"), "{joined}");
     let (status, suggested) = typed("policy suggest");
     assert_eq!(status, Some(0), "{suggested}");
-    assert!(suggested.contains("spiffe://demo.sidegate/web") && !suggested.contains("intruder"), "{suggested}");
+    assert!(
+        suggested.contains("- \"spiffe://demo.sidegate/web\"") && !suggested.contains("- \"spiffe://demo.sidegate/intruder\""),
+        "{suggested}"
+    );
     let log = shown().lines().find_map(|line| line.split_once("policy suggest --audit ")).unwrap().1.trim().to_owned();
     let policy = folder.path().join("policy.yaml");
-    let mut replay = |rules: &str| {
+    let replay = |rules: &str| {
         std::fs::write(&policy, rules).unwrap();
         run(&["policy", "replay", "--audit", &log, "--policy", policy.to_str().unwrap()])
     };
@@ -108,8 +109,8 @@ fn policy_is_suggested_and_replayed_on_the_audit_log_of_the_demo() {
     assert_eq!((status, same.contains("0 of ") && same.contains("would be decided differently")), (Some(0), true), "{same}");
     let (status, other) = replay("rules: []\n");
     assert_eq!((status, other.contains("would be decided differently")), (Some(1), true), "{other}");
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
-    eventually("the end", || child.try_wait().unwrap());
+    kill(Pid::from_raw(i32::try_from(demo.child.id()).unwrap()), Signal::SIGINT).unwrap();
+    demo.wait_end();
 }
 
 fn run(words: &[&str]) -> (Option<i32>, String) {

@@ -6,13 +6,16 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 use sidegate_core::{
-    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, RevocationStatus, Transport, TunnelUse,
+    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, RevocationStatus, SpanId, Transport, TunnelUse,
 };
 
 /// What is known of a connection when it is let in. The fields are those of [`ConnectionRecord`].
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Admitted {
+    /// Which one it is, here: the connection's ID may be the peer's word.
+    #[serde(skip)]
+    pub(crate) span_id: SpanId,
     connection_id: ConnectionId,
     #[serde(serialize_with = "rfc3339")]
     time: SystemTime,
@@ -46,6 +49,7 @@ impl Admitted {
     #[must_use]
     pub fn new(record: &ConnectionRecord) -> Self {
         Self {
+            span_id: record.span_id,
             connection_id: record.connection_id,
             time: record.time,
             direction: record.direction,

@@ -40,6 +40,9 @@ pub enum Event<C = Connection> {
     ConnectionEnded {
         /// All of it.
         connection: C,
+        /// It was let in only just before, and no record of its own says so: this one stands for both.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        admitted: bool,
     },
     /// A connection was not let in: by its handshake, by policy, by a limit.
     #[serde(rename = "connection.refused")]
@@ -251,7 +254,7 @@ impl<C> Event<C> {
     #[must_use]
     pub fn connection(&self) -> Option<&C> {
         match self {
-            Self::ConnectionAdmitted { connection } | Self::ConnectionEnded { connection } | Self::ConnectionRefused { connection } => {
+            Self::ConnectionAdmitted { connection } | Self::ConnectionEnded { connection, .. } | Self::ConnectionRefused { connection } => {
                 Some(connection)
             }
             _ => None,

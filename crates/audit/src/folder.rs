@@ -83,6 +83,8 @@ pub(crate) struct Folder {
     current: Option<Current>,
     /// What was the current one, as long as the new one has no record on the disk.
     before: Option<Option<Current>>,
+    /// An empty file that could not be deleted.
+    leftover: Option<PathBuf>,
     /// The folder itself, locked as long as we write: a file in it that is the lock could be deleted. Open all the time, so
     /// that a name can be synced also where no more descriptors are to be had.
     names: File,
@@ -111,8 +113,12 @@ impl Folder {
             Err(TryLockError::WouldBlock) => return Err(FolderError::Taken(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(system(error)),
         }
-        let mut folder = Self { path: path.to_owned(), finished: VecDeque::new(), current: None, before: None, names };
+        let mut folder = Self { path: path.to_owned(), finished: VecDeque::new(), current: None, before: None, leftover: None, names };
         let mut files = files(path).map_err(system)?;
+        // What was begun and could neither be used nor taken back is no file of the log.
+        for empty in files.extract_if(.., |file| file.metadata().is_ok_and(|file| file.len() == 0)) {
+            remove(&empty).map_err(system)?;
+        }
         let mut left: Option<Left> = None;
         while let Some(last) = files.pop() {
             let end = end_of(&last).map_err(system)?;
@@ -137,10 +143,15 @@ impl Folder {
         // What is too large to be copied, such as a hole of many gigabytes, stays where it is, and the file becomes the note.
         let becomes_note = end.position.is_none() || left.bytes_cut > COPIED;
         if left.bytes_cut > 0 {
-            left.side_note = Some(self.side_note(&first, |note| match becomes_note {
+            let noted = self.side_note(&first, |note| match becomes_note {
                 true => std::fs::hard_link(file, note),
                 false => copy(file, end.good, left.bytes_cut, note),
-            })?);
+            });
+            left.side_note = match noted {
+                // A full disk must not keep us from starting: what was torn off is then only counted.
+                Err(error) if is_full(&error) && !becomes_note => None,
+                noted => Some(noted?),
+            };
             self.sync_names()?;
         }
         if end.position.is_none() {
@@ -180,7 +191,11 @@ impl Folder {
     pub(crate) fn begin(&mut self, begins: Position) -> io::Result<String> {
         let name = file_name(begins.seq);
         let path = self.path.join(&name);
-        // What an attempt has left that could not be taken back.
+        if let Some(leftover) = &self.leftover {
+            remove(leftover)?;
+            self.leftover = None;
+        }
+        // Nor may another's be in the way.
         if path.symlink_metadata().is_ok_and(|file| file.len() == 0) {
             std::fs::remove_file(&path)?;
         }
@@ -201,7 +216,8 @@ impl Folder {
         {
             // One that can't be deleted is at least empty.
             let _ = empty.file.set_len(0);
-            let _ = std::fs::remove_file(self.path.join(empty.name));
+            let path = self.path.join(empty.name);
+            self.leftover = remove(&path).is_err().then_some(path);
             let _ = self.sync_names();
         }
     }
@@ -241,6 +257,11 @@ impl Folder {
     #[cfg(test)]
     pub(crate) fn lose_writes(&mut self) {
         self.current.as_mut().unwrap().file = OpenOptions::new().append(true).open("/dev/null").unwrap();
+    }
+
+    /// Whether no file has begun yet.
+    pub(crate) fn is_unbegun(&self) -> bool {
+        self.current.is_none()
     }
 
     /// How large the file is, and since when it is written.
@@ -297,6 +318,10 @@ fn create(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     options.mode(0o600).open(path)
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Deletes a file. One that is gone already is no failure.
 fn remove(file: &Path) -> io::Result<()> {
     match std::fs::remove_file(file) {
@@ -331,19 +356,18 @@ struct End {
 fn end_of(path: &Path) -> io::Result<End> {
     let mut end = End { position: None, good: 0, total: path.metadata()?.len(), closed: false };
     let mut file = BufReader::with_capacity(64 * 1024, File::open(path)?);
-    let mut text = Vec::new();
-    loop {
-        if line::next(&mut file, &mut text)? != Next::Whole {
-            return Ok(end);
-        }
-        let Ok((line, head)) = Line::parse(&text) else { return Ok(end) };
+    let (mut text, mut last) = (Vec::new(), Vec::new());
+    while line::next(&mut file, &mut text)? == Next::Whole {
+        let Ok((line, head)) = Line::parse(&text) else { break };
         if end.position.is_some_and(|last| (last.seq, last.prev) != (head.seq, line.prev)) {
-            return Ok(end);
+            break;
         }
         end.position = Some(Position { seq: head.seq + head.records, prev: line.hash() });
         end.good += text.len() as u64 + 1;
-        end.closed = closes(&text);
+        std::mem::swap(&mut text, &mut last);
     }
+    end.closed = closes(&last);
+    Ok(end)
 }
 
 /// Whether a line is the signed checkpoint with which the log is closed. One without a signature could be anybody's.
@@ -359,12 +383,12 @@ fn closes(line: &[u8]) -> bool {
 }
 
 /// What the files of earlier runs are, of which the last ends at `end`. Each says in its name and its first record how the one
-/// before ended; one that does not, and all before it, are never deleted.
+/// before ended; what comes before one that does not is never deleted.
 fn finished(files: &[PathBuf], end: Position) -> io::Result<VecDeque<Finished>> {
     let mut finished = VecDeque::new();
     for (i, file) in files.iter().enumerate() {
         let link = match files.get(i + 1) {
-            Some(next) => first_link(next)?.filter(|(seq, _)| *seq > 0 && file_name(*seq) == name_of(next)),
+            Some(next) => first_link(next).ok().flatten().filter(|(seq, _)| *seq > 0 && file_name(*seq) == name_of(next)),
             None => Some((end.seq, end.prev)),
         };
         let Some((seq, last_hash)) = link else {

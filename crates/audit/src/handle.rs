@@ -46,6 +46,18 @@ pub(crate) enum What {
     Event(Box<NewEvent>),
 }
 
+impl Message {
+    /// The connection that it says was let in.
+    pub(crate) fn let_in(&self) -> Option<&Admitted> {
+        if let What::Admitted(admitted) = &self.what { Some(admitted) } else { None }
+    }
+
+    /// The connection that it says has ended after it was let in.
+    pub(crate) fn ended(&self) -> Option<&ConnectionRecord> {
+        if let What::Ended(record, true) = &self.what { Some(record) } else { None }
+    }
+}
+
 /// A record of this connection could not be kept, and it may not go on unseen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;

@@ -457,7 +457,7 @@ impl<'a> Verifier<'a> {
             self.find(None, "there is no record");
             return self.report;
         }
-        self.check_anchors();
+        self.check_anchors(whole);
         self.report.unvouched = self.abandoned.iter().filter(|u| !self.is_vouched(u)).map(|u| u.first..=u.last).collect();
         let tail = self.unsigned(self.report.last_seq).filter(|tail| !self.is_vouched(tail));
         self.report.unsigned_tail = tail.map(|tail| tail.first..=tail.last);

@@ -3,6 +3,7 @@
 
 mod durable;
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_config::schema::audit::{Audit as Config, OnFailure};
-use sidegate_core::{Side, event};
+use sidegate_core::{Side, SpanId, event};
 use sidegate_telemetry::{Cause, Way};
 
 use crate::AuditError;
@@ -29,13 +30,15 @@ use crate::state::{IdentityCell, State};
 
 /// After waking up, how long others are waited for, so that a busy data plane does not wake this thread with each record.
 const LINGER: Duration = Duration::from_millis(20);
+/// How many messages are looked at together at most.
+const TOGETHER: usize = 256;
 /// What is written at once at most, bytes.
 const BATCH: usize = 64 * 1024;
 /// How many lines wait for a destination where nothing is said: records, and checkpoints.
 const COPIES: u32 = 8192;
-const ANCHORS: u32 = 16;
-/// How many checkpoints wait for a good sync.
-const PENDING: usize = 16;
+const ANCHORS: u32 = 32;
+/// How many checkpoints wait for a good sync: fewer than what an anchor's queue takes without blocking.
+const PENDING: usize = 4;
 /// How long after the log could not tell of a gap it tries again.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// The longest wait for a message.
@@ -109,8 +112,8 @@ pub(crate) struct Writer {
     last_checkpoint: Instant,
     /// Whether that was signed.
     signs: bool,
-    /// Whether there may be files that are not to stay.
-    retirement_due: bool,
+    /// There may be files that are not to stay: looked for from then on.
+    retire_after: Option<Instant>,
 }
 
 impl Writer {
@@ -178,7 +181,7 @@ impl Writer {
             unsigned: 0,
             last_checkpoint: now,
             signs: false,
-            retirement_due: true,
+            retire_after: Some(now),
         };
         match (writer.next_file(), &config.file) {
             (Ok(()), _) => {}
@@ -196,32 +199,59 @@ impl Writer {
 
     /// Writes until the last sender is gone, then closes the log.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) {
+        let mut together = Vec::new();
         loop {
-            match messages.try_recv() {
-                Ok(message) => self.take(message),
-                Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) => {
+            let nothing = match messages.try_recv() {
+                Ok(message) => {
+                    together.push(message);
+                    if together.len() < TOGETHER {
+                        continue;
+                    }
+                    None
+                }
+                Err(nothing) => Some(nothing),
+            };
+            self.take(&mut together);
+            match nothing {
+                Some(TryRecvError::Disconnected) => break,
+                Some(TryRecvError::Empty) => {
                     self.commit();
                     self.keep_house();
                     match messages.recv_timeout(self.until_next()) {
                         Ok(message) => {
-                            self.take(message);
+                            together.push(message);
                             std::thread::sleep(LINGER);
                         }
                         Err(RecvTimeoutError::Timeout) => {}
                         Err(RecvTimeoutError::Disconnected) => break,
                     }
                 }
-            }
-            if self.batch.lines.len() + self.batch.plain.len() >= BATCH {
-                self.commit();
-                self.keep_house();
+                None if self.batch.lines.len() + self.batch.plain.len() >= BATCH => {
+                    self.commit();
+                    self.keep_house();
+                }
+                None => {}
             }
         }
         self.close();
     }
 
-    fn take(&mut self, message: Message) {
+    /// Makes records of messages. A connection that was let in and has ended among them is one record.
+    fn take(&mut self, together: &mut Vec<Message>) {
+        let mut short: HashSet<SpanId> = together.iter().filter_map(|message| Some(message.let_in()?.span_id)).collect();
+        let ended: HashSet<SpanId> = together.iter().filter_map(|message| Some(message.ended()?.span_id)).collect();
+        short.retain(|id| ended.contains(id));
+        for message in together.drain(..) {
+            if message.let_in().is_some_and(|admitted| short.contains(&admitted.span_id)) {
+                self.state.waiting.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                let is_whole = message.ended().is_some_and(|record| short.contains(&record.span_id));
+                self.take_one(message, is_whole);
+            }
+        }
+    }
+
+    fn take_one(&mut self, message: Message, is_whole: bool) {
         self.state.waiting.fetch_sub(1, Ordering::Relaxed);
         self.tell_of_gap();
         let is_first_svid = matches!(&message.what, What::Event(event) if matches!(**event, Event::IdentityReceived { .. }));
@@ -230,7 +260,7 @@ impl Writer {
             What::Ended(record, admitted) => {
                 let ended = admitted || record.reason.side() == Side::Normal;
                 let connection = ConnectionFacts::Ended(record);
-                if ended { Event::ConnectionEnded { connection } } else { Event::ConnectionRefused { connection } }
+                if ended { Event::ConnectionEnded { connection, admitted: is_whole } } else { Event::ConnectionRefused { connection } }
             }
             What::Event(event) => *event,
         };
@@ -327,7 +357,8 @@ impl Writer {
             due.max(self.rotate_after)
         });
         let gap = (self.state.missing.load(Ordering::Relaxed) > 0).then(|| Instant::now() + TELL_AGAIN);
-        let next = [sync, checkpoint, rotate, gap].into_iter().flatten().min();
+        let retire = self.retire_after.filter(|_| self.signs && !self.sync_failed);
+        let next = [sync, checkpoint, rotate, gap, retire].into_iter().flatten().min();
         // Not at once again, where something that is due fails.
         next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), IDLE))
     }
@@ -350,7 +381,7 @@ impl Writer {
         if self.unsigned > 0 && self.last_checkpoint.elapsed() >= self.config.checkpoint.interval.duration() {
             self.checkpoint(CheckpointCause::Timer);
         }
-        if self.retirement_due && self.signs && !self.sync_failed {
+        if self.signs && !self.sync_failed && self.retire_after.is_some_and(|after| Instant::now() >= after) {
             self.retire();
         }
         // On a quiet system nothing else would tell of it.
@@ -361,11 +392,11 @@ impl Writer {
     }
 
     /// An SVID that is not valid by the clock on the wall signs nothing, for that is what the record says and is judged by.
-    fn signer(&self) -> Option<SigningKey> {
+    fn signer(&self, now: SystemTime) -> Option<SigningKey> {
         match &self.signers {
             Signers::Configured(key) => Some(key.clone()),
             Signers::Svid(identity) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+                let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
                 let material = identity.get()?.borrow().material.clone();
                 material.filter(|material| material.svid.is_valid_at(now.cast_signed())).as_deref().and_then(SigningKey::of_svid)
             }
@@ -381,7 +412,8 @@ impl Writer {
         if !self.commit() {
             return false;
         }
-        let signer = self.signer();
+        let now = SystemTime::now();
+        let signer = self.signer(now);
         let event = Event::LogCheckpoint {
             run: self.run.clone(),
             epoch: self.chain.epoch(),
@@ -389,7 +421,6 @@ impl Writer {
             signer: signer.as_ref().map(|signer| signer.signer().clone()),
         };
         self.signs = signer.is_some();
-        let now = SystemTime::now();
         if let Err(error) = self.chain.append(&mut self.batch.lines, now, &event, 1, signer.as_ref()) {
             tracing::error!(event = event::AUDIT_FAILING, "a checkpoint of the audit log can't be made: {error}");
             return false;
@@ -406,19 +437,24 @@ impl Writer {
             tracing::error!(event = event::AUDIT_FAILING, "the key of the audit log's next epoch can't be made; this one goes on");
         }
         if self.pending.len() >= PENDING {
-            // The newest one stands for those before it. The first may be the run's beginning.
+            // The newest one stands for those before it.
             self.pending.pop();
             self.state.metrics.dropped(Way::AuditCopies, Cause::ExportFailed).add(self.anchors.len() as u64);
         }
         self.pending.push(line);
         let on_disk = self.sync_file();
-        if on_disk || self.replace_file() {
+        // Behind the end no other file begins.
+        if on_disk || (cause != CheckpointCause::Shutdown && self.replace_file()) {
             self.recovered();
         }
         on_disk
     }
 
     fn close(mut self) {
+        // A file that could not be begun may be now.
+        if self.sync_failed {
+            self.sync();
+        }
         self.checkpoint(CheckpointCause::Shutdown);
         let since = Instant::now();
         let closing: Vec<_> = self.copies.drain(..).chain(self.anchors.drain(..)).map(Outlet::close).collect();

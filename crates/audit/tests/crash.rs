@@ -182,14 +182,17 @@ fn a_connection_is_told_as_it_was() {
     let (audit, thread) = world.start();
     let record = common::connection(4);
     let id: ConnectionId = record.connection_id;
+    let before = world.metrics.audit_records().get();
     audit.admit(&record).unwrap();
+    eventually(|| world.metrics.audit_records().get() > before);
     audit.end(&std::sync::Arc::new(record), true);
     drop(audit);
     thread.join();
     let keys = AuditorKeys::default();
     let events: Vec<Event> = Records::of(&world.log(), &keys).unwrap().map(|r| r.unwrap().event).collect();
     let admitted = events.iter().find_map(|e| if let Event::ConnectionAdmitted { connection } = e { Some(connection) } else { None });
-    let ended = events.iter().find_map(|e| if let Event::ConnectionEnded { connection } = e { Some(connection) } else { None });
+    let ended =
+        events.iter().find_map(|e| if let Event::ConnectionEnded { connection, admitted: false } = e { Some(connection) } else { None });
     let (admitted, ended) = (admitted.unwrap(), ended.unwrap());
     assert_eq!((&admitted.connection_id, &ended.connection_id), (&id.to_string(), &id.to_string()));
     assert_eq!((admitted.reason.as_deref(), ended.reason.as_deref()), (None, Some("closed")));

@@ -89,6 +89,8 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         controlled
     })();
     if let Err(error) = &served {
+        // Workers may have been started before.
+        shared.advance(Phase::Ending);
         shared.audit.record(Event::ProcessStopping { why: format!("{error:#}") });
     }
     drop(shared);

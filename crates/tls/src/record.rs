@@ -48,8 +48,8 @@ struct Keys {
     sequence: u64,
     cipher: Cipher,
     iv: [u8; NONCE_LEN],
-    /// As many bytes of it as the cipher wants.
-    key: Zeroizing<[u8; 32]>,
+    /// As many bytes of it as the cipher wants. In a place of its own: a session moves, and would leave copies behind.
+    key: Box<Zeroizing<[u8; 32]>>,
 }
 
 #[derive(Clone, Copy)]
@@ -69,7 +69,7 @@ impl Keys {
             _ => return Err(Error::General("the cipher suite is none of TLS 1.3".to_owned())),
         };
         let iv = iv.as_ref().try_into().map_err(|_| Error::General("a traffic IV has the wrong length".to_owned()))?;
-        let mut key = Zeroizing::new([0; 32]);
+        let mut key = Box::new(Zeroizing::new([0; 32]));
         key.iter_mut().zip(secret.as_ref()).for_each(|(to, from)| *to = *from);
         Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), sequence, cipher, iv, key })
     }

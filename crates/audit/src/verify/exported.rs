@@ -42,10 +42,11 @@ pub fn anchors(file: &Path) -> Result<Vec<Anchor>, ReadError> {
 }
 
 impl Verifier<'_> {
-    pub(super) fn check_anchors(&mut self) {
+    /// `whole` says whether it is the whole log, and not one of its files.
+    pub(super) fn check_anchors(&mut self, whole: bool) {
         let (first, last) = (self.report.first_seq, self.report.last_seq);
         let Some(anchors) = &self.given.anchors else { return };
-        let mut reaches = false;
+        let (mut reaches, mut later) = (false, 0);
         for anchor in anchors {
             if anchor.torn {
                 self.report.unproven.push(format!("{} is no whole record: it was being exported, or was cut off", anchor.place));
@@ -54,6 +55,8 @@ impl Verifier<'_> {
             self.file.clone_from(&anchor.place);
             if let Some(why) = self.anchor_itself(anchor) {
                 self.find(Some(anchor.seq), format!("the exported checkpoint is not to be trusted: {why}"));
+            } else if anchor.seq > last && !whole {
+                later += 1;
             } else if anchor.seq > last {
                 self.find(
                     Some(anchor.seq),
@@ -76,7 +79,12 @@ impl Verifier<'_> {
             }
             self.anchor_run(anchor);
         }
-        if reaches {
+        if later > 0 {
+            self.report
+                .unproven
+                .push(format!("{later} exported records come after this file: give the folder to compare the log with them"));
+        }
+        if reaches || anchors.iter().all(|anchor| anchor.torn) {
             return;
         }
         // Of a log that lost its first files to `retain`, the checkpoint at the end of the last of them was exported at least.
@@ -92,10 +100,15 @@ impl Verifier<'_> {
         }
     }
 
-    /// Whether the epoch with which the log begins is the one that an exported checkpoint leads to.
+    /// Whether the epoch with which the log begins is the one that an exported record leads to.
     fn begins_after(&self, anchor: &Anchor) -> bool {
-        let Ok(Record { event: Event::LogCheckpoint { run, epoch, .. }, .. }) = serde_json::from_slice(&anchor.line) else { return false };
-        self.beginnings.first().is_some_and(|b| b.epoch == if b.run == run { epoch.saturating_add(1) } else { 0 })
+        let Ok(Record { event, .. }) = serde_json::from_slice(&anchor.line) else { return false };
+        let (run, next) = match event {
+            Event::LogCheckpoint { run, epoch, .. } => (run, epoch.saturating_add(1)),
+            Event::LogOpened { run, epoch, .. } => (run, epoch),
+            _ => return false,
+        };
+        self.beginnings.first().is_some_and(|b| b.epoch == if b.run == run { next } else { 0 })
     }
 
     /// Compares the exported beginning of a run with that run, of which the first file may have been deleted.

@@ -17,8 +17,7 @@ impl Verifier<'_> {
         // Of more than one that says so, the one that is worth most.
         let by = self.retired.iter().filter(said).map(|r| r.seq).min_by_key(|seq| is_unvouched(*seq));
         let is_tail = |seq: u64| self.report.unsigned_tail.as_ref().is_some_and(|tail| tail.contains(&seq));
-        let is_signed = self.report.proven_checkpoints + self.report.signed_checkpoints > 0;
-        if let Some(seq) = by.filter(|seq| is_unvouched(*seq) || (is_signed && is_tail(*seq))) {
+        if let Some(seq) = by.filter(|seq| is_unvouched(*seq) || is_tail(*seq)) {
             // A file is deleted when a signed checkpoint covers what says so.
             self.find(
                 Some(first),
@@ -27,11 +26,6 @@ impl Verifier<'_> {
                      covers: whoever could write to the file may have added it"
                 ),
             );
-        } else if let Some(seq) = by.filter(|seq| is_tail(*seq)) {
-            self.report.unproven.push(format!(
-                "that records 1 to {last} were deleted by `retain`: no checkpoint covers record {seq}, which says so, and whoever could \
-                 write to the file could have added it"
-            ));
         } else if by.is_some() {
             self.report.unproven.push(format!("records 1 to {last} were deleted, as `retain` says: nothing is known of what they said"));
         } else if whole {

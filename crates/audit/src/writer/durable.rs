@@ -19,6 +19,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long after a new file could not be begun it is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
+/// How long after old files could not be deleted that is tried again.
+const RETIRE_AGAIN: Duration = Duration::from_secs(600);
 
 impl Writer {
     /// Writes the batch; where the file blocks, until it can be written. False if it was lost: that is counted.
@@ -100,7 +102,9 @@ impl Writer {
     pub(super) fn failed(&mut self, error: &io::Error) {
         self.block.iter().for_each(|block| block.set(true));
         let error = error.to_string();
-        if self.failing.as_ref() != Some(&error) {
+        // Where there is no file, only why it can't be begun is told.
+        let is_told = self.failing.is_some() && self.folder.as_ref().is_some_and(Folder::is_unbegun);
+        if !is_told && self.failing.as_ref() != Some(&error) {
             let means = if self.block.is_some() { "new connections are refused" } else { "records are dropped" };
             tracing::error!(event = event::AUDIT_FAILING, "the audit log can't be written, {means}: {error}");
             self.failing = Some(error);
@@ -221,13 +225,14 @@ impl Writer {
     /// Ends the file with a checkpoint, begins another, and deletes those that are not to stay.
     pub(super) fn rotate(&mut self) {
         if !self.checkpoint(CheckpointCause::Rotation) {
+            self.rotate_after = Instant::now() + ROTATE_AGAIN;
             return;
         }
         // Neither keeps records from being written: the old file goes on, and grows beyond its size, until there is room for another.
         if let Err(error) = self.next_file() {
             tracing::error!(event = event::AUDIT_FAILING, "no new file of the audit log can be begun, the old one goes on: {error}");
         } else {
-            self.retirement_due = true;
+            self.retire_after = Some(Instant::now());
         }
     }
 
@@ -235,21 +240,24 @@ impl Writer {
     /// takes the process afterwards, or writes to the file, could say something else about files that nobody can look at any more.
     /// Without a key to sign with, nothing goes.
     pub(super) fn retire(&mut self) {
+        self.retire_after = None;
         let (Some(folder), Some(file)) = (&self.folder, &self.config.file) else { return };
         let retired = folder.to_retire(&file.retain);
-        self.retirement_due = false;
         if retired.is_empty() {
             return;
         }
         for old in &retired {
             self.push(&Event::LogRetired { file: old.name.clone(), last_seq: old.last_seq, last_hash: hex(&old.last_hash) });
         }
+        // Not at once again, for it is told again then.
+        self.retire_after = Some(Instant::now() + RETIRE_AGAIN);
         if !self.checkpoint(CheckpointCause::Retention) || !self.signs {
             return;
         }
         let Some(folder) = &mut self.folder else { return };
-        if let Err(error) = retired.iter().try_for_each(|_| folder.delete_oldest()) {
-            tracing::error!(event = event::AUDIT_FAILING, "old files of the audit log can't be deleted: {error}");
+        match retired.iter().try_for_each(|_| folder.delete_oldest()) {
+            Ok(()) => self.retire_after = None,
+            Err(error) => tracing::error!(event = event::AUDIT_FAILING, "old files of the audit log can't be deleted: {error}"),
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use sidegate_core::ConnectionRecord;
 use sidegate_telemetry::Metrics;
 
 use super::*;
-use crate::verify::{Given, Report, verify};
+use crate::signing::Trust;
+use crate::verify::{Given, Report, anchors, verify};
 
 struct Disk {
     folder: tempfile::TempDir,
@@ -17,7 +19,9 @@ impl Disk {
     fn new() -> Self {
         let metrics = Arc::new(Metrics::new(&sidegate_config::parse("test.yaml", "profile: development\n").unwrap().telemetry.metrics));
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("key.pem"), rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
+        std::fs::write(folder.path().join("public.pem"), key.public_key_pem()).unwrap();
         Self { folder, state: State::new(metrics.clone()), metrics }
     }
 
@@ -46,6 +50,13 @@ impl Disk {
         verify(&self.log(), &Given::default()).unwrap()
     }
 
+    /// By the signer's key, and all that was exported.
+    fn given(&self) -> Given {
+        let public_key = Some(Trust::public_key(&self.folder.path().join("public.pem")).unwrap());
+        let anchors = Some(anchors(&self.folder.path().join("anchors.jsonl")).unwrap());
+        Given { trust: Trust { public_key, ..Trust::default() }, anchors, ..Given::default() }
+    }
+
     fn is_blocked(&self) -> bool {
         self.metrics.audit_blocked().get() > 0
     }
@@ -58,7 +69,8 @@ impl Disk {
 fn take(writer: &mut Writer, count: u64) {
     for rules in 0..count {
         writer.state.waiting.fetch_add(1, Ordering::Relaxed);
-        writer.take(Message { time: SystemTime::now(), what: What::Event(Box::new(Event::PolicyLoaded { rules, files: Vec::new() })) });
+        let what = What::Event(Box::new(Event::PolicyLoaded { rules, files: Vec::new() }));
+        writer.take_one(Message { time: SystemTime::now(), what }, false);
     }
 }
 
@@ -181,7 +193,7 @@ fn no_file_is_deleted_before_the_checkpoint_that_covers_its_retirement_is_on_the
     writer.folder.as_mut().unwrap().lose_writes();
     writer.retire();
     // The words are lost, but another file goes on.
-    assert!(first.exists() && !writer.sync_failed);
+    assert!(first.exists() && !writer.sync_failed && writer.retire_after.is_some());
     writer.retire();
     assert!(!first.exists());
     writer.close();
@@ -251,4 +263,76 @@ fn a_gap_is_told_though_nothing_else_happens() {
     writer.keep_house();
     assert_eq!((gaps(&disk.log()), writer.state.missing.load(Ordering::Relaxed)), (1, 0));
     writer.close();
+}
+
+#[test]
+fn a_sync_that_fails_at_the_end_begins_no_other_file() {
+    let disk = Disk::new();
+    let mut writer = disk.writer("");
+    take(&mut writer, 2);
+    assert!(writer.commit() && writer.sync());
+    writer.folder.as_mut().unwrap().lose_writes();
+    writer.close();
+    let report = disk.verify();
+    assert_eq!((report.findings.as_slice(), report.files.len(), report.last_seq), (&[][..], 1, 3));
+}
+
+/// What was exported last of what `retain` has deleted may be the beginning of a run that was killed at once.
+#[test]
+fn a_log_may_begin_behind_the_exported_beginning_of_a_run() {
+    let disk = Disk::new();
+    let retain = ", retain: { files: 1 }";
+    disk.writer(retain).close();
+    drop(disk.writer(retain));
+    let end = Instant::now() + Duration::from_secs(20);
+    while disk.anchors().lines().count() < 3 {
+        assert!(Instant::now() < end, "{}", disk.anchors());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut writer = disk.writer(retain);
+    assert!(writer.checkpoint(CheckpointCause::Timer));
+    writer.keep_house();
+    writer.close();
+    let report = verify(&disk.log(), &disk.given()).unwrap();
+    assert_eq!((report.findings.as_slice(), report.files.len(), report.first_seq), (&[][..], 1, 4));
+    assert!(report.is_proven());
+}
+
+#[test]
+fn one_file_of_a_log_may_be_compared_with_all_that_was_exported() {
+    let disk = Disk::new();
+    disk.writer("").close();
+    disk.writer("").close();
+    let first = crate::files(&disk.log()).unwrap().remove(0);
+    let report = verify(&first, &disk.given()).unwrap();
+    assert_eq!(report.findings, []);
+    assert!(report.unproven.iter().any(|what| what.starts_with("2 exported records come after this file")), "{report:#?}");
+}
+
+/// Whoever else uses the same ID: what counts is which connection of ours it is.
+#[test]
+fn a_connection_that_ends_at_once_is_one_record() {
+    let disk = Disk::new();
+    let mut writer = disk.writer("");
+    let record = || ConnectionRecord::new(sidegate_core::Direction::Inbound, ([10, 0, 0, 7], 40_000).into());
+    let (short, refused) = (record(), record());
+    let mut long = record();
+    long.connection_id = short.connection_id;
+    let admitted = |record: &ConnectionRecord| What::Admitted(Box::new(crate::admitted::Admitted::new(record)));
+    let mut together: Vec<_> =
+        [admitted(&long), admitted(&short), What::Ended(Arc::new(short), true), What::Ended(Arc::new(refused), false)]
+            .into_iter()
+            .map(|what| Message { time: SystemTime::now(), what })
+            .collect();
+    writer.state.waiting.fetch_add(together.len(), Ordering::Relaxed);
+    writer.take(&mut together);
+    assert_eq!((together.len(), writer.state.waiting.load(Ordering::Relaxed)), (0, 0));
+    writer.close();
+    let keys = crate::sealed::AuditorKeys::default();
+    let events = crate::Records::of(&disk.log(), &keys).unwrap().map(|record| record.unwrap().event);
+    let told: Vec<_> = events
+        .filter(|event| event.connection().is_some())
+        .map(|event| (event.name(), matches!(event, Event::ConnectionEnded { admitted: true, .. })))
+        .collect();
+    assert_eq!(told, [("connection.admitted", false), ("connection.ended", true), ("connection.refused", false)]);
 }

@@ -161,7 +161,7 @@ pub struct Destination {
     pub otlp: bool,
     /// What it means that it takes no more. Default: drop-and-count.
     pub on_failure: OnFailure,
-    /// How many records may wait for it. Default 8192, and 16 for anchors, which are few. Where it blocks, it does so when half
+    /// How many records may wait for it. Default 8192, and 32 for anchors, which are few. Where it blocks, it does so when half
     /// of it is taken.
     #[schemars(range(min = 16, max = 1_000_000))]
     pub queue: Option<u32>,

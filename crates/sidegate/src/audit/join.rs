@@ -84,8 +84,9 @@ fn connections(log: &Path, keys: &AuditorKeys, period: &Period) -> Result<BTreeM
         if !period.has(&record) {
             continue;
         }
-        if let Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection } | Event::ConnectionRefused { connection } =
-            record.event
+        if let Event::ConnectionAdmitted { connection }
+        | Event::ConnectionEnded { connection, .. }
+        | Event::ConnectionRefused { connection } = record.event
         {
             let Connection { connection_id, time, direction, downstream, local_id, peer_id, bytes_up, bytes_down, reason, .. } = connection;
             let name = (connection_id, direction.clone(), time.clone(), downstream);

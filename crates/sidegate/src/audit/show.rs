@@ -41,7 +41,12 @@ pub(super) fn show(arguments: &Show) -> Result<Outcome> {
             return Ok(outcome);
         }
         std::thread::sleep(LOOK);
-        records.look_for_more(&arguments.log.log)?;
+        match records.look_for_more(&arguments.log.log) {
+            // What is deleted, or not begun yet, has nothing new.
+            Err(ReadError::NoLog(_)) => {}
+            Err(ReadError::File(_, error)) if error.kind() == ErrorKind::NotFound => {}
+            looked => looked?,
+        }
     }
 }
 
@@ -67,7 +72,7 @@ fn line(record: &Record) -> String {
 
 fn sentence(event: &Event) -> String {
     match event {
-        Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection } | Event::ConnectionRefused { connection } => {
+        Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection, .. } | Event::ConnectionRefused { connection } => {
             of_connection(connection)
         }
         Event::IdentityReceived { svid } => format!("{} serial {}, valid until {}", svid.spiffe_id, svid.serial, time(svid.not_after)),

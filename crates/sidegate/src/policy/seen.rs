@@ -174,7 +174,7 @@ fn is_audit_log(path: &Path) -> Result<bool> {
 /// What an audit record is.
 fn audited(event: &Event) -> Result<Line> {
     match event {
-        Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection } | Event::ConnectionRefused { connection } => {
+        Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection, .. } | Event::ConnectionRefused { connection } => {
             connected(serde_json::to_value(connection)?)
         }
         _ => Ok(Line::Other),

@@ -85,6 +85,18 @@ impl Tls {
 }
 
 impl Summary {
+    fn admitted(&mut self, connection: &Connection) {
+        self.connections.admitted += 1;
+        let mtls = connection.transport.as_deref() == Some("mtls");
+        let both = connection.local_id.is_some() && connection.peer_id.is_some();
+        self.connections.plaintext += u64::from(connection.transport.as_deref() == Some("plaintext"));
+        self.connections.mtls += u64::from(mtls);
+        self.connections.authenticated += u64::from(mtls && both);
+        self.connections.judged += u64::from(connection.decision.is_some());
+        self.who(connection);
+        self.handshake(connection);
+    }
+
     /// Takes one record more, in the order of the log.
     pub(super) fn add(&mut self, record: &Record) {
         if self.from.is_empty() {
@@ -95,21 +107,13 @@ impl Summary {
         self.last_seq = self.last_seq.max(record.seq);
         let row = |what: String, more: String| [record.time.clone(), what, more];
         match &record.event {
-            Event::ConnectionAdmitted { connection } => {
-                self.connections.admitted += 1;
-                let mtls = connection.transport.as_deref() == Some("mtls");
-                let both = connection.local_id.is_some() && connection.peer_id.is_some();
-                self.connections.plaintext += u64::from(connection.transport.as_deref() == Some("plaintext"));
-                self.connections.mtls += u64::from(mtls);
-                self.connections.authenticated += u64::from(mtls && both);
-                self.connections.judged += u64::from(connection.decision.is_some());
-                self.who(connection);
-                self.handshake(connection);
-            }
-            Event::ConnectionEnded { connection } => {
+            Event::ConnectionAdmitted { connection } => self.admitted(connection),
+            Event::ConnectionEnded { connection, admitted } => {
                 self.connections.ended += 1;
-                // A session made in advance was never admitted as a connection.
-                if connection.reason.as_deref() == Some("warmed") {
+                if *admitted {
+                    self.admitted(connection);
+                } else if connection.reason.as_deref() == Some("warmed") {
+                    // A session made in advance was never admitted as a connection.
                     self.handshake(connection);
                 }
             }

@@ -15,6 +15,14 @@ use sidegate_tests::{
 const HOUR: Duration = Duration::from_secs(3600);
 const QUICK: &str = "drain: { settle: 0s, quiet: 50ms }\n";
 
+/// A connection that is open for longer than the log takes to say so.
+fn hold(pair: &Pair, log: &AuditLog) {
+    let mut held = TcpStream::connect(pair.entry).unwrap();
+    held.write_all(b"held").unwrap();
+    held.read_exact(&mut [0; 4]).unwrap();
+    log.record("an admission", |record| record["event"] == "connection.admitted");
+}
+
 /// Ends both in order, so that their logs are closed.
 fn end(pair: &mut Pair) {
     for sidecar in [&mut pair.web, &mut pair.api] {
@@ -107,12 +115,7 @@ fn every_security_event_is_on_record() {
     let log = AuditLog::of(&pair.identities, "api");
     let event = |name: &'static str| move |record: &serde_json::Value| record["event"] == name;
     echo_bytes(pair.entry, 1000, 1).unwrap();
-    // One that is open for longer than the log takes to say so.
-    let mut held = TcpStream::connect(pair.entry).unwrap();
-    held.write_all(b"held").unwrap();
-    held.read_exact(&mut [0; 4]).unwrap();
-    log.record("an admission", event("connection.admitted"));
-    drop(held);
+    hold(&pair, &log);
     let _ = exchange(pair.port, b"GET / HTTP/1.1\r\n\r\n");
     let refused = log.record("a refusal", event("connection.refused"));
     assert_eq!(refused["connection"]["reason"], "plaintext_refused");
@@ -175,8 +178,9 @@ fn a_log_is_shown_and_reported() {
     for _ in 0..3 {
         echo_bytes(pair.entry, 1000, 1).unwrap();
     }
-    let _ = exchange(pair.port, b"GET / HTTP/1.1\r\n\r\n");
     let log = AuditLog::of(&pair.identities, "api");
+    hold(&pair, &log);
+    let _ = exchange(pair.port, b"GET / HTTP/1.1\r\n\r\n");
     log.record("a refusal", |r| r["event"] == "connection.refused");
     end(&mut pair);
     let folder = log.folder.display().to_string();

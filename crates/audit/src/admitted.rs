@@ -10,7 +10,7 @@ use sidegate_core::{
 };
 
 /// What is known of a connection when it is let in. The fields are those of [`ConnectionRecord`].
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Admitted {
     /// Which one it is, here: the connection's ID may be the peer's word.

@@ -103,8 +103,8 @@ struct Current {
 
 impl Folder {
     /// Locks the folder and finds where its log ends. What is behind the last whole and linked record is moved to a side
-    /// note, so that nothing is lost.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Position, Option<Left>), FolderError> {
+    /// note, so that nothing is lost; on a full disk it is lost if it `may_lose`, for that must not keep us from starting.
+    pub(crate) fn open(path: &Path, may_lose: bool) -> Result<(Self, Position, Option<Left>), FolderError> {
         let system = |error| FolderError::System(path.to_owned(), error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(system)?;
         let names = File::open(path).map_err(system)?;
@@ -117,12 +117,12 @@ impl Folder {
         let mut files = files(path).map_err(system)?;
         // What was begun and could neither be used nor taken back is no file of the log.
         for empty in files.extract_if(.., |file| file.metadata().is_ok_and(|file| file.len() == 0)) {
-            remove(&empty).map_err(system)?;
+            let _ = remove(&empty);
         }
         let mut left: Option<Left> = None;
         while let Some(last) = files.pop() {
             let end = end_of(&last).map_err(system)?;
-            let now = folder.cut(&last, &end).map_err(system)?;
+            let now = folder.cut(&last, &end, may_lose).map_err(system)?;
             let (bytes, note) = left.take().map_or((0, None), |before| (before.bytes_cut, before.side_note));
             let now = Left { bytes_cut: now.bytes_cut + bytes, side_note: now.side_note.or(note), ..now };
             if let Some(position) = end.position {
@@ -136,7 +136,7 @@ impl Folder {
     }
 
     /// Moves what is behind `end` to a side note. A file that has no record at all goes.
-    fn cut(&self, file: &Path, end: &End) -> io::Result<Left> {
+    fn cut(&self, file: &Path, end: &End, may_lose: bool) -> io::Result<Left> {
         let name = name_of(file);
         let mut left = Left { file: name.clone(), closed: end.closed, bytes_cut: end.total - end.good, side_note: None };
         let first = format!("{name}.cut-at-{}", end.good);
@@ -148,8 +148,7 @@ impl Folder {
                 false => copy(file, end.good, left.bytes_cut, note),
             });
             left.side_note = match noted {
-                // A full disk must not keep us from starting: what was torn off is then only counted.
-                Err(error) if is_full(&error) && !becomes_note => None,
+                Err(error) if may_lose && is_full(&error) && !becomes_note => None,
                 noted => Some(noted?),
             };
             self.sync_names()?;
@@ -191,10 +190,7 @@ impl Folder {
     pub(crate) fn begin(&mut self, begins: Position) -> io::Result<String> {
         let name = file_name(begins.seq);
         let path = self.path.join(&name);
-        if let Some(leftover) = &self.leftover {
-            remove(leftover)?;
-            self.leftover = None;
-        }
+        self.leftover = self.leftover.take().filter(|leftover| remove(leftover).is_err());
         // Nor may another's be in the way.
         if path.symlink_metadata().is_ok_and(|file| file.len() == 0) {
             std::fs::remove_file(&path)?;

@@ -17,7 +17,7 @@ use crate::state::{IdentityCell, State};
 use crate::writer::Writer;
 
 /// How long the end waits for the last records: as long as the writer's own waits together.
-const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the audit log starts.
 pub struct Options<'a> {
@@ -53,7 +53,7 @@ impl Message {
     }
 
     /// The connection that it says has ended after it was let in.
-    pub(crate) fn ended(&self) -> Option<&ConnectionRecord> {
+    pub(crate) fn ended(&self) -> Option<&Arc<ConnectionRecord>> {
         if let What::Ended(record, true) = &self.what { Some(record) } else { None }
     }
 }

@@ -3,7 +3,7 @@
 
 mod durable;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,10 +11,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_config::schema::audit::{Audit as Config, OnFailure};
-use sidegate_core::{Side, SpanId, event};
+use sidegate_core::{ConnectionRecord, Side, SpanId, event};
 use sidegate_telemetry::{Cause, Way};
 
 use crate::AuditError;
+use crate::admitted::Admitted;
 use crate::block::Block;
 use crate::chain::{Chain, Position};
 use crate::event::{CheckpointCause, ConnectionFacts, Event, NewEvent};
@@ -32,7 +33,9 @@ use crate::state::{IdentityCell, State};
 const LINGER: Duration = Duration::from_millis(20);
 /// How many messages are looked at together at most.
 const TOGETHER: usize = 256;
-/// What is written at once at most, bytes.
+/// A connection that lasted no longer than this may be one record.
+const SHORT: Duration = Duration::from_secs(1);
+/// What is written at once at most, but for the last record, bytes.
 const BATCH: usize = 64 * 1024;
 /// How many lines wait for a destination where nothing is said: records, and checkpoints.
 const COPIES: u32 = 8192;
@@ -132,9 +135,10 @@ impl Writer {
         aws_lc_rs::rand::fill(&mut run).map_err(|_| AuditError::NoRandomness)?;
         let auditors = Auditors::new(&config.auditors);
         let sealed_key = if auditors.is_empty() { None } else { Some(auditors.seal(key.expose()).map_err(AuditError::Seal)?) };
+        let blocks = config.file.as_ref().is_some_and(|file| file.on_failure == OnFailure::BlockNewConnections);
         let (folder, position, left) = match &config.file {
             Some(file) => {
-                let (folder, position, left) = Folder::open(&file.folder)?;
+                let (folder, position, left) = Folder::open(&file.folder, !blocks)?;
                 (Some(folder), position, left)
             }
             None => (None, Position::START, None),
@@ -154,7 +158,6 @@ impl Writer {
             list.iter().map(|destination| Outlet::start(destination, queue, state, options)).collect::<io::Result<Vec<_>>>()
         };
         let now = Instant::now();
-        let blocks = config.file.as_ref().is_some_and(|file| file.on_failure == OnFailure::BlockNewConnections);
         let mut writer = Self {
             config: config.clone(),
             state: state.clone(),
@@ -203,6 +206,10 @@ impl Writer {
         loop {
             let nothing = match messages.try_recv() {
                 Ok(message) => {
+                    // What came before it stays before it.
+                    if matches!(message.what, What::Event(_)) {
+                        self.take(&mut together);
+                    }
                     together.push(message);
                     if together.len() < TOGETHER {
                         continue;
@@ -226,27 +233,32 @@ impl Writer {
                         Err(RecvTimeoutError::Disconnected) => break,
                     }
                 }
-                None if self.batch.lines.len() + self.batch.plain.len() >= BATCH => {
-                    self.commit();
-                    self.keep_house();
-                }
-                None => {}
+                None => self.keep_house(),
             }
         }
         self.close();
     }
 
-    /// Makes records of messages. A connection that was let in and has ended among them is one record.
+    /// Makes records of messages. A connection that was let in and has ended among them is one record, unless the end says
+    /// something else of it, as after another try.
     fn take(&mut self, together: &mut Vec<Message>) {
-        let mut short: HashSet<SpanId> = together.iter().filter_map(|message| Some(message.let_in()?.span_id)).collect();
-        let ended: HashSet<SpanId> = together.iter().filter_map(|message| Some(message.ended()?.span_id)).collect();
-        short.retain(|id| ended.contains(id));
+        let ends = together.iter().filter_map(|message| Some((message.ended()?.span_id, (message.ended()?.clone(), message.time))));
+        let ends: HashMap<SpanId, (Arc<ConnectionRecord>, SystemTime)> = ends.collect();
+        let mut short = HashSet::new();
         for message in together.drain(..) {
-            if message.let_in().is_some_and(|admitted| short.contains(&admitted.span_id)) {
+            if let Some(admitted) = message.let_in()
+                && let Some((record, end)) = ends.get(&admitted.span_id)
+                && end.duration_since(message.time).is_ok_and(|lasted| lasted < SHORT)
+                && *admitted == Admitted::new(record)
+            {
+                short.insert(admitted.span_id);
                 self.state.waiting.fetch_sub(1, Ordering::Relaxed);
-            } else {
-                let is_whole = message.ended().is_some_and(|record| short.contains(&record.span_id));
-                self.take_one(message, is_whole);
+                continue;
+            }
+            let is_whole = message.ended().is_some_and(|record| short.contains(&record.span_id));
+            self.take_one(message, is_whole);
+            if self.batch.lines.len() + self.batch.plain.len() >= BATCH {
+                self.commit();
             }
         }
     }
@@ -453,6 +465,7 @@ impl Writer {
     fn close(mut self) {
         // A file that could not be begun may be now.
         if self.sync_failed {
+            self.commit();
             self.sync();
         }
         self.checkpoint(CheckpointCause::Shutdown);

@@ -14,7 +14,7 @@ fn folder_with(lines: &[u8]) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn left(folder: &Path) -> Left {
-    Folder::open(folder).unwrap().2.unwrap()
+    Folder::open(folder, false).unwrap().2.unwrap()
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_hole_of_a_hundred_gigabytes_is_moved_aside_without_being_read() {
 fn a_line_that_is_too_long_ends_the_log() {
     let good = lines(1, 2);
     let (folder, file) = folder_with(&[&good, "x".repeat(line::LONGEST + 1).as_bytes(), b"\n"].concat());
-    let (_, position, left) = Folder::open(folder.path()).unwrap();
+    let (_, position, left) = Folder::open(folder.path(), false).unwrap();
     assert_eq!((position.seq, left.unwrap().bytes_cut), (3, line::LONGEST as u64 + 2));
     assert_eq!(std::fs::read(file).unwrap(), good);
 }
@@ -64,7 +64,7 @@ fn a_pipe_with_the_name_of_a_file_hinders_nobody() {
     nix::unistd::mkfifo(&folder.path().join(file_name(3)), nix::sys::stat::Mode::S_IRWXU).unwrap();
     symlink("/dev/zero", folder.path().join(file_name(4))).unwrap();
     assert_eq!(files(folder.path()).unwrap(), [file]);
-    let (mut open, position, _) = Folder::open(folder.path()).unwrap();
+    let (mut open, position, _) = Folder::open(folder.path(), false).unwrap();
     assert_eq!(position.seq, 3);
     // The name of the next file is taken by it.
     open.begin(position).unwrap();
@@ -73,13 +73,13 @@ fn a_pipe_with_the_name_of_a_file_hinders_nobody() {
 #[test]
 fn the_lock_can_not_be_deleted() {
     let (folder, file) = folder_with(&lines(1, 2));
-    let first = Folder::open(folder.path()).unwrap();
+    let first = Folder::open(folder.path(), false).unwrap();
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
-    assert!(matches!(Folder::open(folder.path()), Err(FolderError::Taken(_))));
+    assert!(matches!(Folder::open(folder.path(), false), Err(FolderError::Taken(_))));
     drop(first);
-    assert!(Folder::open(folder.path()).is_ok() && !file.exists());
+    assert!(Folder::open(folder.path(), false).is_ok() && !file.exists());
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_number_at_the_end_of_all_numbers_is_no_position() {
     let forged = String::from_utf8(lines(1, 1)).unwrap().replace("\"seq\":1,", "\"seq\":18446744073709551615,");
     let (folder, _) = folder_with(&good);
     std::fs::write(folder.path().join(file_name(3)), forged).unwrap();
-    let (_, position, left) = Folder::open(folder.path()).unwrap();
+    let (_, position, left) = Folder::open(folder.path(), false).unwrap();
     assert!(position.seq == 3 && left.is_some());
 }
 
@@ -101,7 +101,7 @@ fn a_file_that_does_not_say_how_the_one_before_ended_keeps_it() {
         for first in [3, 5, 7] {
             std::fs::write(folder.path().join(file_name(first)), lines(forged.filter(|_| first == 5).unwrap_or(first), 2)).unwrap();
         }
-        let (open, _, _) = Folder::open(folder.path()).unwrap();
+        let (open, _, _) = Folder::open(folder.path(), false).unwrap();
         let retired: Vec<_> = open.to_retire(&retain).into_iter().map(|file| (file.name, file.last_seq)).collect();
         let all = [(file_name(1), 2), (file_name(3), 4), (file_name(5), 6), (file_name(7), 8)];
         assert_eq!(retired, all[if forged.is_some() { 2 } else { 0 }..], "{forged:?}");

@@ -84,7 +84,8 @@ impl Verifier<'_> {
                 .unproven
                 .push(format!("{later} exported records come after this file: give the folder to compare the log with them"));
         }
-        if reaches || anchors.iter().all(|anchor| anchor.torn) {
+        self.report.later_exports = later;
+        if reaches || later > 0 || anchors.iter().all(|anchor| anchor.torn) {
             return;
         }
         // Of a log that lost its first files to `retain`, the checkpoint at the end of the last of them was exported at least.

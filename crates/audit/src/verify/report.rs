@@ -51,6 +51,8 @@ pub struct Report {
     pub authenticated: u64,
     /// Exported checkpoints that the log holds as they were exported.
     pub anchored: u64,
+    /// Exported records that come after the one file that was looked at.
+    pub later_exports: u64,
     /// Who has signed: SPIFFE IDs, or digests of bare keys; proven only as far as checkpoints are.
     pub signers: BTreeSet<String>,
     /// Records that the log itself says are missing.
@@ -76,7 +78,7 @@ impl Report {
     /// checkpoint.
     #[must_use]
     pub fn is_proven(&self) -> bool {
-        self.is_intact() && self.proven_until > 0 && self.anchored > 0 && self.unvouched.is_empty()
+        self.is_intact() && self.proven_until > 0 && self.anchored > 0 && self.unvouched.is_empty() && self.later_exports == 0
     }
 
     /// All records that neither a signature nor MACs prove, in order: whoever could write to the files may have changed them. Where

@@ -309,21 +309,30 @@ fn one_file_of_a_log_may_be_compared_with_all_that_was_exported() {
     assert!(report.unproven.iter().any(|what| what.starts_with("2 exported records come after this file")), "{report:#?}");
 }
 
-/// Whoever else uses the same ID: what counts is which connection of ours it is.
+/// Whoever else uses the same ID: what counts is which connection of ours it is. And what its end does not say is said before.
 #[test]
 fn a_connection_that_ends_at_once_is_one_record() {
     let disk = Disk::new();
     let mut writer = disk.writer("");
     let record = || ConnectionRecord::new(sidegate_core::Direction::Inbound, ([10, 0, 0, 7], 40_000).into());
-    let (short, refused) = (record(), record());
-    let mut long = record();
+    let let_in = |record: &ConnectionRecord| What::Admitted(Box::new(Admitted::new(record)));
+    let (short, refused, mut retried, mut long) = (record(), record(), record(), record());
     long.connection_id = short.connection_id;
-    let admitted = |record: &ConnectionRecord| What::Admitted(Box::new(crate::admitted::Admitted::new(record)));
-    let mut together: Vec<_> =
-        [admitted(&long), admitted(&short), What::Ended(Arc::new(short), true), What::Ended(Arc::new(refused), false)]
-            .into_iter()
-            .map(|what| Message { time: SystemTime::now(), what })
-            .collect();
+    retried.peer_id = Some("spiffe://a.b/web".into());
+    let first_try = let_in(&retried);
+    retried.peer_id = None;
+    let messages = [
+        let_in(&long),
+        let_in(&short),
+        What::Ended(Arc::new(short), true),
+        What::Ended(Arc::new(refused), false),
+        first_try,
+        What::Ended(Arc::new(retried), true),
+    ];
+    let now = SystemTime::now();
+    let mut together: Vec<_> = messages.into_iter().map(|what| Message { time: now, what }).collect();
+    // It lasted.
+    together.push(Message { time: now + SHORT, what: What::Ended(Arc::new(long), true) });
     writer.state.waiting.fetch_add(together.len(), Ordering::Relaxed);
     writer.take(&mut together);
     assert_eq!((together.len(), writer.state.waiting.load(Ordering::Relaxed)), (0, 0));
@@ -334,5 +343,22 @@ fn a_connection_that_ends_at_once_is_one_record() {
         .filter(|event| event.connection().is_some())
         .map(|event| (event.name(), matches!(event, Event::ConnectionEnded { admitted: true, .. })))
         .collect();
-    assert_eq!(told, [("connection.admitted", false), ("connection.ended", true), ("connection.refused", false)]);
+    let [admitted, ended, refused] = ["connection.admitted", "connection.ended", "connection.refused"];
+    assert_eq!(told, [(admitted, false), (ended, true), (refused, false), (admitted, false), (ended, false), (ended, false)]);
+}
+
+/// What came last, before the disk had room again, comes behind the first record.
+#[test]
+fn a_log_that_is_begun_at_its_end_begins_in_order() {
+    let disk = Disk::new();
+    let next = disk.log().join(format!("audit-{:020}.jsonl", 1));
+    std::fs::create_dir_all(&next).unwrap();
+    let mut writer = disk.writer(", onFailure: drop-and-count");
+    std::fs::remove_dir(&next).unwrap();
+    take(&mut writer, 2);
+    disk.state.closing.store(true, Ordering::Relaxed);
+    writer.close();
+    let report = disk.verify();
+    assert_eq!((report.findings.as_slice(), report.missing, report.first_seq), (&[][..], 2, 1));
+    assert!(disk.anchors().lines().next().unwrap().contains("log.opened"));
 }

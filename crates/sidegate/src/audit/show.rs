@@ -56,8 +56,11 @@ fn fits(arguments: &Show, record: &Record) -> bool {
     let same = |wanted: &Option<String>, of: fn(&Connection) -> Option<&str>| {
         wanted.as_ref().is_none_or(|wanted| connection.is_some_and(|c| of(c) == Some(wanted.as_str())))
     };
+    // One record may stand for both.
+    let stands_for = if matches!(record.event, Event::ConnectionEnded { admitted: true, .. }) { "connection.admitted" } else { name };
+    let is_asked_for = |start: &String| name.starts_with(start.as_str()) || stands_for.starts_with(start.as_str());
     arguments.period.has(record)
-        && (arguments.event.is_empty() || arguments.event.iter().any(|start| name.starts_with(start.as_str())))
+        && (arguments.event.is_empty() || arguments.event.iter().any(is_asked_for))
         && same(&arguments.peer, |c| c.peer_id.as_deref())
         && same(&arguments.connection, |c| Some(&c.connection_id))
         && same(&arguments.reason, |c| c.reason.as_deref())

@@ -19,6 +19,7 @@ use crate::cli::audit::{Audit, AuditCommand, Period, Proof};
 use crate::outcome::Outcome;
 use crate::say::{complain, say, say_json, say_pretty_json};
 
+#[cfg(feature = "development")]
 pub(crate) use verify::lines as verdict;
 
 /// Runs a command: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.

@@ -249,7 +249,7 @@ async fn give_back(mut phase: watch::Receiver<Phase>) {
 }
 
 /// After the first SVID: collectors have been connected to, and the rest of the start is done.
-const SETTLED: Duration = Duration::from_secs(1);
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Where operators come in.
 struct Doors {

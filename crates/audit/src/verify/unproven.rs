@@ -13,11 +13,11 @@ impl Verifier<'_> {
         self.file = self.report.files.first().cloned().unwrap_or_default();
         let (last, hash) = (first - 1, hex(&self.first_prev));
         let said = |r: &&Retired| r.last_seq == last && r.last_hash == hash;
-        let is_unvouched = |seq: u64| self.report.unvouched.iter().any(|records| records.contains(&seq));
+        let unproven = self.report.unproven_records();
+        let is_unproven = |seq: u64| unproven.iter().any(|records| records.contains(&seq));
         // Of more than one that says so, the one that is worth most.
-        let by = self.retired.iter().filter(said).map(|r| r.seq).min_by_key(|seq| is_unvouched(*seq));
-        let is_tail = |seq: u64| self.report.unsigned_tail.as_ref().is_some_and(|tail| tail.contains(&seq));
-        if let Some(seq) = by.filter(|seq| is_unvouched(*seq) || is_tail(*seq)) {
+        let by = self.retired.iter().filter(said).map(|r| r.seq).min_by_key(|seq| is_unproven(*seq));
+        if let Some(seq) = by.filter(|seq| is_unproven(*seq)) {
             // A file is deleted when a signed checkpoint covers what says so.
             self.find(
                 Some(first),

@@ -1,5 +1,7 @@
 //! Forgeries: somebody rewrites records and makes the chain anew, without the keys, or with some of them.
 
+use std::path::Path;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::{hkdf, hmac};
 use base64::Engine;
@@ -160,13 +162,8 @@ fn a_log_that_begins_behind_what_was_exported_is_another_log() {
         std::fs::remove_file(file).unwrap();
     }
     let name = "audit-00000000000000002001.jsonl";
-    let mut forged = lines.clone();
-    let old: u64 = number(&lines[0]);
-    for (i, line) in forged.iter_mut().enumerate() {
-        let seq = format!("\"seq\":{},", number(line));
-        *line = line.replace(&seq, &format!("\"seq\":{},", 2001 + i)).replace(&last.file_name().unwrap().display().to_string(), name);
-    }
-    assert!(old < 2001);
+    assert!(number(&lines[0]) < 2001);
+    let mut forged = renumbered(lines, 2001, last, name);
     // What says so is in place of another record, before the checkpoint that covers it.
     let which = forged.iter().position(|line| line.contains("\"event\":\"policy.loaded\"")).unwrap();
     let (start, end) = (forged[which].find("\"event\"").unwrap(), forged[which].find(",\"prev\"").unwrap());
@@ -203,10 +200,7 @@ fn an_epoch_that_is_not_due_is_found() {
     let next = number(files[0].1.last().unwrap()) + 1;
     let name = format!("audit-{next:020}.jsonl");
     let mut forged = vec![files[0].1.last().unwrap().clone()];
-    for (line, seq) in lines.iter().zip(next..) {
-        let old = format!("\"seq\":{},", number(line));
-        forged.push(line.replace(&old, &format!("\"seq\":{seq},")).replace(&last.file_name().unwrap().display().to_string(), &name));
-    }
+    forged.extend(renumbered(lines, next, last, &name));
     // The first line is linked to, and not made.
     let first = link(forged[..2].to_vec(), Signatures::Keep, None).remove(1);
     forged.remove(0);
@@ -243,6 +237,14 @@ fn next_epoch(key: [u8; 32]) -> [u8; 32] {
     let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate audit v1").extract(&key);
     derived.expand(&[b"next epoch"], Length).unwrap().fill(&mut next).unwrap();
     next
+}
+
+/// The lines of a file as if it were another one, which begins with record `first`.
+fn renumbered(lines: &[String], first: u64, file: &Path, name: &str) -> Vec<String> {
+    let file = file.file_name().unwrap().display().to_string();
+    let renumber =
+        |(line, seq): (&String, u64)| line.replace(&format!("\"seq\":{},", number(line)), &format!("\"seq\":{seq},")).replace(&file, name);
+    lines.iter().zip(first..).map(renumber).collect()
 }
 
 fn number(line: &str) -> u64 {

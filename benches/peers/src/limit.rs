@@ -7,8 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 const WANTED: u64 = 50_000;
 /// For everything but idle connections.
 const OTHERS: u64 = 1_000;
-/// A connection has two descriptors in a proxy, and sidegate keeps half of what it may have for the other direction.
-const EACH: u64 = 4;
+/// A connection has two descriptors in a proxy.
+const EACH: u64 = 2;
 
 /// Numbers of idle connections to measure: as asked for, or the default as far as it goes. Raises the limit of this process,
 /// and of those that it starts, as far as that goes.

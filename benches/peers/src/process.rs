@@ -26,9 +26,11 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Starts it in a pod, as a user other than root if one is given. What it writes goes to a file `NAME.log` (standard
-    /// error) and `NAME.out` in the folder.
+    /// error) and `NAME.out` in the folder's folder `logs`: not beside its configuration, which it may watch.
     pub(crate) fn start(pod: &Pod, folder: &Path, name: &str, user: Option<u32>, program: &Command) -> Result<Self> {
-        let log = folder.join(format!("{name}.log"));
+        let logs = folder.join("logs");
+        std::fs::create_dir_all(&logs)?;
+        let log = logs.join(format!("{name}.log"));
         // The kernel signals the program when the thread ends that started it, which is the pod's.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);
@@ -38,7 +40,7 @@ impl Guest {
         command.arg(program.get_program()).args(program.get_args());
         // Nothing of the environment decides how a program behaves.
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.stdin(Stdio::null()).stdout(File::create(folder.join(format!("{name}.out")))?).stderr(File::create(&log)?);
+        command.stdin(Stdio::null()).stdout(File::create(logs.join(format!("{name}.out")))?).stderr(File::create(&log)?);
         Ok(Self { child: pod.spawn_process(command)?, log })
     }
 

@@ -433,7 +433,7 @@ pub enum Group {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
     /// Open connections in each direction, so that neither can starve the other. Default 20000; never more than the
-    /// process has descriptors for, two a connection.
+    /// process has descriptors for, two a connection; a direction without a listener needs none.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: u32,
     /// TLS handshakes in flight in each direction, and as many connections whose protocol is not known yet on permissive

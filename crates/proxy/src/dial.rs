@@ -36,7 +36,7 @@ async fn connect(to: SocketAddr, facing: Facing, settings: &Settings) -> Result<
         Ok(Err(error)) => return Err(refused(to, &error)),
         Err(_) => return Err(Failure::with(Reason::DialTimeout, format!("{to} did not answer within {deadline:?}"))),
     };
-    socket::prepare(&stream, facing, &settings.timeouts).map_err(local)?;
+    socket::prepare(&SockRef::from(&stream), facing, &settings.timeouts).map_err(local)?;
     Ok(stream)
 }
 

@@ -97,7 +97,6 @@ enum Admitted {
 /// All but the relay of a connection that arrives.
 async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp: TcpStream, route: Route) -> Result<Admitted, Failure> {
     let settings = &*shared.settings;
-    socket::prepare(&tcp, Facing::Mesh, &settings.timeouts).map_err(Failure::system)?;
     let (to, reached_at) = match route {
         Route::To(address) => (address, canonical(tcp.local_addr().map_err(Failure::system)?)),
         Route::Redirected => {
@@ -131,7 +130,7 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
 
 /// The original destination, if it is an address of this pod and none of sidegate's own ports.
 fn own_address(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> {
-    let to = original_destination(tcp)?;
+    let (_, to) = original_destination(tcp)?;
     if shared.settings.own_ports.contains(&to.port()) {
         return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
     }
@@ -195,7 +194,7 @@ impl Client {
         let open = server::next(shared, &self.tcp, &mut self.secure).await?;
         // Before the attempt, so that the client hears of it and tries elsewhere.
         if shared.is_full(Direction::Inbound) {
-            let _ = server::answer(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(Reason::ConnectionLimit));
+            let _ = server::decline(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(Reason::ConnectionLimit));
             socket::farewell(&self.tcp).await;
             let full = async |_: &Shared, _: &mut ConnectionRecord, _: &Live| Err::<(), _>(Failure::new(Reason::ConnectionLimit));
             attempt(shared.clone(), Direction::Inbound, from, full).await;
@@ -259,7 +258,7 @@ impl Client {
             Err(failure) => Err(failure),
         };
         match app {
-            Ok(app) => match server::answer(&self.tcp, &mut self.secure, Outcome::Accepted, None) {
+            Ok(app) => match server::accept(&mut self.secure) {
                 Ok(()) => Ok(Admitted::Protected(self, app)),
                 Err(error) => Err(self.broken(Broken::By(Side::Downstream, error))),
             },
@@ -275,7 +274,7 @@ impl Client {
 
     /// Tells the peer's sidecar that nothing was opened on this session, so that it tries a new one.
     async fn sent_elsewhere(mut self, failure: Failure) -> Result<Admitted, Failure> {
-        let _ = server::answer(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(failure.reason));
+        let _ = server::decline(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(failure.reason));
         socket::farewell(&self.tcp).await;
         Err(failure)
     }

@@ -66,10 +66,13 @@ impl From<Direction> for Wait {
 
 impl Limits {
     pub(crate) fn new(settings: &Settings) -> Self {
-        // A connection needs two descriptors: past that limit accept would fail, and nobody would be told why.
+        // A connection needs two descriptors: past that limit accept would fail, and nobody would be told why. A direction that
+        // has no listener needs none.
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let idle = 2 * u64::from(settings.limits.idle_tunnels);
-        let possible = usize::try_from(descriptors.saturating_sub(RESERVED + idle) / 4).unwrap_or(usize::MAX).max(1);
+        let directions = settings.directions.max(1);
+        let idle = directions * u64::from(settings.limits.idle_tunnels);
+        let possible = descriptors.saturating_sub(RESERVED + idle) / (2 * directions);
+        let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
         let wanted = usize::try_from(settings.limits.connections).unwrap_or(usize::MAX);
         if wanted > possible {
             tracing::info!(
@@ -137,5 +140,28 @@ impl Drop for Place<'_> {
         if let Some(direction) = self.wait.handshake() {
             self.shared.telemetry.metrics.handshakes_in_flight(direction).dec();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidegate_config::Config;
+
+    use super::*;
+
+    fn connections(config: &Config) -> usize {
+        Limits::new(&Settings::new(config)).connections
+    }
+
+    #[test]
+    fn a_direction_without_a_listener_needs_no_descriptors() {
+        let mut config = Config::default();
+        config.limits.connections = u32::MAX;
+        config.limits.idle_tunnels = 0;
+        let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let half = usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap();
+        assert_eq!(connections(&config), half / 2);
+        config.inbound.listen = None;
+        assert_eq!(connections(&config), half);
     }
 }

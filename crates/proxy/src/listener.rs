@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidegate_config::schema::Config;
+use sidegate_config::schema::{Config, Timeouts};
 use sidegate_core::{Direction, event};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -15,7 +15,7 @@ use crate::inbound::{self, inbound};
 use crate::outbound::{self, outbound};
 use crate::settings::Settings;
 use crate::shared::{Phase, Shared};
-use crate::socket;
+use crate::socket::{self, Facing};
 
 /// What the kernel holds while a worker is busy or nothing is served yet; it caps this at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -54,7 +54,11 @@ impl Listeners {
         let mut all = Vec::new();
         let mut add = |what, address: SocketAddr, kind: Kind| -> Result<(), BindError> {
             let optional = what == "outbound.listen6";
-            match bind(address) {
+            let facing = match kind {
+                Kind::Inbound(_) => Facing::Mesh,
+                Kind::Outbound(_) => Facing::Workload,
+            };
+            match bind(address, facing, &settings.timeouts) {
                 Ok(listener) => all.push((listener, kind)),
                 // A kernel without IPv6 has nothing to capture there.
                 Err(error) if optional && matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
@@ -96,11 +100,11 @@ impl Listeners {
 const EAFNOSUPPORT: i32 = nix::libc::EAFNOSUPPORT;
 const EADDRNOTAVAIL: i32 = nix::libc::EADDRNOTAVAIL;
 
-fn bind(address: SocketAddr) -> io::Result<StdListener> {
+fn bind(address: SocketAddr, facing: Facing, timeouts: &Timeouts) -> io::Result<StdListener> {
     let socket = match Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)) {
         // [::] means every address; a kernel without IPv6 has them all in 0.0.0.0.
         Err(error) if error.raw_os_error() == Some(EAFNOSUPPORT) && address.ip() == Ipv6Addr::UNSPECIFIED => {
-            return bind((Ipv4Addr::UNSPECIFIED, address.port()).into());
+            return bind((Ipv4Addr::UNSPECIFIED, address.port()).into(), facing, timeouts);
         }
         socket => socket?,
     };
@@ -110,6 +114,7 @@ fn bind(address: SocketAddr) -> io::Result<StdListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    socket::prepare(&socket, facing, timeouts)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -139,8 +144,6 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>, tasks: T
         match accepted {
             Ok((tcp, from)) => {
                 pause = PAUSE_FIRST;
-                // Before anything can drop it. It fails for none but a socket that is dead already.
-                let _ = socket::reset_when_dropped(&tcp);
                 match &kind {
                     Kind::Inbound(route) => drop(tasks.spawn(inbound(shared.clone(), tcp, from, *route))),
                     Kind::Outbound(route) => drop(tasks.spawn(outbound(shared.clone(), tcp, from, route.clone()))),
@@ -163,5 +166,28 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>, tasks: T
                 pause = (pause * 2).min(PAUSE_MOST);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn connections_come_prepared() {
+        let timeouts = Timeouts::default();
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), Facing::Mesh, &timeouts).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO), "it is reset unless it ends in order");
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), timeouts.keepalive.duration());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(timeouts.tcp_user.duration()));
     }
 }

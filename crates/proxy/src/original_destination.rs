@@ -10,15 +10,15 @@ use tokio::net::TcpStream;
 
 use crate::attempt::{Failure, canonical};
 
-/// Asks the kernel (`SO_ORIGINAL_DST`). On a dual-stack socket an IPv4 connection has an IPv4-mapped address, and its
-/// original destination is known to the IPv4 side only.
-pub(crate) fn original_destination(tcp: &TcpStream) -> Result<SocketAddr, Failure> {
+/// The socket's own address, and the one before redirection, which the kernel knows (`SO_ORIGINAL_DST`). On a dual-stack socket
+/// an IPv4 connection has an IPv4-mapped address, and its original destination is known to the IPv4 side only.
+pub(crate) fn original_destination(tcp: &TcpStream) -> Result<(SocketAddr, SocketAddr), Failure> {
     let unknown = |e: std::io::Error| Failure::with(Reason::OriginalDestinationUnknown, e.to_string());
     let local = canonical(tcp.local_addr().map_err(unknown)?);
     let socket = SockRef::from(tcp);
     let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
     match original.map_err(unknown)?.as_socket() {
-        Some(address) => Ok(canonical(address)),
+        Some(address) => Ok((local, canonical(address))),
         None => Err(Failure::new(Reason::OriginalDestinationUnknown)),
     }
 }

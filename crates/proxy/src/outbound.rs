@@ -11,7 +11,7 @@ use sidegate_identity::unix_now;
 use sidegate_tls::{Role, ServerName, Session, TUNNEL};
 use tokio::net::TcpStream;
 
-use crate::attempt::{Failure, attempt, canonical};
+use crate::attempt::{Failure, attempt};
 use crate::authorize::authorize_server;
 use crate::clients;
 use crate::dial::dial;
@@ -40,7 +40,6 @@ pub(crate) enum Route {
 /// Serves one connection to its end; its session is kept for the next where that can be.
 pub(crate) async fn outbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
     let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
-        socket::prepare(&tcp, Facing::Workload, &shared.settings.timeouts).map_err(Failure::system)?;
         // What was read of the application and has to be sent again.
         let mut first = Vec::new();
         let mut waiting = true;
@@ -308,9 +307,8 @@ impl Outbound<'_> {
 
 /// The original destination, if it is not sidegate itself: to relay there would be an endless loop.
 fn not_ourselves(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> {
-    let to = original_destination(tcp)?;
-    let ourselves = tcp.local_addr().is_ok_and(|local| canonical(local) == to);
-    if ourselves || (to.ip().is_loopback() && shared.settings.own_ports.contains(&to.port())) {
+    let (local, to) = original_destination(tcp)?;
+    if to == local || (to.ip().is_loopback() && shared.settings.own_ports.contains(&to.port())) {
         return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
     }
     Ok(to)

@@ -29,6 +29,11 @@ const BURST: u64 = 96 * 1024;
 /// How many times what is left is moved on after a failure: some MiB.
 const LAST_ROUNDS: usize = 16;
 
+/// How long the acceptance of a tunnel's connection waits for the application's first words, to go in one packet with them. A
+/// client that sends more than a small request may be waiting for it.
+const TOGETHER: Duration = Duration::from_millis(1);
+const SMALL_REQUEST: u64 = 4096;
+
 /// Which end a failure is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -79,6 +84,8 @@ struct Relay<'a> {
     first: &'a [u8],
     up: Pump,
     down: Pump,
+    /// Whether what is sealed already may wait for company.
+    patient: bool,
 }
 
 /// Relays between `downstream`, of which `first` was read already, and `upstream`; `live` shows the bytes. Both sockets are
@@ -92,20 +99,22 @@ pub(crate) async fn relay(
     live: &Live,
 ) -> Result<(), Broken> {
     let pump = || Pump { stage: Stage::Copying, bytes: 0 };
-    let mut relay = Relay { downstream, upstream, wire, first, up: pump(), down: pump() };
+    let patient = matches!(&wire, Wire::Secure(Side::Downstream, secure) if secure.session.has_unsent());
+    let mut relay = Relay { downstream, upstream, wire, first, up: pump(), down: pump(), patient };
     let mut last = Instant::now();
     // A reset must be noticed also while the other side takes nothing and so nobody reads here.
     let downstream_reset = watch_error(downstream);
     let upstream_reset = watch_error(upstream);
     tokio::pin!(downstream_reset, upstream_reset);
     let answered_by = last + timeouts.dial.duration() + timeouts.handshake.duration();
-    let mut timer = std::pin::pin!(sleep_until(last + period(timeouts, false)));
+    let mut timer = std::pin::pin!(sleep_until(last + if patient { TOGETHER } else { period(timeouts, false) }));
     poll_fn(|cx| {
         // The attempt waits for a cut, and asks here before it ends.
         if let Some(cut) = live.is_cut() {
             return Poll::Ready(Err(Broken::Cut(cut.clone())));
         }
         let before = relay.moved();
+        relay.patient &= !timer.is_elapsed();
         let result = relay.poll(cx);
         live.bytes_up.store(relay.up.bytes, Ordering::Relaxed);
         live.bytes_down.store(relay.down.bytes, Ordering::Relaxed);
@@ -191,7 +200,7 @@ impl Relay<'_> {
         match &mut self.wire {
             Wire::Plain(copiers) => self.up.copy(cx, (Side::Downstream, from), (Side::Upstream, to), &mut copiers[0]),
             Wire::Secure(Side::Upstream, secure) => {
-                self.up.seal(cx, (Side::Downstream, from), (Side::Upstream, to), secure, &mut self.first)
+                self.up.seal(cx, (Side::Downstream, from), (Side::Upstream, to), secure, &mut self.first, false)
             }
             Wire::Secure(Side::Downstream, secure) => self.up.open(cx, (Side::Downstream, from), (Side::Upstream, to), secure),
         }
@@ -203,7 +212,8 @@ impl Relay<'_> {
             Wire::Plain(copiers) => self.down.copy(cx, (Side::Upstream, from), (Side::Downstream, to), &mut copiers[1]),
             Wire::Secure(Side::Upstream, secure) => self.down.open(cx, (Side::Upstream, from), (Side::Downstream, to), secure),
             Wire::Secure(Side::Downstream, secure) => {
-                self.down.seal(cx, (Side::Upstream, from), (Side::Downstream, to), secure, &mut &[][..])
+                let patient = self.patient && self.up.bytes < SMALL_REQUEST;
+                self.down.seal(cx, (Side::Upstream, from), (Side::Downstream, to), secure, &mut &[][..], patient)
             }
         }
     }
@@ -213,7 +223,7 @@ type End<'a> = (Side, &'a TcpStream);
 
 impl Pump {
     /// From the application into TLS.
-    fn seal(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure, first: &mut &[u8]) -> Polled {
+    fn seal(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure, first: &mut &[u8], patient: bool) -> Polled {
         let session = |error: SecureError| (to.0, error);
         let turn = self.bytes + BURST;
         while self.bytes < turn {
@@ -226,7 +236,7 @@ impl Pump {
             let waits = secure.is_held() || (first.is_empty() && from.1.poll_read_ready(cx).map_err(|e| (from.0, e.into()))?.is_pending());
             if waits {
                 // What else is to be told goes out alone.
-                return flush_and_wait(cx, secure, to);
+                return if patient { Poll::Pending } else { flush_and_wait(cx, secure, to) };
             }
             let sealed = if first.is_empty() {
                 secure.seal_from(|rooms| tls_socket::read(from.1, rooms))

@@ -33,6 +33,8 @@ pub struct Settings {
     pub(crate) otherwise: Otherwise,
     /// Ports that sidegate itself listens on.
     pub(crate) own_ports: Vec<u16>,
+    /// How many directions have a listener.
+    pub(crate) directions: u64,
     /// fwmark for sidegate's own packets.
     pub(crate) mark: Option<u32>,
     /// How long a worker looks for the next event before it sleeps.
@@ -121,6 +123,7 @@ impl Settings {
             matched,
             otherwise: config.outbound.otherwise,
             own_ports: own_ports(config),
+            directions: u64::from(serves_inbound(config)) + u64::from(serves_outbound(config)),
             mark: config.redirect.exempt_mark,
             poll: Duration::from_micros(config.poll_microseconds.into()),
         })
@@ -181,6 +184,14 @@ impl Destination {
 
 fn server_name(sni: Option<&DnsName>) -> Option<ServerName<'static>> {
     sni.and_then(|name| ServerName::try_from(name.get().clone()).ok())
+}
+
+fn serves_inbound(config: &Config) -> bool {
+    config.inbound.listen.is_some() || !config.inbound.listeners.is_empty()
+}
+
+fn serves_outbound(config: &Config) -> bool {
+    config.outbound.listen.is_some() || config.outbound.listen6.is_some() || !config.outbound.listeners.is_empty()
 }
 
 fn own_ports(config: &Config) -> Vec<u16> {

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use sidegate_config::schema::Timeouts;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -21,14 +21,13 @@ pub(crate) enum Facing {
     Workload,
 }
 
-/// Makes a socket ready for service.
+/// Makes a socket ready for service: one that was dialled, or a listener, whose connections have it from there.
 ///
 /// Until [`end_in_order`] it will be reset when dropped, by whatever path: a connection that is refused, cut, or lost
 /// to a panic must never look to anybody like one that ended in order.
-pub(crate) fn prepare(tcp: &TcpStream, facing: Facing, timeouts: &Timeouts) -> io::Result<()> {
-    let socket = SockRef::from(tcp);
-    reset_when_dropped(tcp)?;
-    tcp.set_nodelay(true)?;
+pub(crate) fn prepare(socket: &Socket, facing: Facing, timeouts: &Timeouts) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
     let keepalive = timeouts.keepalive.duration();
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(Duration::from_secs(10)).with_retries(3))?;
     match facing {
@@ -36,11 +35,6 @@ pub(crate) fn prepare(tcp: &TcpStream, facing: Facing, timeouts: &Timeouts) -> i
         // Linux counts a closed window as unacknowledged: an application may take its time with reading.
         Facing::Workload => Ok(()),
     }
-}
-
-/// Until [`end_in_order`] the socket will be reset when dropped.
-pub(crate) fn reset_when_dropped(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_zero_linger()
 }
 
 /// From now on dropping the socket closes it in order.

@@ -87,7 +87,7 @@ pub(crate) async fn go_away(tcp: &TcpStream, secure: &mut Secure) {
         while let Ok(Some(control)) = control(tcp, secure, true).await {
             // One OPEN may have crossed with what we said. Who sends more while it reads nothing gets no answer.
             if let Control::Open(_) = control
-                && (secure.session.has_unsent() || answer(tcp, secure, Outcome::NotOpened, None).is_err())
+                && (secure.session.has_unsent() || decline(tcp, secure, Outcome::NotOpened, None).is_err())
             {
                 return;
             }
@@ -97,8 +97,18 @@ pub(crate) async fn go_away(tcp: &TcpStream, secure: &mut Secure) {
     pool::close(tcp, secure);
 }
 
-/// Answers OPEN, as far as the socket takes it now; the relay sends the rest.
-pub(crate) fn answer(tcp: &TcpStream, secure: &mut Secure, outcome: Outcome, reason: Option<Reason>) -> Result<(), SecureError> {
+/// Accepts OPEN. The relay sends it, with the application's first words if they come soon.
+pub(crate) fn accept(secure: &mut Secure) -> Result<(), SecureError> {
+    say(secure, Outcome::Accepted, None)
+}
+
+/// Answers OPEN with something else, as far as the socket takes it now.
+pub(crate) fn decline(tcp: &TcpStream, secure: &mut Secure, outcome: Outcome, reason: Option<Reason>) -> Result<(), SecureError> {
+    say(secure, outcome, reason)?;
+    secure.session.try_flush(tcp).map_err(SecureError::from)
+}
+
+fn say(secure: &mut Secure, outcome: Outcome, reason: Option<Reason>) -> Result<(), SecureError> {
     let Some(tunnel) = &secure.tunnel else { return Ok(()) };
     let status = Status {
         outcome: outcome.into(),
@@ -106,13 +116,12 @@ pub(crate) fn answer(tcp: &TcpStream, secure: &mut Secure, outcome: Outcome, rea
         reached_at: tunnel.address.to_string(),
         reusable: tunnel.reusable && outcome == Outcome::Accepted,
     };
-    secure.session.send(&Control::Status(status).encode())?;
-    secure.session.try_flush(tcp).map_err(SecureError::from)
+    secure.session.send(&Control::Status(status).encode()).map_err(SecureError::from)
 }
 
 /// Answers OPEN with a refusal and closes so that it arrives.
 pub(crate) async fn refuse(tcp: &TcpStream, secure: &mut Secure, reason: Reason) {
-    let _ = answer(tcp, secure, Outcome::Refused, Some(reason));
+    let _ = decline(tcp, secure, Outcome::Refused, Some(reason));
     socket::farewell(tcp).await;
 }
 

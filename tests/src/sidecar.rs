@@ -20,14 +20,15 @@ use crate::wait::eventually;
 pub fn sidegate() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--package", "sidegate"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success(), "the binary can't be built");
         // The tests' own binary lies in TARGET/PROFILE/deps.
-        let built = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("sidegate");
+        let own = std::env::current_exe().unwrap();
+        let folder = own.ancestors().nth(2).unwrap();
+        let profile = folder.file_name().unwrap().to_str().unwrap();
+        let profile = if profile == "debug" { "dev" } else { profile };
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--package", "sidegate", "--profile", profile]);
+        assert!(cargo.status().unwrap().success(), "the binary can't be built");
+        let built = folder.join("sidegate");
         // Keyed by its age, so that all test binaries of a run share one copy; those of yesterday go.
         let age = built.metadata().unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
         let prefix = format!("sidegate-test-binary-{}-", nix::unistd::geteuid());

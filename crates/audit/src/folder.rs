@@ -90,6 +90,13 @@ pub(crate) struct Folder {
     names: File,
 }
 
+impl Drop for Folder {
+    /// A child process that is just being started has a copy of each descriptor: only this ends the lock at once.
+    fn drop(&mut self) {
+        let _ = self.names.unlock();
+    }
+}
+
 struct Current {
     name: String,
     /// Where the chain stands where it begins.

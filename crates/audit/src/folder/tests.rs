@@ -83,6 +83,16 @@ fn the_lock_can_not_be_deleted() {
 }
 
 #[test]
+fn a_child_that_is_being_started_does_not_keep_the_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, ..) = Folder::open(folder.path(), false).unwrap();
+    // What fork leaves to it until exec closes it.
+    let _inherited = first.names.try_clone().unwrap();
+    drop(first);
+    Folder::open(folder.path(), false).unwrap();
+}
+
+#[test]
 fn a_number_at_the_end_of_all_numbers_is_no_position() {
     let good = lines(1, 2);
     let forged = String::from_utf8(lines(1, 1)).unwrap().replace("\"seq\":1,", "\"seq\":18446744073709551615,");

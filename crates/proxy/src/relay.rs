@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -71,6 +72,8 @@ pub(crate) enum Broken {
 struct Pump {
     stage: Stage,
     bytes: u64,
+    /// Whether it waits for bytes to come, and so for a reset of the end that it reads.
+    reads: bool,
 }
 
 type Polled = Poll<Result<(), (Side, SecureError)>>;
@@ -98,14 +101,11 @@ pub(crate) async fn relay(
     timeouts: &Timeouts,
     live: &Live,
 ) -> Result<(), Broken> {
-    let pump = || Pump { stage: Stage::Copying, bytes: 0 };
+    let pump = || Pump { stage: Stage::Copying, bytes: 0, reads: false };
     let patient = matches!(&wire, Wire::Secure(Side::Downstream, secure) if secure.session.has_unsent());
     let mut relay = Relay { downstream, upstream, wire, first, up: pump(), down: pump(), patient };
     let mut last = Instant::now();
-    // A reset must be noticed also while the other side takes nothing and so nobody reads here.
-    let downstream_reset = watch_error(downstream);
-    let upstream_reset = watch_error(upstream);
-    tokio::pin!(downstream_reset, upstream_reset);
+    let (mut downstream_reset, mut upstream_reset) = (None, None);
     let answered_by = last + timeouts.dial.duration() + timeouts.handshake.duration();
     let mut timer = std::pin::pin!(sleep_until(last + if patient { TOGETHER } else { period(timeouts, false) }));
     poll_fn(|cx| {
@@ -121,10 +121,10 @@ pub(crate) async fn relay(
         if let Poll::Ready(result) = result {
             return Poll::Ready(result.map_err(|(side, error)| Broken::By(side, error)));
         }
-        if let Poll::Ready(error) = downstream_reset.as_mut().poll(cx) {
+        if let Poll::Ready(error) = poll_reset(cx, downstream, relay.up.reads, &mut downstream_reset) {
             return Poll::Ready(Err(Broken::By(Side::Downstream, error.into())));
         }
-        if let Poll::Ready(error) = upstream_reset.as_mut().poll(cx) {
+        if let Poll::Ready(error) = poll_reset(cx, upstream, relay.down.reads, &mut upstream_reset) {
             return Poll::Ready(Err(Broken::By(Side::Upstream, error.into())));
         }
         let half_open = relay.up.stage == Stage::Closed || relay.down.stage == Stage::Closed;
@@ -226,6 +226,7 @@ impl Pump {
     fn seal(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure, first: &mut &[u8], patient: bool) -> Polled {
         let session = |error: SecureError| (to.0, error);
         let turn = self.bytes + BURST;
+        self.reads = false;
         while self.bytes < turn {
             if secure.session.is_full() {
                 ready!(secure.session.poll_flush(to.1, cx)).map_err(|e| session(e.into()))?;
@@ -235,6 +236,7 @@ impl Pump {
             }
             let waits = secure.is_held() || (first.is_empty() && from.1.poll_read_ready(cx).map_err(|e| (from.0, e.into()))?.is_pending());
             if waits {
+                self.reads = !secure.is_held();
                 // What else is to be told goes out alone.
                 return if patient { Poll::Pending } else { flush_and_wait(cx, secure, to) };
             }
@@ -252,6 +254,7 @@ impl Pump {
             }
         }
         if self.stage == Stage::Copying {
+            self.reads = true;
             give_way(cx);
             return flush_and_wait(cx, secure, to);
         }
@@ -265,11 +268,14 @@ impl Pump {
     /// From TLS to the application.
     fn open(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure) -> Polled {
         let turn = self.bytes + BURST;
+        self.reads = false;
         while self.bytes < turn {
             if self.stage != Stage::Copying {
                 break;
             }
-            match ready!(secure.poll_fill(from.1, cx)).map_err(|e| (from.0, e))? {
+            let filled = secure.poll_fill(from.1, cx).map_err(|e| (from.0, e))?;
+            self.reads = filled.is_pending();
+            match ready!(filled) {
                 Filled::End => self.stage = Stage::Closing,
                 Filled::Data => {
                     ready!(to.1.poll_write_ready(cx)).map_err(|e| (to.0, e.into()))?;
@@ -284,11 +290,14 @@ impl Pump {
     /// From one application to the other, as it is.
     fn copy(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, copy: &mut Copier) -> Polled {
         let turn = self.bytes + BURST;
+        self.reads = false;
         while self.bytes < turn {
             if self.stage != Stage::Copying {
                 break;
             }
-            if !ready!(copy.poll_fill(from.1, cx)).map_err(|e| (from.0, e.into()))? {
+            let filled = copy.poll_fill(from.1, cx).map_err(|e| (from.0, e.into()))?;
+            self.reads = filled.is_pending();
+            if !ready!(filled) {
                 self.stage = Stage::Closing;
                 break;
             }
@@ -304,6 +313,7 @@ impl Pump {
     fn shut(&mut self, cx: &mut Context<'_>, to: End<'_>) -> Polled {
         match self.stage {
             Stage::Copying => {
+                self.reads = true;
                 give_way(cx);
                 return Poll::Pending;
             }
@@ -356,6 +366,18 @@ fn telling(error: &SecureError) -> u8 {
 
 fn is_error(polled: &Polled) -> bool {
     matches!(polled, Poll::Ready(Err(_)))
+}
+
+type WatchError<'a> = Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>;
+
+/// Notices a reset also while the other side takes nothing and so nobody reads here; who reads notices it anyway, and most
+/// connections are spared the room for `watch`.
+fn poll_reset<'a>(cx: &mut Context<'_>, tcp: &'a TcpStream, reads: bool, watch: &mut Option<WatchError<'a>>) -> Poll<io::Error> {
+    if reads {
+        *watch = None;
+        return Poll::Pending;
+    }
+    watch.get_or_insert_with(|| Box::pin(watch_error(tcp))).as_mut().poll(cx)
 }
 
 /// Waits until the socket has an error, and takes it.

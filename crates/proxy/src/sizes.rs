@@ -24,9 +24,9 @@ async fn what_a_connection_holds_stays_within_its_budget() {
         (
             "the task of an outbound connection",
             size_of_val(&outbound(shared.clone(), tcp().await, from, outbound::Route::Redirected)),
-            1664,
+            1280,
         ),
-        ("the task of an inbound connection", size_of_val(&inbound(shared.clone(), tcp().await, from, inbound::Route::Redirected)), 1920),
+        ("the task of an inbound connection", size_of_val(&inbound(shared.clone(), tcp().await, from, inbound::Route::Redirected)), 1600),
         ("a session", size_of::<Secure>(), 1024),
         ("a record", size_of::<sidegate_core::ConnectionRecord>(), 608),
         ("an entry of the registry", size_of::<Live>(), 320),

@@ -40,8 +40,10 @@ pub(crate) enum Route {
     To(SocketAddr),
 }
 
-/// Serves one connection to its end, and then those that come after it on the same session.
-pub(crate) async fn inbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
+/// Serves one connection to its end, and then those that come after it on the same session. Boxed, for a task keeps the room of
+/// its arguments to its end.
+pub(crate) async fn inbound(shared: Arc<Shared>, accepted: Box<(TcpStream, SocketAddr, Route)>) {
+    let (tcp, from, route) = *accepted;
     let mut arrival = Arrival::Accepted(tcp, route);
     loop {
         let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {

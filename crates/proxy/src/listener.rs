@@ -145,8 +145,8 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>, tasks: T
             Ok((tcp, from)) => {
                 pause = PAUSE_FIRST;
                 match &kind {
-                    Kind::Inbound(route) => drop(tasks.spawn(inbound(shared.clone(), tcp, from, *route))),
-                    Kind::Outbound(route) => drop(tasks.spawn(outbound(shared.clone(), tcp, from, route.clone()))),
+                    Kind::Inbound(route) => drop(tasks.spawn(inbound(shared.clone(), Box::new((tcp, from, *route))))),
+                    Kind::Outbound(route) => drop(tasks.spawn(outbound(shared.clone(), Box::new((tcp, from, route.clone()))))),
                 }
             }
             // The client was gone before we came; the next one may be there already.

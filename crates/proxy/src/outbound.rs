@@ -37,8 +37,10 @@ pub(crate) enum Route {
     To(HostAndPort, usize),
 }
 
-/// Serves one connection to its end; its session is kept for the next where that can be.
-pub(crate) async fn outbound(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr, route: Route) {
+/// Serves one connection to its end; its session is kept for the next where that can be. Boxed, for a task keeps the room of its
+/// arguments to its end.
+pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, SocketAddr, Route)>) {
+    let (tcp, from, route) = *accepted;
     let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
         // What was read of the application and has to be sent again.
         let mut first = Vec::new();

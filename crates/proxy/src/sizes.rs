@@ -15,7 +15,8 @@ async fn tcp() -> TcpStream {
     TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
 }
 
-/// In bytes; whoever needs more says in the commit what for.
+/// In bytes; whoever needs more says in the commit what for. The runtime adds 104 to a task: these fill what the allocator gives
+/// out, which is 1,280 and 1,536.
 #[tokio::test]
 async fn what_a_connection_holds_stays_within_its_budget() {
     let shared = shared();
@@ -23,10 +24,14 @@ async fn what_a_connection_holds_stays_within_its_budget() {
     let sizes = [
         (
             "the task of an outbound connection",
-            size_of_val(&outbound(shared.clone(), tcp().await, from, outbound::Route::Redirected)),
-            1280,
+            size_of_val(&outbound(shared.clone(), Box::new((tcp().await, from, outbound::Route::Redirected)))),
+            1176,
         ),
-        ("the task of an inbound connection", size_of_val(&inbound(shared.clone(), tcp().await, from, inbound::Route::Redirected)), 1600),
+        (
+            "the task of an inbound connection",
+            size_of_val(&inbound(shared.clone(), Box::new((tcp().await, from, inbound::Route::Redirected)))),
+            1176,
+        ),
         ("a session", size_of::<Secure>(), 1024),
         ("a record", size_of::<sidegate_core::ConnectionRecord>(), 608),
         ("an entry of the registry", size_of::<Live>(), 320),

@@ -30,7 +30,7 @@ async fn what_a_connection_holds_stays_within_its_budget() {
         (
             "the task of an inbound connection",
             size_of_val(&inbound(shared.clone(), Box::new((tcp().await, from, inbound::Route::Redirected)))),
-            1176,
+            1432,
         ),
         ("a session", size_of::<Secure>(), 1024),
         ("a record", size_of::<sidegate_core::ConnectionRecord>(), 608),

@@ -9,6 +9,8 @@ const WANTED: u64 = 50_000;
 const OTHERS: u64 = 1_000;
 /// A connection has two descriptors in a proxy.
 const EACH: u64 = 2;
+/// And a sidecar that serves both directions keeps as many for the other one.
+const DIRECTIONS: u32 = 2;
 
 /// Numbers of idle connections to measure: as asked for, or the default as far as it goes. Raises the limit of this process,
 /// and of those that it starts, as far as that goes.
@@ -21,6 +23,7 @@ pub(crate) fn connections(asked: &[u32], default: &[u32]) -> Result<Vec<u32>> {
     let mut counts = asked.to_vec();
     if counts.is_empty() {
         // Whole hundreds look like what they are.
+        let most = most / DIRECTIONS;
         counts = default.iter().map(|count| (*count).min(most / 100 * 100)).collect();
     }
     counts.sort_unstable();

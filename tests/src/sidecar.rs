@@ -16,13 +16,17 @@ use serde_json::Value;
 use crate::net::{free_port, read_all};
 use crate::wait::eventually;
 
-/// The binary, built from what is in the tree, and copied to where every user may run it.
+/// The binary, built from what is in the tree, and copied to where every user may run it: of the tests' own profile, or of
+/// `SIDEGATE_TEST_PROFILE`.
 pub fn sidegate() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         // The tests' own binary lies in TARGET/PROFILE/deps.
         let own = std::env::current_exe().unwrap();
-        let folder = own.ancestors().nth(2).unwrap();
+        let mut folder = own.ancestors().nth(2).unwrap().to_owned();
+        if let Some(profile) = std::env::var_os("SIDEGATE_TEST_PROFILE") {
+            folder.set_file_name(profile);
+        }
         let profile = folder.file_name().unwrap().to_str().unwrap();
         let profile = if profile == "debug" { "dev" } else { profile };
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

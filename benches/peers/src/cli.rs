@@ -49,7 +49,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) quick: bool,
     /// At how many idle connections memory is measured [default: 1000 and 10000, or as many as the limit on descriptors
-    /// allows; with --quick 1000 only]
+    /// allows; with --quick 1000 only]. A sidegate with kernel redirection can have half as many as the others
     #[arg(long, value_name = "COUNT", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=12_000))]
     pub(crate) idle: Vec<u32>,
     /// Write everything that was measured to this file

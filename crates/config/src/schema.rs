@@ -260,6 +260,14 @@ impl Default for Outbound {
     }
 }
 
+impl Outbound {
+    /// Whether the workload can connect to anybody through sidegate.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.listen.is_some() || self.listen6.is_some() || !self.listeners.is_empty()
+    }
+}
+
 /// What becomes of a connection to a destination that is not in the mesh.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -77,7 +77,7 @@ impl Limits {
         if wanted > possible {
             tracing::info!(
                 event = event::LIMIT_LOWERED,
-                "limits.connections is {wanted}, but {descriptors} descriptors are enough for {possible} in each direction only"
+                "limits.connections is {wanted}, but {descriptors} descriptors are enough for {possible} in each direction that has a listener"
             );
         }
         Self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sidegate_config::schema::{Config, Timeouts};
 use sidegate_core::{Direction, event};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
@@ -144,6 +144,8 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>, tasks: T
         match accepted {
             Ok((tcp, from)) => {
                 pause = PAUSE_FIRST;
+                // It has that from the listener on Linux, but not on everything that passes for it (gVisor).
+                let _ = socket::reset_when_dropped(&SockRef::from(&tcp));
                 match &kind {
                     Kind::Inbound(route) => drop(tasks.spawn(inbound(shared.clone(), Box::new((tcp, from, *route))))),
                     Kind::Outbound(route) => drop(tasks.spawn(outbound(shared.clone(), Box::new((tcp, from, route.clone()))))),
@@ -173,21 +175,21 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>, tasks: T
 mod tests {
     use std::net::TcpStream;
 
-    use socket2::SockRef;
-
     use super::*;
 
     #[test]
     fn connections_come_prepared() {
         let timeouts = Timeouts::default();
-        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), Facing::Mesh, &timeouts).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        let socket = SockRef::from(&accepted);
-        assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO), "it is reset unless it ends in order");
-        assert!(socket.tcp_nodelay().unwrap());
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), timeouts.keepalive.duration());
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(timeouts.tcp_user.duration()));
+        for (facing, patience) in [(Facing::Mesh, Some(timeouts.tcp_user.duration())), (Facing::Workload, None)] {
+            let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), facing, &timeouts).unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            let socket = SockRef::from(&accepted);
+            assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO), "it is reset unless it ends in order");
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), timeouts.keepalive.duration());
+            assert_eq!(socket.tcp_user_timeout().unwrap(), patience, "{facing:?}");
+        }
     }
 }

@@ -30,8 +30,8 @@ const BURST: u64 = 96 * 1024;
 /// How many times what is left is moved on after a failure: some MiB.
 const LAST_ROUNDS: usize = 16;
 
-/// How long the acceptance of a tunnel's connection waits for the application's first words, to go in one packet with them. A
-/// client that sends more than a small request may be waiting for it.
+/// How long a server's acceptance (without a tunnel: its ticket) waits for the application's first words, to go in one packet
+/// with them; the timer makes up to 2 ms of it. A client that sends more than a small request may be waiting for it.
 const TOGETHER: Duration = Duration::from_millis(1);
 const SMALL_REQUEST: u64 = 4096;
 
@@ -72,7 +72,7 @@ pub(crate) enum Broken {
 struct Pump {
     stage: Stage,
     bytes: u64,
-    /// Whether it waits for bytes to come, and so for a reset of the end that it reads.
+    /// Whether it reads, now or at its next turn, and so notices a reset of the end that it reads from.
     reads: bool,
 }
 
@@ -114,7 +114,9 @@ pub(crate) async fn relay(
             return Poll::Ready(Err(Broken::Cut(cut.clone())));
         }
         let before = relay.moved();
-        relay.patient &= !timer.is_elapsed();
+        if relay.patient && timer.as_mut().poll(cx).is_ready() {
+            relay.patient = false;
+        }
         let result = relay.poll(cx);
         live.bytes_up.store(relay.up.bytes, Ordering::Relaxed);
         live.bytes_down.store(relay.down.bytes, Ordering::Relaxed);
@@ -237,7 +239,7 @@ impl Pump {
             let waits = secure.is_held() || (first.is_empty() && from.1.poll_read_ready(cx).map_err(|e| (from.0, e.into()))?.is_pending());
             if waits {
                 self.reads = !secure.is_held();
-                // What else is to be told goes out alone.
+                // What else is to be told goes out alone, unless it may wait for company.
                 return if patient { Poll::Pending } else { flush_and_wait(cx, secure, to) };
             }
             let sealed = if first.is_empty() {

@@ -123,7 +123,7 @@ impl Settings {
             matched,
             otherwise: config.outbound.otherwise,
             own_ports: own_ports(config),
-            directions: u64::from(serves_inbound(config)) + u64::from(serves_outbound(config)),
+            directions: u64::from(config.inbound.is_served()) + u64::from(config.outbound.is_served()),
             mark: config.redirect.exempt_mark,
             poll: Duration::from_micros(config.poll_microseconds.into()),
         })
@@ -184,14 +184,6 @@ impl Destination {
 
 fn server_name(sni: Option<&DnsName>) -> Option<ServerName<'static>> {
     sni.and_then(|name| ServerName::try_from(name.get().clone()).ok())
-}
-
-fn serves_inbound(config: &Config) -> bool {
-    config.inbound.listen.is_some() || !config.inbound.listeners.is_empty()
-}
-
-fn serves_outbound(config: &Config) -> bool {
-    config.outbound.listen.is_some() || config.outbound.listen6.is_some() || !config.outbound.listeners.is_empty()
 }
 
 fn own_ports(config: &Config) -> Vec<u16> {

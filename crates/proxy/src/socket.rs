@@ -26,7 +26,7 @@ pub(crate) enum Facing {
 /// Until [`end_in_order`] it will be reset when dropped, by whatever path: a connection that is refused, cut, or lost
 /// to a panic must never look to anybody like one that ended in order.
 pub(crate) fn prepare(socket: &Socket, facing: Facing, timeouts: &Timeouts) -> io::Result<()> {
-    socket.set_linger(Some(Duration::ZERO))?;
+    reset_when_dropped(socket)?;
     socket.set_tcp_nodelay(true)?;
     let keepalive = timeouts.keepalive.duration();
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(Duration::from_secs(10)).with_retries(3))?;
@@ -35,6 +35,11 @@ pub(crate) fn prepare(socket: &Socket, facing: Facing, timeouts: &Timeouts) -> i
         // Linux counts a closed window as unacknowledged: an application may take its time with reading.
         Facing::Workload => Ok(()),
     }
+}
+
+/// Until [`end_in_order`] the socket will be reset when dropped.
+pub(crate) fn reset_when_dropped(socket: &Socket) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))
 }
 
 /// From now on dropping the socket closes it in order.

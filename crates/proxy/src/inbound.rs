@@ -40,8 +40,8 @@ pub(crate) enum Route {
     To(SocketAddr),
 }
 
-/// Serves one connection to its end, and then those that come after it on the same session. Boxed, for a task keeps the room of
-/// its arguments to its end.
+/// Serves one connection to its end, and then those that come after it on the same session. `accepted` is boxed, for a task keeps
+/// the room of its arguments to its end.
 pub(crate) async fn inbound(shared: Arc<Shared>, accepted: Box<(TcpStream, SocketAddr, Route)>) {
     let (tcp, from, route) = *accepted;
     let mut arrival = Arrival::Accepted(tcp, route);

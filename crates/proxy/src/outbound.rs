@@ -37,8 +37,8 @@ pub(crate) enum Route {
     To(HostAndPort, usize),
 }
 
-/// Serves one connection to its end; its session is kept for the next where that can be. Boxed, for a task keeps the room of its
-/// arguments to its end.
+/// Serves one connection to its end; its session is kept for the next where that can be. `accepted` is boxed, for a task keeps the
+/// room of its arguments to its end.
 pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, SocketAddr, Route)>) {
     let (tcp, from, route) = *accepted;
     let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {

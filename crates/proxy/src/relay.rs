@@ -199,6 +199,7 @@ impl Relay<'_> {
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Polled {
         let (from, to) = (self.downstream, self.upstream);
+        self.up.reads = false;
         match &mut self.wire {
             Wire::Plain(copiers) => self.up.copy(cx, (Side::Downstream, from), (Side::Upstream, to), &mut copiers[0]),
             Wire::Secure(Side::Upstream, secure) => {
@@ -210,6 +211,7 @@ impl Relay<'_> {
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Polled {
         let (from, to) = (self.upstream, self.downstream);
+        self.down.reads = false;
         match &mut self.wire {
             Wire::Plain(copiers) => self.down.copy(cx, (Side::Upstream, from), (Side::Downstream, to), &mut copiers[1]),
             Wire::Secure(Side::Upstream, secure) => self.down.open(cx, (Side::Upstream, from), (Side::Downstream, to), secure),
@@ -228,7 +230,6 @@ impl Pump {
     fn seal(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure, first: &mut &[u8], patient: bool) -> Polled {
         let session = |error: SecureError| (to.0, error);
         let turn = self.bytes + BURST;
-        self.reads = false;
         while self.bytes < turn {
             if secure.session.is_full() {
                 ready!(secure.session.poll_flush(to.1, cx)).map_err(|e| session(e.into()))?;
@@ -270,7 +271,6 @@ impl Pump {
     /// From TLS to the application.
     fn open(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure) -> Polled {
         let turn = self.bytes + BURST;
-        self.reads = false;
         while self.bytes < turn {
             if self.stage != Stage::Copying {
                 break;
@@ -292,7 +292,6 @@ impl Pump {
     /// From one application to the other, as it is.
     fn copy(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, copy: &mut Copier) -> Polled {
         let turn = self.bytes + BURST;
-        self.reads = false;
         while self.bytes < turn {
             if self.stage != Stage::Copying {
                 break;

@@ -176,8 +176,10 @@ fn is_quiet(tcp: &TcpStream, secure: &mut Secure) -> bool {
     }
 }
 
-/// Ends a session in order, as far as its socket takes it.
+/// Ends a session in order, as far as its socket takes it. Without a tunnel it ends with its connection: the relay has said so.
 pub(crate) fn close(tcp: &TcpStream, secure: &mut Secure) {
-    let _ = secure.session.poll_shutdown(tcp, &mut std::task::Context::from_waker(std::task::Waker::noop()));
+    if secure.tunnel.is_some() {
+        let _ = secure.session.poll_shutdown(tcp, &mut std::task::Context::from_waker(std::task::Waker::noop()));
+    }
     socket::end_in_order(tcp);
 }

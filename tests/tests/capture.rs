@@ -1,11 +1,11 @@
 //! Invariants 1 and 2 through real kernel rules: nothing captured is ever seen in plaintext, whatever the sidecar does.
 
 use std::io::{Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sidegate_pods::contains;
+use sidegate_pods::{Pod, contains};
 use sidegate_tests::{PodMesh, echo_bytes, eventually, exchange, require};
 
 const MARKER: &[u8] = b"this-must-never-be-seen-on-the-wire";
@@ -149,4 +149,91 @@ fn connections_wait_for_the_first_svid() {
     assert!(!waiting.is_finished());
     mesh.identities.authority.set_fault(sidegate_authority::Fault::None);
     waiting.join().unwrap().unwrap();
+}
+
+/// Others in the pod may listen where the sidecar should: before it starts, while it drains, after it was killed. They get no
+/// connection, neither from outside nor of the workload, and nobody outside hears a word of them.
+#[test]
+fn who_else_listens_on_the_capture_ports_gets_nothing() {
+    if !require() {
+        return;
+    }
+    let mut mesh = PodMesh::new(&["web", "api"], HOUR);
+    let api = mesh.workload("api", &["web"], "drain: { deadline: 600s, settle: 0s }\n");
+    let web = mesh.workload("web", &[], "");
+    let stranger = mesh.bare("stranger");
+    let _app = api.echo(any(8080));
+    let squat = |port: u16| {
+        let addresses = if port == 15006 { vec![any(port)] } else { vec![any(port), (Ipv4Addr::LOCALHOST, port).into()] };
+        let bind = move || {
+            addresses.iter().find_map(|address| TcpListener::bind(address).ok()).map(|listener| {
+                listener.set_nonblocking(true).unwrap();
+                listener
+            })
+        };
+        let pod = api.pod.clone();
+        eventually("the port", || pod.run(bind.clone()).unwrap())
+    };
+    let counter = |name: &str| {
+        let list = || std::process::Command::new("nft").args(["list", "counters", "table", "inet", "sidegate"]).output();
+        let counters = String::from_utf8(api.pod.run(list).unwrap().unwrap().stdout).unwrap();
+        let rest = counters.split_once(&format!("counter {name} ")).unwrap().1;
+        rest.split("packets ").nth(1).unwrap().split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    // A connection that somebody in `pod` begins is dropped, and `squatter` does not see it.
+    let gets_nothing = |squatter: &TcpListener, pod: &Pod, to: SocketAddr| {
+        let before = counter("capture_port_taken_dropped");
+        let client = pod
+            .run(move || {
+                let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let _ = socket.connect(&to.into());
+                socket
+            })
+            .unwrap();
+        eventually("the drop", || (counter("capture_port_taken_dropped") > before).then_some(()));
+        assert_eq!(squatter.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        drop(client);
+    };
+    let squatters_get_nothing = |ports: &[u16]| {
+        for port in ports {
+            let squatter = squat(*port);
+            for address in [api.v4(8080), api.v6(8080)] {
+                if *port == 15006 {
+                    gets_nothing(&squatter, &stranger, address);
+                    gets_nothing(&squatter, &web.pod, address);
+                } else if address.is_ipv4() || squatter.local_addr().unwrap().is_ipv6() {
+                    let outside = if address.is_ipv4() { web.v4(8080) } else { web.v6(8080) };
+                    gets_nothing(&squatter, &api.pod, outside);
+                }
+            }
+        }
+    };
+
+    // Before the start: the sidecar says who is in its place.
+    squatters_get_nothing(&[15006, 15001]);
+    let squatter = squat(15006);
+    let mut refused = api.start();
+    assert!(!refused.wait_end().success());
+    assert!(refused.log().contains("a process of user 0 listens there"), "{}", refused.log());
+    drop(squatter);
+
+    let (api_sidecar, web_sidecar) = (api.start(), web.start());
+    api_sidecar.wait_ready();
+    web_sidecar.wait_ready();
+    let address = api.v4(8080);
+    let mut open = web.pod.run(move || TcpStream::connect(address)).unwrap().unwrap();
+    open.write_all(b"before").unwrap();
+    open.read_exact(&mut [0; 6]).unwrap();
+
+    // During a drain nobody accepts inbound connections; what is open goes on.
+    api_sidecar.signal(nix::sys::signal::Signal::SIGTERM);
+    squatters_get_nothing(&[15006]);
+    open.write_all(b"during").unwrap();
+    open.read_exact(&mut [0; 6]).unwrap();
+
+    let mut api_sidecar = api_sidecar;
+    api_sidecar.kill();
+    squatters_get_nothing(&[15006, 15001]);
+    assert_eq!(open.read(&mut [0]).map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
 }

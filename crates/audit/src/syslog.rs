@@ -102,10 +102,7 @@ fn is_open(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> io::Result<
 
 fn connect_tcp(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if let Some(mark) = mark {
-        // Without its mark our own packet would be captured.
-        socket.set_mark(mark)?;
-    }
+    sidegate_net::claim(&socket, mark)?;
     socket.connect_timeout(&SockAddr::from(address), TIMEOUT)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
     socket.set_write_timeout(Some(TIMEOUT))?;

@@ -2,47 +2,76 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
+use nix::libc::EINPROGRESS;
 use sidegate_core::{ConnectionRecord, Lap, Reason};
-use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::attempt::Failure;
+use crate::own_dials::{OwnDial, OwnDials};
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::socket::{self, Facing};
 
-/// Connects to `to`; the socket comes prepared. The record is told how long it took, also in vain; of several tries, all.
-pub(crate) async fn dial(to: SocketAddr, facing: Facing, settings: &Settings, record: &mut ConnectionRecord) -> Result<TcpStream, Failure> {
+/// Connects to the application at `to`; the socket comes prepared. The record is told how long it took, also in vain.
+pub(crate) async fn dial_app(to: SocketAddr, settings: &Settings, record: &mut ConnectionRecord) -> Result<TcpStream, Failure> {
+    timed(record, connect(to, Facing::Workload, settings, None)).await.map(|(tcp, _)| tcp)
+}
+
+/// As [`dial_app`], to a peer. An outbound listener refuses this connection as long as the [`OwnDial`] is there: it must not be
+/// captured. Of several tries the record is told how long all took.
+pub(crate) async fn dial_peer(
+    to: SocketAddr,
+    shared: &Shared,
+    record: &mut ConnectionRecord,
+) -> Result<(TcpStream, Option<OwnDial>), Failure> {
+    timed(record, connect(to, Facing::Mesh, &shared.settings, Some(&shared.own_dials))).await
+}
+
+async fn timed<T>(record: &mut ConnectionRecord, dial: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let start = record.stages.dial.map_or_else(Instant::now, |earlier| earlier.start);
-    let result = connect(to, facing, settings).await;
+    let result = dial.await;
     record.stages.dial = Some(Lap::since(start));
     result
 }
 
-async fn connect(to: SocketAddr, facing: Facing, settings: &Settings) -> Result<TcpStream, Failure> {
+async fn connect(
+    to: SocketAddr,
+    facing: Facing,
+    settings: &Settings,
+    dials: Option<&Arc<OwnDials>>,
+) -> Result<(TcpStream, Option<OwnDial>), Failure> {
     let local = |e: io::Error| Failure::with(Reason::DialFailed, format!("{to}: {e}"));
-    let tcp = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(local)?;
-    if let Some(mark) = settings.mark {
-        // Without its mark our own packet would be captured again.
-        SockRef::from(&tcp)
-            .set_mark(mark)
-            .map_err(|e| Failure::with(Reason::DialFailed, format!("the fwmark {mark} can't be set (CAP_NET_ADMIN is needed): {e}")))?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP)).map_err(local)?;
+    sidegate_net::claim(&socket, settings.mark).map_err(local)?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => return Err(failed(to, &error)),
+        _ => {}
     }
+    let tcp = TcpStream::from_std(socket.into()).map_err(local)?;
+    // From here on its own port is known, and it may be accepted.
+    let own = dials.map(|dials| Ok(dials.register(tcp.local_addr()?, to))).transpose().map_err(local)?;
     let deadline = settings.timeouts.dial.duration();
-    let stream = match timeout(deadline, tcp.connect(to)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(refused(to, &error)),
+    match timeout(deadline, tcp.writable()).await {
+        Ok(writable) => writable.map_err(local)?,
         Err(_) => return Err(Failure::with(Reason::DialTimeout, format!("{to} did not answer within {deadline:?}"))),
-    };
-    socket::prepare(&SockRef::from(&stream), facing, &settings.timeouts).map_err(local)?;
-    Ok(stream)
+    }
+    match tcp.take_error() {
+        Ok(None) => {}
+        Ok(Some(error)) | Err(error) => return Err(failed(to, &error)),
+    }
+    socket::prepare(&SockRef::from(&tcp), facing, &settings.timeouts).map_err(local)?;
+    Ok((tcp, own))
 }
 
-fn refused(to: SocketAddr, error: &io::Error) -> Failure {
+fn failed(to: SocketAddr, error: &io::Error) -> Failure {
     let reason = match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::DialRefused,
+        io::ErrorKind::ConnectionRefused => Reason::DialRefused,
+        io::ErrorKind::ConnectionReset => Reason::DialReset,
         io::ErrorKind::TimedOut => Reason::DialTimeout,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => Reason::DialUnreachable,
         _ => Reason::DialFailed,

@@ -53,10 +53,7 @@ async fn dial(url: &CollectorAddress, mark: Option<u32>) -> Result<TcpStream, St
 
 async fn connect(address: SocketAddr, mark: Option<u32>) -> std::io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if let Some(mark) = mark {
-        // Without its mark our own packet would be captured.
-        SockRef::from(&socket).set_mark(mark)?;
-    }
+    sidegate_net::claim(&SockRef::from(&socket), mark)?;
     socket.connect(address).await
 }
 

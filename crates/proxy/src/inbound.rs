@@ -15,7 +15,7 @@ use crate::attempt::{Failure, attempt, canonical};
 use crate::authorize::{authorize_client, authorize_plaintext};
 use crate::copy::Copier;
 use crate::detect::{Detected, detect};
-use crate::dial::dial;
+use crate::dial::dial_app;
 use crate::handshake::{establish, shake_hands};
 use crate::limits::{Place, Wait};
 use crate::original_destination::{is_local, original_destination};
@@ -26,7 +26,7 @@ use crate::secure::Secure;
 use crate::settings::Port;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
-use crate::socket::{self, Facing};
+use crate::socket;
 use crate::tunnel::server::{self, First};
 use crate::tunnel::v1::{Open, Outcome};
 use crate::tunnel::{Tunnel, pool};
@@ -123,7 +123,7 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
         Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, live).await,
         Mode::Plaintext => {
             authorize_plaintext(&snapshot, record.downstream.ip(), to, "mode plaintext", record)?;
-            let app = dial(to, Facing::Workload, settings, record).await?;
+            let app = dial_app(to, settings, record).await?;
             plaintext(shared, port, record, live)?;
             Ok(Admitted::Plaintext(tcp, app, Vec::new()))
         }
@@ -167,7 +167,7 @@ async fn permissive(
     let settings = &*shared.settings;
     let port = &settings.ports[index];
     let place = Place::take(shared, Wait::Detection)?;
-    let app = dial(to, Facing::Workload, settings, record).await?;
+    let app = dial_app(to, settings, record).await?;
     let start = Instant::now();
     let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
     record.stages.detect = Some(Lap::since(start));
@@ -295,7 +295,7 @@ impl Client {
         admit(shared, live, record, Judged::Client { peer: session.peer.clone(), facts: session.facts.clone() })?;
         match app {
             Some(app) => Ok(app),
-            None => dial(self.to, Facing::Workload, &shared.settings, record).await,
+            None => dial_app(self.to, &shared.settings, record).await,
         }
     }
 

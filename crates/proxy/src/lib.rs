@@ -17,6 +17,7 @@ mod limits;
 mod listener;
 mod original_destination;
 mod outbound;
+mod own_dials;
 mod poll;
 mod publisher;
 mod registry;

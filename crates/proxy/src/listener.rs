@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidegate_config::schema::{Config, Timeouts};
+use sidegate_config::schema::Config;
 use sidegate_core::{Direction, event};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
@@ -24,11 +24,20 @@ const PAUSE_MOST: Duration = Duration::from_secs(1);
 
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address} for {what}: {error}; is another sidegate running, or the address not this host's?")]
+#[error("can't listen on {address} for {what}: {error}{}", hint(*.address, .error))]
 pub struct BindError {
     what: &'static str,
     address: SocketAddr,
     error: io::Error,
+}
+
+/// What to do about it.
+fn hint(address: SocketAddr, error: &io::Error) -> String {
+    match (error.kind(), sidegate_net::port_holder(address.port())) {
+        (io::ErrorKind::AddrInUse, Some(uid)) => format!("; a process of user {uid} listens there, end it"),
+        (io::ErrorKind::AddrNotAvailable, _) => "; use an address of this host".to_owned(),
+        _ => String::new(),
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -58,7 +67,7 @@ impl Listeners {
                 Kind::Inbound(_) => Facing::Mesh,
                 Kind::Outbound(_) => Facing::Workload,
             };
-            match bind(address, facing, &settings.timeouts) {
+            match bind(address, facing, settings) {
                 Ok(listener) => all.push((listener, kind)),
                 // A kernel without IPv6 has nothing to capture there.
                 Err(error) if optional && matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
@@ -100,11 +109,11 @@ impl Listeners {
 const EAFNOSUPPORT: i32 = nix::libc::EAFNOSUPPORT;
 const EADDRNOTAVAIL: i32 = nix::libc::EADDRNOTAVAIL;
 
-fn bind(address: SocketAddr, facing: Facing, timeouts: &Timeouts) -> io::Result<StdListener> {
+fn bind(address: SocketAddr, facing: Facing, settings: &Settings) -> io::Result<StdListener> {
     let socket = match Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)) {
         // [::] means every address; a kernel without IPv6 has them all in 0.0.0.0.
         Err(error) if error.raw_os_error() == Some(EAFNOSUPPORT) && address.ip() == Ipv6Addr::UNSPECIFIED => {
-            return bind((Ipv4Addr::UNSPECIFIED, address.port()).into(), facing, timeouts);
+            return bind((Ipv4Addr::UNSPECIFIED, address.port()).into(), facing, settings);
         }
         socket => socket?,
     };
@@ -114,7 +123,9 @@ fn bind(address: SocketAddr, facing: Facing, timeouts: &Timeouts) -> io::Result<
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    socket::prepare(&socket, facing, timeouts)?;
+    socket::prepare(&socket, facing, &settings.timeouts)?;
+    // Accepted sockets have it from there: the kernel rules let nobody else answer on a capture port.
+    sidegate_net::claim(&socket, settings.mark)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -179,9 +190,10 @@ mod tests {
 
     #[test]
     fn connections_come_prepared() {
-        let timeouts = Timeouts::default();
+        let settings = Settings::new(&Config::default());
+        let timeouts = &settings.timeouts;
         for (facing, patience) in [(Facing::Mesh, Some(timeouts.tcp_user.duration())), (Facing::Workload, None)] {
-            let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), facing, &timeouts).unwrap();
+            let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), facing, &settings).unwrap();
             let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             let socket = SockRef::from(&accepted);

@@ -14,18 +14,19 @@ use tokio::net::TcpStream;
 use crate::attempt::{Failure, attempt};
 use crate::authorize::authorize_server;
 use crate::clients;
-use crate::dial::dial;
+use crate::dial::dial_peer;
 use crate::handshake::{establish, shake_hands};
 use crate::limits::IdlePlace;
 use crate::original_destination::original_destination;
+use crate::own_dials::OwnDial;
 use crate::registry::{Judged, Live};
 use crate::rejudge::admit;
 use crate::relay::{Broken, Side, Wire, relay};
 use crate::secure::{Secure, SecureError};
-use crate::settings::{Destination, Settings};
+use crate::settings::Destination;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, Tls};
-use crate::socket::{self, Facing};
+use crate::socket;
 use crate::tunnel::{Tunnel, pool};
 
 /// How an outbound connection's destination is known.
@@ -86,12 +87,15 @@ async fn reach(
             (named.as_slice(), *index)
         }
         Route::Redirected => {
-            redirected = not_ourselves(shared, tcp)?;
+            redirected = not_ourselves(shared, tcp, record.downstream)?;
             record.original_destination = Some(redirected);
             live.heads_for(redirected);
             match settings.destination_index(redirected, &snapshot.resolved) {
                 Some(index) => (std::slice::from_ref(&redirected), index),
-                None => return not_in_mesh(shared, &snapshot, redirected, record, live).await.map(Reached::Plaintext),
+                None => {
+                    let (peer, own) = not_in_mesh(shared, &snapshot, redirected, record, live).await?;
+                    return Ok(Reached::Plaintext { peer, _own: own });
+                }
             }
         }
     };
@@ -114,8 +118,8 @@ async fn reach(
 enum Reached {
     /// By a session; whether that may be kept afterwards.
     Protected { key: pool::Key, peer: TcpStream, secure: Box<Secure>, keep: bool },
-    /// Out of the mesh.
-    Plaintext(TcpStream),
+    /// Out of the mesh. Nothing proves that it is not ourselves, so it counts as our own dial to its end.
+    Plaintext { peer: TcpStream, _own: Option<OwnDial> },
 }
 
 /// What a relay comes to that has not failed.
@@ -131,7 +135,7 @@ impl Reached {
     async fn carry(mut self, shared: &Shared, live: &Live, tcp: &TcpStream, first: &[u8]) -> Result<Carried, Failure> {
         let (peer, wire) = match &mut self {
             Self::Protected { peer, secure, .. } => (&*peer, Wire::Secure(Side::Upstream, secure)),
-            Self::Plaintext(peer) => (&*peer, Wire::Plain(Box::default())),
+            Self::Plaintext { peer, .. } => (&*peer, Wire::Plain(Box::default())),
         };
         let result = relay(tcp, peer, wire, first, &shared.settings.timeouts, live).await;
         let bytes_down = live.bytes_down.load(Ordering::Relaxed);
@@ -144,7 +148,7 @@ impl Reached {
                 pool::close(&peer, &mut secure);
                 Ok(Carried::Done(None))
             }
-            (Self::Plaintext(peer), Ok(())) => {
+            (Self::Plaintext { peer, .. }, Ok(())) => {
                 socket::end_in_order(tcp);
                 socket::end_in_order(&peer);
                 Ok(Carried::Done(None))
@@ -160,7 +164,7 @@ impl Reached {
                 }
                 Err(broken.failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), bytes_down))
             }
-            (Self::Plaintext(_), Err(broken)) => Err(broken.failure(Direction::Outbound, None, bytes_down)),
+            (Self::Plaintext { .. }, Err(broken)) => Err(broken.failure(Direction::Outbound, None, bytes_down)),
         }
     }
 }
@@ -178,11 +182,12 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         record.destination = Some(destination.name.clone());
         record.original_destination = Some(to);
         let tls = snapshot.tls_for(record)?;
-        let tcp = dial(to, Facing::Mesh, settings, record).await?;
+        let (tcp, own) = dial_peer(to, shared, record).await?;
         // Nobody has connected to us but we ourselves.
         record.downstream = tcp.local_addr().map_err(Failure::system)?;
         live.heads_for(to);
         let session = shake(shared, tls, destination, key, &tcp, record, true).await?;
+        drop(own);
         let mut secure = Box::new(Secure::plain(session));
         authorize_server(&snapshot, destination, tls, &secure.session, record)?;
         if secure.session.facts.alpn.as_deref() != Some(TUNNEL) {
@@ -261,19 +266,20 @@ impl Outbound<'_> {
 
     /// Dials the first of `candidates` that answers, and shakes hands.
     async fn on_new_session(mut self, candidates: &[SocketAddr]) -> Result<Reached, Failure> {
-        let settings = &*self.shared.settings;
-        let (mut peer, to) = dial_one(candidates, settings, self.record).await?;
+        let (mut peer, mut own, to) = dial_one(candidates, self.shared, self.record).await?;
         self.live.heads_for(to);
         let tunnel = self.destination.tunnel != TunnelMode::Off && clients::may_take_tunnels(to);
         let session = match self.shake(&peer, to, tunnel).await {
             // A server that ends the handshake because of an ALPN that it does not know.
             Err(failure) if tunnel && failure.reason == Reason::NoCommonAlpn => {
                 clients::refuses_tunnels(to);
-                peer = dial(to, Facing::Mesh, settings, self.record).await?;
+                (peer, own) = dial_peer(to, self.shared, self.record).await?;
                 self.shake(&peer, to, false).await?
             }
             session => session?,
         };
+        // The peer has proved to be another.
+        drop(own);
         let mut secure = Box::new(Secure::plain(session));
         if let Err(failure) = authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record) {
             secure.session.reject(&peer);
@@ -307,9 +313,14 @@ impl Outbound<'_> {
     }
 }
 
-/// The original destination, if it is not sidegate itself: to relay there would be an endless loop.
-fn not_ourselves(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> {
+/// The original destination, if neither it nor the client is sidegate itself: to relay would be an endless loop.
+fn not_ourselves(shared: &Shared, tcp: &TcpStream, from: SocketAddr) -> Result<SocketAddr, Failure> {
     let (local, to) = original_destination(tcp)?;
+    if shared.own_dials.contains(from, to) {
+        let detail =
+            format!("this is the sidecar's own connection to {to}, which the kernel rules captured: run `sidegate redirect verify`");
+        return Err(Failure::with(Reason::OwnPort, detail));
+    }
     if to == local || (to.ip().is_loopback() && shared.settings.own_ports.contains(&to.port())) {
         return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
     }
@@ -335,14 +346,14 @@ fn choose_addresses(host: &HostAndPort, snapshot: &Snapshot) -> Result<Vec<Socke
 /// Dials the first of `candidates` that answers; the record names the last that was tried.
 async fn dial_one(
     candidates: &[SocketAddr],
-    settings: &Settings,
+    shared: &Shared,
     record: &mut ConnectionRecord,
-) -> Result<(TcpStream, SocketAddr), Failure> {
+) -> Result<(TcpStream, Option<OwnDial>, SocketAddr), Failure> {
     let mut last = Failure::new(Reason::DialFailed);
     for to in candidates {
         record.original_destination = Some(*to);
-        match dial(*to, Facing::Mesh, settings, record).await {
-            Ok(tcp) => return Ok((tcp, *to)),
+        match dial_peer(*to, shared, record).await {
+            Ok((tcp, own)) => return Ok((tcp, own, *to)),
             Err(failure) => last = failure,
         }
     }
@@ -356,7 +367,7 @@ async fn not_in_mesh(
     to: SocketAddr,
     record: &mut ConnectionRecord,
     live: &Live,
-) -> Result<TcpStream, Failure> {
+) -> Result<(TcpStream, Option<OwnDial>), Failure> {
     if let Some(name) = shared.settings.unresolved(to, &snapshot.resolved) {
         let detail = format!("`{name}` has not been resolved yet, so it is not known whether {to} is in the mesh");
         return Err(Failure::with(Reason::NotReady, detail));
@@ -374,5 +385,5 @@ async fn not_in_mesh(
         connection_id = %record.connection_id,
         "connection to {to} leaves the mesh in plaintext"
     );
-    dial(to, Facing::Mesh, &shared.settings, record).await
+    dial_peer(to, shared, record).await
 }

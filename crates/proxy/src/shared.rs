@@ -10,6 +10,7 @@ use sidegate_telemetry::{Observation, Telemetry};
 use tokio::sync::watch;
 
 use crate::limits::Limits;
+use crate::own_dials::OwnDials;
 use crate::registry::Registry;
 use crate::settings::Settings;
 use crate::snapshot::{Readiness, Snapshot};
@@ -47,6 +48,7 @@ pub struct Shared {
     /// Counts up when identity or policy changes: sessions that wait for a connection end then.
     pub(crate) renewals: watch::Sender<u64>,
     pub(crate) limits: Limits,
+    pub(crate) own_dials: Arc<OwnDials>,
 }
 
 impl Shared {
@@ -57,6 +59,7 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limits: Limits::new(&settings),
             registry: Registry::default(),
+            own_dials: Arc::default(),
             phase: watch::Sender::new(Phase::Starting),
             renewals: watch::Sender::new(0),
             settings,

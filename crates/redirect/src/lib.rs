@@ -21,5 +21,5 @@ pub use apply::{apply, counters, remove};
 pub use diff::Difference;
 pub use error::RedirectError;
 pub use plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
-pub use render::{SIDECAR_CONNECTION, render};
+pub use render::render;
 pub use verify::verify;

@@ -22,9 +22,9 @@ pub(crate) fn has_table(name: &str) -> Result<bool, RedirectError> {
     Ok(nft(&["list", "tables"], "")?.lines().any(|line| line.trim() == wanted))
 }
 
-/// A table's rules without the values of its counters.
+/// A table's rules without the values of its counters and the elements of its sets.
 pub(crate) fn list(table: &str) -> Result<String, RedirectError> {
-    nft(&["-s", "list", "table", "inet", table], "")
+    nft(&["-s", "-t", "list", "table", "inet", table], "")
 }
 
 /// A table's named counters with their values.

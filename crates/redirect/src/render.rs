@@ -7,11 +7,22 @@ use crate::error::RedirectError;
 use crate::nft::{self, TABLE};
 use crate::plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
 use crate::set::{Side, outside, ports, set, within};
+use sidegate_net::SOCKET_PRIORITY;
 
 /// The mark (`ct mark`) on the connections of the sidecar and of the exempt users.
-pub const SIDECAR_CONNECTION: u32 = 0x51de;
-/// The mark on the connections that were redirected to the outbound port.
-const REDIRECTED_CONNECTION: u32 = 0x51df;
+const SIDECAR_CONNECTION: u32 = 0x51de;
+/// The mark on the connections that were redirected to the outbound port and that nobody has answered yet.
+const REDIRECTED_CONNECTION: u32 = 0x51d0;
+/// The mark on redirected connections, of both directions, that the sidecar has answered.
+const ANSWERED_CONNECTION: u32 = 0x51d1;
+/// Where the kernel tracks what the sidecar sends: apart from what the workload sends. Both use the same addresses and ports,
+/// and a leftover of one must not decide what becomes of the other.
+const SIDECAR_ZONE: u16 = 0x51de;
+/// The set of the sidecar's connections that are being closed.
+const CLOSING: &str = "closing";
+const CLOSING_KEY: &str = "ip saddr . tcp sport . ip daddr . tcp dport";
+/// What nft compares an absent owner to.
+const NOBODY: u32 = u32::MAX;
 
 /// The plan's rules as a script for `nft -f`, which replaces the table in one transaction. It needs no privilege.
 pub fn render(plan: &Plan) -> Result<String, RedirectError> {
@@ -35,8 +46,13 @@ pub(crate) fn table(plan: &Plan, name: &str, dormant: bool) -> String {
         text.line(format_args!("counter {counter} {{ }}"));
     }
     if let Some(outbound) = &plan.outbound {
+        outbound_zone(&mut text, plan);
         outbound_exempt(&mut text, plan, outbound);
         outbound_redirect(&mut text, outbound);
+    }
+    // In this order, for a chain must be there before a rule leads to it.
+    replies(&mut text, plan);
+    if plan.outbound.is_some() {
         outbound_filter(&mut text, plan);
     }
     if let Some(inbound) = &plan.inbound {
@@ -56,6 +72,9 @@ fn counters(plan: &Plan) -> Vec<&'static str> {
     [
         ("dns_udp_allowed", resolvers),
         ("dns_tcp_allowed", resolvers),
+        ("capture_port_taken_dropped", true),
+        ("capture_port_unanswered_dropped", true),
+        ("outbound_loop_dropped", outbound),
         ("outbound_invalid_dropped", outbound),
         ("outbound_tcp_dropped", outbound),
         ("outbound_udp_dropped", outbound && dropping),
@@ -69,6 +88,47 @@ fn counters(plan: &Plan) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(name, used)| used.then_some(name))
     .collect()
+}
+
+fn outbound_zone(text: &mut Text, plan: &Plan) {
+    let zone = format!("ct original zone set {SIDECAR_ZONE}");
+    if let Exempt::Uid(_) = plan.exempt {
+        text.open(format_args!("set {CLOSING}"));
+        text.note("The sidecar's connections that have sent FIN, for as long as the kernel answers for them (TIME-WAIT).");
+        text.line("type ipv4_addr . inet_service . ipv4_addr . inet_service");
+        text.line("flags dynamic, timeout");
+        text.line("size 65535");
+        text.line("timeout 1m");
+        text.close();
+        text.open("chain outbound_zone_own");
+        let dialled = plan.inbound.as_ref().map(|inbound| format!(" tcp sport != {}", inbound.port)).unwrap_or_default();
+        text.line(format_args!("tcp flags & fin == fin{dialled} add @{CLOSING} {{ {CLOSING_KEY} }}"));
+        text.line("accept");
+        text.close();
+        text.open("chain outbound_zone_others");
+        text.note("Somebody else uses the ports of a connection that is over.");
+        text.line(format_args!("tcp flags & (syn | ack) == syn delete @{CLOSING} {{ {CLOSING_KEY} }}"));
+        text.line("accept");
+        text.close();
+    }
+    text.open("chain outbound_zone");
+    text.note("The kernel tracks what the sidecar sends in a zone of its own. Answers are found in either zone.");
+    text.line("type filter hook output priority -300; policy accept;");
+    text.line("oif lo accept");
+    let own = own(plan);
+    match plan.exempt {
+        // Also on a packet without an owner.
+        Exempt::Mark(_) => text.line(format_args!("{own} {zone}")),
+        Exempt::Uid(_) => {
+            text.line(format_args!("{own} {zone} goto outbound_zone_own"));
+            text.line(format_args!("meta skuid != {NOBODY} goto outbound_zone_others"));
+            text.note("A closed socket of the sidecar has no owner any more. What it still has to send has the socket's priority;");
+            text.note("the answers of TIME-WAIT have not, since Linux 6.14 on IPv4.");
+            text.line(format_args!("meta priority 0:{SOCKET_PRIORITY} {zone} goto outbound_zone_own"));
+            text.line(format_args!("{CLOSING_KEY} @{CLOSING} {zone}"));
+        }
+    }
+    text.close();
 }
 
 fn outbound_exempt(text: &mut Text, plan: &Plan, outbound: &Outbound) {
@@ -93,7 +153,7 @@ fn outbound_exempt(text: &mut Text, plan: &Plan, outbound: &Outbound) {
     text.accept_any("Questions to the resolvers.", &resolvers.collect::<Vec<_>>());
     text.note("The end of an exempt connection whose socket is closed: its last data, FIN and ACK have no owner any");
     text.note("more. A packet that has one is not exempt, or it had been accepted above: somebody took over the ports.");
-    text.line(format_args!("ct mark {SIDECAR_CONNECTION:#x} meta skuid != {} return", u32::MAX));
+    text.line(format_args!("ct mark {SIDECAR_CONNECTION:#x} meta skuid != {NOBODY} return"));
     text.line(format_args!("ct mark {SIDECAR_CONNECTION:#x} accept"));
     text.close();
 }
@@ -103,26 +163,73 @@ fn outbound_redirect(text: &mut Text, outbound: &Outbound) {
     text.note("Every new TCP connection that leaves goes to the sidecar (on 127.0.0.1 or ::1).");
     text.line("type nat hook output priority -100; policy accept;");
     text.line("jump outbound_exempt");
-    text.line(format_args!("meta l4proto tcp ct mark set {REDIRECTED_CONNECTION:#x} redirect to :{}", outbound.port));
+    let redirect = format!("ct mark set {REDIRECTED_CONNECTION:#x} redirect to :{}", outbound.port);
+    text.line(format_args!("meta l4proto tcp meta skuid != {NOBODY} {redirect}"));
+    text.note("Without an owner only what begins a connection; the rest is the end of one that the kernel has forgotten.");
+    text.line(format_args!("tcp flags & (fin | syn | rst | ack) == syn {redirect}"));
     text.close();
 }
 
+/// Who may answer on the capture ports: the sidecar alone, whoever else in the pod listens there.
+fn replies(text: &mut Text, plan: &Plan) {
+    text.open("chain capture_port_replies");
+    text.note("Somebody else holds the sidecar's port, or did: not a byte of it goes to a client.");
+    text.line(format_args!("meta skuid != {NOBODY} counter name capture_port_taken_dropped drop"));
+    text.note("Without an owner: before the sidecar has accepted a connection, and after it has closed one.");
+    text.line(format_args!("ct mark {ANSWERED_CONNECTION:#x} accept"));
+    text.note("No data: nobody listens, or the kernel answers with a SYN cookie.");
+    text.line("tcp flags & rst == rst accept");
+    text.line("tcp flags & (syn | ack) == (syn | ack) accept");
+    text.line("counter name capture_port_unanswered_dropped drop");
+    text.close();
+
+    text.open("chain replies");
+    text.note("The sidecar's own answers; the mark says that it holds the port.");
+    let own = own(plan);
+    text.line(format_args!("{own} ct status dnat ct mark set {ANSWERED_CONNECTION:#x} accept"));
+    let ports = [plan.inbound.as_ref().map(|inbound| inbound.port), plan.outbound.as_ref().map(|outbound| outbound.port)];
+    let ports = set(ports.into_iter().flatten());
+    text.line(format_args!("tcp sport {ports} ct status dnat goto capture_port_replies"));
+    text.note("Other answers: the connection was let in by the rules for what arrives.");
+    text.line("accept");
+    text.close();
+
+    if plan.outbound.is_none() {
+        text.open("chain inbound_replies");
+        text.line("type filter hook output priority 0; policy accept;");
+        text.line("ct direction reply goto replies");
+        text.close();
+    }
+}
+
 fn outbound_filter(text: &mut Text, plan: &Plan) {
+    text.open("chain outbound_redirected");
+    text.note("The sidecar never leads to itself.");
+    text.line(format_args!("{} counter name outbound_loop_dropped drop", own(plan)));
+    text.line("accept");
+    text.close();
+
+    text.open("chain outbound_invalid");
+    text.line(format_args!("meta skuid != {NOBODY} counter name outbound_invalid_dropped drop"));
+    text.note("The kernel's own refusal of what comes for a socket that is gone.");
+    text.line("tcp flags & rst == rst accept");
+    text.line("counter name outbound_invalid_dropped drop");
+    text.close();
+
     text.open("chain outbound_filter");
     text.note("Whatever should have been redirected and was not does not leave.");
     text.line("type filter hook output priority 0; policy accept;");
     text.note("Nearly every packet is one of these: of a connection that is known. A packet that the kernel tracks in no");
     text.note("connection has neither direction nor mark.");
-    text.note("Answers: the connection was let in by the rules for what arrives.");
-    text.line("ct direction reply accept");
+    text.line("ct direction reply goto replies");
     text.note("Translated with its first packet, like all that follow: it ends at the sidecar.");
-    text.line(format_args!("ct mark {REDIRECTED_CONNECTION:#x} accept"));
+    text.line(format_args!("ct mark & {:#x} == {REDIRECTED_CONNECTION:#x} goto outbound_redirected", !1_u32));
     text.note("The sidecar's own.");
     text.line(format_args!("ct mark {SIDECAR_CONNECTION:#x} {} accept", own(plan)));
     text.note("Neighbour discovery, path MTU, and the like.");
     text.line("meta l4proto { icmp, ipv6-icmp } accept");
     text.note("The kernel does not translate these; they would show the sidecar's addresses and ports outside.");
-    text.line("ct state invalid fib daddr type != local counter name outbound_invalid_dropped drop");
+    text.line("ct state invalid fib daddr type != local goto outbound_invalid");
     let resolvers = resolvers(plan);
     if !resolvers.is_empty() {
         text.note("Questions to the resolvers are counted here, and let through below.");

@@ -4,11 +4,11 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 
 use common::*;
-use sidegate_redirect::{Inbound, Plan, Udp};
+use sidegate_redirect::{Exempt, Inbound, Plan, Udp};
 use socket2::{Domain, Protocol, Socket, Type};
 
 #[test]
@@ -19,7 +19,7 @@ fn a_connection_arrives_at_the_sidecar_with_its_true_destination() {
     capture(&pod, &plan());
     for (address, any) in addresses(&pod).into_iter().zip([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]) {
         let app = listen(&pod, address, 8080);
-        let sidecar = listen(&pod, any, INBOUND);
+        let sidecar = listen_as(&pod, any, INBOUND, As::Uid(SIDECAR));
         let mut client = connect(&peer, (address, 8080), As::App).unwrap();
         let (mut captured, original) = accept(&sidecar);
         assert_eq!(original, SocketAddr::new(address, 8080));
@@ -93,7 +93,7 @@ fn the_sidecars_port_cannot_be_reached_directly() {
     {
         capture(&pod, &plan_in(inbound));
         for (n, address) in (1..).zip([v4, v6].into_iter().chain(second)) {
-            let sidecar = listen(&pod, address, INBOUND);
+            let sidecar = listen_as(&pod, address, INBOUND, As::Uid(SIDECAR));
             let _client = knock(&peer, (address, INBOUND));
             eventually("the drop is counted", || counter(&pod, "inbound_direct_dropped") >= n);
             assert!(nobody_came(&sidecar));
@@ -181,4 +181,62 @@ fn other_protocols_are_dropped() {
     // No TCP that conntrack would take: nothing but zeros.
     send(6);
     eventually("it is counted", || counter(&pod, "inbound_invalid_dropped") == 1);
+}
+
+/// With the sidecar down anybody in the pod may listen on its port. Not a byte of it goes out, and none comes to it.
+#[test]
+fn nobody_else_answers_on_the_capture_port() {
+    let Some(Pair { network: _network, pod, peer }) = pair() else {
+        return;
+    };
+    for exempt in [Exempt::Uid(SIDECAR), Exempt::Mark(0x77)] {
+        for plan in [Plan { exempt, ..plan() }, Plan { exempt, ..plan_in(inbound()) }] {
+            capture(&pod, &plan);
+            for (n, address) in (1..).zip(addresses(&pod)) {
+                let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                let squatter = listen(&pod, any, INBOUND);
+                let client = knock(&peer, (address, 8080));
+                eventually("the drop is counted", || counter(&pod, "capture_port_taken_dropped") >= n);
+                assert!(nobody_came(&squatter), "there is no connection, so nothing comes either");
+                // What the client tries again is dropped, too, until it is gone.
+                drop(client);
+            }
+        }
+    }
+}
+
+/// The same, if the squatter got the connection while the kernel answered by itself.
+#[test]
+fn nobody_else_answers_behind_a_syn_cookie() {
+    let Some(Pair { network: _network, pod, peer }) = pair() else {
+        return;
+    };
+    // Every SYN is answered by a cookie, which no owner has.
+    pod.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2")).unwrap().unwrap();
+    capture(&pod, &plan());
+    let address = IpAddr::from(pod.ipv4());
+    let squatter = listen(&pod, Ipv4Addr::UNSPECIFIED.into(), INBOUND);
+    let mut client = connect(&peer, (address, 8080), As::App).unwrap();
+    let mut taken = squatter.accept().unwrap().0;
+    taken.write_all(b"plaintext").unwrap();
+    eventually("the drop is counted", || counter(&pod, "capture_port_taken_dropped") > 0);
+    // What is left in its queue is sent again when it has no owner any more.
+    drop(taken);
+    eventually("the drop is counted", || counter(&pod, "capture_port_unanswered_dropped") > 0);
+    client.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    assert_eq!(client.read(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
+
+    // A sidecar is none the worse for it.
+    drop(squatter);
+    let sidecar = listen_as(&pod, Ipv4Addr::UNSPECIFIED.into(), INBOUND, As::Uid(SIDECAR));
+    let mut client = connect(&peer, (address, 8080), As::App).unwrap();
+    client.write_all(b"hello").unwrap();
+    let (mut captured, _) = accept(&sidecar);
+    captured.read_exact(&mut [0; 5]).unwrap();
+    // Data that is still on its way when the socket has no owner any more.
+    captured.write_all(&[7; 200_000]).unwrap();
+    drop(captured);
+    let mut heard = Vec::new();
+    let _ = client.read_to_end(&mut heard);
+    assert_eq!(heard.len(), 200_000);
 }

@@ -80,18 +80,18 @@ fn what_an_exempt_socket_left_behind_is_still_delivered() {
 }
 
 #[test]
-fn nobody_inherits_the_connection_of_a_sidecar_that_is_gone() {
+fn what_is_left_of_a_sidecars_connection_decides_nothing_for_the_workload() {
     let Some(Pair { network, pod, peer }) = pair() else {
         return;
     };
     capture(&pod, &plan());
-    // What ends a connection gets lost before the kernel's tracking sees it, which so takes it for alive.
-    nft(
-        &pod,
-        "add table inet lost; add chain inet lost rst { type filter hook output priority -300; }; \
-         add rule inet lost rst tcp flags rst drop",
-    );
-    for (n, address) in (1..).zip(addresses(&peer)) {
+    for address in addresses(&peer) {
+        // What ends a connection gets lost before the kernel's tracking sees it, which so takes it for alive.
+        nft(
+            &pod,
+            "add table inet lost; add chain inet lost rst { type filter hook output priority -300; }; \
+             add rule inet lost rst tcp flags rst drop",
+        );
         let own = SocketAddr::new(addresses(&pod)[usize::from(address.is_ipv6())], 7000);
         let (service, to) = (listen(&peer, address, 8080), SocketAddr::new(address, 8080));
         let sidecar = socket(&pod, to, As::Uid(SIDECAR));
@@ -101,12 +101,67 @@ fn nobody_inherits_the_connection_of_a_sidecar_that_is_gone() {
         sidecar.set_linger(Some(Duration::ZERO)).unwrap();
         drop(sidecar);
 
+        nft(&pod, "delete table inet lost");
         let wire = network.switch().capture().unwrap();
         let app = socket(&pod, to, As::App);
         insist(|| app.bind(&own.into()));
-        app.set_nonblocking(true).unwrap();
-        let _ = app.connect(&to.into());
-        eventually("the drop is counted", || counter(&pod, "outbound_tcp_dropped") >= n);
+        // It is redirected to a port on which nobody listens; not taken for the sidecar's, and not dropped.
+        assert_eq!(app.connect(&to.into()).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(counter(&pod, "outbound_tcp_dropped"), 0);
         assert!(!contains(&wire.stop().unwrap(), &header(&pod, &peer, address)));
+    }
+}
+
+/// The other way round: the sidecar gets a port that the workload used to the same peer a moment ago.
+#[test]
+fn what_is_left_of_the_workloads_connection_decides_nothing_for_the_sidecar() {
+    let Some(Pair { network: _network, pod, peer }) = pair() else {
+        return;
+    };
+    for (exempt, who) in [(Exempt::Uid(SIDECAR), As::Uid(SIDECAR)), (Exempt::Mark(0x77), As::Mark(0x77))] {
+        capture(&pod, &Plan { exempt, ..plan() });
+        for address in addresses(&peer) {
+            let own = SocketAddr::new(addresses(&pod)[usize::from(address.is_ipv6())], 7000);
+            let (service, to) = (listen(&peer, address, 8080), SocketAddr::new(address, 8080));
+            // Refused by the capture port, on which nobody listens: what the kernel tracks of it stays for ten seconds.
+            let app = socket(&pod, to, As::App);
+            insist(|| app.bind(&own.into()));
+            assert_eq!(app.connect(&to.into()).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            drop(app);
+            let sidecar = socket(&pod, to, who);
+            insist(|| sidecar.bind(&own.into()));
+            sidecar.connect_timeout(&to.into(), Duration::from_secs(5)).unwrap();
+            service.accept().unwrap();
+            sidecar.set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        for dropped in ["outbound_tcp_dropped", "outbound_invalid_dropped", "outbound_loop_dropped"] {
+            assert_eq!(counter(&pod, dropped), 0, "{dropped}");
+        }
+    }
+}
+
+/// A server may close long after us: the kernel answers its FIN then, in the name of no socket.
+#[test]
+fn the_end_of_a_connection_that_the_sidecar_closed_first_is_answered() {
+    let Some(Pair { network: _network, pod, peer }) = pair() else {
+        return;
+    };
+    for (exempt, who) in [(Exempt::Uid(SIDECAR), As::Uid(SIDECAR)), (Exempt::Mark(0x77), As::Mark(0x77))] {
+        capture(&pod, &Plan { exempt, ..plan() });
+        for address in addresses(&peer) {
+            let (service, to) = (listen(&peer, address, 8080), SocketAddr::new(address, 8080));
+            drop(connect(&pod, to, who).unwrap());
+            let far = service.accept().unwrap().0;
+            assert_eq!((&far).read(&mut [0]).unwrap(), 0);
+            let port = far.peer_addr().unwrap().port();
+            drop((far, service));
+            // Without an answer it would be in LAST-ACK for minutes.
+            let table = if address.is_ipv4() { "/proc/thread-self/net/tcp" } else { "/proc/thread-self/net/tcp6" };
+            eventually("the server's socket is gone", || {
+                let sockets = peer.run(move || std::fs::read_to_string(table)).unwrap().unwrap();
+                !sockets.contains(&format!(":{port:04X} "))
+            });
+        }
+        assert_eq!((counter(&pod, "outbound_tcp_dropped"), counter(&pod, "outbound_invalid_dropped")), (0, 0));
     }
 }

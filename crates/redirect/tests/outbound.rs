@@ -18,7 +18,7 @@ fn a_connection_arrives_at_the_sidecar_with_its_true_destination() {
     };
     capture(&pod, &plan());
     for address in addresses(&peer) {
-        let sidecar = listen(&pod, loopback(address), OUTBOUND);
+        let sidecar = listen_as(&pod, loopback(address), OUTBOUND, As::Uid(SIDECAR));
         let mut app = connect(&pod, (address, 8080), As::App).unwrap();
         let (mut captured, original) = accept(&sidecar);
         assert_eq!(original, SocketAddr::new(address, 8080));
@@ -212,4 +212,41 @@ fn udp_may_be_allowed() {
     assert_eq!(service.recv(&mut [0; 16]).unwrap(), 3);
     service.send_to(b"in", (pod.ipv4(), 5000)).unwrap();
     assert_eq!(app.recv(&mut [0; 16]).unwrap(), 2);
+}
+
+/// Somebody else in the pod who listens where the sidecar should gets none of the workload's connections.
+#[test]
+fn nobody_else_answers_on_the_capture_port() {
+    let Some(Pair { network: _network, pod, peer }) = pair() else {
+        return;
+    };
+    for exempt in [Exempt::Uid(SIDECAR), Exempt::Mark(0x77)] {
+        capture(&pod, &Plan { exempt, ..plan() });
+        for (n, address) in (1..).zip(addresses(&peer)) {
+            let squatter = listen(&pod, loopback(address), OUTBOUND);
+            let _app = knock(&pod, (address, 8080));
+            eventually("the drop is counted", || counter(&pod, "capture_port_taken_dropped") >= n);
+            assert!(nobody_came(&squatter));
+        }
+    }
+}
+
+/// Rules that exempt another user than the sidecar's would lead it to itself.
+#[test]
+fn the_sidecars_packets_are_never_redirected() {
+    let Some(Pair { network: _network, pod, peer }) = pair() else {
+        return;
+    };
+    capture(&pod, &plan());
+    // Somebody has taken out the exemption.
+    nft(&pod, "flush chain inet sidegate outbound_exempt; flush chain inet sidegate outbound_zone");
+    for (n, address) in (1..).zip(addresses(&peer)) {
+        let sidecar = listen_as(&pod, loopback(address), OUTBOUND, As::Uid(SIDECAR));
+        let to = SocketAddr::from((address, 8080));
+        let own = socket(&pod, to, As::Uid(SIDECAR));
+        own.set_nonblocking(true).unwrap();
+        let _ = own.connect(&to.into());
+        eventually("the drop is counted", || counter(&pod, "outbound_loop_dropped") >= n);
+        assert!(nobody_came(&sidecar));
+    }
 }

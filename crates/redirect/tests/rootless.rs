@@ -45,7 +45,7 @@ fn as_nobody() {
     let Pair { network: _network, pod, peer } = pair().expect("root of its own namespace");
     capture(&pod, &Plan { exempt: Exempt::Mark(0x77), ..plan() });
     for address in addresses(&peer) {
-        let (service, sidecar) = (listen(&peer, address, 8080), listen(&pod, loopback(address), OUTBOUND));
+        let (service, sidecar) = (listen(&peer, address, 8080), listen_as(&pod, loopback(address), OUTBOUND, As::Mark(0x77)));
         connect(&pod, (address, 8080), As::App).unwrap();
         assert_eq!(accept(&sidecar).1, (address, 8080).into());
         connect(&pod, (address, 8080), As::Mark(0x77)).unwrap();

@@ -115,6 +115,16 @@ pub(crate) fn listen(pod: &Pod, address: IpAddr, port: u16) -> TcpListener {
     pod.run(move || insist(|| TcpListener::bind((address, port)))).unwrap()
 }
 
+/// A listener of the sidecar, which is known as `who`.
+pub(crate) fn listen_as(pod: &Pod, address: IpAddr, port: u16, who: As) -> TcpListener {
+    let address = SocketAddr::from((address, port));
+    let listener = socket(pod, address, who);
+    listener.set_reuse_address(true).unwrap();
+    insist(|| listener.bind(&address.into()));
+    listener.listen(128).unwrap();
+    listener.into()
+}
+
 pub(crate) fn udp(pod: &Pod, address: IpAddr, port: u16) -> UdpSocket {
     let socket = pod.run(move || insist(|| UdpSocket::bind((address, port)))).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -136,8 +146,10 @@ pub(crate) fn socket(pod: &Pod, address: SocketAddr, who: As) -> Socket {
             setfsuid(uid.into());
         }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        if let As::Mark(mark) = who {
-            socket.set_mark(mark).unwrap();
+        match who {
+            As::Uid(SIDECAR) => sidegate_net::claim(&socket, None).unwrap(),
+            As::Mark(mark) => sidegate_net::claim(&socket, Some(mark)).unwrap(),
+            As::App | As::Uid(_) => {}
         }
         socket
     };
@@ -160,9 +172,13 @@ pub(crate) fn knock(pod: &Pod, address: impl Into<SocketAddr>) -> Socket {
     socket
 }
 
-/// Accepts one connection, and tells where it was going to.
+/// Accepts one connection as the sidecar, and tells where it was going to.
 pub(crate) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    let stream = listener.accept().unwrap().0;
+    let accept = || {
+        setfsuid(SIDECAR.into());
+        listener.accept().unwrap().0
+    };
+    let stream = std::thread::scope(|scope| scope.spawn(accept).join().unwrap());
     let socket = SockRef::from(&stream);
     let original = match listener.local_addr().unwrap() {
         SocketAddr::V4(_) => socket.original_dst_v4(),

@@ -45,10 +45,7 @@ async fn connect_tcp(target: &Target, mark: Option<u32>) -> io::Result<TcpStream
     let patience = target.timeout / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
     for address in addresses {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        if let Some(mark) = mark {
-            // Without its mark our own packet would be captured.
-            SockRef::from(&socket).set_mark(mark)?;
-        }
+        sidegate_net::claim(&SockRef::from(&socket), mark)?;
         match timeout(patience, socket.connect(address)).await {
             Ok(Ok(tcp)) => {
                 tcp.set_nodelay(true)?;

@@ -2,6 +2,9 @@
 //!
 //! FIN passes as FIN (in TLS: close_notify and FIN; in a tunnel: END), and the other direction goes on. A reset, or an end
 //! that TLS does not vouch for, resets both. Back-pressure is natural: nothing is read that could not be written.
+//!
+//! The kernel reports a reset once, to the call that comes first. If that is a write, the socket reads like one whose peer has
+//! sent FIN from then on: so an end of stream counts for nothing on a socket to which a write has failed.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -74,6 +77,8 @@ struct Pump {
     bytes: u64,
     /// Whether it reads, now or at its next turn, and so notices a reset of the end that it reads from.
     reads: bool,
+    /// Whether the end that it writes to has been reset.
+    write_reset: bool,
 }
 
 type Polled = Poll<Result<(), (Side, SecureError)>>;
@@ -101,7 +106,7 @@ pub(crate) async fn relay(
     timeouts: &Timeouts,
     live: &Live,
 ) -> Result<(), Broken> {
-    let pump = || Pump { stage: Stage::Copying, bytes: 0, reads: false };
+    let pump = || Pump { stage: Stage::Copying, bytes: 0, reads: false, write_reset: false };
     let patient = matches!(&wire, Wire::Secure(Side::Downstream, secure) if secure.session.has_unsent());
     let mut relay = Relay { downstream, upstream, wire, first, up: pump(), down: pump(), patient };
     let mut last = Instant::now();
@@ -198,26 +203,26 @@ impl Relay<'_> {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Polled {
-        let (from, to) = (self.downstream, self.upstream);
+        let (from, to) =
+            (Source { side: Side::Downstream, tcp: self.downstream, reset: self.down.write_reset }, (Side::Upstream, self.upstream));
         self.up.reads = false;
         match &mut self.wire {
-            Wire::Plain(copiers) => self.up.copy(cx, (Side::Downstream, from), (Side::Upstream, to), &mut copiers[0]),
-            Wire::Secure(Side::Upstream, secure) => {
-                self.up.seal(cx, (Side::Downstream, from), (Side::Upstream, to), secure, &mut self.first, false)
-            }
-            Wire::Secure(Side::Downstream, secure) => self.up.open(cx, (Side::Downstream, from), (Side::Upstream, to), secure),
+            Wire::Plain(copiers) => self.up.copy(cx, &from, to, &mut copiers[0]),
+            Wire::Secure(Side::Upstream, secure) => self.up.seal(cx, &from, to, secure, &mut self.first, false),
+            Wire::Secure(Side::Downstream, secure) => self.up.open(cx, &from, to, secure),
         }
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Polled {
-        let (from, to) = (self.upstream, self.downstream);
+        let (from, to) =
+            (Source { side: Side::Upstream, tcp: self.upstream, reset: self.up.write_reset }, (Side::Downstream, self.downstream));
         self.down.reads = false;
         match &mut self.wire {
-            Wire::Plain(copiers) => self.down.copy(cx, (Side::Upstream, from), (Side::Downstream, to), &mut copiers[1]),
-            Wire::Secure(Side::Upstream, secure) => self.down.open(cx, (Side::Upstream, from), (Side::Downstream, to), secure),
+            Wire::Plain(copiers) => self.down.copy(cx, &from, to, &mut copiers[1]),
+            Wire::Secure(Side::Upstream, secure) => self.down.open(cx, &from, to, secure),
             Wire::Secure(Side::Downstream, secure) => {
                 let patient = self.patient && self.up.bytes < SMALL_REQUEST;
-                self.down.seal(cx, (Side::Upstream, from), (Side::Downstream, to), secure, &mut &[][..], patient)
+                self.down.seal(cx, &from, to, secure, &mut &[][..], patient)
             }
         }
     }
@@ -225,9 +230,38 @@ impl Relay<'_> {
 
 type End<'a> = (Side, &'a TcpStream);
 
+/// The end that a direction reads from.
+struct Source<'a> {
+    side: Side,
+    tcp: &'a TcpStream,
+    /// Whether it was reset, as a write of the other direction was told.
+    reset: bool,
+}
+
+impl Source<'_> {
+    /// The end of its stream, unless it only looks like one.
+    fn end(&self) -> Result<(), (Side, SecureError)> {
+        if self.reset { Err((self.side, WireError::Reset.into())) } else { Ok(()) }
+    }
+}
+
 impl Pump {
+    /// The error of a write to the application. `BrokenPipe` follows a FIN that the application did send.
+    fn write_failed(&mut self, side: Side, error: io::Error) -> (Side, SecureError) {
+        self.write_reset = error.kind() != io::ErrorKind::BrokenPipe;
+        (side, error.into())
+    }
+
     /// From the application into TLS.
-    fn seal(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure, first: &mut &[u8], patient: bool) -> Polled {
+    fn seal(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Source<'_>,
+        to: End<'_>,
+        secure: &mut Secure,
+        first: &mut &[u8],
+        patient: bool,
+    ) -> Polled {
         let session = |error: SecureError| (to.0, error);
         let turn = self.bytes + BURST;
         while self.bytes < turn {
@@ -237,22 +271,26 @@ impl Pump {
             if self.stage != Stage::Copying {
                 break;
             }
-            let waits = secure.is_held() || (first.is_empty() && from.1.poll_read_ready(cx).map_err(|e| (from.0, e.into()))?.is_pending());
+            let waits =
+                secure.is_held() || (first.is_empty() && from.tcp.poll_read_ready(cx).map_err(|e| (from.side, e.into()))?.is_pending());
             if waits {
                 self.reads = !secure.is_held();
                 // What else is to be told goes out alone, unless it may wait for company.
                 return if patient { Poll::Pending } else { flush_and_wait(cx, secure, to) };
             }
             let sealed = if first.is_empty() {
-                secure.seal_from(|rooms| tls_socket::read(from.1, rooms))
+                secure.seal_from(|rooms| tls_socket::read(from.tcp, rooms))
             } else {
                 secure.seal_from(|rooms| Ok(fill(rooms, first)))
             };
             match sealed {
                 Ok(None) => {}
-                Ok(Some(0)) => self.stage = Stage::Closing,
+                Ok(Some(0)) => {
+                    from.end()?;
+                    self.stage = Stage::Closing;
+                }
                 Ok(Some(read)) => self.bytes += read as u64,
-                Err(SealError::Read(error)) => return Poll::Ready(Err((from.0, error.into()))),
+                Err(SealError::Read(error)) => return Poll::Ready(Err((from.side, error.into()))),
                 Err(SealError::Session(error)) => return Poll::Ready(Err(session(error.into()))),
             }
         }
@@ -269,19 +307,19 @@ impl Pump {
     }
 
     /// From TLS to the application.
-    fn open(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, secure: &mut Secure) -> Polled {
+    fn open(&mut self, cx: &mut Context<'_>, from: &Source<'_>, to: End<'_>, secure: &mut Secure) -> Polled {
         let turn = self.bytes + BURST;
         while self.bytes < turn {
             if self.stage != Stage::Copying {
                 break;
             }
-            let filled = secure.poll_fill(from.1, cx).map_err(|e| (from.0, e))?;
+            let filled = secure.poll_fill(from.tcp, cx).map_err(|e| (from.side, e))?;
             self.reads = filled.is_pending();
             match ready!(filled) {
                 Filled::End => self.stage = Stage::Closing,
                 Filled::Data => {
                     ready!(to.1.poll_write_ready(cx)).map_err(|e| (to.0, e.into()))?;
-                    let written = secure.write_plaintext(to.1).map_err(|e| (to.0, e.into()))?;
+                    let written = secure.write_plaintext(to.1).map_err(|e| self.write_failed(to.0, e))?;
                     self.bytes += written.unwrap_or(0) as u64;
                 }
             }
@@ -290,20 +328,21 @@ impl Pump {
     }
 
     /// From one application to the other, as it is.
-    fn copy(&mut self, cx: &mut Context<'_>, from: End<'_>, to: End<'_>, copy: &mut Copier) -> Polled {
+    fn copy(&mut self, cx: &mut Context<'_>, from: &Source<'_>, to: End<'_>, copy: &mut Copier) -> Polled {
         let turn = self.bytes + BURST;
         while self.bytes < turn {
             if self.stage != Stage::Copying {
                 break;
             }
-            let filled = copy.poll_fill(from.1, cx).map_err(|e| (from.0, e.into()))?;
+            let filled = copy.poll_fill(from.tcp, cx).map_err(|e| (from.side, e.into()))?;
             self.reads = filled.is_pending();
             if !ready!(filled) {
+                from.end()?;
                 self.stage = Stage::Closing;
                 break;
             }
             ready!(to.1.poll_write_ready(cx)).map_err(|e| (to.0, e.into()))?;
-            let written = tls_socket::write(to.1, &[IoSlice::new(copy.rest())]).map_err(|e| (to.0, e.into()))?;
+            let written = tls_socket::write(to.1, &[IoSlice::new(copy.rest())]).map_err(|e| self.write_failed(to.0, e))?;
             copy.take(written.unwrap_or(0));
             self.bytes += written.unwrap_or(0) as u64;
         }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::socket;
 use crate::tunnel::frame::{self, Control, Malformed};
-use crate::tunnel::v1::{Outcome, Reset, Status};
+use crate::tunnel::v1::{GoAway, Outcome, Reset, Status};
 use crate::tunnel::{Opening, Tunnel};
 
 /// The protected end.
@@ -202,9 +202,14 @@ impl Secure {
 
     /// Tells the peer's sidecar why the connection ends here, as far as the socket takes it.
     pub(crate) fn abort(&mut self, tcp: &TcpStream, reason: Reason) {
-        if self.tunnel.is_some() {
-            let reset = Control::Reset(Reset { reason: reason.label().to_owned() });
-            let _ = self.session.send(&reset.encode());
+        if let Some(tunnel) = &self.tunnel {
+            let word = if tunnel.ended && tunnel.peer_ended {
+                // For the peer this connection is over, and the next one may be under way: a RESET would be taken for that one's.
+                Control::GoAway(GoAway { opened: tunnel.opened })
+            } else {
+                Control::Reset(Reset { reason: reason.label().to_owned() })
+            };
+            let _ = self.session.send(&word.encode());
             let _ = self.session.try_flush(tcp);
             // What follows is a reset, and often one from the peer too. A connection that the kernel has seen only resets of swallows
             // the next one from the same port for ten seconds; after a FIN it does not. RESET says what this end is.

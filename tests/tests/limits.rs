@@ -2,9 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sidegate_tests::{DEADLINE, Echo, Pair, echo_bytes, eventually, pattern};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::CertifiedKey;
+use sidegate_tests::{DEADLINE, Echo, Pair, echo_bytes, eventually, id, pattern};
+use sidegate_tls::TlsContext;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -64,6 +71,92 @@ fn slow_and_garbage_handshakes_harm_nobody_else() {
     });
     eventually("all records", || (pair.api.records().len() == 152).then_some(()));
     echo_bytes(pair.entry, 100_000, 2).unwrap();
+}
+
+/// A chain for `web` from CAs that nobody trusts: all have one name, so that each may have signed each.
+fn maze(cas: usize, junk: usize) -> CertifiedKey {
+    let named = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let ca = || {
+        let mut params = named("x");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Issuer::new(params, KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap())
+    };
+    let issuers: Vec<Issuer<'_, KeyPair>> = (0..cas).map(|_| ca()).collect();
+    let mut leaf = named("web");
+    leaf.subject_alt_names = vec![SanType::URI(id("web").as_str().try_into().unwrap())];
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let key = KeyPair::generate().unwrap();
+    let mut chain = vec![leaf.signed_by(&key, &issuers[0]).unwrap().der().clone()];
+    for (at, issuer) in issuers.iter().enumerate() {
+        let mut params = named("x");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        chain.push(params.signed_by(issuer.key(), &issuers[(at + 1) % cas]).unwrap().der().clone());
+    }
+    chain.extend((0..junk).map(|_| named("y").signed_by(&key, &issuers[0]).unwrap().der().clone()));
+    CertifiedKey::new(chain, any_supported_type(&PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap())
+}
+
+/// Strangers whose chains take as long to verify as they can: who is connected goes on.
+#[test]
+fn chains_that_are_mazes_hold_up_nobody_else() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "workers: 1\n");
+    let mut held = connect(pair.entry);
+    let mut median = |count: usize| {
+        let mut trip = || {
+            let start = Instant::now();
+            held.write_all(b"x").unwrap();
+            held.read_exact(&mut [0]).unwrap();
+            start.elapsed()
+        };
+        let mut trips: Vec<Duration> = (0..count).map(|_| trip()).collect();
+        trips.sort_unstable();
+        trips[count / 2]
+    };
+    let quiet = median(200);
+    let chains = [maze(9, 80), maze(7, 0)];
+    let stop = Arc::new(AtomicBool::new(false));
+    let strangers: Vec<_> = chains
+        .into_iter()
+        .map(|chain| {
+            let mut material = pair.identities.material("web");
+            material.svid.certified_key = Arc::new(chain);
+            let choice = TlsContext::new(&material).unwrap().client(&[], false);
+            let (port, stop) = (pair.port, stop.clone());
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    while !stop.load(Ordering::Relaxed) {
+                        let tcp = tokio::net::TcpStream::connect(port).await.unwrap();
+                        let mut session = sidegate_tls::connect(&tcp, &choice, "x".try_into().unwrap()).await.unwrap();
+                        // The client is done before the server has seen its chain.
+                        let refused = std::future::poll_fn(|cx| {
+                            let _ = session.poll_flush(&tcp, cx);
+                            session.poll_fill(&tcp, cx)
+                        });
+                        refused.await.unwrap_err();
+                    }
+                });
+            })
+        })
+        .collect();
+    let refused = |reason: &str, count: f64| {
+        let metric = format!("sidegate_connections_total{{direction=\"inbound\",reason=\"{reason}\"}}");
+        eventually("strangers", || (pair.api.metric(&metric) >= count).then_some(()));
+    };
+    refused("certificate_malformed", 1.0);
+    refused("path_invalid", 1.0);
+    let beside = median(100);
+    refused("certificate_malformed", 5.0);
+    refused("path_invalid", 5.0);
+    stop.store(true, Ordering::Relaxed);
+    strangers.into_iter().for_each(|stranger| stranger.join().unwrap());
+    assert!(beside < quiet * 20 + Duration::from_millis(100), "{quiet:?} became {beside:?}");
 }
 
 /// Past the limits a connection is reset with its reason; when there is room again, it is served.

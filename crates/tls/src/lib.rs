@@ -9,6 +9,7 @@ mod configs;
 mod failure;
 mod handshake;
 mod pace;
+mod path;
 mod provider;
 mod record;
 pub mod revocation;
@@ -18,6 +19,7 @@ mod tickets;
 mod verified;
 mod verifier;
 pub mod verify;
+mod work;
 
 pub use buffer::{Buffer, Size};
 pub use collector::{CollectorConfig, CollectorError, certificates};

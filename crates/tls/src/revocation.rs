@@ -13,6 +13,8 @@ use webpki::{
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use crate::work;
+
 /// Everything that is known of revocation at one time.
 #[derive(Debug, Default)]
 pub struct Revocation {
@@ -169,7 +171,7 @@ impl Lookup<'_> {
     fn verify(&self, revocation: Option<RevocationOptions<'_>>) -> Result<(), Error> {
         self.cert
             .verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
+                work::algorithms(),
                 self.anchors,
                 self.intermediates,
                 self.time,

@@ -19,8 +19,12 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use crate::path::{self, Anchor};
 use crate::revocation::{self, Lookup, Revocation};
 use crate::verified;
+use crate::work;
+
+pub use crate::work::Work;
 
 /// In which role the peer presents its certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +42,6 @@ pub struct TrustStore {
     id: u64,
     domains: BTreeMap<TrustDomain, Vec<Anchor>>,
     revocation: Arc<Revocation>,
-}
-
-#[derive(Debug)]
-struct Anchor {
-    anchor: TrustAnchor<'static>,
-    not_before: i64,
-    not_after: i64,
 }
 
 /// Who a verified peer is.
@@ -101,10 +98,7 @@ impl TrustStore {
     fn build(bundles: &BTreeMap<TrustDomain, Bundle>, revocation: Arc<Revocation>) -> Self {
         let mut domains = BTreeMap::new();
         for (trust_domain, bundle) in bundles {
-            let anchors = bundle.authorities.iter().filter_map(|authority| {
-                let anchor = webpki::anchor_from_trusted_cert(&authority.der).ok()?.to_owned();
-                Some(Anchor { anchor, not_before: authority.not_before, not_after: authority.not_after })
-            });
+            let anchors = bundle.authorities.iter().filter_map(Anchor::new);
             domains.insert(trust_domain.clone(), anchors.collect());
         }
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -149,7 +143,7 @@ impl PeerIdentity {
 }
 
 /// All certificates of a chain together, bytes.
-const LONGEST_CHAIN: usize = 32 * 1024;
+pub(crate) const LONGEST_CHAIN: usize = 32 * 1024;
 
 type Check<T = ()> = Result<T, (Reason, String)>;
 
@@ -158,6 +152,27 @@ type Check<T = ()> = Result<T, (Reason, String)>;
 /// # Errors
 /// The first rule that it breaks, with what it claims to be.
 pub fn verify(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    role: Role,
+    trust: &TrustStore,
+    now: i64,
+) -> Result<PeerIdentity, VerifyFailure> {
+    verify_measured(leaf, intermediates, role, trust, now).0
+}
+
+/// As [`verify`], and what that took: never more than a chain may cost, whatever it holds.
+pub fn verify_measured(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    role: Role,
+    trust: &TrustStore,
+    now: i64,
+) -> (Result<PeerIdentity, VerifyFailure>, Work) {
+    work::bounded(|| verify_chain(leaf, intermediates, role, trust, now))
+}
+
+fn verify_chain(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     role: Role,
@@ -174,12 +189,20 @@ pub fn verify(
     if leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>() > LONGEST_CHAIN {
         return Err(malformed(format!("its chain is longer than {LONGEST_CHAIN} bytes")));
     }
+    if intermediates.len() >= path::LONGEST {
+        return Err(malformed(format!("its chain has {} certificates; {} are the most", intermediates.len() + 1, path::LONGEST)));
+    }
     let parsed = match X509Certificate::from_der(leaf) {
         Ok(([], parsed)) => parsed,
         Ok(_) => return Err(malformed("the leaf has trailing bytes".to_owned())),
         Err(error) => return Err(malformed(format!("the leaf can't be parsed: {error}"))),
     };
     let uris = uri_names(&parsed).map_err(malformed)?;
+    if let Ok(Some(names)) = parsed.subject_alternative_name()
+        && names.value.general_names.len() > path::MOST_NAMES
+    {
+        return Err(malformed(format!("the leaf has {} names; {} are the most", names.value.general_names.len(), path::MOST_NAMES)));
+    }
     let validity = parsed.validity();
     let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
     let serial = printable(&format!("{:x}", parsed.serial));
@@ -280,9 +303,7 @@ fn path_rules(
         return Err((Reason::TrustDomainUnknown, format!("there is no trust bundle for {domain}")));
     };
     // webpki takes anchors as they are; an expired root must not vouch for anybody.
-    let valid: Vec<TrustAnchor<'_>> =
-        anchors.iter().filter(|a| (a.not_before..=a.not_after).contains(&now)).map(|a| a.anchor.clone()).collect();
-    if valid.is_empty() {
+    if !anchors.iter().any(|a| a.is_valid_at(now)) {
         let reason = match anchors.iter().map(|a| a.not_before).min() {
             None => Reason::TrustDomainUnknown,
             Some(first) if first > now => Reason::NotYetValid,
@@ -305,7 +326,7 @@ fn path_rules(
             a.anchor.subject == path.anchor().subject && a.anchor.subject_public_key_info == path.anchor().subject_public_key_info
         };
         // Of twins with one key the one that ends first: then it is looked at again, and the other found.
-        let twins = anchors.iter().filter(same).filter(|a| (a.not_before..=a.not_after).contains(&now));
+        let twins = anchors.iter().filter(same).filter(|a| a.is_valid_at(now));
         let narrower = |w: (i64, i64), v: (i64, i64)| (w.0.max(v.0), w.1.min(v.1));
         let anchor = twins.fold((i64::MIN, i64::MAX), |w, a| narrower(w, (a.not_before, a.not_after)));
         let whole = path.intermediate_certificates().try_fold(anchor, |w, ca| Ok(narrower(w, ca_rules(&ca.der(), domain)?)));
@@ -315,15 +336,31 @@ fn path_rules(
         })
     };
     let lists = trust.revocation.domains.get(domain);
-    match (Lookup { cert: &cert, anchors: &valid, intermediates, time, usage, keeps_rules: &keeps_rules }).run(lists) {
-        Ok(status) => {
-            let (first, last) = window.get();
-            // What a list says holds until the next one is due.
-            let asked = lists.filter(|_| status == RevocationStatus::Good).into_iter().flat_map(|domain| &domain.lists);
-            Ok(((first, asked.map(|list| list.next_update).filter(|end| *end >= now).fold(last, i64::min)), status))
+    let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+    let signers = path::signers(anchors, &chain, now);
+    let (paths, wrong) = path::paths(&cert, intermediates, &signers);
+    let signers: Vec<TrustAnchor<'_>> = signers.into_iter().map(|signer| signer.anchor.clone()).collect();
+    let mut failed = None;
+    for path in &paths {
+        match (Lookup { cert: &cert, anchors: &signers, intermediates: path, time, usage, keeps_rules: &keeps_rules }).run(lists) {
+            Ok(status) => {
+                let (first, last) = window.get();
+                // What a list says holds until the next one is due.
+                let asked = lists.filter(|_| status == RevocationStatus::Good).into_iter().flat_map(|domain| &domain.lists);
+                return Ok(((first, asked.map(|list| list.next_update).filter(|end| *end >= now).fold(last, i64::min)), status));
+            }
+            Err(error) => failed = failed.or(Some(error)),
         }
-        Err(error) => Err(broken.take().unwrap_or_else(|| webpki_reason(error))),
     }
+    if let Some(broken) = broken.take() {
+        return Err(broken);
+    }
+    if work::is_used_up() {
+        return Err((Reason::PathInvalid, "its chain takes more signature checks than a chain may".to_owned()));
+    }
+    // What was left out may be why there is no path.
+    let failed = failed.unwrap_or(webpki::Error::UnknownIssuer);
+    Err(webpki_reason(wrong.filter(|_| failed == webpki::Error::UnknownIssuer).unwrap_or(failed)))
 }
 
 /// X509-SVID §4.1 and §4.3 for a CA inside the chain; those of the bundle were checked when it was taken in. Returns its

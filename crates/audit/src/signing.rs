@@ -10,7 +10,7 @@ use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 use sidegate_identity::Material;
-use sidegate_tls::verify::{Role, TrustStore, verify};
+use sidegate_tls::verify::{Role, TrustStore};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
 use zeroize::Zeroizing;
 
@@ -120,12 +120,26 @@ pub(crate) enum Verdict {
     Refused(String),
 }
 
+/// So many signers are refused one by one. A log may be forged from end to end, each checkpoint with a chain of its own that takes
+/// some milliseconds to verify; the verdict is the same after the first.
+const MOST_REFUSED: u32 = 256;
+
+/// How many signers were refused in the log that is being verified.
+#[derive(Debug, Default)]
+pub(crate) struct Refused(u32);
+
 /// Judges a signature of `message`, made at `time` seconds since the epoch.
-pub(crate) fn judge(signer: &Signer, message: &[u8], signature: &[u8], time: i64, trust: &Trust) -> Verdict {
+pub(crate) fn judge(signer: &Signer, message: &[u8], signature: &[u8], time: i64, trust: &Trust, refused: &mut Refused) -> Verdict {
+    if refused.0 >= MOST_REFUSED {
+        return Verdict::Refused(format!("its signer is not looked at, since {MOST_REFUSED} before it were refused"));
+    }
     match check(signer, message, signature, time, trust) {
         Ok(true) => Verdict::Proven,
         Ok(false) => Verdict::Somebody,
-        Err(why) => Verdict::Refused(why),
+        Err(why) => {
+            refused.0 += 1;
+            Verdict::Refused(why)
+        }
     }
 }
 
@@ -158,7 +172,8 @@ fn check(signer: &Signer, message: &[u8], signature: &[u8], time: i64, trust: &T
     let Some(bundles) = &trust.bundles else {
         return if trust.public_key.is_some() { Err("it is signed with an SVID, not with the given key".to_owned()) } else { Ok(false) };
     };
-    let peer = verify(leaf, intermediates, Role::Client, bundles, time)
+    let peer = bundles
+        .judge(leaf, intermediates, Role::Client, time)
         .map_err(|failure| format!("its signer is not trusted: {}: {}", failure.reason, failure.detail))?;
     if signer.spiffe_id.as_deref() != Some(&*peer.text) {
         return Err(format!("its signer is {}, not who it says", peer.text));
@@ -179,4 +194,37 @@ fn one_of<T: Copy>(candidates: &[T], try_one: impl Fn(T) -> Result<(), webpki::E
         }
     }
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A checkpoint as a forger signs it, with a certificate of his own.
+    fn forged(message: &[u8]) -> (Signer, Vec<u8>) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let signer = Signer {
+            spiffe_id: Some("spiffe://a.b/web".to_owned()),
+            chain: vec![STANDARD.encode(certificate.der())],
+            public_key: None,
+            scheme: SignatureScheme::ECDSA_NISTP256_SHA256.into(),
+        };
+        (signer, rcgen::SigningKey::sign(&key, message).unwrap())
+    }
+
+    #[test]
+    fn a_log_of_forged_checkpoints_does_not_keep_the_auditor_busy() {
+        let trust = Trust { bundles: Some(TrustStore::of(&BTreeMap::new())), ..Trust::default() };
+        let mut refused = Refused::default();
+        let mut judged = 0;
+        for _ in 0..MOST_REFUSED + 100 {
+            let (signer, signature) = forged(b"text");
+            let Verdict::Refused(why) = judge(&signer, b"text", &signature, 0, &trust, &mut refused) else { panic!("it passes") };
+            judged += u32::from(why.starts_with("its signer is not trusted"));
+        }
+        assert_eq!(judged, MOST_REFUSED);
+    }
 }

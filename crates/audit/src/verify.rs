@@ -19,7 +19,7 @@ use crate::key::{EpochKey, Hash};
 use crate::line::{self, Head, LONGEST, Line, Next};
 use crate::read::{ReadError, Record, log_files, unseal};
 use crate::sealed::AuditorKeys;
-use crate::signing::{Trust, Verdict, judge};
+use crate::signing::{Refused, Trust, Verdict, judge};
 
 /// How often a folder is listed anew, when a file was deleted by `retain` before its turn came.
 const LISTINGS: usize = 5;
@@ -134,6 +134,7 @@ struct Verifier<'a> {
     /// The first records of runs; the last one's is the running process.
     beginnings: Vec<Beginning>,
     retired: Vec<Retired>,
+    refused: Refused,
 }
 
 impl<'a> Verifier<'a> {
@@ -158,6 +159,7 @@ impl<'a> Verifier<'a> {
             openings: BTreeMap::new(),
             beginnings: Vec::new(),
             retired: Vec::new(),
+            refused: Refused::default(),
         }
     }
 
@@ -437,7 +439,7 @@ impl<'a> Verifier<'a> {
             (None, None) if line.signature.is_none() => self.report.unsigned_checkpoints += 1,
             (Some(signer), Some((message, signature))) => {
                 self.report.signers.insert(signer.name());
-                match judge(signer, &message, &signature, time, &self.given.trust) {
+                match judge(signer, &message, &signature, time, &self.given.trust, &mut self.refused) {
                     Verdict::Proven => {
                         self.report.proven_checkpoints += 1;
                         self.report.proven_until = seq;

@@ -125,7 +125,7 @@ impl Verifier<'_> {
 
     /// What is wrong with an exported checkpoint itself. The beginning of a run has no signature; who could export a false one
     /// could export false checkpoints too.
-    fn anchor_itself(&self, anchor: &Anchor) -> Option<String> {
+    fn anchor_itself(&mut self, anchor: &Anchor) -> Option<String> {
         let (line, _) = Line::parse(&anchor.line).ok()?;
         let record: Record = match serde_json::from_slice(&anchor.line) {
             Ok(record) => record,
@@ -135,7 +135,7 @@ impl Verifier<'_> {
         let time = humantime::parse_rfc3339(&record.time).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
         let Some((message, signature)) = line.signature() else { return Some("its signature is missing".to_owned()) };
         let time = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        match judge(signer, &message, &signature, time, &self.given.trust) {
+        match judge(signer, &message, &signature, time, &self.given.trust, &mut self.refused) {
             Verdict::Refused(why) => Some(why),
             Verdict::Proven | Verdict::Somebody => None,
         }

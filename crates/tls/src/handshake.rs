@@ -297,10 +297,17 @@ fn resumed(side: &Side, trust: &TrustStore) -> Result<(Arc<PeerIdentity>, Lap), 
     }
 }
 
-/// Sends the alert that rustls has for the peer, as far as the socket takes it. rustls hands it out first when asked again,
-/// and wants to see the same bytes then.
+/// Sends what rustls still has for the peer, the alert last, as far as the socket takes it. rustls hands out one piece each time it
+/// is asked, and wants to see the same bytes.
 fn tell(tcp: &TcpStream, side: &mut Side, bytes: &mut [u8], remains: &mut Remains) {
-    let _ = side.step(bytes, remains);
+    /// A flight and an alert, with room to spare.
+    const MOST_STEPS: usize = 32;
+    for _ in 0..MOST_STEPS {
+        // With nothing left to hand out it would take up the bytes once more.
+        if !side.common().wants_write() || !matches!(side.step(bytes, remains), (0, Ok(Next::Again))) {
+            break;
+        }
+    }
     let _ = socket::write(tcp, &[IoSlice::new(&remains.out)]);
 }
 

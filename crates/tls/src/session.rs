@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
-use rustls::{ConnectionTrafficSecrets, Error, ExtractedSecrets};
+use rustls::{AlertDescription, ConnectionTrafficSecrets, Error, ExtractedSecrets};
 use sidegate_core::{HandshakeFacts, Lap, Reason};
 
 use crate::buffer::{Buffer, Size};
@@ -19,6 +19,7 @@ use crate::failure::{WireError, tls_reason};
 use crate::record::{Opener, Sealer};
 use crate::verify::PeerIdentity;
 
+pub(crate) use inward::LONGEST_TICKET;
 pub use outward::SealError;
 
 /// What rustls still does for an established session.
@@ -97,8 +98,8 @@ pub struct Session {
     failed: Option<Box<WireError>>,
     message: Vec<u8>,
     updates: u8,
-    /// Records and messages of the last read that brought no data.
-    fruitless: u8,
+    /// Records and messages since the last data.
+    fruitless: u16,
 }
 
 impl Session {
@@ -143,6 +144,24 @@ impl Session {
             fruitless: 0,
         })
     }
+}
+
+/// What an alert of the peer means that ends an established session. A server judges its client after that is done with the
+/// handshake (RFC 8446 §4.4.2.4); whatever is not about our certificate is no such judgement.
+fn ended_by(alert: AlertDescription) -> WireError {
+    let reason = match alert {
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError
+        | AlertDescription::CertificateRequired => Reason::PeerRejectedUs,
+        _ => Reason::PeerAlert,
+    };
+    WireError::Tls(reason, Error::AlertReceived(alert).to_string())
 }
 
 /// What an error of an established session means; that the peer speaks TLS is settled.

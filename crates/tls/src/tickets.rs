@@ -11,8 +11,13 @@ use rustls::pki_types::ServerName;
 use rustls::server::ProducesTickets;
 use rustls::{Error, NamedGroup};
 
+use crate::session::LONGEST_TICKET;
+
 /// Tickets that are kept for one server: as many connections as are usually opened to it at a time.
 const KEPT: usize = 16;
+
+/// What stands around a ticket in its message, at most: times, nonce, extensions.
+const AROUND: usize = 1024;
 
 /// How long a client is told that it may use a ticket, seconds.
 const LIFETIME: u32 = 3600;
@@ -85,7 +90,8 @@ impl ProducesTickets for Ticketer {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.0.encrypt(plain)
+        // The client's chain is in it, and a client keeps no ticket that is longer than it may be: then there is none.
+        self.0.encrypt(plain).filter(|ticket| ticket.len() <= LONGEST_TICKET - AROUND)
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {

@@ -8,7 +8,7 @@ use rustls::{AlertDescription, Error, HandshakeType};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{Filled, Kernel, Session, broken};
+use super::{Filled, Kernel, Session, broken, ended_by};
 use crate::buffer::{Buffer, Size};
 use crate::failure::WireError;
 use crate::pace::give_way;
@@ -17,12 +17,13 @@ use crate::socket;
 
 /// Key updates that a peer may ask for without sending data in between.
 const MOST_UPDATES: u8 = 32;
-/// A handshake message after the handshake, such as a ticket, at most.
-const LONGEST_MESSAGE: usize = 0xffff;
+/// A server's NewSessionTicket at most: a ticket has our chain in it, and ours are shorter by far. A longer one is no use to keep, and a
+/// part of one is kept until the rest comes.
+pub(crate) const LONGEST_TICKET: usize = 16 * 1024;
 /// Reads in one go that bring nothing to pass on; then others get their turn.
 const FRUITLESS: usize = 16;
-/// Records and messages in one read that bring no data: who sends more only wants to keep us busy.
-const MOST_FRUITLESS: u8 = 64;
+/// Records and messages without data between them: who sends more only wants to keep us busy.
+const MOST_FRUITLESS: u16 = 1024;
 /// Shorter pieces of plaintext are moved together: that costs less than another part of a write.
 const SHORT: u32 = 2048;
 /// Parts of one write.
@@ -205,14 +206,14 @@ impl Session {
             match result {
                 Err(refused) => return Err(self.refuse(refused)),
                 Ok((Content::Data, length)) if self.message.is_empty() && length > 0 => {
-                    self.updates = 0;
+                    (self.updates, self.fruitless) = (0, 0);
                     add_chunk(bytes, chunks, start, length);
                 }
                 Ok((Content::Data, _)) if self.message.is_empty() => self.bear_with()?,
                 Ok((Content::Data, _)) => return Err(self.refuse((AlertDescription::UnexpectedMessage, "data in the middle of a message"))),
                 Ok((Content::Alert, length)) => {
-                    let text = [bytes.get(start).copied().unwrap_or(0), bytes.get(start + 1).copied().unwrap_or(0)];
-                    self.alert(if length == 2 { Some(text[1]) } else { None })?;
+                    let text = bytes[start..start + length].first_chunk().filter(|_| length == 2).copied();
+                    self.alert(length, text)?;
                 }
                 Ok((Content::Handshake, 0)) => {
                     return Err(self.refuse((AlertDescription::UnexpectedMessage, "an empty part of a handshake message")));
@@ -226,41 +227,51 @@ impl Session {
         Ok(opened)
     }
 
-    /// RFC 8446 §6: every alert but these two is the end.
-    fn alert(&mut self, description: Option<u8>) -> Result<(), WireError> {
-        let Some(description) = description else {
-            return Err(self.refuse((AlertDescription::DecodeError, "an alert has the wrong length")));
+    /// RFC 8446 §6: every alert but these two is the end. An alert is one record (§5.1), and stands in no message's middle.
+    fn alert(&mut self, length: usize, text: Option<[u8; 2]>) -> Result<(), WireError> {
+        let Some([_, description]) = text else {
+            let alert = if length == 0 { AlertDescription::UnexpectedMessage } else { AlertDescription::DecodeError };
+            return Err(self.refuse((alert, "an alert has the wrong length")));
         };
         match AlertDescription::from(description) {
-            AlertDescription::CloseNotify => self.ended = true,
-            AlertDescription::UserCanceled => self.bear_with()?,
-            description => return Err(broken(&Error::AlertReceived(description))),
+            AlertDescription::CloseNotify | AlertDescription::UserCanceled if !self.message.is_empty() => {
+                Err(self.refuse((AlertDescription::UnexpectedMessage, "an alert in the middle of a message")))
+            }
+            AlertDescription::CloseNotify => {
+                self.ended = true;
+                Ok(())
+            }
+            AlertDescription::UserCanceled => self.bear_with(),
+            description => Err(ended_by(description)),
         }
-        Ok(())
     }
 
-    /// Handles the handshake messages that have come whole: tickets and key updates (RFC 8446 §4.6).
+    /// Handles the handshake messages that have come whole: tickets and key updates (RFC 8446 §4.6). What is none, or too long for
+    /// what it is, is refused by its header.
     fn messages(&mut self) -> Result<(), WireError> {
         while let Some((head, rest)) = self.message.split_first_chunk::<4>() {
             let length = u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
-            if length > LONGEST_MESSAGE {
-                return Err(self.refuse((AlertDescription::DecodeError, "a handshake message is too long")));
+            let kind = HandshakeType::from(head[0]);
+            let fits = match (kind, &self.kernel) {
+                (HandshakeType::NewSessionTicket, Kernel::Client(_)) => length <= LONGEST_TICKET,
+                (HandshakeType::KeyUpdate, _) => length == 1,
+                _ => return Err(self.refuse((AlertDescription::UnexpectedMessage, "a handshake message that nobody asked for"))),
+            };
+            if !fits {
+                return Err(self.refuse((AlertDescription::DecodeError, "a handshake message has the wrong length")));
             }
             if rest.len() < length {
                 return Ok(());
             }
-            let kind = HandshakeType::from(head[0]);
             let alone = rest.len() == length;
             let message: Vec<u8> = self.message.drain(..4 + length).skip(4).collect();
             self.bear_with()?;
-            match (kind, &mut self.kernel) {
-                (HandshakeType::NewSessionTicket, Kernel::Client(client)) => {
-                    if let Err(error) = client.handle_new_session_ticket(&message) {
-                        return Err(self.refuse_with(AlertDescription::DecodeError, &error));
-                    }
-                }
-                (HandshakeType::KeyUpdate, _) => self.key_update(&message, alone)?,
-                _ => return Err(self.refuse((AlertDescription::UnexpectedMessage, "a handshake message that nobody asked for"))),
+            if kind == HandshakeType::KeyUpdate {
+                self.key_update(&message, alone)?;
+            } else if let Kernel::Client(client) = &mut self.kernel
+                && let Err(error) = client.handle_new_session_ticket(&message)
+            {
+                return Err(self.refuse_with(AlertDescription::DecodeError, &error));
             }
         }
         if self.message.is_empty() {
@@ -348,7 +359,6 @@ impl Session {
         let length = room.len();
         let read = read(&mut [IoSliceMut::new(room)])?;
         if let Some(read) = read {
-            self.fruitless = 0;
             self.sealed.end += read;
             if read == length {
                 self.in_size = Size::Large;

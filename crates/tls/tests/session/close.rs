@@ -96,7 +96,7 @@ async fn a_forged_record_ends_the_session_and_the_peer_is_told() {
         let error = read_to_end(&server_tcp, &mut server).await;
         assert!(matches!(error, Err(WireError::Tls(Reason::TlsProtocolError, _))), "{name}: {error:?}");
         let error = read_to_end(&client_tcp, &mut client).await;
-        assert!(matches!(error, Err(WireError::Tls(Reason::PeerRejectedUs, _))), "{name}: {error:?}");
+        assert!(matches!(error, Err(WireError::Tls(Reason::PeerAlert, _))), "{name}: {error:?}");
     }
 }
 

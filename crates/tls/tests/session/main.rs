@@ -10,6 +10,7 @@ mod negotiation;
 #[path = "../pki/mod.rs"]
 mod pki;
 mod raw;
+mod records;
 mod resumption;
 mod transfer;
 #[allow(dead_code, reason = "shared by several tests, each of which uses a part")]

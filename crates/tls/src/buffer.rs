@@ -11,9 +11,13 @@ use crate::record::{LONGEST, SEALED};
 /// How much a buffer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Size {
+    /// The beginning of a handshake, which may be all that ever comes.
+    Tiny,
     /// One record of any peer.
     #[default]
     Small,
+    /// Three such: the longest certificate message of a handshake that is taken, in records as its sender likes.
+    Medium,
     /// Eight of ours: for a connection that fills small ones.
     Large,
 }
@@ -26,7 +30,9 @@ impl Size {
     #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
+            Self::Tiny => 4096,
             Self::Small => LONGEST,
+            Self::Medium => 3 * LONGEST,
             Self::Large => RECORDS * SEALED,
         }
     }
@@ -34,9 +40,14 @@ impl Size {
     /// How many free ones a worker keeps.
     const fn kept(self) -> usize {
         match self {
-            Self::Small => 16,
-            Self::Large => 4,
+            Self::Tiny | Self::Small => 16,
+            Self::Medium | Self::Large => 4,
         }
+    }
+
+    /// The smallest that holds `length` bytes, if one does.
+    pub(crate) fn of(length: usize) -> Option<Self> {
+        [Self::Tiny, Self::Small, Self::Medium, Self::Large].into_iter().find(|size| length <= size.bytes())
     }
 }
 
@@ -52,7 +63,7 @@ impl Free {
 }
 
 thread_local! {
-    static FREE: RefCell<[Free; 2]> = const { RefCell::new([Free::NONE; 2]) };
+    static FREE: RefCell<[Free; 4]> = const { RefCell::new([Free::NONE; 4]) };
 }
 
 #[derive(Debug, Default)]
@@ -135,7 +146,7 @@ mod tests {
     use super::*;
 
     fn free() -> [usize; 2] {
-        FREE.with_borrow(|free| [free[0].buffers.len(), free[1].buffers.len()])
+        FREE.with_borrow(|free| [Size::Small, Size::Large].map(|size| free[size as usize].buffers.len()))
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! The handshake, both sides. The caller sets the deadline.
+//!
+//! Nobody has proved anything yet, so a peer that is slow holds about what it has sent: 4 KiB to begin with, 16 KiB for a ClientHello,
+//! 48 KiB for the messages behind it, of which a certificate message with the longest chain that is verified is the longest.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
@@ -9,7 +12,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{CipherSuite, CommonState, Error, ExtractedSecrets, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{AlertDescription, CipherSuite, CommonState, Error, ExtractedSecrets, HandshakeKind, ProtocolVersion, ServerConfig};
 use sidegate_core::{HandshakeFacts, Lap, Reason};
 use sidegate_identity::unix_now;
 use tokio::net::TcpStream;
@@ -18,7 +21,7 @@ use crate::buffer::{Buffer, Size};
 use crate::configs::{ClientChoice, ServerChoice};
 use crate::failure::HandshakeFailure;
 use crate::pace;
-use crate::record::HEADER;
+use crate::record::{HEADER, PLAINTEXT};
 use crate::session::{Kernel, Remains, Session};
 use crate::socket;
 use crate::verifier::{Report, take_report};
@@ -54,30 +57,31 @@ struct Inward {
 
 impl Inward {
     fn starting_with(first: &[u8]) -> Result<Self, HandshakeFailure> {
-        let mut buffer = Buffer::take(if first.len() < Size::Small.bytes() { Size::Small } else { Size::Large });
-        match buffer.bytes().get_mut(..first.len()) {
+        let mut inward = Self { buffer: Buffer::take(Size::of(first.len()).unwrap_or(Size::Large)), filled: 0..first.len() };
+        match inward.buffer.bytes().get_mut(..first.len()) {
             Some(room) => room.copy_from_slice(first),
             None => return Err(HandshakeFailure::new(Reason::TlsProtocolError, "more came first than a handshake can hold")),
         }
-        Ok(Self { buffer, filled: 0..first.len() })
+        Ok(inward)
     }
 
     fn bytes(&mut self) -> &mut [u8] {
         &mut self.buffer.bytes()[self.filled.clone()]
     }
 
-    /// Waits for more, and takes it.
-    async fn read(&mut self, tcp: &TcpStream) -> Result<(), HandshakeFailure> {
+    /// Waits for more, and takes it, into a buffer of `most` at most. What has come lies in the smallest that holds it: who sends
+    /// little and then waits costs no more than that.
+    async fn read(&mut self, tcp: &TcpStream, most: Size) -> Result<(), HandshakeFailure> {
         // A message may come in several records; rustls wants all of it in one piece.
         if self.filled.end == self.buffer.bytes().len() {
             if self.filled.start > 0 {
                 self.buffer.bytes().copy_within(self.filled.clone(), 0);
-            } else if self.buffer.size() == Size::Small {
-                let mut larger = Buffer::take(Size::Large);
+            } else if let Some(size) = Size::of(self.filled.len() + 1).filter(|size| *size <= most) {
+                let mut larger = Buffer::take(size);
                 larger.bytes()[..self.filled.len()].copy_from_slice(self.bytes());
                 self.buffer = larger;
             } else {
-                return Err(HandshakeFailure::new(Reason::TlsProtocolError, "a handshake message is longer than TLS allows"));
+                return Err(HandshakeFailure::new(Reason::TlsProtocolError, "a handshake message is longer than is taken"));
             }
             self.filled = 0..self.filled.len();
         }
@@ -96,12 +100,63 @@ impl Inward {
     }
 }
 
+/// A ClientHello at most. With a hybrid key share, a ticket and the names of many protocols it has some 2 KiB.
+const LONGEST_HELLO: usize = 16 * 1024;
+
+/// Whether all of a ClientHello has come, by the headers of its records and its own. What is none counts as whole: rustls refuses it.
+fn has_hello(bytes: &[u8]) -> Result<bool, HandshakeFailure> {
+    const HANDSHAKE: u8 = 22;
+    const CLIENT_HELLO: u8 = 1;
+    // The message's own header may be spread over records.
+    let (mut head, mut come) = (Vec::with_capacity(4), 0);
+    let mut rest = bytes;
+    while let Some((header, after)) = rest.split_first_chunk::<HEADER>() {
+        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        if header[..2] != [HANDSHAKE, 3] || length == 0 || length > PLAINTEXT {
+            return Ok(true);
+        }
+        let part = &after[..length.min(after.len())];
+        head.extend(part.iter().take(4 - head.len()));
+        come += part.len();
+        if head.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+            return Ok(true);
+        }
+        if let [_, high, middle, low] = head[..] {
+            let wanted = u32::from_be_bytes([0, high, middle, low]) as usize;
+            if wanted > LONGEST_HELLO {
+                return Err(HandshakeFailure::new(Reason::TlsProtocolError, "a ClientHello is longer than is taken"));
+            }
+            if come >= 4 + wanted {
+                return Ok(true);
+            }
+        }
+        match after.get(length..) {
+            Some(next) => rest = next,
+            None => return Ok(false),
+        }
+    }
+    // Plaintext may be shorter than a header.
+    Ok(rest.iter().zip([HANDSHAKE, 3]).any(|(byte, expected)| *byte != expected))
+}
+
 /// Waits for the ClientHello and lets it choose. It stays where it is, for rustls to read once more.
 async fn client_hello(
     tcp: &TcpStream,
     inward: &mut Inward,
     choice: &ServerChoice,
 ) -> Result<(Arc<ServerConfig>, Option<String>), HandshakeFailure> {
+    loop {
+        match has_hello(inward.bytes()) {
+            Ok(true) => break,
+            Ok(false) => inward.read(tcp, Size::Small).await?,
+            Err(failure) => {
+                const FATAL: u8 = 2;
+                let _ = socket::write(tcp, &[IoSlice::new(&[21, 3, 3, 0, 2, FATAL, AlertDescription::DecodeError.into()])]);
+                return Err(failure);
+            }
+        }
+    }
+    // It keeps a copy of what it reads, and so reads nothing before all is there.
     let mut acceptor = Acceptor::default();
     let mut seen = 0;
     loop {
@@ -129,7 +184,7 @@ async fn client_hello(
                 }
             }
         }
-        inward.read(tcp).await?;
+        inward.read(tcp, Size::Small).await?;
     }
 }
 
@@ -250,7 +305,7 @@ async fn drive(
                 // A peer that rejects us closes while we still write; what it said is worth more than the error. But where it
                 // has said nothing the error tells more than the bare end that comes after it.
                 let sent = send(tcp, &mut remains.out).await;
-                inward.read(tcp).await.map_err(|ended| sent.err().unwrap_or(ended))?;
+                inward.read(tcp, Size::Medium).await.map_err(|ended| sent.err().unwrap_or(ended))?;
             }
             Err(error) => {
                 tell(tcp, &mut side, &mut inward.bytes()[..shown], &mut remains);
@@ -364,5 +419,61 @@ fn facts(connection: &CommonState, sni: Option<String>) -> HandshakeFacts {
         alpn: connection.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned()),
         sni,
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a peer sends lies in little more than it needs, and what is longer than may be is not taken.
+    #[tokio::test]
+    async fn a_peer_holds_about_what_it_has_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut client, (server, _)) = (client.unwrap(), server.unwrap());
+        let mut inward = Inward::starting_with(b"").unwrap();
+        assert_eq!(inward.buffer.size(), Size::Tiny);
+        for (length, most, size) in [
+            (4096, Size::Small, Size::Tiny),
+            (4097, Size::Small, Size::Small),
+            (Size::Small.bytes(), Size::Small, Size::Small),
+            (Size::Small.bytes() + 1, Size::Medium, Size::Medium),
+            (Size::Medium.bytes(), Size::Medium, Size::Medium),
+        ] {
+            while inward.filled.len() < length {
+                client.write_all(&[0]).await.unwrap();
+                inward.read(&server, most).await.unwrap();
+            }
+            assert_eq!((inward.filled.len(), inward.buffer.size()), (length, size));
+        }
+        client.write_all(&[0]).await.unwrap();
+        assert!(inward.read(&server, Size::Medium).await.is_err());
+    }
+
+    /// Whole exactly when its last byte has come, in whatever records, and refused as soon as it says that it is too long.
+    #[test]
+    fn a_hello_is_seen_whole_when_it_is() {
+        let message = |length: u32| [&[1][..], &length.to_be_bytes()[1..], &vec![7; length as usize]].concat();
+        let in_records = |message: &[u8], of: usize| -> Vec<u8> {
+            let record = |part: &[u8]| [&[22, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
+            message.chunks(of).flat_map(record).collect()
+        };
+        for of in [1, 3, 4, 100, 1000, PLAINTEXT] {
+            let bytes = in_records(&message(300), of);
+            for end in 0..bytes.len() {
+                assert_eq!(has_hello(&bytes[..end]), Ok(false), "{end} bytes in records of {of}");
+            }
+            assert_eq!(has_hello(&bytes), Ok(true));
+            assert!(has_hello(&in_records(&message(16 * 1024 + 1), of)).is_err());
+        }
+        assert_eq!(has_hello(&in_records(&message(16 * 1024), PLAINTEXT)), Ok(true));
+        for other in [&b"G"[..], b"\x16\x02", b"\x17\x03\x03\0\x01", b"\x16\x03\x01\0\0", b"\x16\x03\x01\xff\0", b"\x16\x03\x01\0\x05\x02"]
+        {
+            assert_eq!(has_hello(other), Ok(true), "{other:?}");
+        }
     }
 }

@@ -5,11 +5,11 @@ use std::io::Write;
 use rustls::crypto::aws_lc_rs::default_provider;
 use sidegate_core::Reason;
 use sidegate_tls::{TlsContext, accept};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::pki::ID;
+use crate::pki::{ID, Spec, World, signing_key, unknown};
 use crate::raw::{Raw, config, connection, hello};
-use crate::wire::{read_to_end, sockets, within};
+use crate::wire::{read_to_end, shake, sockets, within};
 use crate::{material, raw};
 
 #[tokio::test]
@@ -78,6 +78,38 @@ async fn a_long_hello_is_a_hello() {
     long.alpn_protocols = (0..100).map(|number| format!("{number:0>120}").into_bytes()).collect();
     let (_, outcome, _raw) = raw::against_us(&material, long).await;
     assert_eq!(&*outcome.unwrap().peer.text, ID);
+}
+
+/// One that is too long is refused as soon as it says so: nobody keeps what a stranger sends.
+#[tokio::test]
+async fn a_hello_that_is_too_long_is_refused_by_its_header() {
+    let choice = TlsContext::new(&material()).unwrap().server(&[]);
+    for length in [0x4001_u32, 0x1_0000, 0xff_ffff] {
+        let (server, mut client) = sockets().await;
+        let [_, high, middle, low] = length.to_be_bytes();
+        client.write_all(&[0x16, 3, 1, 0x40, 0, 1, high, middle, low]).await.unwrap();
+        let failure = within(accept(&server, b"", &choice)).await.err().unwrap();
+        assert_eq!(failure.reason, Reason::TlsProtocolError, "{failure:?}");
+        drop(server);
+        let mut answer = Vec::new();
+        within(client.read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(answer, [0x15, 3, 3, 0, 2, 2, 50]);
+    }
+}
+
+/// The longest chain that is verified fits into what a handshake holds, both ways.
+#[tokio::test]
+async fn the_longest_chain_comes_through() {
+    let world = World::new();
+    let leaf = (0..1000).fold(Spec::leaf(ID), |leaf, _| leaf.and(unknown(false))).signed_by(&world.ours, &world.leaf_key);
+    assert!((28_000..32 * 1024).contains(&leaf.len()), "{}", leaf.len());
+    let long = world.presenting(vec![leaf], signing_key(&world.leaf_key));
+    let short = world.material(ID);
+    for (server, client) in [(&short, &long), (&long, &short)] {
+        let (server, client) = shake(server, client).await;
+        server.session();
+        client.session();
+    }
 }
 
 /// Application data and the end may come with the client's last handshake message.

@@ -1,34 +1,45 @@
 //! HTTP probes and the metrics scrape.
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sidegate_core::event;
+use sidegate_core::{event, without_controls};
 use sidegate_proxy::{Phase, Readiness, Shared};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::time::{sleep, timeout};
 
-/// Probes and a scraper need few connections; more are refused, so that nobody takes the control plane's descriptors.
+use crate::scrape::Scrape;
+
+/// Probes and a scraper need few connections. The data plane leaves descriptors for so many (`RESERVED` in `proxy/src/limits.rs`).
 const CONNECTIONS: usize = 64;
-/// For a whole connection: a probe is done in a moment, and whoever keeps one open may open it anew.
+/// For a whole connection: a probe is done in a moment, and who wants to keep one open longer opens another.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// For a request's head to come, also on a connection that is kept.
 const HEADER: Duration = Duration::from_secs(5);
+/// A head is no longer than this: hyper refuses a longer one.
+const LONGEST_HEADER: usize = 16 * 1024;
+/// What the kernel holds while the control plane is busy; it caps this at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+/// After accept has failed. A probe's client waits for a second.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The admin address can't be had.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {0} for admin.listen: {1}; is another sidegate running?")]
-pub struct AdminError(SocketAddr, std::io::Error);
+pub struct AdminError(SocketAddr, io::Error);
 
 /// The admin listener, bound.
 #[derive(Debug)]
@@ -40,8 +51,14 @@ impl Admin {
     /// # Errors
     /// If the address can't be had.
     pub fn bind(address: SocketAddr) -> Result<Self, AdminError> {
-        let listener = StdListener::bind(address).and_then(|l| l.set_nonblocking(true).map(|()| l));
-        listener.map(Self).map_err(|e| AdminError(address, e))
+        let bind = || -> io::Result<StdListener> {
+            let listener = StdListener::bind(address)?;
+            // Again, since the standard library's backlog is 128: a burst of strangers would fill it, and a probe wait a second.
+            SockRef::from(&listener).listen(BACKLOG)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        bind().map(Self).map_err(|e| AdminError(address, e))
     }
 
     /// Serves until dropped.
@@ -50,41 +67,126 @@ impl Admin {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(event = event::ADMIN_UNAVAILABLE, "the admin port can't be served: {error}"),
         };
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let mut connections = JoinSet::new();
+        let scrape = Arc::new(Scrape::default());
+        let mut open = Open::default();
+        // They end with this task.
+        let mut tasks = JoinSet::new();
         loop {
             match listener.accept().await {
-                Ok((tcp, _)) => {
-                    while connections.try_join_next().is_some() {}
-                    if let Ok(place) = places.clone().try_acquire_owned() {
-                        let shared = shared.clone();
-                        connections.spawn(async move {
-                            let _ = timeout(DEADLINE, converse(tcp, shared)).await;
-                            drop(place);
-                        });
+                Ok((tcp, from)) => {
+                    while tasks.try_join_next().is_some() {}
+                    if open.make_room() {
+                        shared.telemetry.metrics.admin_evicted().inc();
                     }
+                    let heard = open.next();
+                    let conversation = converse(tcp, shared.clone(), scrape.clone(), heard.clone());
+                    let task = tasks.spawn(async move {
+                        let _ = timeout(DEADLINE, conversation).await;
+                    });
+                    open.connections.push(Connection { from: source(from.ip()), heard: heard.at, task });
+                    // Each has its turn before the next is accepted: a request that came with its connection is answered whoever
+                    // comes after it, and an evicted connection's descriptor is free.
+                    yield_now().await;
                 }
                 Err(error) => {
                     tracing::warn!(event = event::ACCEPT_FAILED, "accept on the admin port failed, trying again: {error}");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    // Most likely there are no descriptors: the longest silent connection has one.
+                    if open.evict() {
+                        shared.telemetry.metrics.admin_evicted().inc();
+                    }
+                    sleep(PAUSE).await;
                 }
             }
         }
     }
 }
 
-async fn converse(tcp: TcpStream, shared: Arc<Shared>) {
+/// The connections, as many as there are places.
+#[derive(Default)]
+struct Open {
+    connections: Vec<Connection>,
+    /// Counts what is heard: connections and requests.
+    clock: Arc<AtomicU64>,
+}
+
+struct Connection {
+    from: IpAddr,
+    /// When its last request came, or itself, by the clock.
+    heard: Arc<AtomicU64>,
+    task: AbortHandle,
+}
+
+/// With what a connection tells that a request has come.
+#[derive(Clone)]
+struct Heard {
+    clock: Arc<AtomicU64>,
+    at: Arc<AtomicU64>,
+}
+
+impl Heard {
+    fn now(&self) {
+        self.at.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl Open {
+    fn next(&self) -> Heard {
+        let heard = Heard { clock: self.clock.clone(), at: Arc::default() };
+        heard.now();
+        heard
+    }
+
+    /// Sees to a free place; whether one had to be taken from another connection.
+    fn make_room(&mut self) -> bool {
+        self.connections.retain(|connection| !connection.task.is_finished());
+        self.connections.len() >= CONNECTIONS && self.evict()
+    }
+
+    /// Ends the longest silent connection of the source that holds the most: of others nobody takes a place by opening many.
+    fn evict(&mut self) -> bool {
+        let held = |from: IpAddr| self.connections.iter().filter(|connection| connection.from == from).count();
+        let most = |c: &Connection| (held(c.from), std::cmp::Reverse(c.heard.load(Ordering::Relaxed)));
+        let victim = (0..self.connections.len()).max_by_key(|index| most(&self.connections[*index]));
+        if let Some(victim) = victim {
+            self.connections.swap_remove(victim).task.abort();
+        }
+        victim.is_some()
+    }
+}
+
+/// Who counts as one source: an IPv6 network of one host has 2^64 addresses.
+fn source(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+async fn converse(tcp: TcpStream, shared: Arc<Shared>, scrape: Arc<Scrape>, heard: Heard) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(&request, &shared);
-        async move { Ok::<_, Infallible>(response) }
+        heard.now();
+        let (shared, scrape) = (shared.clone(), scrape.clone());
+        async move {
+            let mut response = answer(&request, &shared, &scrape).await;
+            if !asks_to_keep(request.headers()) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(16 * 1024);
-    // Whoever breaks off has only itself to tell.
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(LONGEST_HEADER);
+    // Who breaks off has only itself to tell.
     let _ = http.serve_connection(TokioIo::new(tcp), service).await;
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+/// HTTP/1.1 keeps a connection unless told otherwise; here it has to be asked for, since places are few.
+fn asks_to_keep(headers: &HeaderMap) -> bool {
+    let words = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    words.map(str::trim).any(|word| word.eq_ignore_ascii_case("keep-alive"))
+}
+
+async fn answer(request: &Request<Incoming>, shared: &Shared, scrape: &Scrape) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }
@@ -94,10 +196,13 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
         "/startupz" if phase >= Phase::Serving => text(StatusCode::OK, "ok\n"),
         "/startupz" | "/readyz" => match shared.readiness() {
             Readiness::Ready => text(StatusCode::OK, "ok\n"),
-            Readiness::NotReady(lines) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", lines.join("\n"))),
+            Readiness::NotReady(lines) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready\n{}\n", lines.iter().map(|line| without_controls(line)).collect::<Vec<_>>().join("\n")),
+            ),
         },
         "/metrics" => {
-            let mut response = text(StatusCode::OK, shared.telemetry.scrape());
+            let mut response = text(StatusCode::OK, scrape.text(|| shared.telemetry.scrape()).await);
             let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
@@ -110,4 +215,52 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_one_host_is_one_source() {
+        let of = |text: &str| source(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+
+    #[test]
+    fn a_connection_is_kept_only_for_who_asks() {
+        let keeps = |value: &'static str| asks_to_keep(&HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static(value))]));
+        assert!(keeps("keep-alive") && keeps("TE, Keep-Alive"));
+        assert!(!keeps("close") && !asks_to_keep(&HeaderMap::new()));
+    }
+
+    /// A scraper with one connection stays beside a stranger who opens as many as there are places and more.
+    #[tokio::test]
+    async fn who_holds_the_most_gives_way_the_longest_silent_first() {
+        let mut open = Open::default();
+        let mut tasks = JoinSet::new();
+        let mut add = |open: &mut Open, from: u8| {
+            let heard = open.next();
+            let task = tasks.spawn(std::future::pending::<()>());
+            open.connections.push(Connection { from: IpAddr::from([10, 0, 0, from]), heard: heard.at.clone(), task });
+            heard
+        };
+        let scraper = add(&mut open, 1);
+        let first = add(&mut open, 2);
+        for _ in 2..CONNECTIONS {
+            add(&mut open, 2);
+        }
+        first.now();
+        let silent = open.connections[2].heard.clone();
+        for _ in 0..1000 {
+            assert!(open.make_room());
+            add(&mut open, 2);
+            assert_eq!(open.connections.len(), CONNECTIONS);
+        }
+        let has = |at: &Arc<AtomicU64>| open.connections.iter().any(|c| Arc::ptr_eq(&c.heard, at));
+        assert!(has(&scraper.at) && !has(&silent) && !has(&first.at));
+    }
 }

@@ -4,6 +4,7 @@
 mod api;
 mod client;
 mod http;
+mod scrape;
 mod socket;
 
 pub use api::Controls;

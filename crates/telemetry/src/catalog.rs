@@ -102,6 +102,7 @@ instruments! {
     REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" ["status"] "Handshakes with peers of whom it is not known whether they are revoked, and whom the configuration lets in all the same.";
     READY "sidegate.ready" Gauge "" [] "1 while ready.";
     ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" ["direction"] "accept() failures, such as an exhausted descriptor table.";
+    ADMIN_EVICTED "sidegate.admin.evicted" Counter "{connection}" [] "Connections to the admin port that were closed to make room for others: the longest silent, of the address that holds the most.";
     EXPORTED "sidegate.telemetry.exported" Counter "{item}" ["signal"] "Spans, data points and log records that a collector has taken.";
     EXPORTS "sidegate.telemetry.exports" Counter "{request}" ["signal", "outcome"] "Export requests and their repetitions.";
     DROPPED "sidegate.telemetry.dropped" Counter "{item}" ["signal", "cause"] "What never reached its reader: spans, data points, log records, lines of the access log or of standard error, audit records (audit) and their copies (audit_copies), and under records connections whose span, log record, peer and rule are unknown to telemetry.";

@@ -76,6 +76,7 @@ pub struct Metrics {
     bytes: [[Counter; 2]; 2],
     plaintext: [Counter; 2],
     accept_errors: [Counter; 2],
+    admin_evicted: Counter,
     /// By direction and decision.
     decisions: Bounded<4>,
     remarks: [Counter; Says::ALL.len()],
@@ -139,6 +140,7 @@ impl Metrics {
             bytes: each(),
             plaintext: each(),
             accept_errors: each(),
+            admin_evicted: Counter::default(),
             decisions: Bounded::new(config.rules.into()),
             remarks: each(),
             peers: Bounded::new(config.peers.into()),
@@ -253,6 +255,12 @@ impl Metrics {
     #[must_use]
     pub fn accept_errors(&self, direction: Direction) -> &Counter {
         &self.accept_errors[direction as usize]
+    }
+
+    /// Connections to the admin port that were closed to make room.
+    #[must_use]
+    pub fn admin_evicted(&self) -> &Counter {
+        &self.admin_evicted
     }
 
     /// Replacements of SVID or bundles that came about, or not.
@@ -386,6 +394,7 @@ impl Metrics {
             streams.sum(&catalog::PLAINTEXT, [d], self.plaintext[way].get());
             streams.sum(&catalog::ACCEPT_ERRORS, [d], self.accept_errors[way].get());
         }
+        streams.sum(&catalog::ADMIN_EVICTED, [], self.admin_evicted.get());
         for counted in self.decisions.all() {
             for direction in DIRECTIONS {
                 for (allowed, decision) in DECISIONS.into_iter().enumerate() {

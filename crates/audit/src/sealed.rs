@@ -6,6 +6,7 @@ use std::path::Path;
 use age::x25519;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use sidegate_config::file;
 use sidegate_config::value::AgeRecipient;
 use zeroize::Zeroizing;
 
@@ -63,9 +64,9 @@ impl AuditorKeys {
     ///
     /// # Errors
     /// If it can't be read, or holds none.
-    pub fn load(file: &Path) -> Result<Self, AuditorKeyError> {
-        let name = file.display().to_string();
-        let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|e| AuditorKeyError::File(name.clone(), e))?;
+    pub fn load(path: &Path) -> Result<Self, AuditorKeyError> {
+        let name = path.display().to_string();
+        let text = file::read_text(path, file::SMALL).map(Zeroizing::new).map_err(|e| AuditorKeyError::File(name.clone(), e))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let keys: Vec<x25519::Identity> =
             lines.map(str::parse).collect::<Result<_, _>>().map_err(|_| AuditorKeyError::NoKey(name.clone()))?;

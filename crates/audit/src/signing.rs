@@ -9,6 +9,7 @@ use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
+use sidegate_config::file;
 use sidegate_identity::Material;
 use sidegate_tls::verify::{Role, TrustStore};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
@@ -59,9 +60,9 @@ impl SigningKey {
     }
 
     /// A key of its own, from a PEM file.
-    pub(crate) fn load(file: &Path) -> Result<Self, KeyError> {
-        let name = file.display().to_string();
-        let pem = Zeroizing::new(std::fs::read(file).map_err(|_| KeyError::Private(name.clone()))?);
+    pub(crate) fn load(path: &Path) -> Result<Self, KeyError> {
+        let name = path.display().to_string();
+        let pem = Zeroizing::new(file::read(path, file::SMALL).map_err(|_| KeyError::Private(name.clone()))?);
         let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| KeyError::Private(name.clone()))?;
         let unusable = |why: String| KeyError::Unusable(name.clone(), why);
         let key = any_supported_type(&der).map_err(|e| unusable(e.to_string()))?;
@@ -97,9 +98,10 @@ impl Trust {
     ///
     /// # Errors
     /// If the file holds none.
-    pub fn public_key(file: &Path) -> Result<Vec<u8>, KeyError> {
-        let failed = |e: rustls::pki_types::pem::Error| KeyError::Public(file.display().to_string(), e.to_string());
-        SubjectPublicKeyInfoDer::from_pem_file(file).map(|key| key.to_vec()).map_err(failed)
+    pub fn public_key(path: &Path) -> Result<Vec<u8>, KeyError> {
+        let failed = |why: String| KeyError::Public(path.display().to_string(), why);
+        let pem = file::read(path, file::SMALL).map_err(|e| failed(e.to_string()))?;
+        SubjectPublicKeyInfoDer::from_pem_slice(&pem).map(|key| key.to_vec()).map_err(|e| failed(e.to_string()))
     }
 
     /// Whether anything was given to judge by.

@@ -4,9 +4,11 @@
 //! mistakes are reported at once, each with file, line, path and how to mend it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod aside;
 mod check;
 pub mod document;
 mod environment;
+pub mod file;
 mod load;
 mod otel;
 pub mod schema;
@@ -14,6 +16,7 @@ mod validate;
 pub mod value;
 mod watch;
 
+pub use aside::aside;
 pub use document::{Node, Place, Problem, Problems};
 pub use load::{json_schema, load, parse, parse_with, typed};
 pub use schema::Config;

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::check::{check, coerce};
 use crate::document::{Node, Place, Problem, Problems};
 use crate::schema::Config;
-use crate::{environment, otel, validate};
+use crate::{environment, file, otel, validate};
 
 /// Reads, checks and validates sidegate's configuration, with the overrides of this process's environment.
 ///
@@ -80,10 +80,10 @@ fn build<T: DeserializeOwned>(root: &Node, schema: &serde_json::Value) -> Result
         .map_err(|error| Problems(vec![Problem { place: root.place.clone(), path: String::new(), message: error.to_string() }]))
 }
 
-fn read(file: &Path) -> Result<String, Problems> {
-    std::fs::read_to_string(file).map_err(|error| {
+fn read(path: &Path) -> Result<String, Problems> {
+    file::read_text(path, file::SMALL).map_err(|error| {
         Problems(vec![Problem {
-            place: Place { source: file.display().to_string().into(), line: 0, column: 0 },
+            place: Place { source: path.display().to_string().into(), line: 0, column: 0 },
             path: String::new(),
             message: format!("can't be read: {error}"),
         }])

@@ -6,6 +6,8 @@ use std::time::Duration;
 use notify::Watcher;
 use tokio::sync::mpsc;
 
+use crate::aside;
+
 /// Related files are written one after the other: they are read when nothing has changed for this long.
 const SETTLE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -29,11 +31,22 @@ impl FileWatch {
         let (events, changed) = mpsc::channel(1);
         match watcher(paths, events) {
             Ok(watcher) => (Self { changed, _watcher: Some(watcher) }, None),
-            Err(error) => (
-                Self { changed, _watcher: None },
-                Some(format!("files are only looked at every {} s, since they can't be watched: {error}", POLL.as_secs())),
-            ),
+            Err(error) => Self::unwatched(&error),
         }
+    }
+
+    /// As [`FileWatch::new`], on a thread of its own: a network's file system may not answer.
+    pub async fn aside(paths: Vec<PathBuf>) -> (Self, Option<String>) {
+        match aside("watch", move || Self::new(&paths), || {}).await {
+            Ok(watch) => watch,
+            Err(error) => Self::unwatched(&error),
+        }
+    }
+
+    fn unwatched(why: &dyn std::fmt::Display) -> (Self, Option<String>) {
+        let (_, changed) = mpsc::channel(1);
+        let why = format!("files are only looked at every {} s, since they can't be watched: {why}", POLL.as_secs());
+        (Self { changed, _watcher: None }, Some(why))
     }
 
     /// Waits until something may have changed. The caller compares: it may also be nothing.

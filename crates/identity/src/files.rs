@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use sidegate_config::FileWatch;
+use sidegate_config::file::{SMALL, read};
 use sidegate_config::schema::Files;
+use sidegate_config::{FileWatch, aside};
 use sidegate_core::{TrustDomain, event};
 use tokio::sync::watch;
 use zeroize::Zeroize;
@@ -33,16 +34,22 @@ enum FilesError {
 
 /// Follows the files until the task is dropped.
 pub(crate) async fn run(files: Files, rules: Rules, sender: watch::Sender<SourceState>) {
-    let (mut watch, unwatched) = FileWatch::new(paths(&files));
+    let (mut watch, unwatched) = FileWatch::aside(paths(&files).cloned().collect()).await;
     if let Some(why) = unwatched {
         tracing::warn!(event = event::FILES_UNWATCHED, "{why}");
     }
     loop {
         // What is in use already is no rotation: to look every few seconds publishes nothing.
-        match contents(&files).and_then(|contents| material(&files, &contents, &rules)) {
+        let read = {
+            let (files, rules) = (files.clone(), rules.clone());
+            move || contents(&files).and_then(|contents| material(&files, &contents, &rules))
+        };
+        let late = || SourceState::trouble(&sender, "the files can't be read: the file system does not answer", Effect::Keep);
+        let failed = |error| Err(FilesError::Read(files.certificate.clone(), error));
+        match aside("identity-files", read, late).await.unwrap_or_else(failed) {
             Ok(material) => SourceState::publish(&sender, Arc::new(material)),
-            Err(error @ FilesError::Read(..)) => SourceState::trouble(&sender, error.to_string(), Effect::Keep),
-            Err(error) => SourceState::trouble(&sender, error.to_string(), Effect::Refuse),
+            Err(error @ FilesError::Read(..)) => SourceState::trouble(&sender, &error.to_string(), Effect::Keep),
+            Err(error) => SourceState::trouble(&sender, &error.to_string(), Effect::Refuse),
         }
         watch.changed().await;
     }
@@ -56,7 +63,7 @@ fn paths(files: &Files) -> impl Iterator<Item = &PathBuf> {
 struct Contents(Vec<zeroize::Zeroizing<Vec<u8>>>);
 
 fn contents(files: &Files) -> Result<Contents, FilesError> {
-    let read = |path: &PathBuf| std::fs::read(path).map(zeroize::Zeroizing::new).map_err(|e| FilesError::Read(path.clone(), e));
+    let read = |path: &PathBuf| read(path, SMALL).map(zeroize::Zeroizing::new).map_err(|e| FilesError::Read(path.clone(), e));
     paths(files).map(read).collect::<Result<_, _>>().map(Contents)
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::material::{Material, unix_now};
 use crate::{files, workload_api};
-use sidegate_core::event;
+use sidegate_core::{event, printable};
 
 /// How one source is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,7 +211,9 @@ impl SourceState {
     }
 
     /// Publishes trouble.
-    pub(crate) fn trouble(sender: &watch::Sender<Self>, message: String, effect: Effect) {
+    pub(crate) fn trouble(sender: &watch::Sender<Self>, message: &str, effect: Effect) {
+        // It may be an agent's, as long as that likes.
+        let message = printable(message);
         let withdraw = effect == Effect::Withdraw;
         let repeated = {
             let state = sender.borrow();

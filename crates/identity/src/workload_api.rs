@@ -60,17 +60,17 @@ pub(crate) async fn run(endpoint: Endpoint, rules: Rules, sender: watch::Sender<
             }
         }
         match trouble {
-            Trouble::Retry(message) => SourceState::trouble(&sender, message, Effect::Keep),
+            Trouble::Retry(message) => SourceState::trouble(&sender, &message, Effect::Keep),
             Trouble::Unusable(message) => {
-                SourceState::trouble(&sender, format!("its message can't be used: {message}"), Effect::Refuse);
+                SourceState::trouble(&sender, &format!("its message can't be used: {message}"), Effect::Refuse);
             }
             Trouble::Denied(message) => {
                 let since = *denied_since.get_or_insert_with(Instant::now);
                 let over = since.elapsed() >= rules.grace;
-                SourceState::trouble(&sender, message, if over { Effect::Withdraw } else { Effect::Keep });
+                SourceState::trouble(&sender, &message, if over { Effect::Withdraw } else { Effect::Keep });
             }
             Trouble::Final(message) => {
-                SourceState::trouble(&sender, format!("{message}; not asked again"), Effect::Keep);
+                SourceState::trouble(&sender, &format!("{message}; not asked again"), Effect::Keep);
                 return std::future::pending().await;
             }
         }

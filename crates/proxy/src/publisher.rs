@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sidegate_audit::{Event, FileDigest};
-use sidegate_config::FileWatch;
 use sidegate_config::schema::Profile;
+use sidegate_config::{FileWatch, aside};
 use sidegate_identity::{IdentityState, Material};
 use sidegate_policy::{Policy, PolicyError};
 use sidegate_tls::revocation::Revocation;
@@ -93,35 +93,55 @@ fn digests(texts: &[(String, String)]) -> Vec<FileDigest> {
     texts.iter().map(|(file, text)| FileDigest::new(file, text.as_bytes())).collect()
 }
 
-/// Reads the policy anew when its files change. A bad file never replaces a good one.
+/// What was found in the policy files: what names them in the audit log, or why they can't be read.
+type Found = Result<Vec<FileDigest>, String>;
+
+/// Reads and compiles the policy; nothing if the files hold what was found in them `last`.
+fn look(paths: &[PathBuf], profile: Profile, last: Option<&Found>) -> Option<(Found, Result<Arc<Policy>, String>)> {
+    let texts = sidegate_policy::read(paths).map_err(|error| error.to_string());
+    let found = texts.as_deref().map(digests).map_err(Clone::clone);
+    if last == Some(&found) {
+        return None;
+    }
+    let policy = texts.and_then(|texts| Policy::parse(&texts, profile).map_err(|problems| problems.to_string()));
+    Some((found, policy.map(Arc::new)))
+}
+
+/// Reads the policy again when its files change, on a thread of its own: the file system may not answer, and to compile many rules
+/// takes long. A bad file never replaces a good one.
 async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>, shared: Arc<Shared>) {
-    let (mut watch, unwatched) = FileWatch::new(&source.paths);
+    let (mut watch, unwatched) = FileWatch::aside(source.paths.clone()).await;
     if let Some(why) = unwatched {
         tracing::warn!(event = event::FILES_UNWATCHED, "policy: {why}");
     }
+    let refused = |files: Vec<FileDigest>, why: &str| {
+        shared.telemetry.metrics.policy_reloads(false).inc();
+        shared.audit.record(Event::PolicyRefused { files });
+        tracing::error!(event = event::POLICY_REFUSED, "the policy was not reloaded, the last good one stays: {why}");
+    };
     // The first look compares with nothing, so that a change while we started is not missed.
-    let mut last = None;
+    let mut last: Option<Found> = None;
     loop {
-        let now = sidegate_policy::read(&source.paths).map_err(|error| error.to_string());
-        if last.as_ref() != Some(&now) {
-            match now.clone().and_then(|texts| Policy::parse(&texts, source.profile).map_err(|problems| problems.to_string())) {
-                Ok(policy) => {
-                    if last.is_some() {
-                        shared.telemetry.metrics.policy_reloads(true).inc();
-                        let files = now.as_deref().map(digests).unwrap_or_default();
-                        shared.audit.record(Event::PolicyLoaded { rules: policy.len() as u64, files });
-                        tracing::info!(event = event::POLICY_RELOADED, rules = policy.len(), "policy reloaded");
-                        policy.warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
-                    }
-                    sender.send_replace(Arc::new(policy));
+        let (paths, profile, before) = (source.paths.clone(), source.profile, last.clone());
+        let late = || tracing::warn!(event = event::POLICY_WARNING, "the policy files are not read yet; the file system may not answer");
+        match aside("policy", move || look(&paths, profile, before.as_ref()), late).await {
+            Ok(None) => {}
+            Ok(Some((found, Ok(policy)))) => {
+                if last.is_some() {
+                    shared.telemetry.metrics.policy_reloads(true).inc();
+                    let files = found.clone().unwrap_or_default();
+                    shared.audit.record(Event::PolicyLoaded { rules: policy.len() as u64, files });
+                    tracing::info!(event = event::POLICY_RELOADED, rules = policy.len(), "policy reloaded");
+                    policy.warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
                 }
-                Err(error) => {
-                    shared.telemetry.metrics.policy_reloads(false).inc();
-                    shared.audit.record(Event::PolicyRefused { files: now.as_deref().map(digests).unwrap_or_default() });
-                    tracing::error!(event = event::POLICY_REFUSED, "the policy was not reloaded, the last good one stays: {error}");
-                }
+                sender.send_replace(policy);
+                last = Some(found);
             }
-            last = Some(now);
+            Ok(Some((found, Err(why)))) => {
+                refused(found.clone().unwrap_or_default(), &why);
+                last = Some(found);
+            }
+            Err(error) => refused(Vec::new(), &error.to_string()),
         }
         watch.changed().await;
     }

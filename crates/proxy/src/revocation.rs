@@ -3,8 +3,7 @@
 //! What can't be read or fetched never replaces what could.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +87,7 @@ impl RevocationSource {
             let urls = lists.urls.iter().map(|url| Source { domain, place: Place::Url(url.get().clone()), bytes: Vec::new() });
             sources.extend(urls);
         }
-        let denied = config.deny_lists.iter().map(read_denied).collect::<Result<_, _>>()?;
+        let denied = config.deny_lists.iter().map(|file| read_denied(file)).collect::<Result<_, _>>()?;
         Ok(Self { config, sources, denied })
     }
 
@@ -227,11 +226,11 @@ fn trouble(shared: &Shared, error: &RevocationError) {
 }
 
 /// The bytes of a file, whatever is in it.
-fn read(file: &PathBuf) -> Result<Vec<u8>, RevocationError> {
-    let mut bytes = Vec::new();
-    let failed = |e| RevocationError::Read(file.clone(), e);
-    std::fs::File::open(file).map_err(failed)?.take(LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > LONGEST { Err(RevocationError::TooLong(file.display().to_string())) } else { Ok(bytes) }
+fn read(file: &Path) -> Result<Vec<u8>, RevocationError> {
+    sidegate_config::file::read(file, LONGEST).map_err(|e| match e.kind() {
+        std::io::ErrorKind::FileTooLarge => RevocationError::TooLong(file.display().to_string()),
+        _ => RevocationError::Read(file.to_owned(), e),
+    })
 }
 
 /// `bytes`, if they are lists, none of which is older than one by the same issuer that is `known`.
@@ -246,8 +245,9 @@ fn newer(known: &[u8], bytes: Vec<u8>, place: impl std::fmt::Display) -> Result<
 }
 
 /// The text of a deny list, and what it says.
-fn read_denied(file: &PathBuf) -> Result<(String, Vec<Denied>), RevocationError> {
-    let text = std::fs::read_to_string(file).map_err(|e| RevocationError::Read(file.clone(), e))?;
+fn read_denied(file: &Path) -> Result<(String, Vec<Denied>), RevocationError> {
+    let text =
+        sidegate_config::file::read_text(file, sidegate_config::file::LARGE).map_err(|e| RevocationError::Read(file.to_owned(), e))?;
     let (list, root) = sidegate_config::typed::<DenyList>(&file.display().to_string(), &text)
         .map_err(|problems| RevocationError::DenyList(problems.to_string()))?;
     let mut wrong = sidegate_config::document::Problems::default();

@@ -11,11 +11,12 @@ use crate::logging;
 pub(crate) fn authority(arguments: &cli::Authority) -> Result<()> {
     use anyhow::{Context, anyhow};
     use sidegate_authority::{Authority, AuthorityConfig};
+    use sidegate_config::file::{SMALL, read_text};
     use tokio::signal::unix::{SignalKind, signal};
 
     refuse_production(arguments)?;
     let file = &arguments.config;
-    let text = std::fs::read_to_string(file).with_context(|| format!("{} can't be read", file.display()))?;
+    let text = read_text(file, SMALL).with_context(|| format!("{} can't be read", file.display()))?;
     let (config, _) = sidegate_config::typed::<AuthorityConfig>(&file.display().to_string(), &text)
         .map_err(|p| anyhow!("the authority's configuration can't be used:\n{p}"))?;
     let _logs = logging::start("info", None)?;

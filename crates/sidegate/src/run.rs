@@ -108,7 +108,7 @@ fn first_records(audit: &Audit, config: &Config, file: &Path) {
     }
     // Read again: what is in force is `effective`. A file that is gone since it was loaded has no digest.
     let name = file.display().to_string();
-    let digest = match std::fs::read(file) {
+    let digest = match sidegate_config::file::read(file, sidegate_config::file::SMALL) {
         Ok(text) => FileDigest::new(&name, &text),
         Err(_) => FileDigest { file: name, sha256: String::new() },
     };

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, RootCertStore, SignatureScheme};
+use sidegate_config::file;
 use sidegate_config::schema::telemetry::CollectorTls;
 use sidegate_core::SpiffeIdPattern;
 use sidegate_identity::Material;
@@ -111,7 +112,7 @@ impl CollectorConfig {
         let mut config = match (material, &tls.certificate, &tls.key) {
             (Some(material), _, _) if tls.svid => builder.with_client_cert_resolver(Arc::new(OneSvid(material.svid.certified_key.clone()))),
             (_, Some(certificate), Some(key)) => {
-                let pem = Zeroizing::new(std::fs::read(key).map_err(|_| CollectorError::Key(key.clone()))?);
+                let pem = Zeroizing::new(file::read(key, file::SMALL).map_err(|_| CollectorError::Key(key.clone()))?);
                 let key_der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| CollectorError::Key(key.clone()))?;
                 builder.with_client_auth_cert(certificates(certificate)?, key_der)?
             }
@@ -127,9 +128,10 @@ impl CollectorConfig {
 ///
 /// # Errors
 /// If it can't be read as that.
-pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CollectorError> {
-    let failed = |e: rustls::pki_types::pem::Error| CollectorError::File(file.to_owned(), e.to_string());
-    CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CollectorError> {
+    let failed = |why: String| CollectorError::File(path.to_owned(), why);
+    let pem = file::read(path, file::SMALL).map_err(|e| failed(e.to_string()))?;
+    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| failed(e.to_string()))
 }
 
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, CollectorError> {

@@ -19,12 +19,15 @@ pub struct Anchor {
     torn: bool,
 }
 
+/// Bytes of a file of exported checkpoints: of some 100,000, which is one a minute for two months.
+const MOST: usize = 256 * 1024 * 1024;
+
 /// Reads a file of what was exported, one a line: checkpoints, and the beginnings of runs.
 ///
 /// # Errors
 /// If it can't be read, or a record is neither.
 pub fn anchors(file: &Path) -> Result<Vec<Anchor>, ReadError> {
-    let text = std::fs::read(file).map_err(|error| ReadError::File(file.to_owned(), error))?;
+    let text = sidegate_config::file::read(file, MOST).map_err(|error| ReadError::File(file.to_owned(), error))?;
     let lines = text.split(|byte| *byte == b'\n').zip(1..).filter(|(line, _)| !line.is_empty());
     let anchor = |(line, number): (&[u8], u64)| {
         let wrong = |why: String| ReadError::Line { file: file.to_owned(), line: number, why };

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
+use sidegate_config::file::{LARGE, read_text};
 use sidegate_policy::suite::{Outcome as Tested, Suite};
 
 use super::{Outcome, count, explanation, load};
@@ -15,7 +16,7 @@ pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
     // A rule is covered if any suite covers it.
     let mut uncovered: Option<Vec<String>> = None;
     for file in &arguments.suites {
-        let text = std::fs::read_to_string(file).with_context(|| format!("the suite {} can't be read", file.display()))?;
+        let text = read_text(file, LARGE).with_context(|| format!("the suite {} can't be read", file.display()))?;
         let report = Suite::run(&file.display().to_string(), &text, &policy).map_err(|p| anyhow!("the suite can't be used:\n{p}"))?;
         outcomes.extend(report.outcomes);
         uncovered = Some(match uncovered {

@@ -164,13 +164,20 @@ fn chains_that_are_mazes_hold_up_nobody_else() {
 fn limits_refuse_and_recover() {
     let echo = Echo::start();
     let pair = Pair::start(echo.address, HOUR, "limits: { connections: 20, handshakes: 5 }\n");
-    let idle: Vec<TcpStream> = (0..5).map(|_| connect(pair.port)).collect();
+    let slow: Vec<TcpStream> = (0..5)
+        .map(|_| {
+            let mut tcp = connect(pair.port);
+            tcp.write_all(&[0x16, 0x03, 0x01]).unwrap();
+            tcp
+        })
+        .collect();
     eventually("five handshakes", || (pair.api.metric("sidegate_handshakes_in_flight{direction=\"inbound\"}") == 5.0).then_some(()));
-    assert!(echo_bytes(pair.entry, 100, 1).is_err());
-    pair.api.reason("handshake_limit");
-    drop(idle);
-    eventually("their end", || (pair.api.metric("sidegate_handshakes_in_flight{direction=\"inbound\"}") == 0.0).then_some(()));
-    echo_bytes(pair.entry, 100, 2).unwrap();
+    let entry = pair.entry;
+    let waiting = std::thread::spawn(move || echo_bytes(entry, 100, 1));
+    eventually("who waits", || (pair.api.metric("sidegate_connections_open{direction=\"inbound\"}") == 6.0).then_some(()));
+    assert!(!waiting.is_finished());
+    drop(slow);
+    waiting.join().unwrap().unwrap();
 
     let mut open: Vec<TcpStream> = Vec::new();
     for _ in 0..20 {
@@ -265,4 +272,110 @@ fn ten_thousand_connections_leave_nothing_behind() {
         assert!(descriptors_after <= descriptors + 2, "{descriptors} descriptors became {descriptors_after}");
         assert!(resident_after < resident + 4096, "{resident} KiB became {resident_after}");
     }
+}
+
+/// A connection from another address of this host than honest clients have.
+fn connect_from(from: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.connect_timeout(&to.into(), DEADLINE)?;
+    Ok(socket.into())
+}
+
+/// Strangers without end from one address: those who say nothing, and those who begin a handshake and stop. Others get in at once.
+#[test]
+fn one_address_cannot_crowd_out_the_others() {
+    let echo = Echo::start();
+    let limits = "limits: { connections: 200, handshakes: 20, unidentified: 100 }\n";
+    let pair = Pair::start_with(echo.address, HOUR, limits, "tunnel: off", "");
+    let stop = Arc::new(AtomicBool::new(false));
+    let flood = {
+        let (stop, to) = (stop.clone(), pair.port);
+        std::thread::spawn(move || {
+            let mut held = std::collections::VecDeque::new();
+            let mut count = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(mut tcp) = connect_from([127, 0, 0, 2], to) else { continue };
+                if count % 2 == 0 {
+                    let _ = tcp.write_all(&[0x16, 0x03, 0x01]);
+                }
+                count += 1;
+                held.push_back(tcp);
+                // Some hundred a second.
+                std::thread::sleep(Duration::from_millis(2));
+                if held.len() > 1000 {
+                    held.pop_front();
+                }
+            }
+            count
+        })
+    };
+    eventually("the flood", || pair.api.records().iter().any(|record| record["reason"] == "evicted").then_some(()));
+    for seed in 0..50 {
+        echo_bytes(pair.entry, 1000, seed).unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(flood.join().unwrap() > 200);
+    let evicted = |record: &serde_json::Value| record["reason"] == "evicted";
+    assert!(pair.api.records().iter().filter(|r| evicted(r)).all(|r| r["downstream"].as_str().unwrap().starts_with("127.0.0.2:")));
+    assert!(!pair.web.records().iter().any(|record| record["reason"] != "closed"));
+}
+
+/// On a plaintext port nobody has an identity: one address can't hold all connections, and who speaks is not who is cut.
+#[test]
+fn one_address_cannot_hold_all_of_a_plaintext_port() {
+    let echo = Echo::start();
+    let port = format!("ports: [{{ port: {}, mode: plaintext, reason: a test }}],", echo.address.port());
+    let pair = Pair::start_with(echo.address, HOUR, "limits: { connections: 200, unidentified: 50 }\n", "tunnel: off", &port);
+    let trip = |tcp: &mut TcpStream| {
+        tcp.write_all(b"x")?;
+        tcp.read_exact(&mut [0])
+    };
+    let mut honest = connect(pair.port);
+    trip(&mut honest).unwrap();
+    let flood: Vec<TcpStream> = (0..300).map(|_| connect_from([127, 0, 0, 2], pair.port).unwrap()).collect();
+    eventually("all but a few evicted", || (pair.api.records().len() >= 251).then_some(()));
+    trip(&mut honest).unwrap();
+    trip(&mut connect(pair.port)).unwrap();
+    assert!(pair.api.records().iter().all(|record| record["reason"] != "connection_limit"));
+    drop(flood);
+}
+
+/// Many more connections at once than there may be handshakes: they wait for their turn.
+#[test]
+fn a_burst_waits_for_its_turn() {
+    const BURST: usize = 3000;
+    let service = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = service.local_addr().unwrap();
+    // One word each way, one connection after the other.
+    std::thread::spawn(move || {
+        for tcp in service.incoming() {
+            let mut tcp = tcp.unwrap();
+            let _ = tcp.read_exact(&mut [0]).and_then(|()| tcp.write_all(b"y"));
+        }
+    });
+    let pair = Pair::start_with(address, HOUR, "limits: { handshakes: 64 }\ntimeouts: { handshake: 60s }\n", "tunnel: off", "");
+    // Begun at the same time, as far as one thread can.
+    let burst: Vec<socket2::Socket> = (0..BURST)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&pair.entry.into());
+            socket
+        })
+        .collect();
+    let ask = |socket: socket2::Socket| {
+        socket.set_nonblocking(false).unwrap();
+        let mut tcp = TcpStream::from(socket);
+        tcp.set_read_timeout(Some(DEADLINE)).unwrap();
+        eventually("the connection", || tcp.peer_addr().ok());
+        tcp.write_all(b"x").unwrap();
+        tcp
+    };
+    let asked: Vec<TcpStream> = burst.into_iter().map(ask).collect();
+    for mut tcp in asked {
+        tcp.read_exact(&mut [0]).unwrap();
+    }
+    let records = eventually("all records", || Some(pair.web.records()).filter(|records| records.len() >= BURST));
+    assert!(records.iter().all(|record| record["reason"] == "closed"));
 }

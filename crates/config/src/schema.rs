@@ -445,9 +445,14 @@ pub struct Limits {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: u32,
     /// TLS handshakes in flight in each direction, and as many connections whose protocol is not known yet on permissive
-    /// ports. Default 1024: a core finishes some thousands a second.
+    /// ports. Further ones wait for their turn, address by address. Default 1024: a core finishes some thousands a second.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub handshakes: u32,
+    /// Inbound connections without an identity: before their handshake is done, and on plaintext ports to their end. Default half of
+    /// the inbound connections. Where there are more, the one that was silent for the longest is cut, of the address (IPv6: /64)
+    /// that has the most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub unidentified: Option<u32>,
     /// Sessions in each direction that are kept between two connections. Default 256: a descriptor and some KiB each.
     #[schemars(range(max = 1_000_000))]
     pub idle_tunnels: u32,
@@ -459,7 +464,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 20_000, handshakes: 1024, idle_tunnels: 256, warm_tunnels: 1 }
+        Self { connections: 20_000, handshakes: 1024, unidentified: None, idle_tunnels: 256, warm_tunnels: 1 }
     }
 }
 

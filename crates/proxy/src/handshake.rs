@@ -1,4 +1,4 @@
-//! The handshake of either direction: a place among those in flight, a deadline, and what it leaves in the record.
+//! The handshake of either direction: a deadline, and what it leaves in the record.
 
 use std::time::Instant;
 
@@ -8,7 +8,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::attempt::Failure;
-use crate::limits::Place;
 use crate::shared::Shared;
 use crate::socket;
 
@@ -19,13 +18,11 @@ pub(crate) async fn shake_hands(
     record: &mut ConnectionRecord,
     handshake: impl Future<Output = Result<Session, HandshakeFailure>>,
 ) -> Result<Session, Failure> {
-    let place = Place::take(shared, record.direction.into())?;
     let start = Instant::now();
     let deadline = shared.settings.timeouts.handshake.duration();
     let result = timeout(deadline, handshake).await;
     let lap = Lap::since(start);
     record.stages.handshake = Some(lap);
-    drop(place);
     let metrics = &shared.telemetry.metrics;
     match result {
         Ok(Ok(session)) => {

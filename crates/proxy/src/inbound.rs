@@ -17,8 +17,8 @@ use crate::copy::Copier;
 use crate::detect::{Detected, detect};
 use crate::dial::dial_app;
 use crate::handshake::{establish, shake_hands};
-use crate::limits::{Place, Wait};
 use crate::original_destination::{is_local, original_destination};
+use crate::places::{Place, Wait};
 use crate::registry::{Judged, Live};
 use crate::rejudge::admit;
 use crate::relay::{Broken, Side, Wire, relay};
@@ -27,6 +27,7 @@ use crate::settings::Port;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::socket;
+use crate::strangers::Stranger;
 use crate::tunnel::server::{self, First};
 use crate::tunnel::v1::{Open, Outcome};
 use crate::tunnel::{Tunnel, pool};
@@ -91,7 +92,7 @@ enum Admitted {
     /// From a client to the application.
     Protected(Client, TcpStream),
     /// As it is, from the network to the application; what was read already.
-    Plaintext(TcpStream, TcpStream, Vec<u8>),
+    Plaintext(TcpStream, TcpStream, Vec<u8>, Option<Box<Stranger>>),
     /// None yet: the session was made in advance.
     Waiting(Client),
 }
@@ -114,18 +115,22 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
     record.generation = snapshot.generation;
     let index = settings.port_index(to.port());
     let port = &settings.ports[index];
+    let stranger = shared.registry.find(live.key()).map(|live| Box::new(shared.limits.strangers.enter(live)));
     match port.mode {
         Mode::Strict => {
+            said_something(shared, &tcp, record).await?;
+            let place = Place::take(shared, Wait::InboundHandshake, live, record.downstream.ip()).await?;
             let session = handshake(shared, &snapshot, index, &tcp, &[], record).await?;
+            drop((place, stranger));
             let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
             client.established(shared, &snapshot, (reached_at, renewal), None, record, live).await
         }
-        Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, live).await,
+        Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, live, stranger).await,
         Mode::Plaintext => {
             authorize_plaintext(&snapshot, record.downstream.ip(), to, "mode plaintext", record)?;
             let app = dial_app(to, settings, record).await?;
             plaintext(shared, port, record, live)?;
-            Ok(Admitted::Plaintext(tcp, app, Vec::new()))
+            Ok(Admitted::Plaintext(tcp, app, Vec::new(), stranger))
         }
     }
 }
@@ -141,6 +146,20 @@ fn own_address(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> 
         return Err(Failure::with(Reason::OwnPort, format!("{to} is not an address of this pod that others may reach")));
     }
     Ok(to)
+}
+
+/// Waits for the client's first byte: as long as it is silent it holds no place among handshakes, and no buffer.
+async fn said_something(shared: &Shared, tcp: &TcpStream, record: &mut ConnectionRecord) -> Result<(), Failure> {
+    let (start, deadline) = (Instant::now(), shared.settings.timeouts.handshake.duration());
+    match timeout(deadline, tcp.readable()).await {
+        Ok(readable) => readable.map_err(Failure::system),
+        Err(_) => {
+            let lap = Lap::since(start);
+            record.stages.handshake = Some(lap);
+            shared.telemetry.metrics.handshake_failed(record.direction, Reason::HandshakeTimeout, lap.took);
+            Err(Failure::with(Reason::HandshakeTimeout, format!("the client said nothing within {deadline:?}")))
+        }
+    }
 }
 
 async fn handshake(
@@ -163,10 +182,11 @@ async fn permissive(
     (to, reached_at): (SocketAddr, SocketAddr),
     record: &mut ConnectionRecord,
     live: &Live,
+    stranger: Option<Box<Stranger>>,
 ) -> Result<Admitted, Failure> {
     let settings = &*shared.settings;
     let port = &settings.ports[index];
-    let place = Place::take(shared, Wait::Detection)?;
+    let place = Place::take(shared, Wait::Detection, live, record.downstream.ip()).await?;
     let app = dial_app(to, settings, record).await?;
     let start = Instant::now();
     let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
@@ -178,14 +198,16 @@ async fn permissive(
     record.generation = snapshot.generation;
     match detected? {
         Detected::Tls(first) => {
+            let place = Place::take(shared, Wait::InboundHandshake, live, record.downstream.ip()).await?;
             let session = handshake(shared, snapshot, index, &tcp, &first, record).await?;
+            drop((place, stranger));
             let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
             client.established(shared, snapshot, (reached_at, renewal), Some(app), record, live).await
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, record.downstream.ip(), to, "mode permissive", record)?;
             plaintext(shared, port, record, live)?;
-            Ok(Admitted::Plaintext(tcp, app, first))
+            Ok(Admitted::Plaintext(tcp, app, first, stranger))
         }
     }
 }
@@ -368,17 +390,17 @@ impl Admitted {
         let (mut client, app) = match self {
             Self::Waiting(client) => return Ok(Some(client)),
             Self::Protected(client, app) => (Ok(client), app),
-            Self::Plaintext(tcp, app, first) => (Err((tcp, first)), app),
+            Self::Plaintext(tcp, app, first, stranger) => (Err((tcp, first, stranger)), app),
         };
         let (tcp, wire) = match &mut client {
             Ok(client) => (&client.tcp, Wire::Secure(Side::Downstream, &mut client.secure)),
-            Err((tcp, first)) => (&*tcp, Wire::Plain(Box::new([Copier::starting_with(std::mem::take(first)), Copier::default()]))),
+            Err((tcp, first, _)) => (&*tcp, Wire::Plain(Box::new([Copier::starting_with(std::mem::take(first)), Copier::default()]))),
         };
         let result = relay(tcp, &app, wire, &[], &shared.settings.timeouts, live).await;
         match (client, result) {
             (Ok(mut client), Err(broken)) => Err(client.broken(broken)),
             (Err(_), Err(broken)) => Err(broken.failure(Direction::Inbound, None, 0)),
-            (Err((tcp, _)), Ok(())) => {
+            (Err((tcp, ..)), Ok(())) => {
                 socket::end_in_order(&app);
                 socket::end_in_order(&tcp);
                 Ok(None)

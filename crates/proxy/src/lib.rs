@@ -6,6 +6,7 @@
 
 mod attempt;
 mod authorize;
+mod by_source;
 mod clients;
 mod copy;
 mod detect;
@@ -18,6 +19,7 @@ mod listener;
 mod original_destination;
 mod outbound;
 mod own_dials;
+mod places;
 mod poll;
 mod publisher;
 mod registry;
@@ -32,6 +34,7 @@ mod shared;
 mod sizes;
 mod snapshot;
 mod socket;
+mod strangers;
 mod tunnel;
 mod workers;
 

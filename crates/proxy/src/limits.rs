@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use sidegate_core::{Direction, Reason, event};
+use sidegate_core::{Direction, event};
 
-use crate::attempt::Failure;
+use crate::places::{Places, Wait};
 use crate::settings::Settings;
 use crate::shared::Shared;
+use crate::strangers::Strangers;
 
 /// Descriptors that are not for connections: listeners, epoll, the Workload API, admin, files.
 const RESERVED: u64 = 256;
@@ -28,40 +29,13 @@ pub fn raise_descriptor_limit() -> std::io::Result<u64> {
 pub(crate) struct Limits {
     /// Open connections in each direction.
     pub(crate) connections: usize,
-    places: u32,
-    taken: [AtomicU32; 3],
+    /// Inbound connections without an identity.
+    pub(crate) strangers: Arc<Strangers>,
+    /// By [`Wait`].
+    pub(crate) places: [Places; 3],
     /// Sessions in each direction that wait for a connection.
     idle: [AtomicU32; 2],
     most_idle: u32,
-}
-
-/// What a connection waits for that may take a peer's own time. Each has places of its own, so that strangers who connect
-/// and stay silent can't keep the workload from calling others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
-    InboundHandshake,
-    OutboundHandshake,
-    Detection,
-}
-
-impl Wait {
-    /// Of which direction's handshake it is, if it is one.
-    fn handshake(self) -> Option<Direction> {
-        match self {
-            Self::InboundHandshake => Some(Direction::Inbound),
-            Self::OutboundHandshake => Some(Direction::Outbound),
-            Self::Detection => None,
-        }
-    }
-}
-
-impl From<Direction> for Wait {
-    fn from(direction: Direction) -> Self {
-        match direction {
-            Direction::Inbound => Self::InboundHandshake,
-            Direction::Outbound => Self::OutboundHandshake,
-        }
-    }
 }
 
 impl Limits {
@@ -80,10 +54,13 @@ impl Limits {
                 "limits.connections is {wanted}, but {descriptors} descriptors are enough for {possible} in each direction that has a listener"
             );
         }
+        let connections = wanted.min(possible);
+        let unidentified = settings.limits.unidentified.map_or(connections / 2, |most| usize::try_from(most).unwrap_or(usize::MAX));
         Self {
-            connections: wanted.min(possible),
-            places: settings.limits.handshakes,
-            taken: Default::default(),
+            connections,
+            strangers: Strangers::new(unidentified.clamp(1, connections)),
+            places: [Wait::InboundHandshake, Wait::OutboundHandshake, Wait::Detection]
+                .map(|wait| Places::new(settings.limits.handshakes, wait)),
             idle: Default::default(),
             most_idle: settings.limits.idle_tunnels,
         }
@@ -111,35 +88,6 @@ impl Drop for IdlePlace {
     fn drop(&mut self) {
         self.shared.limits.idle[self.direction as usize].fetch_sub(1, Ordering::Relaxed);
         self.shared.telemetry.metrics.idle_tunnels(self.direction).dec();
-    }
-}
-
-/// A place among those who wait. Dropping it frees the place.
-pub(crate) struct Place<'a> {
-    shared: &'a Shared,
-    wait: Wait,
-}
-
-impl<'a> Place<'a> {
-    pub(crate) fn take(shared: &'a Shared, wait: Wait) -> Result<Self, Failure> {
-        let limits = &shared.limits;
-        let free = |n| (n < limits.places).then_some(n + 1);
-        limits.taken[wait as usize]
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, free)
-            .map_err(|_| Failure::new(Reason::HandshakeLimit))?;
-        if let Some(direction) = wait.handshake() {
-            shared.telemetry.metrics.handshakes_in_flight(direction).inc();
-        }
-        Ok(Self { shared, wait })
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.shared.limits.taken[self.wait as usize].fetch_sub(1, Ordering::Relaxed);
-        if let Some(direction) = self.wait.handshake() {
-            self.shared.telemetry.metrics.handshakes_in_flight(direction).dec();
-        }
     }
 }
 

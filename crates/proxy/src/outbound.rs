@@ -19,6 +19,7 @@ use crate::handshake::{establish, shake_hands};
 use crate::limits::IdlePlace;
 use crate::original_destination::original_destination;
 use crate::own_dials::OwnDial;
+use crate::places::{Place, Wait};
 use crate::registry::{Judged, Live};
 use crate::rejudge::admit;
 use crate::relay::{Broken, Side, Wire, relay};
@@ -182,12 +183,13 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         record.destination = Some(destination.name.clone());
         record.original_destination = Some(to);
         let tls = snapshot.tls_for(record)?;
+        let place = Place::take(shared, Wait::OutboundHandshake, live, to.ip()).await?;
         let (tcp, own) = dial_peer(to, shared, record).await?;
         // Nobody has connected to us but we ourselves.
         record.downstream = tcp.local_addr().map_err(Failure::system)?;
         live.heads_for(to);
         let session = shake(shared, tls, destination, key, &tcp, record, true).await?;
-        drop(own);
+        drop((own, place));
         let mut secure = Box::new(Secure::plain(session));
         authorize_server(&snapshot, destination, tls, &secure.session, record)?;
         if secure.session.facts.alpn.as_deref() != Some(TUNNEL) {
@@ -266,6 +268,9 @@ impl Outbound<'_> {
 
     /// Dials the first of `candidates` that answers, and shakes hands.
     async fn on_new_session(mut self, candidates: &[SocketAddr]) -> Result<Reached, Failure> {
+        // For all that waits on the server: a burst waits here, not in its queue.
+        let first = candidates.first().map_or(self.record.downstream, |first| *first);
+        let place = Place::take(self.shared, Wait::OutboundHandshake, self.live, first.ip()).await?;
         let (mut peer, mut own, to) = dial_one(candidates, self.shared, self.record).await?;
         self.live.heads_for(to);
         let tunnel = self.destination.tunnel != TunnelMode::Off && clients::may_take_tunnels(to);
@@ -279,7 +284,7 @@ impl Outbound<'_> {
             session => session?,
         };
         // The peer has proved to be another.
-        drop(own);
+        drop((own, place));
         let mut secure = Box::new(Secure::plain(session));
         if let Err(failure) = authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record) {
             secure.session.reject(&peer);

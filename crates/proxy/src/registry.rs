@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use sidegate_core::{ConnectionId, ConnectionRecord, Direction, HandshakeFacts, Reason, Transport};
@@ -51,6 +51,8 @@ pub struct Live {
     pub bytes_up: AtomicU64,
     /// Application bytes the other way, so far.
     pub bytes_down: AtomicU64,
+    /// When a byte came last, in milliseconds after it was accepted.
+    touched: AtomicU64,
     cut: OnceLock<Cut>,
     notify: Notify,
 }
@@ -104,6 +106,7 @@ impl Registry {
             admission: ArcSwapOption::empty(),
             bytes_up: AtomicU64::new(0),
             bytes_down: AtomicU64::new(0),
+            touched: AtomicU64::new(0),
             cut: OnceLock::new(),
             notify: Notify::new(),
         });
@@ -149,6 +152,10 @@ impl Registry {
         }
         all.sort_by_key(|live| live.key);
         all
+    }
+
+    pub(crate) fn find(&self, key: u64) -> Option<Arc<Live>> {
+        self.shard(key).get(&key).cloned()
     }
 
     /// How many are open in one direction.
@@ -212,6 +219,17 @@ impl Live {
             rule: record.decision.as_ref().map(|d| d.rule.clone()),
             judged,
         })));
+    }
+
+    /// Notes that a byte came.
+    pub(crate) fn touch(&self, now: Instant) {
+        let after = now.saturating_duration_since(self.accepted).as_millis();
+        self.touched.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// When a byte came last, or it was accepted.
+    pub(crate) fn silent_since(&self) -> Instant {
+        self.accepted + Duration::from_millis(self.touched.load(Ordering::Relaxed))
     }
 
     /// Ends the connection, for `reason`. The first reason counts.

@@ -138,6 +138,7 @@ pub(crate) async fn relay(
         if before != relay.moved() {
             last = Instant::now();
             poll::event(last.into_std());
+            live.touch(last.into_std());
         }
         let opening = relay.is_opening();
         let deadline = if opening { answered_by } else { last + period(timeouts, half_open) };

@@ -1,0 +1,254 @@
+//! Places for what takes a peer's own time: handshakes, and detection on permissive ports. Who finds none waits.
+//!
+//! Those who wait have their turn source by source, so that a burst of one is not in the way of another. A source is where an
+//! inbound connection comes from, and where an outbound one goes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sidegate_core::{Direction, Reason};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::attempt::Failure;
+use crate::by_source::{BySource, source};
+use crate::registry::Live;
+use crate::shared::Shared;
+
+/// How long a place is held before it may be taken away for another source, which has fewer. Handshakes take a few round trips.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What a place is for. Each has places of its own, so that strangers who connect and stay silent can't keep the workload from
+/// calling others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    InboundHandshake,
+    OutboundHandshake,
+    Detection,
+}
+
+impl Wait {
+    /// Of which direction's handshake it is, if it is one.
+    fn handshake(self) -> Option<Direction> {
+        match self {
+            Self::InboundHandshake => Some(Direction::Inbound),
+            Self::OutboundHandshake => Some(Direction::Outbound),
+            Self::Detection => None,
+        }
+    }
+}
+
+/// The places of one kind.
+#[derive(Debug)]
+pub(crate) struct Places {
+    most: usize,
+    /// What one source may hold at most. The workload's own connections are not taken away from it; so a server that does not
+    /// answer must leave places for others.
+    share: usize,
+    room: Mutex<Room>,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    holders: BySource,
+    waiting: HashMap<IpAddr, BTreeMap<u64, Waiting>>,
+    /// The sources that have somebody waiting, in the order of their turns.
+    turns: VecDeque<IpAddr>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    live: Arc<Live>,
+    granted: oneshot::Sender<()>,
+}
+
+impl Places {
+    pub(crate) fn new(most: u32, wait: Wait) -> Self {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let share = if wait == Wait::OutboundHandshake { (most - most / 8).max(1) } else { most };
+        Self { most, share, room: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters; the receiver hears when it is its turn.
+    fn enter(&self, source: IpAddr, live: Arc<Live>) -> oneshot::Receiver<()> {
+        let (granted, turn) = oneshot::channel();
+        let mut room = self.lock();
+        let waiting = room.waiting.entry(source).or_default();
+        let first = waiting.is_empty();
+        waiting.insert(live.key(), Waiting { live, granted });
+        if first {
+            room.turns.push_back(source);
+        }
+        self.grant(&mut room);
+        turn
+    }
+
+    /// Leaves, from wherever it is.
+    fn leave(&self, source: IpAddr, key: u64) {
+        let mut room = self.lock();
+        if room.holders.remove(source, key) {
+            self.grant(&mut room);
+        } else if let Some(waiting) = room.waiting.get_mut(&source) {
+            waiting.remove(&key);
+        }
+    }
+
+    /// Gives free places to those whose turn it is.
+    fn grant(&self, room: &mut Room) {
+        let mut passed = 0;
+        while room.holders.len() < self.most && passed < room.turns.len() {
+            let Some(source) = room.turns.pop_front() else { return };
+            if room.holders.of(source) >= self.share {
+                room.turns.push_back(source);
+                passed += 1;
+                continue;
+            }
+            let next = room.waiting.get_mut(&source).and_then(BTreeMap::pop_first);
+            if room.waiting.get(&source).is_some_and(|waiting| !waiting.is_empty()) {
+                room.turns.push_back(source);
+            } else {
+                room.waiting.remove(&source);
+            }
+            if let Some((_, Waiting { live, granted })) = next {
+                room.holders.insert(source, live);
+                // Nobody hears it who has gone: then its place is given back at once by its drop.
+                let _ = granted.send(());
+            }
+        }
+    }
+
+    /// Takes a place away from the source that has the most, if that is another and it holds one for too long.
+    fn evict_for(&self, source: IpAddr) {
+        let room = self.lock();
+        let Some(largest) = room.holders.largest() else { return };
+        if largest != source
+            && room.holders.of(largest) > room.holders.of(source) + 1
+            && let Some((live, since)) = room.holders.longest_silent(largest)
+            && since.elapsed() > GRACE
+        {
+            live.cut(Reason::Evicted);
+        }
+    }
+}
+
+/// A place, or a turn to have one. Dropping it frees the place.
+pub(crate) struct Place<'a> {
+    shared: &'a Shared,
+    wait: Wait,
+    source: IpAddr,
+    key: u64,
+    has: bool,
+}
+
+impl<'a> Place<'a> {
+    /// Waits for a place, no longer than a handshake may take.
+    pub(crate) async fn take(shared: &'a Shared, wait: Wait, live: &Live, peer: IpAddr) -> Result<Self, Failure> {
+        let Some(live) = shared.registry.find(live.key()) else { return Err(Failure::new(Reason::Cancelled)) };
+        let places = &shared.limits.places[wait as usize];
+        let mut place = Self { shared, wait, source: source(peer), key: live.key(), has: false };
+        let mut turn = places.enter(place.source, live);
+        let deadline = Instant::now() + shared.settings.timeouts.handshake.duration();
+        // Where there is room it is its turn at once, and nothing waits for the timer.
+        while turn.try_recv().is_err() {
+            if wait != Wait::OutboundHandshake {
+                places.evict_for(place.source);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(Failure::new(Reason::HandshakeLimit));
+            }
+            if timeout_at(deadline.min(now + GRACE), &mut turn).await.is_ok() {
+                break;
+            }
+        }
+        place.has = true;
+        if let Some(direction) = wait.handshake() {
+            shared.telemetry.metrics.handshakes_in_flight(direction).inc();
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.shared.limits.places[self.wait as usize].leave(self.source, self.key);
+        if let Some(direction) = self.wait.handshake().filter(|_| self.has) {
+            self.shared.telemetry.metrics.handshakes_in_flight(direction).dec();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidegate_core::ConnectionRecord;
+
+    use super::*;
+    use crate::registry::Registry;
+
+    fn ip(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    struct World(Registry, Places);
+
+    impl World {
+        fn enter(&self, last: u8) -> (u64, oneshot::Receiver<()>) {
+            let live = self.0.register(&ConnectionRecord::new(Direction::Inbound, (ip(last), 1).into()));
+            (live.key(), self.1.enter(ip(last), live))
+        }
+    }
+
+    #[test]
+    fn sources_have_their_turns_one_after_the_other() {
+        let world = World(Registry::default(), Places::new(1, Wait::InboundHandshake));
+        let (first, mut has) = world.enter(1);
+        assert!(has.try_recv().is_ok());
+        let mut burst: Vec<_> = (0..3).map(|_| world.enter(1)).collect();
+        let (_, mut other) = world.enter(2);
+        world.1.leave(ip(1), first);
+        assert!(burst[0].1.try_recv().is_ok());
+        world.1.leave(ip(1), burst[0].0);
+        assert!(other.try_recv().is_ok(), "one of the burst, then the other source");
+        assert!(burst[1].1.try_recv().is_err());
+    }
+
+    #[test]
+    fn who_gives_up_leaves_no_trace() {
+        let world = World(Registry::default(), Places::new(1, Wait::InboundHandshake));
+        let (first, _turn) = world.enter(1);
+        let (second, turn) = world.enter(2);
+        drop(turn);
+        world.1.leave(ip(2), second);
+        world.1.leave(ip(1), first);
+        let room = world.1.lock();
+        assert_eq!((room.holders.len(), room.waiting.values().map(BTreeMap::len).sum::<usize>()), (0, 0));
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_leaves_places_for_others() {
+        let world = World(Registry::default(), Places::new(8, Wait::OutboundHandshake));
+        let mut silent: Vec<_> = (0..20).map(|_| world.enter(1)).collect();
+        assert_eq!(silent.iter_mut().map(|(_, turn)| turn.try_recv().is_ok()).filter(|granted| *granted).count(), 7);
+        assert!(world.enter(2).1.try_recv().is_ok());
+    }
+
+    #[test]
+    fn only_who_has_more_gives_way_and_only_after_a_while() {
+        let world = World(Registry::default(), Places::new(4, Wait::InboundHandshake));
+        let _held: Vec<_> = (0..4).map(|_| world.enter(1)).collect();
+        let (_, _turn) = world.enter(2);
+        world.1.evict_for(ip(2));
+        assert!(world.0.all().iter().all(|live| live.is_cut().is_none()), "not yet");
+        std::thread::sleep(GRACE + Duration::from_millis(10));
+        world.1.evict_for(ip(1));
+        assert!(world.0.all().iter().all(|live| live.is_cut().is_none()), "not for the same source");
+        world.1.evict_for(ip(2));
+        assert_eq!(world.0.all().iter().filter(|live| live.is_cut().is_some()).count(), 1);
+    }
+}

@@ -179,9 +179,10 @@ fn a_revoked_peer_is_cut_and_refused() {
         let _ = echo_bytes(pair.entry, 1000, 1);
         pair.api.records().into_iter().find(|record| record["reason"] == "certificate_revoked")
     });
-    assert_eq!(pair.api.metric("sidegate_revocation_reloads_total{outcome=\"failure\"}"), 0.0);
+    let complaints = || pair.api.metric("sidegate_revocation_reloads_total{outcome=\"failure\"}");
+    let before = complaints();
     put(&file, "no list at all");
-    eventually("the complaint", || (pair.api.metric("sidegate_revocation_reloads_total{outcome=\"failure\"}") > 0.0).then_some(()));
+    eventually("the complaint", || (complaints() > before).then_some(()));
     assert!(echo_bytes(pair.entry, 1000, 1).is_err(), "what was known before stays");
     std::fs::remove_file(file).unwrap();
 }
@@ -316,4 +317,46 @@ fn a_peer_whose_certificate_expires_is_kept_or_cut() {
         records.into_iter().find(|record| record["reason"] == "peer_expired")
     });
     say(&mut goes_on);
+}
+
+/// Whoever answers in the place of the list's server can neither bring in a list of his own, nor make the genuine one vanish, nor lock
+/// out the next genuine one.
+#[test]
+fn forged_lists_neither_replace_nor_hide_a_genuine_one() {
+    let echo = Echo::start();
+    let (address, document) = serve();
+    let more = format!(
+        "revocation: {{ trustDomains: [{{ trustDomain: {TRUST_DOMAIN}, urls: ['http://{address}/ca.crl'], refresh: 1s, onUnknown: allow }}] }}\n"
+    );
+    let pair = Pair::start(echo.address, HOUR, &more);
+    let lists = |serials: &[Vec<u8>]| pair.identities.authority.revocation_lists_pem(TRUST_DOMAIN, serials, HOUR).unwrap();
+    let put = |text: String| *document.lock().unwrap() = Some(text);
+    put(lists(&[]));
+    eventually("the list to be in use", || {
+        echo_bytes(pair.entry, 1000, 1).ok()?;
+        pair.api.records().into_iter().find(|record| record["revocation"] == "good")
+    });
+    put(lists(&[serial(&pair.web.reason("closed"))]));
+    eventually("the revoked one to be refused", || echo_bytes(pair.entry, 1000, 1).err());
+    let stranger = Identities::start(&["x"], HOUR);
+    let another = Identities::start_with(vec![TrustDomainConfig::new("other.sidegate")], |folder| {
+        vec![(folder.join("x.sock"), "spiffe://other.sidegate/x".to_owned())]
+    });
+    let genuine = lists(&[]);
+    // A character in the middle of the signature.
+    let at = genuine.rfind("-----END").unwrap() - 20;
+    let flipped = format!("{}{}{}", &genuine[..at], if &genuine[at..=at] == "A" { "B" } else { "A" }, &genuine[at + 1..]);
+    for forged in [
+        flipped,
+        stranger.authority.revocation_lists_pem(TRUST_DOMAIN, &[], HOUR).unwrap(),
+        another.authority.revocation_lists_pem("other.sidegate", &[], HOUR).unwrap(),
+    ] {
+        let complaints = || pair.api.metric("sidegate_revocation_reloads_total{outcome=\"failure\"}");
+        let before = complaints();
+        put(forged);
+        eventually("the complaint", || (complaints() > before).then_some(()));
+        assert!(echo_bytes(pair.entry, 1000, 1).is_err(), "the genuine list counts");
+    }
+    put(lists(&[]));
+    eventually("the next genuine list", || echo_bytes(pair.entry, 1000, 1).ok());
 }

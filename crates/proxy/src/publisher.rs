@@ -77,7 +77,7 @@ impl Publisher {
             tasks.spawn(resolver::run(shared.settings.names.clone(), names));
         }
         if revocation.is_configured() {
-            tasks.spawn(revocation.follow(revocations, shared.clone()));
+            tasks.spawn(revocation.follow(revocations, identity.clone(), shared.clone()));
         }
         tasks.spawn(rejudge::run(shared.clone()));
         tasks.spawn(publish(
@@ -156,7 +156,7 @@ struct Sources {
 }
 
 /// Waits for a change. The sender of a source that is not configured is gone; that is no change.
-async fn change<T>(source: &mut watch::Receiver<T>) {
+pub(crate) async fn change<T>(source: &mut watch::Receiver<T>) {
     if source.changed().await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -1,6 +1,7 @@
 //! Where revocation lists and deny lists come from: files, watched, and URLs, fetched before what they hold expires.
 //!
-//! What can't be read or fetched never replaces what could.
+//! What can't be read or fetched never replaces what could, and nothing but a newer list by the same CA for the same certificates
+//! replaces a list: who is on the way of plain HTTP can neither bring in a list of his own nor make one vanish.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,17 +13,20 @@ use sidegate_config::FileWatch;
 use sidegate_config::schema::{self, Denied, DenyList};
 use sidegate_config::value::CollectorAddress;
 use sidegate_core::event;
-use sidegate_identity::unix_now;
-use sidegate_tls::revocation::{DomainLists, List, ListError, Revocation};
+use sidegate_identity::{IdentityState, Material, unix_now};
+use sidegate_tls::revocation::{Authorities, Content, DomainLists, Key, List, ListError, Revocation};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::fetch::fetch;
+use crate::publisher::change;
 use crate::shared::Shared;
 
 /// The longest list that is read: one of some 400,000 certificates. Each is looked through when a chain is verified anew.
 const LONGEST: usize = 16 * 1024 * 1024;
+/// Lists of one trust domain: one for each of its CAs, or some where they are divided.
+const MOST_LISTS: usize = 1024;
 /// After a fetch that failed, growing up to `refresh`.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -31,6 +35,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub struct RevocationSource {
     config: schema::Revocation,
     sources: Vec<Source>,
+    /// Of each trust domain in the configuration the lists whose signatures were found good, and the keys that made them. They stay until
+    /// a newer one by the same key for the same certificates comes, whatever else becomes of their source.
+    proven: Vec<Vec<(Arc<List>, Key)>>,
     denied: Vec<(String, Vec<Denied>)>,
 }
 
@@ -41,6 +48,9 @@ struct Source {
     domain: usize,
     place: Place,
     bytes: Vec<u8>,
+    content: Content,
+    /// Whether some of it is still to be taken in.
+    is_new: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +68,18 @@ pub enum RevocationError {
     /// An older list than the one that is known: somebody plays it back, or a mirror lags behind.
     #[error("{0} is older than what is known: its list by `{1}` was made before the one in use")]
     Older(String, String),
+    /// By the clock of whoever signed it, or of this host, it is not made yet.
+    #[error("{0}: its list by `{1}` is of the future; compare this host's clock with the issuer's")]
+    Future(String, String),
+    /// Nobody who may has signed it.
+    #[error(
+        "{0}: its list by `{1}` is signed by no CA of the trust domain's bundle; if an intermediate CA has signed it, add that one's certificate \
+         to a file of `files`"
+    )]
+    NotSigned(String, String),
+    /// There are more lists than a trust domain has.
+    #[error("{0}: its list by `{1}` is one too many: {MOST_LISTS} are known of the trust domain")]
+    TooMany(String, String),
     /// A file is too long for what it should be.
     #[error("{0} has more than {LONGEST} bytes")]
     TooLong(String),
@@ -81,41 +103,90 @@ impl RevocationSource {
         let mut sources = Vec::new();
         for (domain, lists) in config.trust_domains.iter().enumerate() {
             for file in &lists.files {
-                let bytes = newer(&[], read(file)?, file.display())?;
-                sources.push(Source { domain, place: Place::File(file.clone()), bytes });
+                let bytes = read(file)?;
+                let content = Content::read(&bytes).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
+                sources.push(Source { domain, place: Place::File(file.clone()), bytes, content, is_new: true });
             }
-            let urls = lists.urls.iter().map(|url| Source { domain, place: Place::Url(url.get().clone()), bytes: Vec::new() });
-            sources.extend(urls);
+            let urls = lists.urls.iter().map(|url| Place::Url(url.get().clone()));
+            sources.extend(urls.map(|place| Source { domain, place, bytes: Vec::new(), content: Content::default(), is_new: false }));
         }
         let denied = config.deny_lists.iter().map(|file| read_denied(file)).collect::<Result<_, _>>()?;
-        Ok(Self { config, sources, denied })
+        let proven = config.trust_domains.iter().map(|_| Vec::new()).collect();
+        Ok(Self { config, sources, proven, denied })
     }
 
     /// What the files hold.
     #[must_use]
     pub fn first(&self) -> Arc<Revocation> {
-        Arc::new(self.build())
+        Arc::new(self.build(None))
     }
 
     pub(crate) fn is_configured(&self) -> bool {
         !self.sources.is_empty() || !self.denied.is_empty()
     }
 
-    fn build(&self) -> Revocation {
+    /// Until trust bundles are there all lists are handed on: none counts before its signature is checked.
+    fn build(&self, material: Option<&Material>) -> Revocation {
         let mut domains: BTreeMap<_, _> = BTreeMap::new();
         for (index, config) in self.config.trust_domains.iter().enumerate() {
-            let of_domain = self.sources.iter().filter(|source| source.domain == index && !source.bytes.is_empty());
-            // They could be read before.
-            let mut lists: Vec<List> = of_domain.filter_map(|source| List::read(&source.bytes).ok()).flatten().collect();
-            lists.sort_by_key(|list| std::cmp::Reverse(list.this_update));
-            let domain = DomainLists { lists, depth: config.depth, on_unknown: config.on_unknown, on_expired: config.on_expired };
+            let of_domain = || self.sources.iter().filter(|source| source.domain == index);
+            let proven = self.proven[index].iter().map(|(list, _)| list);
+            let unproven = of_domain().filter(|_| material.is_none()).flat_map(|source| &source.content.lists);
+            let domain = DomainLists {
+                lists: proven.chain(unproven).cloned().collect(),
+                authorities: of_domain().flat_map(|source| &source.content.authorities).cloned().collect(),
+                depth: config.depth,
+                on_unknown: config.on_unknown,
+                on_expired: config.on_expired,
+            };
             domains.insert(config.trust_domain.get().clone(), domain);
         }
         Revocation { domains, denied: self.denied.iter().flat_map(|(_, denied)| denied.clone()).collect() }
     }
 
+    /// Those who may sign the lists of a trust domain, if its bundle is known.
+    fn authorities(&self, domain: usize, material: &Material) -> Option<Authorities> {
+        let trust_domain = self.config.trust_domains[domain].trust_domain.get();
+        let bundle = material.bundles.get(trust_domain)?;
+        let of_files = self.sources.iter().filter(|source| source.domain == domain).flat_map(|source| &source.content.authorities);
+        // Between our own SVID and the bundle may be others.
+        let is_own = material.svid.id.trust_domain() == trust_domain;
+        let own = material.svid.certified_key.cert.iter().skip(1).filter(|_| is_own);
+        Some(Authorities::of(bundle, &of_files.chain(own).cloned().collect::<Vec<_>>()))
+    }
+
+    /// Takes in what sources hold, as far as it is signed by somebody who may; what is not is complained of. Only what is new, unless
+    /// `all`. Whether that changes what is known.
+    fn take_in(&mut self, all: bool, material: Option<&Material>, shared: &Shared) -> bool {
+        let Some(material) = material else { return false };
+        let mut changed = false;
+        for at in 0..self.sources.len() {
+            let domain = self.sources[at].domain;
+            let source = &self.sources[at];
+            let Some(authorities) = (all || source.is_new).then(|| self.authorities(domain, material)).flatten() else { continue };
+            let mut is_new = false;
+            for list in &source.content.lists {
+                match take_in_one(&mut self.proven[domain], list, &authorities, &source.place) {
+                    Ok(is_change) => changed |= is_change,
+                    Err(error) => {
+                        // Its time comes by itself.
+                        is_new |= matches!(error, RevocationError::Future(..));
+                        trouble(shared, &error);
+                    }
+                }
+            }
+            self.sources[at].is_new = is_new;
+        }
+        changed
+    }
+
     /// Publishes each change until the task is dropped.
-    pub(crate) async fn follow(mut self, sender: watch::Sender<Arc<Revocation>>, shared: Arc<Shared>) {
+    pub(crate) async fn follow(
+        mut self,
+        sender: watch::Sender<Arc<Revocation>>,
+        mut identity: watch::Receiver<Arc<IdentityState>>,
+        shared: Arc<Shared>,
+    ) {
         let files = self.sources.iter().filter_map(|source| match &source.place {
             Place::File(file) => Some(file),
             Place::Url(_) => None,
@@ -137,32 +208,33 @@ impl RevocationSource {
         let lists = first.domains.values().map(|domain| domain.lists.len()).sum();
         shared.audit.record(self.event(lists, first.denied.len()));
         let mut expired_at = None;
+        let mut known: Option<Arc<Material>> = None;
         loop {
+            let material = identity.borrow_and_update().material.clone();
             // The first look is also at what has changed while we started.
             let mut changed = self.look_at_files(&shared);
+            // A CA that was not known may be now.
+            let is_other = material.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr);
+            changed |= self.take_in(is_other, material.as_deref(), &shared);
+            known = material;
             let now = unix_now();
             if expired_at.is_some_and(|at| at < now) {
                 // Nothing was published anew, but peers may be judged differently from now on.
                 changed = true;
             }
             if changed {
-                self.publish(&sender, &shared);
+                self.publish(&sender, known.as_deref(), &shared);
             }
             expired_at = sender.borrow().next_expiry(now);
             let expiry = expired_at.map_or(Duration::from_secs(3600), |at| Duration::from_secs(u64::try_from(at - now).unwrap_or(0) + 1));
             tokio::select! {
                 () = watch.changed() => {}
-                Some((index, url, bytes)) = answers.recv() => {
+                () = change(&mut identity) => {}
+                Some((index, bytes, content)) = answers.recv() => {
                     let source = &mut self.sources[index];
                     if source.bytes != bytes {
-                        match newer(&source.bytes, bytes, url) {
-                            Ok(bytes) => {
-                                source.bytes = bytes;
-                                shared.telemetry.metrics.revocation_reloads(true).inc();
-                                self.publish(&sender, &shared);
-                            }
-                            Err(error) => trouble(&shared, &error),
-                        }
+                        (source.bytes, source.content, source.is_new) = (bytes, content, true);
+                        shared.telemetry.metrics.revocation_reloads(true).inc();
                     }
                 }
                 () = sleep(expiry) => {}
@@ -170,8 +242,8 @@ impl RevocationSource {
         }
     }
 
-    fn publish(&self, sender: &watch::Sender<Arc<Revocation>>, shared: &Shared) {
-        let revocation = self.build();
+    fn publish(&self, sender: &watch::Sender<Arc<Revocation>>, material: Option<&Material>, shared: &Shared) {
+        let revocation = self.build(material);
         let lists: usize = revocation.domains.values().map(|domain| domain.lists.len()).sum();
         shared.audit.record(self.event(lists, revocation.denied.len()));
         tracing::info!(event = event::REVOCATION_CHANGED, lists, denied = revocation.denied.len(), "revocation has changed");
@@ -193,15 +265,20 @@ impl RevocationSource {
         NewEvent::RevocationChanged { lists: lists as u64, denied: denied as u64, files: of_lists.chain(of_denials).collect() }
     }
 
-    /// Whether a file holds something else than before.
+    /// Reads what files hold now. Whether a deny list has changed; lists are still to be taken in.
     fn look_at_files(&mut self, shared: &Shared) -> bool {
-        let mut changed = false;
+        let (mut changed, mut read_anew) = (false, false);
         for source in &mut self.sources {
             let Place::File(file) = &source.place else { continue };
-            match read(file)
-                .and_then(|bytes| if bytes == source.bytes { Ok(None) } else { newer(&source.bytes, bytes, file.display()).map(Some) })
-            {
-                Ok(Some(bytes)) => (source.bytes, changed) = (bytes, true),
+            let read = read(file).and_then(|bytes| {
+                if bytes == source.bytes {
+                    return Ok(None);
+                }
+                let content = Content::read(&bytes).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
+                Ok(Some((bytes, content)))
+            });
+            match read {
+                Ok(Some((bytes, content))) => (source.bytes, source.content, source.is_new, read_anew) = (bytes, content, true, true),
                 Ok(None) => {}
                 Err(error) => trouble(shared, &error),
             }
@@ -213,10 +290,19 @@ impl RevocationSource {
                 Err(error) => trouble(shared, &error),
             }
         }
-        if changed {
+        if changed || read_anew {
             shared.telemetry.metrics.revocation_reloads(true).inc();
         }
         changed
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(file) => write!(f, "{}", file.display()),
+            Self::Url(url) => write!(f, "{url}"),
+        }
     }
 }
 
@@ -233,14 +319,31 @@ fn read(file: &Path) -> Result<Vec<u8>, RevocationError> {
     })
 }
 
-/// `bytes`, if they are lists, none of which is older than one by the same issuer that is `known`.
-fn newer(known: &[u8], bytes: Vec<u8>, place: impl std::fmt::Display) -> Result<Vec<u8>, RevocationError> {
-    let lists = List::read(&bytes).map_err(|e| RevocationError::List(place.to_string(), e))?;
-    let known = if known.is_empty() { Vec::new() } else { List::read(known).unwrap_or_default() };
-    let older = |list: &&List| known.iter().any(|known| known.issuer == list.issuer && known.this_update > list.this_update);
-    match lists.iter().find(older) {
-        Some(list) => Err(RevocationError::Older(place.to_string(), list.issuer.clone())),
-        None => Ok(bytes),
+/// Takes in one list, if one of `authorities` has signed it. Whether it is another than the one that was known.
+fn take_in_one(
+    proven: &mut Vec<(Arc<List>, Key)>,
+    list: &Arc<List>,
+    authorities: &Authorities,
+    place: &Place,
+) -> Result<bool, RevocationError> {
+    let because = |error: fn(String, String) -> RevocationError| Err(error(place.to_string(), list.issuer.clone()));
+    if list.is_of_the_future(unix_now()) {
+        return because(RevocationError::Future);
+    }
+    let Some(signer) = list.signer(authorities) else { return because(RevocationError::NotSigned) };
+    let count = proven.len();
+    match proven.iter_mut().find(|(known, by)| by == signer && known.has_scope_of(list)) {
+        Some((known, _)) if known.is_same(list) => Ok(false),
+        Some((known, _)) if known.this_update > list.this_update => because(RevocationError::Older),
+        Some((known, _)) => {
+            *known = list.clone();
+            Ok(true)
+        }
+        None if count >= MOST_LISTS => because(RevocationError::TooMany),
+        None => {
+            proven.push((list.clone(), signer.clone()));
+            Ok(true)
+        }
     }
 }
 
@@ -278,16 +381,17 @@ async fn keep_fetching(
     url: CollectorAddress,
     refresh: Duration,
     shared: Arc<Shared>,
-    answers: mpsc::Sender<(usize, String, Vec<u8>)>,
+    answers: mpsc::Sender<(usize, Vec<u8>, Content)>,
 ) {
     let mut failures = 0_u32;
     loop {
         let wait = match fetch(&url, shared.settings.mark, LONGEST).await.and_then(|bytes| {
-            let lists = List::read(&bytes).map_err(|e| e.to_string())?;
-            Ok((bytes, lists.iter().map(|list| list.next_update).min()))
+            let content = Content::read(&bytes).map_err(|e| e.to_string())?;
+            Ok((bytes, content))
         }) {
-            Ok((bytes, next_update)) => {
-                if answers.send((index, url.to_string(), bytes)).await.is_err() {
+            Ok((bytes, content)) => {
+                let next_update = content.lists.iter().map(|list| list.next_update).min();
+                if answers.send((index, bytes, content)).await.is_err() {
                     return;
                 }
                 // In good time: a tenth of what is left. One that has expired already is asked for as if it had failed.

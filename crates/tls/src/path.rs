@@ -88,7 +88,7 @@ fn has_many_constraints(der: &CertificateDer<'_>) -> bool {
 }
 
 /// Subject and authority key identifier (RFC 5280 §4.2.1.1, §4.2.1.2).
-fn key_ids(der: &CertificateDer<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+pub(crate) fn key_ids(der: &CertificateDer<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     let (mut subject, mut authority) = (None, None);
     if let Ok((_, parsed)) = X509Certificate::from_der(der) {
         for extension in parsed.extensions() {

@@ -1,19 +1,33 @@
 //! Who is not to be trusted any more, although its certificate is valid: revocation lists (RFC 5280 §5) and deny lists.
+//!
+//! A list counts when a CA of the bundle has signed it, or one below them whose certificate is known. That is found out once, when
+//! trust bundles or lists change, and not with each chain: a list may have 16 MiB.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use sidegate_config::schema::{Denied, Depth, Unsure};
 use sidegate_core::{CertificateFacts, Reason, RevocationStatus, SpiffeId, TrustDomain, printable};
-use webpki::{
-    CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth, RevocationOptions,
-    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
-};
-use x509_parser::prelude::FromDer;
+use sidegate_identity::Bundle;
+use webpki::{Cert, EndEntityCert, Error, RawPublicKeyEntity, VerifiedPath};
+use x509_parser::asn1_rs::Any;
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension, X509Extension};
+use x509_parser::oid_registry::{OID_X509_EXT_DELTA_CRL_INDICATOR, OID_X509_EXT_ISSUER, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use crate::work;
+use crate::path::key_ids;
+use crate::work::Signed;
+
+/// How far a list's beginning may lie in the future, since clocks differ.
+const LEEWAY: i64 = 300;
+/// Lists and certificates in one text.
+const MOST_SECTIONS: usize = 1024;
+/// Signers that a list remembers of having been asked for.
+const MOST_ASKED: usize = 64;
 
 /// Everything that is known of revocation at one time.
 #[derive(Debug, Default)]
@@ -24,11 +38,13 @@ pub struct Revocation {
     pub denied: Vec<Denied>,
 }
 
-/// The lists of one trust domain.
+/// The lists of one trust domain. Of those by one CA for one purpose the newest counts.
 #[derive(Debug)]
 pub struct DomainLists {
-    /// The lists, the newest first, for of several by one issuer only the first is asked; none if none could be had.
-    pub lists: Vec<List>,
+    /// The lists; none if none could be had.
+    pub lists: Vec<Arc<List>>,
+    /// Certificates of CAs that may have signed lists, beside those of the bundle.
+    pub authorities: Vec<CertificateDer<'static>>,
     /// How much of a chain is looked up.
     pub depth: Depth,
     /// What becomes of a peer of whom no list says anything.
@@ -37,16 +53,36 @@ pub struct DomainLists {
     pub on_expired: Unsure,
 }
 
-/// One revocation list. Its signature is checked with each chain that it is asked for.
+/// One revocation list.
 #[derive(Debug)]
 pub struct List {
-    list: CertRevocationList<'static>,
+    der: Vec<u8>,
+    /// The contents of the issuer's name.
+    issuer_name: Vec<u8>,
+    /// With which key it says that it is signed.
+    key_id: Option<Vec<u8>>,
+    scope: Scope,
+    /// Serial numbers without leading zeros.
+    revoked: HashSet<Box<[u8]>>,
+    /// Which keys have signed it, and which have not: contents of SubjectPublicKeyInfo.
+    asked: Mutex<Vec<(Vec<u8>, bool)>>,
     /// When it was made, in seconds since the epoch.
     pub this_update: i64,
     /// When the next one is due.
     pub next_update: i64,
     /// The issuer's name, for people.
     pub issuer: String,
+}
+
+/// Which certificates of its issuer a list is about: its issuing distribution point (RFC 5280 §5.2.5).
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Scope {
+    /// All of the extension, which tells one scope from another.
+    der: Option<Vec<u8>>,
+    users_only: bool,
+    cas_only: bool,
+    /// Where it is published; a certificate that names such places has to name one of these.
+    places: Vec<String>,
 }
 
 /// Why a text is no revocation list.
@@ -58,31 +94,351 @@ pub enum ListError {
     /// A list that says nothing about when it ends can't be relied on (RFC 5280 §5.1.2.5).
     #[error("its list by `{0}` has no nextUpdate")]
     Endless(String),
+    /// Something that changes what the list means, and that is not understood.
+    #[error("its list by `{0}` can't be used: {1}")]
+    Unsupported(String, &'static str),
+}
+
+/// What a text holds.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// Its lists.
+    pub lists: Vec<Arc<List>>,
+    /// Certificates of CAs that came with them.
+    pub authorities: Vec<CertificateDer<'static>>,
+}
+
+impl Content {
+    /// The lists in `text`, DER or PEM; in PEM also certificates of CAs that have signed lists.
+    ///
+    /// # Errors
+    /// The first part that can't be read.
+    pub fn read(text: &[u8]) -> Result<Self, ListError> {
+        let unreadable = |e: String| ListError::Unreadable(printable(&e));
+        if !text.trim_ascii_start().starts_with(b"-----BEGIN") {
+            return Ok(Self { lists: vec![Arc::new(List::parse(text)?)], authorities: Vec::new() });
+        }
+        let mut found = Self::default();
+        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text).take(MOST_SECTIONS) {
+            match section.map_err(|e| unreadable(e.to_string()))? {
+                (SectionKind::Crl, der) => found.lists.push(Arc::new(List::parse(&der)?)),
+                (SectionKind::Certificate, der) => found.authorities.push(der.into()),
+                _ => {}
+            }
+        }
+        let is_empty = found.lists.is_empty() && found.authorities.is_empty();
+        if is_empty { Err(unreadable("it has other sections only".to_owned())) } else { Ok(found) }
+    }
 }
 
 impl List {
-    /// The lists in `text`, PEM or DER.
+    /// A list in DER.
     ///
     /// # Errors
-    /// The first that can't be read.
-    pub fn read(text: &[u8]) -> Result<Vec<Self>, ListError> {
+    /// Why it is none, or can't be used.
+    pub fn parse(der: &[u8]) -> Result<Self, ListError> {
         let unreadable = |e: String| ListError::Unreadable(printable(&e));
-        if !text.trim_ascii_start().starts_with(b"-----BEGIN") {
-            return Ok(vec![Self::parse(text)?]);
+        let (rest, parsed) = CertificateRevocationList::from_der(der).map_err(|e| unreadable(e.to_string()))?;
+        if !rest.is_empty() {
+            return Err(unreadable("something follows it".to_owned()));
         }
-        let found: Vec<_> = CertificateRevocationListDer::pem_slice_iter(text)
-            .map(|der| Self::parse(&der.map_err(|e| unreadable(e.to_string()))?))
-            .collect::<Result<_, _>>()?;
-        if found.is_empty() { Err(unreadable("it has other sections only".to_owned())) } else { Ok(found) }
+        let issuer = printable(&parsed.issuer().to_string());
+        let unsupported = |why| ListError::Unsupported(issuer.clone(), why);
+        if parsed.version() != Some(X509Version(1)) {
+            return Err(unsupported("it is not of version 2"));
+        }
+        let next_update = parsed.next_update().ok_or_else(|| ListError::Endless(issuer.clone()))?.timestamp();
+        let (mut key_id, mut scope) = (None, Scope::default());
+        for extension in parsed.extensions() {
+            match extension.parsed_extension() {
+                _ if extension.oid == OID_X509_EXT_DELTA_CRL_INDICATOR => return Err(unsupported("it is a delta list")),
+                ParsedExtension::IssuingDistributionPoint(_) if scope.der.is_some() => {
+                    return Err(unsupported("it has two issuing distribution points"));
+                }
+                ParsedExtension::IssuingDistributionPoint(_) => scope = Scope::of(extension).map_err(unsupported)?,
+                _ if extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT => {
+                    return Err(unsupported("its issuing distribution point can't be read"));
+                }
+                ParsedExtension::AuthorityKeyIdentifier(id) => key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+                ParsedExtension::CRLNumber(_) => {}
+                _ if extension.critical => return Err(unsupported("it has a critical extension that is not understood")),
+                _ => {}
+            }
+        }
+        let mut revoked = HashSet::new();
+        for entry in parsed.iter_revoked_certificates() {
+            for extension in entry.extensions() {
+                let is_known = matches!(extension.parsed_extension(), ParsedExtension::ReasonCode(_) | ParsedExtension::InvalidityDate(_));
+                if extension.oid == OID_X509_EXT_ISSUER || extension.critical && !is_known {
+                    return Err(unsupported("an entry has a critical extension that is not understood"));
+                }
+            }
+            revoked.insert(number(entry.raw_serial()).into());
+        }
+        Ok(Self {
+            der: der.to_vec(),
+            issuer_name: contents(parsed.issuer().as_raw()).to_vec(),
+            key_id,
+            scope,
+            revoked,
+            asked: Mutex::default(),
+            this_update: parsed.last_update().timestamp(),
+            next_update,
+            issuer,
+        })
     }
 
-    fn parse(der: &[u8]) -> Result<Self, ListError> {
-        let unreadable = |e: String| ListError::Unreadable(printable(&e));
-        let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|e| unreadable(e.to_string()))?;
-        let issuer = printable(&parsed.issuer().to_string());
-        let next_update = parsed.next_update().ok_or_else(|| ListError::Endless(issuer.clone()))?.timestamp();
-        let list = OwnedCertRevocationList::from_der(der).map_err(|e| unreadable(e.to_string()))?.into();
-        Ok(Self { list, this_update: parsed.last_update().timestamp(), next_update, issuer })
+    /// Whether it says that it was made later than `now`, by more than clocks differ.
+    #[must_use]
+    pub fn is_of_the_future(&self, now: i64) -> bool {
+        self.this_update > now.saturating_add(LEEWAY)
+    }
+
+    /// The key of the one of `authorities` that has signed it.
+    #[must_use]
+    pub fn signer<'a>(&self, authorities: &'a Authorities) -> Option<&'a Key> {
+        authorities.0.iter().find(|ca| ca.may_have_signed(self) && self.is_signed_by(&ca.key)).map(|ca| &ca.key)
+    }
+
+    /// Whether it is about the same certificates of an issuer of the same name as `other`.
+    #[must_use]
+    pub fn has_scope_of(&self, other: &Self) -> bool {
+        self.issuer_name == other.issuer_name && self.scope.der == other.scope.der
+    }
+
+    /// Whether it is the same list.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.der == other.der
+    }
+
+    fn is_signed_by(&self, key: &Key) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, is_signed)) = asked.iter().find(|(known, _)| *known == key.contents) {
+            return *is_signed;
+        }
+        let is_signed = Signed::read(&self.der).is_some_and(|signed| {
+            RawPublicKeyEntity::try_from(&key.der)
+                .and_then(|key| signed.is_by(|algorithm, message, signature| key.verify_signature(algorithm, message, signature)))
+                .is_ok()
+        });
+        if asked.len() >= MOST_ASKED {
+            asked.clear();
+        }
+        asked.push((key.contents.clone(), is_signed));
+        is_signed
+    }
+
+    /// Whether it is about a certificate of its issuer.
+    fn covers(&self, certificate: &Cert<'_>, is_leaf: bool) -> bool {
+        if self.scope.cas_only && is_leaf || self.scope.users_only && !is_leaf {
+            return false;
+        }
+        self.scope.places.is_empty() || places(certificate).is_none_or(|named| named.iter().any(|place| self.scope.places.contains(place)))
+    }
+}
+
+impl Scope {
+    fn of(extension: &X509Extension<'_>) -> Result<Self, &'static str> {
+        let ParsedExtension::IssuingDistributionPoint(point) = extension.parsed_extension() else { return Ok(Self::default()) };
+        if point.indirect_crl || point.only_contains_attribute_certs {
+            return Err("it is about certificates of other issuers, or of attributes");
+        }
+        if point.only_some_reasons.is_some() {
+            return Err("it is about some reasons only");
+        }
+        let places = match &point.distribution_point {
+            None => Vec::new(),
+            Some(DistributionPointName::FullName(names)) => uris(names),
+            Some(DistributionPointName::NameRelativeToCRLIssuer(_)) => return Err("its distribution point has no full name"),
+        };
+        if point.distribution_point.is_some() && places.is_empty() {
+            return Err("its distribution point is no URI");
+        }
+        let (users_only, cas_only) = (point.only_contains_user_certs, point.only_contains_ca_certs);
+        Ok(Self { der: Some(extension.value.to_vec()), users_only, cas_only, places })
+    }
+}
+
+fn uris(names: &[GeneralName<'_>]) -> Vec<String> {
+    let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None };
+    names.iter().filter_map(uri).collect()
+}
+
+/// Where a certificate says that lists about it are published; none if it says nothing.
+fn places(certificate: &Cert<'_>) -> Option<Vec<String>> {
+    let der = certificate.der();
+    let (_, parsed) = X509Certificate::from_der(&der).ok()?;
+    let points = parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::CRLDistributionPoints(points) => Some(points),
+        _ => None,
+    })?;
+    // Points of other issuers, or for some reasons, are not these lists'.
+    let ours = points.iter().filter(|point| point.crl_issuer.is_none() && point.reasons.is_none());
+    let named = ours.filter_map(|point| match &point.distribution_point {
+        Some(DistributionPointName::FullName(names)) => Some(uris(names)),
+        _ => None,
+    });
+    Some(named.flatten().collect())
+}
+
+/// Those who may sign lists of a trust domain.
+#[derive(Debug, Default)]
+pub struct Authorities(Vec<Ca>);
+
+#[derive(Debug)]
+struct Ca {
+    /// The contents of its name.
+    subject: Vec<u8>,
+    key: Key,
+    key_id: Option<Vec<u8>>,
+}
+
+/// A public key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    der: SubjectPublicKeyInfoDer<'static>,
+    /// Without the tag and length around it, as a trust anchor has it.
+    contents: Vec<u8>,
+}
+
+impl Authorities {
+    /// The CAs of `bundle`, and those of `others` that they, or each other, have signed and that may sign lists.
+    #[must_use]
+    pub fn of(bundle: &Bundle, others: &[CertificateDer<'_>]) -> Self {
+        let mut known = Self(bundle.authorities.iter().filter_map(|authority| Ca::of(&authority.der)).collect());
+        let mut left: Vec<&CertificateDer<'_>> = others.iter().filter(|der| may_sign_lists(der)).take(MOST_SECTIONS).collect();
+        loop {
+            let (signed, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|der| known.has_signed(der));
+            if signed.is_empty() {
+                return known;
+            }
+            known.0.extend(signed.into_iter().filter_map(Ca::of));
+            left = rest;
+        }
+    }
+
+    fn has_signed(&self, der: &CertificateDer<'_>) -> bool {
+        let (Ok(certificate), Some(signed)) = (EndEntityCert::try_from(der), Signed::read(der)) else { return false };
+        self.0.iter().filter(|ca| ca.subject == certificate.issuer()).any(|ca| {
+            RawPublicKeyEntity::try_from(&ca.key.der)
+                .and_then(|key| signed.is_by(|algorithm, message, signature| key.verify_signature(algorithm, message, signature)))
+                .is_ok()
+        })
+    }
+}
+
+impl Ca {
+    fn of(der: &CertificateDer<'_>) -> Option<Self> {
+        let certificate = EndEntityCert::try_from(der).ok()?;
+        let der_key = certificate.subject_public_key_info();
+        let key = Key { contents: contents(&der_key).to_vec(), der: der_key };
+        Some(Self { subject: certificate.subject().to_vec(), key, key_id: key_ids(der).0 })
+    }
+
+    fn may_have_signed(&self, list: &List) -> bool {
+        let is_other_key = self.key_id.as_ref().zip(list.key_id.as_ref()).is_some_and(|(ours, wanted)| ours != wanted);
+        self.subject == list.issuer_name && !is_other_key
+    }
+}
+
+/// RFC 5280 §6.3.3(f), for a CA whose certificate nobody has checked yet.
+fn may_sign_lists(der: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(der)
+        .is_ok_and(|(_, parsed)| parsed.is_ca() && parsed.key_usage().is_ok_and(|usage| usage.is_some_and(|usage| usage.value.crl_sign())))
+}
+
+/// Without the tag and length around it.
+fn contents(der: &[u8]) -> &[u8] {
+    Any::from_der(der).map_or(&[], |(_, any)| any.data)
+}
+
+/// A serial number without leading zeros, of which encodings differ.
+fn number(serial: &[u8]) -> &[u8] {
+    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+    &serial[zeros..]
+}
+
+/// Lists whose signatures are known to be good, and the keys that made them.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    lists: Vec<(Arc<List>, Key)>,
+    depth: Depth,
+    on_unknown: Unsure,
+    on_expired: Unsure,
+}
+
+impl InForce {
+    /// Those of `domain` that one of `authorities` has signed.
+    pub(crate) fn of(domain: &DomainLists, authorities: &Authorities, now: i64) -> Self {
+        let mut in_force = Self { lists: Vec::new(), depth: domain.depth, on_unknown: domain.on_unknown, on_expired: domain.on_expired };
+        domain.lists.iter().for_each(|list| in_force.add(list, authorities, now));
+        in_force
+    }
+
+    fn add(&mut self, list: &Arc<List>, authorities: &Authorities, now: i64) {
+        let Some(signer) = list.signer(authorities).filter(|_| !list.is_of_the_future(now)) else { return };
+        match self.lists.iter_mut().find(|(known, by)| by == signer && known.has_scope_of(list)) {
+            Some((known, _)) if known.this_update <= list.this_update => *known = list.clone(),
+            Some(_) => {}
+            None => self.lists.push((list.clone(), signer.clone())),
+        }
+    }
+
+    /// Until when what they say of a good peer holds: the next one that is due.
+    pub(crate) fn hold_until(&self, now: i64) -> i64 {
+        self.lists.iter().map(|(list, _)| list.next_update).filter(|end| *end >= now).min().unwrap_or(i64::MAX)
+    }
+
+    /// What they say of a path whose signatures are verified.
+    pub(crate) fn judge(&self, path: &VerifiedPath<'_>, now: i64) -> Result<RevocationStatus, Error> {
+        let mut status = RevocationStatus::Good;
+        let leaf: &Cert<'_> = path.end_entity();
+        let cas: Vec<&Cert<'_>> = path.intermediate_certificates().collect();
+        for at in 0..=cas.len() {
+            let certificate = if at == 0 { leaf } else { cas[at - 1] };
+            let key = cas.get(at).map_or_else(
+                || path.anchor().subject_public_key_info.to_vec(),
+                |issuer| contents(&issuer.subject_public_key_info()).to_vec(),
+            );
+            match self.judge_one(certificate, at == 0, &key, now) {
+                Ok(()) => {}
+                Err(Error::CrlExpired { .. }) if self.on_expired == Unsure::Allow => status = RevocationStatus::ExpiredAllowed,
+                Err(Error::UnknownRevocationStatus) if self.on_unknown == Unsure::Allow => {
+                    if status == RevocationStatus::Good {
+                        status = RevocationStatus::UnknownAllowed;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            if self.depth == Depth::Leaf {
+                break;
+            }
+        }
+        Ok(status)
+    }
+
+    /// Of one certificate, signed with `key`. Who is on a list is refused, also if that has expired.
+    fn judge_one(&self, certificate: &Cert<'_>, is_leaf: bool, key: &[u8], now: i64) -> Result<(), Error> {
+        let asked = self
+            .lists
+            .iter()
+            .filter(|(list, by)| by.contents == key && list.issuer_name == certificate.issuer() && list.covers(certificate, is_leaf));
+        let mut until = None;
+        for (list, _) in asked {
+            if list.revoked.contains(number(certificate.serial())) {
+                return Err(Error::CertRevoked);
+            }
+            until = until.max(Some(list.next_update));
+        }
+        match until {
+            None => Err(Error::UnknownRevocationStatus),
+            Some(until) if until <= now => {
+                let at = |time: i64| UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time).unwrap_or(0)));
+                Err(Error::CrlExpired { time: at(now), next_update: at(until) })
+            }
+            Some(_) => Ok(()),
+        }
     }
 }
 
@@ -117,82 +473,12 @@ fn same_number(written: &str, serial: &str) -> bool {
     digits(written) == digits(serial)
 }
 
-/// What a chain is looked up with, beside what webpki wants in any case.
-pub(crate) struct Lookup<'a> {
-    pub(crate) cert: &'a EndEntityCert<'a>,
-    pub(crate) anchors: &'a [TrustAnchor<'a>],
-    pub(crate) intermediates: &'a [CertificateDer<'a>],
-    pub(crate) time: UnixTime,
-    pub(crate) usage: KeyUsage,
-    pub(crate) keeps_rules: &'a dyn Fn(&VerifiedPath<'_>) -> Result<(), Error>,
-}
-
-impl Lookup<'_> {
-    /// Verifies the path, and of a trust domain that has lists whether it is revoked.
-    pub(crate) fn run(&self, lists: Option<&DomainLists>) -> Result<RevocationStatus, Error> {
-        let Some(domain) = lists else {
-            return self.verify(None).map(|()| RevocationStatus::NotChecked);
-        };
-        let lists: Vec<&CertRevocationList<'_>> = domain.lists.iter().map(|list| &list.list).collect();
-        let Ok(strict) = RevocationOptionsBuilder::new(&lists) else {
-            // None could be had.
-            self.verify(None)?;
-            return match domain.on_unknown {
-                Unsure::Reject => Err(Error::UnknownRevocationStatus),
-                Unsure::Allow => Ok(RevocationStatus::UnknownAllowed),
-            };
-        };
-        let depth = match domain.depth {
-            Depth::Chain => RevocationCheckDepth::Chain,
-            Depth::Leaf => RevocationCheckDepth::EndEntity,
-        };
-        let strict = strict.with_depth(depth).with_expiration_policy(ExpirationPolicy::Enforce);
-        let error = match self.verify(Some(strict.build())) {
-            Ok(()) => return Ok(RevocationStatus::Good),
-            Err(error) => error,
-        };
-        // Only what is unsure may be overlooked: who is on a list stays refused, also by an expired one.
-        let (expired, unknown) = (matches!(error, Error::CrlExpired { .. }), matches!(error, Error::UnknownRevocationStatus));
-        if !(expired && domain.on_expired == Unsure::Allow || unknown && domain.on_unknown == Unsure::Allow) {
-            return Err(error);
-        }
-        let Ok(mild) = RevocationOptionsBuilder::new(&lists) else { return Err(error) };
-        let mut mild = mild.with_depth(depth);
-        if domain.on_unknown == Unsure::Allow {
-            mild = mild.with_status_policy(UnknownStatusPolicy::Allow);
-        }
-        if domain.on_expired == Unsure::Reject {
-            mild = mild.with_expiration_policy(ExpirationPolicy::Enforce);
-        }
-        self.verify(Some(mild.build()))?;
-        Ok(if expired { RevocationStatus::ExpiredAllowed } else { RevocationStatus::UnknownAllowed })
-    }
-
-    fn verify(&self, revocation: Option<RevocationOptions<'_>>) -> Result<(), Error> {
-        self.cert
-            .verify_for_usage(
-                work::algorithms(),
-                self.anchors,
-                self.intermediates,
-                self.time,
-                self.usage,
-                revocation,
-                Some(self.keeps_rules),
-            )
-            .map(drop)
-    }
-}
-
 /// The reason for the record, if the error is one of revocation.
 pub(crate) fn reason(error: &Error) -> Option<Reason> {
     match error {
         Error::CertRevoked => Some(Reason::CertificateRevoked),
         Error::CrlExpired { .. } => Some(Reason::RevocationListExpired),
-        Error::UnknownRevocationStatus
-        | Error::InvalidCrlSignatureForPublicKey
-        | Error::IssuerNotCrlSigner
-        | Error::UnsupportedCrlSignatureAlgorithmContext(_)
-        | Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => Some(Reason::RevocationUnknown),
+        Error::UnknownRevocationStatus => Some(Reason::RevocationUnknown),
         _ => None,
     }
 }

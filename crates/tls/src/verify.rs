@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sidegate_core::{CertificateFacts, Reason, RevocationStatus, SpiffeId, TrustDomain, parse_canonical, printable};
-use sidegate_identity::{Bundle, Material, foreign_signing_name, uri_names};
+use sidegate_identity::{Bundle, Material, foreign_signing_name, unix_now, uri_names};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use crate::path::{self, Anchor};
-use crate::revocation::{self, Lookup, Revocation};
+use crate::revocation::{self, Authorities, InForce, Revocation};
 use crate::verified;
 use crate::work;
 
@@ -41,6 +41,7 @@ pub struct TrustStore {
     /// What tells it from every other, so that what one has verified is never taken for another's.
     id: u64,
     domains: BTreeMap<TrustDomain, Vec<Anchor>>,
+    lists: BTreeMap<TrustDomain, InForce>,
     revocation: Arc<Revocation>,
 }
 
@@ -86,23 +87,35 @@ impl TrustStore {
     /// The bundles of `material`, and who is revoked all the same.
     #[must_use]
     pub fn with(material: &Material, revocation: Arc<Revocation>) -> Self {
-        Self::build(&material.bundles, revocation)
+        let own: Vec<CertificateDer<'_>> = material.svid.certified_key.cert.iter().skip(1).cloned().collect();
+        Self::build(&material.bundles, revocation, Some((material.svid.id.trust_domain(), &own)))
     }
 
     /// These bundles, of whose peers nobody is revoked.
     #[must_use]
     pub fn of(bundles: &BTreeMap<TrustDomain, Bundle>) -> Self {
-        Self::build(bundles, Arc::default())
+        Self::build(bundles, Arc::default(), None)
     }
 
-    fn build(bundles: &BTreeMap<TrustDomain, Bundle>, revocation: Arc<Revocation>) -> Self {
-        let mut domains = BTreeMap::new();
+    /// `own` are the CAs between our SVID and the bundle of its trust domain.
+    fn build(
+        bundles: &BTreeMap<TrustDomain, Bundle>,
+        revocation: Arc<Revocation>,
+        own: Option<(&TrustDomain, &[CertificateDer<'_>])>,
+    ) -> Self {
+        let now = unix_now();
+        let (mut domains, mut lists) = (BTreeMap::new(), BTreeMap::new());
         for (trust_domain, bundle) in bundles {
-            let anchors = bundle.authorities.iter().filter_map(Anchor::new);
-            domains.insert(trust_domain.clone(), anchors.collect());
+            let anchors: Vec<Anchor> = bundle.authorities.iter().filter_map(Anchor::new).collect();
+            domains.insert(trust_domain.clone(), anchors);
+            if let Some(domain) = revocation.domains.get(trust_domain) {
+                let own = own.filter(|(ours, _)| *ours == trust_domain).map_or(&[][..], |(_, own)| own);
+                let authorities = Authorities::of(bundle, &[&domain.authorities, own].concat());
+                lists.insert(trust_domain.clone(), InForce::of(domain, &authorities, now));
+            }
         }
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains, revocation }
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains, lists, revocation }
     }
 
     /// As [`verify`], but a chain that this thread has verified before is not verified again while it is valid.
@@ -320,7 +333,8 @@ fn path_rules(
     // Of several paths, as through the twins of a CA that is being renewed, one may break our rules and another keep
     // them: webpki looks on when this says no. What the first broke is what is reported.
     let broken = RefCell::new(None);
-    let window = Cell::new((i64::MIN, i64::MAX));
+    let found = Cell::new(None);
+    let lists = trust.lists.get(domain);
     let keeps_rules = |path: &VerifiedPath<'_>| {
         let same = |a: &&Anchor| {
             a.anchor.subject == path.anchor().subject && a.anchor.subject_public_key_info == path.anchor().subject_public_key_info
@@ -330,24 +344,28 @@ fn path_rules(
         let narrower = |w: (i64, i64), v: (i64, i64)| (w.0.max(v.0), w.1.min(v.1));
         let anchor = twins.fold((i64::MIN, i64::MAX), |w, a| narrower(w, (a.not_before, a.not_after)));
         let whole = path.intermediate_certificates().try_fold(anchor, |w, ca| Ok(narrower(w, ca_rules(&ca.der(), domain)?)));
-        whole.map(|w| window.set(w)).map_err(|why| {
+        let judged = whole.and_then(|window| {
+            let status = lists.map_or(Ok(RevocationStatus::NotChecked), |lists| lists.judge(path, now)).map_err(webpki_reason)?;
+            Ok((window, status))
+        });
+        judged.map(|judged| found.set(Some(judged))).map_err(|why| {
             broken.borrow_mut().get_or_insert(why);
             webpki::Error::UnknownIssuer
         })
     };
-    let lists = trust.revocation.domains.get(domain);
     let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(intermediates).cloned().collect();
     let signers = path::signers(anchors, &chain, now);
     let (paths, wrong) = path::paths(&cert, intermediates, &signers);
     let signers: Vec<TrustAnchor<'_>> = signers.into_iter().map(|signer| signer.anchor.clone()).collect();
     let mut failed = None;
     for path in &paths {
-        match (Lookup { cert: &cert, anchors: &signers, intermediates: path, time, usage, keeps_rules: &keeps_rules }).run(lists) {
-            Ok(status) => {
-                let (first, last) = window.get();
+        let algorithms = work::algorithms();
+        match cert.verify_for_usage(algorithms, &signers, path, time, usage.clone(), None, Some(&keeps_rules)) {
+            Ok(_) => {
+                let Some(((first, last), status)) = found.get() else { break };
                 // What a list says holds until the next one is due.
-                let asked = lists.filter(|_| status == RevocationStatus::Good).into_iter().flat_map(|domain| &domain.lists);
-                return Ok(((first, asked.map(|list| list.next_update).filter(|end| *end >= now).fold(last, i64::min)), status));
+                let until = lists.filter(|_| status == RevocationStatus::Good).map_or(i64::MAX, |lists| lists.hold_until(now));
+                return Ok(((first, last.min(until)), status));
             }
             Err(error) => failed = failed.or(Some(error)),
         }

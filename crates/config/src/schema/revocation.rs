@@ -24,7 +24,7 @@ pub struct Revocation {
 pub struct RevocationLists {
     /// Whose they are.
     pub trust_domain: Domain,
-    /// Lists in files, PEM or DER, watched.
+    /// Lists in files, PEM or DER, watched. In PEM also the certificates of intermediate CAs that have signed lists.
     #[serde(default)]
     pub files: Vec<PathBuf>,
     /// Lists at `http://` or `https://`, PEM or DER, fetched again before they expire. A list is signed, so that plain HTTP
@@ -37,8 +37,8 @@ pub struct RevocationLists {
     /// How much of a chain is looked up. Default: all of it.
     #[serde(default)]
     pub depth: Depth,
-    /// What becomes of a peer of whose certificate no list says anything. Default: reject. A list with a wrong signature is never
-    /// overlooked.
+    /// What becomes of a peer of whose certificate no list says anything. Default: reject. A list that no CA of the bundle has signed is
+    /// none.
     #[serde(default)]
     pub on_unknown: Unsure,
     /// What becomes of a peer whose list has expired. Default: reject. Who is on the list is rejected in any case.

@@ -10,6 +10,7 @@ mod hostile;
 #[allow(dead_code, unused_imports, reason = "shared by several tests, each of which uses a part")]
 #[path = "../pki/mod.rs"]
 mod pki;
+mod revocation;
 mod verdict;
 #[allow(dead_code, reason = "shared by several tests, each of which uses a part")]
 #[path = "../wire/mod.rs"]

@@ -1,0 +1,188 @@
+//! Which lists count, and for whom.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, DistinguishedName,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+use sidegate_config::schema::{Depth, Unsure};
+use sidegate_core::{Reason, RevocationStatus, TrustDomain};
+use sidegate_identity::{Bundle, unix_now};
+use sidegate_tls::revocation::{Authorities, Content, DomainLists, List, Revocation};
+use sidegate_tls::{Role, TrustStore};
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::pki::{Ca, ID, Spec, World};
+use crate::verdict::judge;
+
+/// A list that can be made as one likes.
+struct Wanted<'a> {
+    by: &'a Ca,
+    revoked: Vec<&'a CertificateDer<'static>>,
+    /// When it was made, seconds from now.
+    made: i64,
+    scope: Option<(&'a str, Option<CrlScope>)>,
+}
+
+impl<'a> Wanted<'a> {
+    fn by(by: &'a Ca) -> Self {
+        Self { by, revoked: Vec::new(), made: -60, scope: None }
+    }
+
+    fn der(&self) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, self.by.subject.as_str());
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let issuer = Issuer::new(params, KeyPair::try_from(self.by.key.serialize_der()).unwrap());
+        let made = OffsetDateTime::now_utc() + Duration::from_secs(self.made.max(0).unsigned_abs())
+            - Duration::from_secs(self.made.min(0).unsigned_abs());
+        let revoked = |der: &&CertificateDer<'_>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(X509Certificate::from_der(der).unwrap().1.raw_serial()),
+            revocation_time: made,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: made,
+            next_update: made + Duration::from_secs(3600),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: self.scope.as_ref().map(|(uri, scope)| CrlIssuingDistributionPoint {
+                distribution_point: CrlDistributionPoint { uris: vec![(*uri).to_owned()] },
+                scope: *scope,
+            }),
+            revoked_certs: self.revoked.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&issuer).unwrap().der().to_vec()
+    }
+}
+
+fn trusting(world: &World, lists: &[Vec<u8>], authorities: Vec<CertificateDer<'static>>, on_unknown: Unsure) -> TrustStore {
+    let lists = lists.iter().map(|der| Arc::new(List::parse(der).unwrap())).collect();
+    let domain = DomainLists { lists, authorities, depth: Depth::Chain, on_unknown, on_expired: Unsure::Reject };
+    let mut revocation = Revocation::default();
+    revocation.domains.insert(TrustDomain::new("prod.example").unwrap(), domain);
+    TrustStore::with(&world.material(ID), Arc::new(revocation))
+}
+
+fn verdict(chain: &[CertificateDer<'static>], trust: &TrustStore) -> Result<RevocationStatus, Reason> {
+    judge(chain, Role::Client, trust, unix_now()).map(|peer| peer.revocation).map_err(|failure| failure.reason)
+}
+
+fn leaf(world: &World, by: &Ca) -> CertificateDer<'static> {
+    Spec::leaf(ID).signed_by(by, &world.leaf_key)
+}
+
+/// None of these hides the good list, or says anything of a peer, and with `onUnknown: allow` the revoked one stays out.
+#[test]
+fn a_list_that_no_ca_of_the_bundle_has_signed_counts_for_nothing() {
+    let world = World::new();
+    let (revoked, good) = (leaf(&world, &world.ours), leaf(&world, &world.ours));
+    let genuine = Wanted { revoked: vec![&revoked], ..Wanted::by(&world.ours) }.der();
+    let mut flipped = Wanted { made: -1, ..Wanted::by(&world.ours) }.der();
+    *flipped.last_mut().unwrap() ^= 1;
+    let impostor = Ca::root(&Spec::ca("root of prod.example"));
+    for (name, other) in [
+        ("a flipped bit", flipped),
+        ("another key", Wanted { made: -1, ..Wanted::by(&impostor) }.der()),
+        ("another key, which revokes", Wanted { made: -1, revoked: vec![&good], ..Wanted::by(&impostor) }.der()),
+        ("another issuer", Wanted { made: -1, ..Wanted::by(&world.federated) }.der()),
+        ("of the future", Wanted { made: 900, ..Wanted::by(&world.ours) }.der()),
+        ("older", Wanted { made: -120, ..Wanted::by(&world.ours) }.der()),
+    ] {
+        for lists in [[genuine.clone(), other.clone()], [other.clone(), genuine.clone()]] {
+            let trust = trusting(&world, &lists, Vec::new(), Unsure::Allow);
+            assert_eq!(verdict(&[revoked.clone()], &trust), Err(Reason::CertificateRevoked), "{name}");
+            assert_eq!(verdict(&[good.clone()], &trust), Ok(RevocationStatus::Good), "{name}");
+        }
+        if name != "older" {
+            let trust = trusting(&world, &[other], Vec::new(), Unsure::Reject);
+            assert_eq!(verdict(&[good.clone()], &trust), Err(Reason::RevocationUnknown), "{name}");
+        }
+    }
+}
+
+/// Each of a divided list counts, however new the others are; and those for CAs and for users lie side by side.
+#[test]
+fn parts_of_a_list_lie_side_by_side() {
+    let world = World::new();
+    let inner = Ca::under(&world.ours, &Spec::ca("inner"));
+    let (one, other, good) = (leaf(&world, &world.ours), leaf(&world, &world.ours), leaf(&world, &world.ours));
+    let below = vec![leaf(&world, &inner), inner.der.clone()];
+    let shard = |uri, made, revoked| Wanted { made, revoked, scope: Some((uri, None)), ..Wanted::by(&world.ours) }.der();
+    let shards = [shard("http://a/1", -600, vec![&one]), shard("http://a/2", -10, vec![&other])];
+    let trust = trusting(&world, &shards, Vec::new(), Unsure::Reject);
+    assert_eq!(verdict(&[one], &trust), Err(Reason::CertificateRevoked));
+    assert_eq!(verdict(&[other.clone()], &trust), Err(Reason::CertificateRevoked));
+    assert_eq!(verdict(&[good.clone()], &trust), Ok(RevocationStatus::Good));
+
+    let users =
+        Wanted { made: -10, revoked: vec![&other], scope: Some(("http://a/u", Some(CrlScope::UserCertsOnly))), ..Wanted::by(&world.ours) };
+    let cas = Wanted {
+        made: -600,
+        revoked: vec![&inner.der],
+        scope: Some(("http://a/c", Some(CrlScope::CaCertsOnly))),
+        ..Wanted::by(&world.ours)
+    };
+    let trust = trusting(&world, &[users.der(), cas.der()], Vec::new(), Unsure::Allow);
+    assert_eq!(verdict(&[other], &trust), Err(Reason::CertificateRevoked));
+    assert_eq!(verdict(&[good.clone()], &trust), Ok(RevocationStatus::Good));
+    assert_eq!(verdict(&below, &trust), Err(Reason::CertificateRevoked));
+    let trust = trusting(&world, &[cas.der()], Vec::new(), Unsure::Reject);
+    assert_eq!(verdict(&[good], &trust), Err(Reason::RevocationUnknown), "a list of CAs says nothing of a user");
+}
+
+/// A CA goes over to a new key under its old name; each key has its list.
+#[test]
+fn each_key_of_a_ca_has_its_list() {
+    let mut world = World::new();
+    let new = Ca::root(&Spec::ca("root of prod.example"));
+    let domain = TrustDomain::new("prod.example").unwrap();
+    let bundle = Bundle::new(&domain, vec![world.ours.der.clone(), new.der.clone()], &mut Vec::new());
+    world.bundles.insert(domain, bundle);
+    let (by_old, by_new, revoked) = (leaf(&world, &world.ours), leaf(&world, &new), leaf(&world, &world.ours));
+    let of_old = Wanted { made: -600, revoked: vec![&revoked], ..Wanted::by(&world.ours) }.der();
+    let of_new = Wanted { made: -10, ..Wanted::by(&new) }.der();
+    let trust = trusting(&world, &[of_old.clone(), of_new], Vec::new(), Unsure::Reject);
+    assert_eq!(verdict(&[by_old], &trust), Ok(RevocationStatus::Good));
+    assert_eq!(verdict(&[by_new.clone()], &trust), Ok(RevocationStatus::Good));
+    assert_eq!(verdict(&[revoked], &trust), Err(Reason::CertificateRevoked));
+    let trust = trusting(&world, &[of_old], Vec::new(), Unsure::Reject);
+    assert_eq!(verdict(&[by_new], &trust), Err(Reason::RevocationUnknown), "the other key's list says nothing of it");
+}
+
+/// An intermediate CA's list counts where its certificate is known, and leads to the bundle.
+#[test]
+fn a_ca_below_the_bundle_may_sign_lists() {
+    let world = World::new();
+    let inner = Ca::under(&world.ours, &Spec::ca("inner"));
+    let forged = Ca::root(&Spec::ca("inner"));
+    let (revoked, good) = (vec![leaf(&world, &inner), inner.der.clone()], vec![leaf(&world, &inner), inner.der.clone()]);
+    let lists = [Wanted::by(&world.ours).der(), Wanted { revoked: vec![&revoked[0]], ..Wanted::by(&inner) }.der()];
+    let trust = trusting(&world, &lists, vec![forged.der.clone(), inner.der.clone()], Unsure::Reject);
+    assert_eq!(verdict(&revoked, &trust), Err(Reason::CertificateRevoked));
+    assert_eq!(verdict(&good, &trust), Ok(RevocationStatus::Good));
+    let bundle = &world.bundles[&TrustDomain::new("prod.example").unwrap()];
+    let by_forger = List::parse(&Wanted::by(&forged).der()).unwrap();
+    assert!(by_forger.signer(&Authorities::of(bundle, &[forged.der, inner.der])).is_none());
+}
+
+#[test]
+fn what_is_no_list_is_refused() {
+    let world = World::new();
+    let der = Wanted { revoked: vec![&world.ours.der], ..Wanted::by(&world.ours) }.der();
+    for length in 0..der.len() {
+        assert!(List::parse(&der[..length]).is_err(), "{length} bytes");
+    }
+    assert!(List::parse(&[&der[..], &[0]].concat()).is_err());
+    for text in [&b""[..], b"garbage", b"-----BEGIN X509 CRL-----", b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
+        assert!(Content::read(text).is_err());
+    }
+    assert_eq!(Content::read(&der).unwrap().lists.len(), 1);
+}

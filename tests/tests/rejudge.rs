@@ -360,3 +360,26 @@ fn forged_lists_neither_replace_nor_hide_a_genuine_one() {
     put(lists(&[]));
     eventually("the next genuine list", || echo_bytes(pair.entry, 1000, 1).ok());
 }
+
+/// Lists that come with the bundles need no configuration.
+#[test]
+fn lists_of_the_workload_api_are_heeded() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    echo_bytes(pair.entry, 1000, 1).unwrap();
+    let first = pair.api.reason("closed");
+    assert_eq!(first["revocation"], "not_checked");
+    let publish = |serials: &[Vec<u8>]| pair.identities.authority.publish_revocation_lists(TRUST_DOMAIN, serials, HOUR).unwrap();
+    publish(&[]);
+    eventually("the list to be in use", || {
+        echo_bytes(pair.entry, 1000, 1).ok()?;
+        pair.api.records().into_iter().find(|record| record["revocation"] == "good")
+    });
+    let mut client = open(&pair);
+    publish(&[serial(&pair.web.reason("closed"))]);
+    assert_reset(&mut client);
+    eventually("new connections to be refused", || {
+        let _ = echo_bytes(pair.entry, 1000, 1);
+        pair.web.records().into_iter().chain(pair.api.records()).find(|record| record["reason"] == "certificate_revoked")
+    });
+}

@@ -40,13 +40,14 @@ pub(crate) type Update<T> = Result<(T, Option<Instant>), Status>;
 pub(crate) fn x509_svids(state: &mut State, caller: &Caller) -> Update<X509svidResponse> {
     let mut due = state.tidy();
     let mut response = X509svidResponse::default();
-    let mut foreign = BTreeSet::new();
+    let (mut foreign, mut own) = (BTreeSet::new(), BTreeSet::new());
     let mut hints = Hints::default();
     state.identities(caller, |entry, domain, fault| {
         let (spiffe_id, hint) = (entry.plan.id.to_string(), hints.of(&entry.plan.entry));
         let svid = entry.svid(domain, fault)?;
         due = due.into_iter().chain([svid.due]).min();
         foreign.extend(domain.federates_with.iter().cloned());
+        own.insert(domain.name.clone());
         response.svids.push(X509svid {
             spiffe_id,
             x509_svid: if *fault == Fault::Garbage { garbage() } else { svid.leaf.der.clone() },
@@ -60,6 +61,7 @@ pub(crate) fn x509_svids(state: &mut State, caller: &Caller) -> Update<X509svidR
         return Ok((X509svidResponse::default(), due));
     }
     response.federated_bundles = bundles(state, &foreign, Domain::bundle_der);
+    response.crl = lists(state, &(&own | &foreign));
     Ok((response, due))
 }
 
@@ -67,7 +69,9 @@ pub(crate) fn x509_svids(state: &mut State, caller: &Caller) -> Update<X509svidR
 pub(crate) fn x509_bundles(state: &mut State, caller: &Caller) -> Update<X509BundlesResponse> {
     let due = state.tidy();
     let bundles = visible_bundles(state, caller, Domain::bundle_der)?;
-    Ok((X509BundlesResponse { bundles, crl: Vec::new() }, due))
+    let visible = visible_domains(state, caller)?;
+    let crl = lists(state, &visible);
+    Ok((X509BundlesResponse { bundles, crl }, due))
 }
 
 /// `FetchJWTBundles` (section 6.2.2).
@@ -160,6 +164,11 @@ fn visible_bundles(state: &mut State, caller: &Caller, bundle: fn(&Domain) -> Ve
 fn bundles(state: &State, names: &BTreeSet<TrustDomain>, bundle: fn(&Domain) -> Vec<u8>) -> HashMap<String, Vec<u8>> {
     let domains = names.iter().filter_map(|name| state.domains.get(name));
     domains.map(|domain| (domain.name.id_string(), bundle(domain))).collect()
+}
+
+/// Revocation lists of these trust domains.
+fn lists(state: &State, names: &BTreeSet<TrustDomain>) -> Vec<Vec<u8>> {
+    names.iter().filter_map(|name| state.domains.get(name)).flat_map(|domain| &domain.lists).cloned().collect()
 }
 
 /// JSON as protobuf has it.

@@ -155,6 +155,14 @@ impl Authority {
         Ok(lists)
     }
 
+    /// Signs such lists and serves them with the bundles (SPIFFE_Workload_API.md, section 5.2.1), in the place of those before.
+    ///
+    /// # Errors
+    /// As [`Authority::revocation_lists_pem`].
+    pub fn publish_revocation_lists(&self, trust_domain: &str, serials: &[Vec<u8>], valid: Duration) -> Result<(), AuthorityError> {
+        self.change(|state| state.domain(trust_domain)?.publish_lists(serials, valid))
+    }
+
     /// Signs an X.509-SVID for a peer that reads files (X509-SVID.md, section 3.1). It needs no entry, and no fault shows on it.
     ///
     /// # Errors

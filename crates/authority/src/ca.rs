@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationList, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use sidegate_core::{SpiffeId, TrustDomain};
 use time::OffsetDateTime;
@@ -97,7 +97,7 @@ impl Ca {
     }
 
     /// A revocation list (RFC 5280, section 5) of certificates by their serial numbers, that holds for `valid`.
-    pub(crate) fn revocation_list(&self, serials: &[Vec<u8>], valid: Duration) -> Result<String, AuthorityError> {
+    pub(crate) fn revocation_list(&self, serials: &[Vec<u8>], valid: Duration) -> Result<CertificateRevocationList, AuthorityError> {
         let now = OffsetDateTime::now_utc();
         let revoked = |serial: &Vec<u8>| RevokedCertParams {
             serial_number: SerialNumber::from_slice(serial),
@@ -114,7 +114,7 @@ impl Ca {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let subject = "a revocation list".to_owned();
-        list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(|source| AuthorityError::Certificate { subject, source })
+        list.signed_by(&self.issuer).map_err(|source| AuthorityError::Certificate { subject, source })
     }
 
     pub(crate) fn der(&self) -> &[u8] {

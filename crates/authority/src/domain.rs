@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rcgen::CertificateRevocationList;
 use sidegate_core::{SpiffeId, TrustDomain};
 use tokio::time::Instant;
 
@@ -42,13 +43,15 @@ pub(crate) struct Domain {
     /// What no longer signs, while something that it signed is still valid.
     retired: Vec<Generation>,
     issued: u64,
+    /// Revocation lists that go with the bundle, DER.
+    pub(crate) lists: Vec<Vec<u8>>,
 }
 
 impl Domain {
     pub(crate) fn new(plan: DomainPlan) -> Result<Domain, AuthorityError> {
         let current = Generation::new(&plan.name, 1, Instant::now())?;
         let DomainPlan { name, ttl, federates_with } = plan;
-        Ok(Domain { name, ttl, federates_with, next: None, current, retired: Vec::new(), issued: 0 })
+        Ok(Domain { name, ttl, federates_with, next: None, current, retired: Vec::new(), issued: 0, lists: Vec::new() })
     }
 
     /// Signs an X.509-SVID.
@@ -125,7 +128,17 @@ impl Domain {
 
     /// Revocation lists of all CAs that are published, each with all numbers: PEM.
     pub(crate) fn revocation_lists(&self, serials: &[Vec<u8>], valid: Duration) -> Result<String, AuthorityError> {
-        self.generations().map(|generation| generation.ca.revocation_list(serials, valid)).collect()
+        let pem = |list: CertificateRevocationList| {
+            list.pem().map_err(|source| AuthorityError::Certificate { subject: "a revocation list".to_owned(), source })
+        };
+        self.generations().map(|generation| generation.ca.revocation_list(serials, valid).and_then(pem)).collect()
+    }
+
+    /// Puts such lists beside the bundle, in the place of those that were there.
+    pub(crate) fn publish_lists(&mut self, serials: &[Vec<u8>], valid: Duration) -> Result<(), AuthorityError> {
+        let made = self.generations().map(|generation| generation.ca.revocation_list(serials, valid));
+        self.lists = made.map(|list| list.map(|list| list.der().to_vec())).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// The JWT bundle: a JWK set of `jwt-svid` keys only (SPIFFE_Workload_API.md, section 6.2.2).

@@ -9,6 +9,7 @@ mod manager;
 mod material;
 mod names;
 mod workload_api;
+mod workload_message;
 
 pub use manager::{Identity, IdentityError, IdentityState, SourceStatus};
 pub use material::{Authority, Bundle, Material, MaterialError, Svid, unix_now};

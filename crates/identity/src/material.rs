@@ -61,6 +61,8 @@ pub struct Material {
     pub bundles: BTreeMap<TrustDomain, Bundle>,
     /// CA certificates that were left out of a bundle, and why.
     pub left_out: Vec<String>,
+    /// Revocation lists that came with the bundles, each DER, of whichever trust domain; their signatures are still to be checked.
+    pub lists: Vec<Vec<u8>>,
 }
 
 /// Why material can't be used.
@@ -232,15 +234,15 @@ impl Material {
                 }
             }
         }
-        Ok(Self { svid, bundles, left_out })
+        Ok(Self { svid, bundles, left_out, lists: Vec::new() })
     }
 }
 
 impl Material {
-    /// Whether `other` has the same SVID and bundles.
+    /// Whether `other` has the same SVID, bundles and revocation lists.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        self.svid.certified_key.cert == other.svid.certified_key.cert && self.bundles == other.bundles
+        self.svid.certified_key.cert == other.svid.certified_key.cert && self.bundles == other.bundles && self.lists == other.lists
     }
 }
 

@@ -12,21 +12,26 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidegate_config::schema::Select;
 use sidegate_config::value::{Endpoint, EndpointSocket};
-use sidegate_core::innermost;
-use spiffe::transport::{GrpcStatusCode, TransportError};
-use spiffe::{WorkloadApiClient, WorkloadApiError, X509Context};
+use sidegate_core::{SpiffeId, TrustDomain, innermost, parse_canonical};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tokio_stream::StreamExt;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Uri};
+use tonic::{Code, Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+use x509_parser::asn1_rs::{Any, FromDer};
 
 use crate::manager::{Effect, Rules, SourceState};
 use crate::material::{Bundle, Material, MaterialError, Svid, unix_now};
+use crate::workload_message::{X509Svid, X509SvidRequest, X509SvidResponse};
 
 /// An agent answers from memory; one that takes longer hangs.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(5);
+/// A message: SVIDs, bundles, and a long revocation list.
+const LONGEST_MESSAGE: usize = 20 * 1024 * 1024;
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
 /// Before the first SVID somebody waits for us: an agent learns of a new registration entry within seconds.
@@ -103,21 +108,16 @@ async fn follow(endpoint: &Endpoint, rules: &Rules, sender: &watch::Sender<Sourc
         Ok(channel) => channel,
         Err(message) => return (false, Trouble::Retry(message)),
     };
-    // The client only carries this for its own information.
-    let Ok(named) = spiffe::transport::Endpoint::parse(&endpoint.to_string()) else {
-        return (false, Trouble::Final(format!("{endpoint} is not an endpoint")));
-    };
-    let client = WorkloadApiClient::new_with_channel(named, channel);
-    let mut stream = match timeout(FIRST_MESSAGE, client.stream_x509_contexts()).await {
+    let mut stream = match timeout(FIRST_MESSAGE, fetch(channel)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return (false, classify(&error)),
+        Ok(Err(status)) => return (false, classify(&status)),
         Err(_) => return (false, Trouble::Retry(hangs())),
     };
     let mut served = false;
     let mut patience = FIRST_MESSAGE;
     loop {
-        match timeout(patience, stream.next()).await {
-            Ok(Some(Ok(context))) => match material(&context, rules) {
+        match timeout(patience, stream.message()).await {
+            Ok(Ok(Some(message))) => match material(&message, rules) {
                 Ok(material) => {
                     patience = overdue(&material);
                     served = true;
@@ -127,8 +127,8 @@ async fn follow(endpoint: &Endpoint, rules: &Rules, sender: &watch::Sender<Sourc
                 Err(error @ MaterialError::NotOffered(_)) => return (served, Trouble::Denied(error.to_string())),
                 Err(error) => return (served, Trouble::Unusable(error.to_string())),
             },
-            Ok(Some(Err(error))) => return (served, classify(&error)),
-            Ok(None) => return (served, Trouble::Retry("it closed the stream".to_owned())),
+            Ok(Err(status)) => return (served, classify(&status)),
+            Ok(Ok(None)) => return (served, Trouble::Retry("it closed the stream".to_owned())),
             Err(_) if served => return (served, Trouble::Retry("it did not rotate the SVID in time".to_owned())),
             Err(_) => return (served, Trouble::Retry(hangs())),
         }
@@ -174,47 +174,84 @@ async fn connect(socket: &EndpointSocket) -> Result<Channel, String> {
     }
 }
 
-fn classify(error: &WorkloadApiError) -> Trouble {
-    match error {
-        WorkloadApiError::NoIdentityIssued => {
+/// Calls FetchX509SVID. By hand: the `spiffe` crate leaves out revocation lists.
+async fn fetch(channel: Channel) -> Result<Streaming<X509SvidResponse>, Status> {
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(LONGEST_MESSAGE);
+    client.ready().await.map_err(|error| Status::unavailable(innermost(&error)))?;
+    let mut request = Request::new(X509SvidRequest {});
+    // SPIFFE Workload Endpoint §3.
+    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+    let path = PathAndQuery::from_static("/SpiffeWorkloadAPI/FetchX509SVID");
+    let codec = ProstCodec::<X509SvidRequest, X509SvidResponse>::default();
+    client.server_streaming(request, path, codec).await.map(tonic::Response::into_inner)
+}
+
+fn classify(status: &Status) -> Trouble {
+    match (status.code(), status.message()) {
+        (Code::PermissionDenied, message) if message.contains("no identity issued") => {
             Trouble::Denied("it has no identity for this workload (no identity issued); is there a registration entry?".to_owned())
         }
-        WorkloadApiError::PermissionDenied(message) => Trouble::Denied(format!("it refuses this workload: {message}")),
-        WorkloadApiError::Transport(TransportError::Status(status))
-            if matches!(status.code(), GrpcStatusCode::InvalidArgument | GrpcStatusCode::Unimplemented) =>
-        {
-            Trouble::Final(format!("it can't serve X.509-SVIDs: {:?}: {}", status.code(), status.message()))
+        (Code::PermissionDenied, message) => Trouble::Denied(format!("it refuses this workload: {message}")),
+        (code @ (Code::InvalidArgument | Code::Unimplemented), message) => {
+            Trouble::Final(format!("it can't serve X.509-SVIDs: {code:?}: {message}"))
         }
-        WorkloadApiError::Transport(TransportError::Status(status)) => Trouble::Retry(format!("{:?}: {}", status.code(), status.message())),
-        WorkloadApiError::Transport(other) => Trouble::Retry(innermost(other)),
-        malformed => Trouble::Unusable(malformed.to_string()),
+        (code, message) => match std::error::Error::source(status) {
+            Some(source) => Trouble::Retry(innermost(source)),
+            None => Trouble::Retry(format!("{code:?}: {message}")),
+        },
     }
 }
 
-fn material(context: &X509Context, rules: &Rules) -> Result<Material, MaterialError> {
-    let svid = select(context, &rules.select)?;
-    let chain = svid.cert_chain().iter().map(|c| CertificateDer::from(c.as_bytes().to_vec())).collect();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.private_key().as_bytes()));
-    let svid = Svid::new(chain, &key)?;
+fn material(message: &X509SvidResponse, rules: &Rules) -> Result<Material, MaterialError> {
+    let selected = select(&message.svids, &rules.select)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(&*selected.x509_svid_key));
+    let svid = Svid::new(certificates(&selected.x509_svid).map_err(MaterialError::Malformed)?, &key)?;
+    if svid.id != id(selected)? {
+        return Err(MaterialError::NotAnSvid(format!("it is of {}, though offered as {}", svid.id, selected.spiffe_id)));
+    }
     let mut left_out = Vec::new();
     let mut bundles = BTreeMap::new();
-    for (trust_domain, bundle) in context.bundle_set().iter() {
-        let certificates = bundle.authorities().iter().map(|c| CertificateDer::from(c.as_bytes().to_vec())).collect();
-        bundles.insert(trust_domain.clone(), Bundle::new(trust_domain, certificates, &mut left_out));
+    let of_federated = message.federated_bundles.iter().map(|(name, der)| (TrustDomain::new(name), der));
+    let own = message.svids.iter().map(|svid| Ok((id(svid)?.trust_domain().clone(), &svid.bundle)));
+    let federated = of_federated.map(|(name, der)| Ok((name.map_err(|e| MaterialError::Malformed(e.to_string()))?, der)));
+    for bundle in federated.chain(own) {
+        let (trust_domain, der) = bundle?;
+        let certificates = certificates(der).map_err(|why| MaterialError::Malformed(format!("bundle of {trust_domain}: {why}")))?;
+        let bundle = Bundle::new(&trust_domain, certificates, &mut left_out);
+        bundles.insert(trust_domain, bundle);
     }
-    Material::new(svid, bundles, left_out, rules.refuse_development)
+    let mut material = Material::new(svid, bundles, left_out, rules.refuse_development)?;
+    material.lists.clone_from(&message.crl);
+    Ok(material)
+}
+
+fn id(svid: &X509Svid) -> Result<SpiffeId, MaterialError> {
+    parse_canonical(&svid.spiffe_id).map_err(|e| MaterialError::NotAnSvid(format!("`{}` is no SPIFFE ID: {e}", svid.spiffe_id)))
+}
+
+/// Certificates one behind the other, as the Workload API has them.
+fn certificates(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let mut found = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) = Any::from_der(der).map_err(|e| format!("it holds something else than certificates: {e}"))?;
+        found.push(der[..der.len() - rest.len()].to_vec().into());
+        der = rest;
+    }
+    Ok(found)
 }
 
 /// The SVID that the configuration asks for; by default the first (Workload API §5.2.1).
-fn select<'a>(context: &'a X509Context, select: &Select) -> Result<&'a spiffe::X509Svid, MaterialError> {
-    let wanted = context.svids().iter().find(|svid| match (&select.spiffe_id, &select.hint) {
-        (Some(id), _) => svid.spiffe_id() == id.get(),
-        (None, Some(hint)) => svid.hint() == Some(hint),
+fn select<'a>(svids: &'a [X509Svid], select: &Select) -> Result<&'a X509Svid, MaterialError> {
+    if svids.is_empty() {
+        return Err(MaterialError::NoCertificate);
+    }
+    let wanted = svids.iter().find(|svid| match (&select.spiffe_id, &select.hint) {
+        (Some(id), _) => svid.spiffe_id == id.get().to_string(),
+        (None, Some(hint)) => svid.hint == *hint,
         (None, None) => true,
     });
-    let offered =
-        || context.svids().iter().map(|s| format!("{} (hint `{}`)", s.spiffe_id(), s.hint().unwrap_or(""))).collect::<Vec<_>>().join(", ");
-    wanted.map(AsRef::as_ref).ok_or_else(|| MaterialError::NotOffered(offered()))
+    let offered = || svids.iter().map(|svid| format!("{} (hint `{}`)", svid.spiffe_id, svid.hint)).collect::<Vec<_>>().join(", ");
+    wanted.ok_or_else(|| MaterialError::NotOffered(offered()))
 }
 
 /// A connection of either kind.

@@ -376,7 +376,12 @@ impl InForce {
         in_force
     }
 
-    fn add(&mut self, list: &Arc<List>, authorities: &Authorities, now: i64) {
+    /// For lists that came with the bundle: nobody has promised one by each CA, so that who is on none passes, and its record says so.
+    pub(crate) fn unconfigured() -> Self {
+        Self { lists: Vec::new(), depth: Depth::default(), on_unknown: Unsure::Allow, on_expired: Unsure::default() }
+    }
+
+    pub(crate) fn add(&mut self, list: &Arc<List>, authorities: &Authorities, now: i64) {
         let Some(signer) = list.signer(authorities).filter(|_| !list.is_of_the_future(now)) else { return };
         match self.lists.iter_mut().find(|(known, by)| by == signer && known.has_scope_of(list)) {
             Some((known, _)) if known.this_update <= list.this_update => *known = list.clone(),

@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use crate::path::{self, Anchor};
-use crate::revocation::{self, Authorities, InForce, Revocation};
+use crate::revocation::{self, Authorities, InForce, List, Revocation};
 use crate::verified;
 use crate::work;
 
@@ -42,6 +42,9 @@ pub struct TrustStore {
     id: u64,
     domains: BTreeMap<TrustDomain, Vec<Anchor>>,
     lists: BTreeMap<TrustDomain, InForce>,
+    /// Who may sign lists.
+    list_signers: BTreeMap<TrustDomain, Authorities>,
+    unused_lists: Vec<String>,
     revocation: Arc<Revocation>,
 }
 
@@ -88,7 +91,9 @@ impl TrustStore {
     #[must_use]
     pub fn with(material: &Material, revocation: Arc<Revocation>) -> Self {
         let own: Vec<CertificateDer<'_>> = material.svid.certified_key.cert.iter().skip(1).cloned().collect();
-        Self::build(&material.bundles, revocation, Some((material.svid.id.trust_domain(), &own)))
+        let mut store = Self::build(&material.bundles, revocation, Some((material.svid.id.trust_domain(), &own)));
+        store.take_in(material);
+        store
     }
 
     /// These bundles, of whose peers nobody is revoked.
@@ -104,18 +109,57 @@ impl TrustStore {
         own: Option<(&TrustDomain, &[CertificateDer<'_>])>,
     ) -> Self {
         let now = unix_now();
-        let (mut domains, mut lists) = (BTreeMap::new(), BTreeMap::new());
+        let (mut domains, mut lists, mut list_signers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (trust_domain, bundle) in bundles {
             let anchors: Vec<Anchor> = bundle.authorities.iter().filter_map(Anchor::new).collect();
             domains.insert(trust_domain.clone(), anchors);
-            if let Some(domain) = revocation.domains.get(trust_domain) {
-                let own = own.filter(|(ours, _)| *ours == trust_domain).map_or(&[][..], |(_, own)| own);
-                let authorities = Authorities::of(bundle, &[&domain.authorities, own].concat());
+            let domain = revocation.domains.get(trust_domain);
+            let own = own.filter(|(ours, _)| *ours == trust_domain).map_or(&[][..], |(_, own)| own);
+            let of_lists = domain.map_or(&[][..], |domain| &domain.authorities);
+            let authorities = Authorities::of(bundle, &[of_lists, own].concat());
+            if let Some(domain) = domain {
                 lists.insert(trust_domain.clone(), InForce::of(domain, &authorities, now));
             }
+            list_signers.insert(trust_domain.clone(), authorities);
         }
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains, lists, revocation }
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains, lists, list_signers, unused_lists: Vec::new(), revocation }
+    }
+
+    /// Takes in the lists that came with the bundles: each counts for the trust domain whose CA has signed it, by the rules that are
+    /// configured for that, or else by those of [`InForce::unconfigured`].
+    fn take_in(&mut self, material: &Material) {
+        let now = unix_now();
+        for der in &material.lists {
+            let list = match List::parse(der) {
+                Ok(list) if list.is_of_the_future(now) => {
+                    self.unused_lists.push(format!("the list by `{}` is of the future", list.issuer));
+                    continue;
+                }
+                Ok(list) => Arc::new(list),
+                Err(error) => {
+                    self.unused_lists.push(error.to_string());
+                    continue;
+                }
+            };
+            let mut is_signed = false;
+            for (trust_domain, authorities) in &self.list_signers {
+                if list.signer(authorities).is_some() {
+                    is_signed = true;
+                    let in_force = self.lists.entry(trust_domain.clone()).or_insert_with(InForce::unconfigured);
+                    in_force.add(&list, authorities, now);
+                }
+            }
+            if !is_signed {
+                self.unused_lists.push(format!("the list by `{}` is signed by no CA of any bundle", list.issuer));
+            }
+        }
+    }
+
+    /// Why lists that came with the bundles are of no use.
+    #[must_use]
+    pub fn unused_lists(&self) -> &[String] {
+        &self.unused_lists
     }
 
     /// As [`verify`], but a chain that this thread has verified before is not verified again while it is valid.
@@ -360,7 +404,7 @@ fn path_rules(
     let mut failed = None;
     for path in &paths {
         let algorithms = work::algorithms();
-        match cert.verify_for_usage(algorithms, &signers, path, time, usage.clone(), None, Some(&keeps_rules)) {
+        match cert.verify_for_usage(algorithms, &signers, path, time, usage, None, Some(&keeps_rules)) {
             Ok(_) => {
                 let Some(((first, last), status)) = found.get() else { break };
                 // What a list says holds until the next one is due.

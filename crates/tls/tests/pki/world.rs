@@ -75,7 +75,7 @@ impl World {
             not_after: i64::MAX,
             serial: "00".to_owned(),
         };
-        Material { svid, bundles: self.bundles.clone(), left_out: Vec::new() }
+        Material { svid, bundles: self.bundles.clone(), left_out: Vec::new(), lists: Vec::new() }
     }
 
     /// Material as it should be, with this ID.

@@ -98,12 +98,12 @@ fn a_list_that_no_ca_of_the_bundle_has_signed_counts_for_nothing() {
     ] {
         for lists in [[genuine.clone(), other.clone()], [other.clone(), genuine.clone()]] {
             let trust = trusting(&world, &lists, Vec::new(), Unsure::Allow);
-            assert_eq!(verdict(&[revoked.clone()], &trust), Err(Reason::CertificateRevoked), "{name}");
-            assert_eq!(verdict(&[good.clone()], &trust), Ok(RevocationStatus::Good), "{name}");
+            assert_eq!(verdict(std::slice::from_ref(&revoked), &trust), Err(Reason::CertificateRevoked), "{name}");
+            assert_eq!(verdict(std::slice::from_ref(&good), &trust), Ok(RevocationStatus::Good), "{name}");
         }
         if name != "older" {
             let trust = trusting(&world, &[other], Vec::new(), Unsure::Reject);
-            assert_eq!(verdict(&[good.clone()], &trust), Err(Reason::RevocationUnknown), "{name}");
+            assert_eq!(verdict(std::slice::from_ref(&good), &trust), Err(Reason::RevocationUnknown), "{name}");
         }
     }
 }
@@ -119,8 +119,8 @@ fn parts_of_a_list_lie_side_by_side() {
     let shards = [shard("http://a/1", -600, vec![&one]), shard("http://a/2", -10, vec![&other])];
     let trust = trusting(&world, &shards, Vec::new(), Unsure::Reject);
     assert_eq!(verdict(&[one], &trust), Err(Reason::CertificateRevoked));
-    assert_eq!(verdict(&[other.clone()], &trust), Err(Reason::CertificateRevoked));
-    assert_eq!(verdict(&[good.clone()], &trust), Ok(RevocationStatus::Good));
+    assert_eq!(verdict(std::slice::from_ref(&other), &trust), Err(Reason::CertificateRevoked));
+    assert_eq!(verdict(std::slice::from_ref(&good), &trust), Ok(RevocationStatus::Good));
 
     let users =
         Wanted { made: -10, revoked: vec![&other], scope: Some(("http://a/u", Some(CrlScope::UserCertsOnly))), ..Wanted::by(&world.ours) };
@@ -132,7 +132,7 @@ fn parts_of_a_list_lie_side_by_side() {
     };
     let trust = trusting(&world, &[users.der(), cas.der()], Vec::new(), Unsure::Allow);
     assert_eq!(verdict(&[other], &trust), Err(Reason::CertificateRevoked));
-    assert_eq!(verdict(&[good.clone()], &trust), Ok(RevocationStatus::Good));
+    assert_eq!(verdict(std::slice::from_ref(&good), &trust), Ok(RevocationStatus::Good));
     assert_eq!(verdict(&below, &trust), Err(Reason::CertificateRevoked));
     let trust = trusting(&world, &[cas.der()], Vec::new(), Unsure::Reject);
     assert_eq!(verdict(&[good], &trust), Err(Reason::RevocationUnknown), "a list of CAs says nothing of a user");
@@ -151,7 +151,7 @@ fn each_key_of_a_ca_has_its_list() {
     let of_new = Wanted { made: -10, ..Wanted::by(&new) }.der();
     let trust = trusting(&world, &[of_old.clone(), of_new], Vec::new(), Unsure::Reject);
     assert_eq!(verdict(&[by_old], &trust), Ok(RevocationStatus::Good));
-    assert_eq!(verdict(&[by_new.clone()], &trust), Ok(RevocationStatus::Good));
+    assert_eq!(verdict(std::slice::from_ref(&by_new), &trust), Ok(RevocationStatus::Good));
     assert_eq!(verdict(&[revoked], &trust), Err(Reason::CertificateRevoked));
     let trust = trusting(&world, &[of_old], Vec::new(), Unsure::Reject);
     assert_eq!(verdict(&[by_new], &trust), Err(Reason::RevocationUnknown), "the other key's list says nothing of it");

@@ -103,7 +103,7 @@ fn audit(c: &mut Criterion) {
         });
     });
     drop(audit);
-    thread.join();
+    thread.join(std::time::Instant::now() + std::time::Duration::from_secs(10));
 }
 
 criterion_group!(benches, audit);

@@ -275,6 +275,18 @@ fn a_sidecar_that_was_killed_goes_on_with_its_log() {
 
 /// A folder on a file system of its own, which is nearly full, in a mount namespace of the sidecar.
 fn on_a_small_disk(pair: &Pair, echo: &Echo, on_failure: &str) -> Option<Sidecar> {
+    small_disk_sidecar(pair, echo, on_failure, "", QUICK, None)
+}
+
+/// With `of_audit`, YAML inside `audit`, and `more` beside it; `output` takes the access log, else the test reads it.
+fn small_disk_sidecar(
+    pair: &Pair,
+    echo: &Echo,
+    on_failure: &str,
+    of_audit: &str,
+    more: &str,
+    output: Option<std::io::PipeWriter>,
+) -> Option<Sidecar> {
     let folder = pair.identities.folder();
     let disk = folder.join("api.audit");
     std::fs::create_dir_all(&disk).unwrap();
@@ -285,11 +297,16 @@ fn on_a_small_disk(pair: &Pair, echo: &Echo, on_failure: &str) -> Option<Sidecar
         sidegate_tests::skipped("no file system can be mounted here");
         return None;
     }
-    let audit = AuditLog::config(&format!(", onFailure: {on_failure}"), "");
-    let config = format!("{}{audit}{QUICK}", server_config(&pair.identities, pair.port, echo.address));
+    let audit = AuditLog::config(&format!(", onFailure: {on_failure}"), of_audit);
+    let config = format!("{}{audit}{more}", server_config(&pair.identities, pair.port, echo.address));
     let through = ["unshare", "-m", "sh", "-c", &script, "sh"];
-    let sidecar =
-        Sidecar::start_by(folder, "api", &config, free_port(), &through, |mut command| command.spawn().unwrap(), sidegate_tests::get);
+    let spawn = |mut command: Command| {
+        if let Some(output) = output {
+            command.stdout(output);
+        }
+        command.spawn().unwrap()
+    };
+    let sidecar = Sidecar::start_by(folder, "api", &config, free_port(), &through, spawn, sidegate_tests::get);
     sidecar.wait_ready();
     Some(sidecar)
 }
@@ -359,4 +376,53 @@ fn on_a_full_disk_records_are_dropped_counted_and_told_of() {
         (status == 0 && report["missing"].as_f64() == Some(api.metric(lost))).then_some(())
     });
     assert!(api.records().iter().all(|r| r["reason"] != "audit_unavailable"));
+}
+
+/// `/readyz` says why nobody gets in, and that everybody does again.
+#[test]
+fn who_can_record_nothing_is_not_ready() {
+    let Some((pair, api, _echo)) = small_disk_world("block-new-connections") else { return };
+    let (_, why) = eventually("readiness to revert", || {
+        let _ = echo_bytes(pair.entry, 100, 1);
+        api.ask("/readyz").filter(|(status, _)| *status == 503)
+    });
+    assert!(why.contains("audit records can't be kept, so every new connection is refused"), "{why}");
+    assert_eq!(api.metric("sidegate_ready"), 0.0);
+    assert_eq!(api.ask("/livez").unwrap().0, 200);
+    make_room(&pair, &api);
+    api.wait_ready();
+}
+
+/// A disk that is full, copies into a pipe that nobody reads, a collector that never answers, an access log that nobody reads, and a
+/// connection that does not end: the process ends before its deadline all the same.
+#[test]
+fn the_deadline_holds_whatever_hangs() {
+    const DEADLINE: Duration = Duration::from_secs(8);
+    let Some((pair, api, echo)) = small_disk_world("block-new-connections") else { return };
+    drop(api);
+    let folder = pair.identities.folder();
+    let pipe = folder.join("copies.pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = format!(", copies: [{{ file: '{}' }}]", pipe.display());
+    let telemetry = format!("telemetry: {{ otlp: {{ endpoint: 'http://{}' }}, flush: 5s }}\n", deaf.local_addr().unwrap());
+    let drain = format!("drain: {{ deadline: {}s, settle: 0s, quiet: 1h }}\n", DEADLINE.as_secs());
+    let (output, _unread) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
+    let mut api = small_disk_sidecar(&pair, &echo, "block-new-connections", &more, &format!("{telemetry}{drain}"), Some(output)).unwrap();
+    let mut held = TcpStream::connect(pair.entry).unwrap();
+    eventually("a connection that stays", || {
+        held = TcpStream::connect(pair.entry).ok()?;
+        held.write_all(b"held").ok()?;
+        held.read_exact(&mut [0; 4]).ok()
+    });
+    eventually("a full disk", || {
+        let _ = echo_bytes(pair.entry, 100, 1);
+        (api.metric("sidegate_audit_blocked") > 0.0).then_some(())
+    });
+    let start = std::time::Instant::now();
+    api.signal(Signal::SIGTERM);
+    assert!(api.wait_end().success());
+    assert!(start.elapsed() < DEADLINE, "{:?}\n{}", start.elapsed(), api.log());
+    assert!(start.elapsed() > DEADLINE / 2, "what is open may go on for most of it: {:?}", start.elapsed());
+    assert!(api.log().contains("sidegate.lifecycle.drain_deadline"), "{}", api.log());
 }

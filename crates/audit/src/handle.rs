@@ -16,8 +16,8 @@ use crate::event::NewEvent;
 use crate::state::{IdentityCell, State};
 use crate::writer::Writer;
 
-/// How long the end waits for the last records: as long as the writer's own waits together.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long before the end of all waits the writer stops to wait.
+const TELL: Duration = Duration::from_millis(100);
 
 /// How the audit log starts.
 pub struct Options<'a> {
@@ -175,12 +175,13 @@ impl On {
 }
 
 impl AuditThread {
-    /// Waits until the log is closed, but not for ever. To be called after the last [`Audit`] is gone.
-    pub fn join(self) {
+    /// Waits until the log is closed, but not longer than `until`, whatever its disk and its destinations do. To be called after
+    /// the last [`Audit`] is gone.
+    pub fn join(self, until: Instant) {
         let Some((thread, state)) = self.0 else { return };
-        state.closing.store(true, Ordering::Relaxed);
-        let start = Instant::now();
-        while !thread.is_finished() && start.elapsed() < PATIENCE {
+        // The writer has a moment to say of which destination how much is lost.
+        state.close(until.checked_sub(TELL).unwrap_or(until));
+        while !thread.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
         if thread.is_finished() {

@@ -25,8 +25,6 @@ pub(crate) type SharedLine = Arc<[u8]>;
 
 /// How long a line that was not taken waits before it is offered again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the end waits for the last lines.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A destination's queue and thread.
 pub(crate) struct Outlet {
@@ -108,9 +106,9 @@ pub(crate) struct Closing {
 }
 
 impl Closing {
-    /// Waits until all is delivered, but not for ever.
-    pub(crate) fn join(self, since: Instant) {
-        while !self.thread.is_finished() && since.elapsed() < PATIENCE {
+    /// Waits until all is delivered, but not longer than `until`.
+    pub(crate) fn join(self, until: Instant) {
+        while !self.thread.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
         if self.thread.is_finished() {

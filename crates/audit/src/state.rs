@@ -1,7 +1,8 @@
 //! What the data plane's side and the writer's side of the log share.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use sidegate_identity::IdentityState;
 use sidegate_telemetry::Metrics;
@@ -17,11 +18,44 @@ pub(crate) struct State {
     /// Events that could not be written, and are not told of in the log yet.
     pub(crate) missing: AtomicU64,
     /// Set once the process ends: nothing is waited for long any more.
-    pub(crate) closing: AtomicBool,
+    end: OnceLock<End>,
 }
+
+/// Until when the end waits.
+struct End {
+    /// For the disk.
+    disk: Instant,
+    /// For the other destinations, after that.
+    all: Instant,
+}
+
+/// How long the end waits for the disk at most, and then for the other destinations.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl State {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { metrics, waiting: AtomicUsize::new(0), missing: AtomicU64::new(0), closing: AtomicBool::new(false) })
+        Arc::new(Self { metrics, waiting: AtomicUsize::new(0), missing: AtomicU64::new(0), end: OnceLock::new() })
+    }
+
+    /// The process ends, at `until` at the latest. The disk has half of what is left: then the other destinations get the last
+    /// records, and they are lost from the file only.
+    pub(crate) fn close(&self, until: Instant) {
+        let now = Instant::now();
+        let disk = now + PATIENCE.min(until.saturating_duration_since(now) / 2);
+        let _ = self.end.set(End { disk, all: until.min(disk + PATIENCE) });
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.end.get().is_some()
+    }
+
+    /// Whether the process ends, and the disk has had its time.
+    pub(crate) fn gives_up_disk(&self) -> bool {
+        self.end.get().is_some_and(|end| Instant::now() >= end.disk)
+    }
+
+    /// Until when the other destinations are waited for.
+    pub(crate) fn patience(&self) -> Instant {
+        self.end.get().map_or_else(|| Instant::now() + PATIENCE, |end| end.all)
     }
 }

@@ -469,9 +469,9 @@ impl Writer {
             self.sync();
         }
         self.checkpoint(CheckpointCause::Shutdown);
-        let since = Instant::now();
+        let until = self.state.patience();
         let closing: Vec<_> = self.copies.drain(..).chain(self.anchors.drain(..)).map(Outlet::close).collect();
-        closing.into_iter().for_each(|outlet| outlet.join(since));
+        closing.into_iter().for_each(|outlet| outlet.join(until));
     }
 }
 

@@ -135,7 +135,7 @@ fn a_folder_has_one_writer() {
     let error = Audit::start(&world.options()).unwrap_err().to_string();
     assert!(error.contains("another process writes the audit log"), "{error}");
     drop(audit);
-    thread.join();
+    thread.join(std::time::Instant::now() + std::time::Duration::from_secs(10));
     world.write(1);
     assert!(world.verify(&world.given()).is_intact());
 }
@@ -187,7 +187,7 @@ fn a_connection_is_told_as_it_was() {
     eventually(|| world.metrics.audit_records().get() > before);
     audit.end(&std::sync::Arc::new(record), true);
     drop(audit);
-    thread.join();
+    thread.join(std::time::Instant::now() + std::time::Duration::from_secs(10));
     let keys = AuditorKeys::default();
     let events: Vec<Event> = Records::of(&world.log(), &keys).unwrap().map(|r| r.unwrap().event).collect();
     let admitted = events.iter().find_map(|e| if let Event::ConnectionAdmitted { connection } = e { Some(connection) } else { None });

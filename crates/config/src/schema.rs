@@ -515,8 +515,9 @@ impl Default for Timeouts {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Drain {
-    /// After SIGTERM, how long open connections may go on. Outbound stays up meanwhile, for the application drains too.
-    /// Default 25s, below Kubernetes' 30s.
+    /// From SIGTERM to the end of the process, whatever hangs. The last fourth of it, at most `telemetry.flush` and 3s, is for the
+    /// last audit records and exports; until then open connections may go on, and outbound stays up, for the application drains
+    /// too. Default 25s, below Kubernetes' 30s.
     pub deadline: Span,
     /// How long inbound connections are still accepted after SIGTERM, until nobody sends them here any more. Default 3s.
     pub settle: Span,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::document::{Node, Problems};
 use crate::schema::telemetry::{CollectorTls, Signal};
-use crate::schema::{Config, LogFormat, Mode, Otherwise, Profile, Timeouts};
+use crate::schema::{Config, Drain, LogFormat, Mode, Otherwise, Profile, Timeouts};
 use crate::value::{Collector, PortRange, Scheme, Span};
 
 /// Adds what is wrong with `config`, which was built from `root`.
@@ -26,6 +26,7 @@ pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
         say("redirect.inbound.includeCidrs", "is for `redirect.outbound`; inbound, name what passes in `excludeCidrs`".to_owned());
     }
     timeouts(&config.timeouts, &mut say);
+    drain(&config.drain, &mut say);
     protocols(config, &mut say);
     revocation(config, &mut say);
     telemetry(config, &mut say);
@@ -55,6 +56,20 @@ fn timeouts(timeouts: &Timeouts, say: &mut impl FnMut(&str, String)) {
     }
     if timeouts.detect.0 >= timeouts.silent.0 {
         say("timeouts.detect", "must be shorter than `timeouts.silent`".to_owned());
+    }
+}
+
+/// The last fourth of the deadline is for records and exports, which a fraction of a second is not enough for.
+fn drain(drain: &Drain, say: &mut impl FnMut(&str, String)) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    for (path, span, least) in [
+        ("drain.deadline", &drain.deadline, Duration::from_secs(1)),
+        ("drain.settle", &drain.settle, Duration::ZERO),
+        ("drain.quiet", &drain.quiet, Duration::ZERO),
+    ] {
+        if !(least..=DAY).contains(&span.0) {
+            say(path, format!("must be between {} and {}", Span(least), Span(DAY)));
+        }
     }
 }
 
@@ -315,6 +330,19 @@ mod tests {
     /// What is said of a configuration; nothing if it is good.
     fn problems(text: &str) -> String {
         parse("f.yaml", text).map_or_else(|problems| problems.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn the_end_has_a_deadline_that_can_be_kept() {
+        assert_eq!(problems("drain: { deadline: 1s, settle: 0s, quiet: 0s }\n"), "");
+        for (bad, said) in [
+            ("deadline: 900ms", "drain.deadline: must be between 1s and 24h"),
+            ("deadline: 9999d", "drain.deadline: must be between 1s and 24h"),
+            ("settle: 2d", "drain.settle: must be between 0s and 24h"),
+        ] {
+            let problems = problems(&format!("drain: {{ {bad} }}\n"));
+            assert!(problems.contains(said), "{problems}");
+        }
     }
 
     #[test]

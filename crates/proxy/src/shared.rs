@@ -30,6 +30,9 @@ pub enum Phase {
     Ending,
 }
 
+/// What is missing while `onFailure: block-new-connections` refuses them.
+const AUDIT_BLOCKED: &str = "audit records can't be kept, so every new connection is refused (`onFailure: block-new-connections`): see sidegate.audit.failing in the log";
+
 /// What all connections share.
 #[derive(Debug)]
 pub struct Shared {
@@ -77,7 +80,10 @@ impl Shared {
         if *self.phase.borrow() > Phase::Serving {
             return Readiness::NotReady(vec!["draining".to_owned()]);
         }
-        self.snapshot.load().readiness()
+        match self.snapshot.load().readiness() {
+            Readiness::Ready if self.audit.is_blocked() => Readiness::NotReady(vec![AUDIT_BLOCKED.to_owned()]),
+            readiness => readiness,
+        }
     }
 
     fn observation(&self) -> Observation {

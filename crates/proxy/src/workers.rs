@@ -41,10 +41,15 @@ impl Workers {
         Ok(Self { threads })
     }
 
-    /// Waits for the end of all workers, after [`Phase::Ending`].
-    pub fn join(self) {
+    /// Waits for the end of all workers, after [`Phase::Ending`], but not longer than `until`.
+    pub fn join(self, until: std::time::Instant) {
         for thread in self.threads {
-            if thread.join().is_err() {
+            while !thread.is_finished() && std::time::Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !thread.is_finished() {
+                tracing::error!(event = event::WORKER_FAILED, "a worker does not end; records of its connections are lost");
+            } else if thread.join().is_err() {
                 tracing::error!(event = event::WORKER_FAILED, "a worker ended by a panic");
             }
         }

@@ -1,5 +1,6 @@
 //! The sidecar: everything wired together, and its life from start to drain.
 
+use std::ops::Add;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -84,8 +85,11 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
         let doors = Doors { admin, socket };
         let controlled = runtime.block_on(control(&config, &shared, (policy, revocation), doors, &identity, &logging));
+        // A name that is still being resolved is nothing to wait for.
+        runtime.shutdown_background();
+        let until = *controlled.as_ref().unwrap_or(&Instant::now().add(reserve(&config)));
         shared.advance(Phase::Ending);
-        workers.join();
+        workers.join(halfway(until));
         controlled
     })();
     if let Err(error) = &served {
@@ -93,11 +97,29 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         shared.advance(Phase::Ending);
         shared.audit.record(Event::ProcessStopping { why: format!("{error:#}") });
     }
+    let until = *served.as_ref().unwrap_or(&Instant::now().add(reserve(&config)));
+    // The log of the process itself has a moment after them.
+    writers.end_by(until.checked_sub(reserve(&config) / 6).unwrap_or(until));
     drop(shared);
     // First, since it tells of its end by events.
-    audit_thread.join();
+    audit_thread.join(halfway(until));
     writers.join();
-    served
+    served.map(drop)
+}
+
+/// How much of `drain.deadline` is for what comes after the connections: the workers' end, the last records of the audit log,
+/// the last exports. All of it waits for others, any of whom may hang.
+fn reserve(config: &Config) -> Duration {
+    (config.telemetry.flush.duration() + AFTER).min(config.drain.deadline.duration() / 4)
+}
+
+/// Beside the last exports.
+const AFTER: Duration = Duration::from_secs(3);
+
+/// So that who waits first leaves as much to who comes next.
+fn halfway(until: Instant) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now) / 2
 }
 
 /// With what the process starts, and the secrets that its configuration holds or names. No record of it keeps the process from
@@ -192,7 +214,8 @@ fn harden(with_parent: bool) {
     }
 }
 
-/// The control plane: identity, snapshots, admin, signals. Returns when everything has drained.
+/// The control plane: identity, snapshots, admin, signals. Returns when everything has drained, with the time at which the process
+/// has to have ended.
 async fn control(
     config: &Config,
     shared: &Arc<Shared>,
@@ -200,7 +223,7 @@ async fn control(
     doors: Doors,
     identity_cell: &IdentityCell,
     logging: &Logging,
-) -> Result<()> {
+) -> Result<Instant> {
     let mut signals = Signals::new()?;
     let identity = Identity::start(&config.identity, config.profile)?;
     let _ = identity_cell.set(identity.subscribe());
@@ -227,14 +250,15 @@ async fn control(
         }
         _ = phase.wait_for(|p| *p == Phase::Ending) => anyhow::bail!("the data plane could not go on"),
     }
+    let end = Instant::now() + config.drain.deadline.duration();
     tokio::select! {
-        () = drain(config, shared) => {}
+        () = drain(config, shared, end - reserve(config)) => Ok(end),
         name = signals.next() => {
             tracing::warn!(event = event::ENDING_AT_ONCE, signal = name, open = shared.registry.open(), "second signal: ending at once");
             shared.registry.cut_all(Reason::Cancelled);
+            Ok(end.min(Instant::now() + reserve(config)))
         }
     }
-    Ok(())
 }
 
 /// Once the start is over its code is only a burden: of the program, about half is never needed again.
@@ -269,9 +293,8 @@ fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Ar
     })
 }
 
-/// Not ready any more; then no inbound; outbound until the deadline, or until nothing has been open for a while.
-async fn drain(config: &Config, shared: &Shared) {
-    let deadline = Instant::now() + config.drain.deadline.duration();
+/// Not ready any more; then no inbound; outbound until `deadline`, or until nothing has been open for a while.
+async fn drain(config: &Config, shared: &Shared, deadline: Instant) {
     let settle = Instant::now() + config.drain.settle.duration();
     let quiet = config.drain.quiet.duration();
     shared.advance(Phase::Settling);

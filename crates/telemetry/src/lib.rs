@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use sidegate_config::schema::LogFormat;
 use sidegate_config::schema::telemetry::{self as schema, Signal};
 use sidegate_core::{ConnectionRecord, event};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 pub use attributes::ATTRIBUTES;
 pub use audit_lines::{AuditLine, AuditLines};
@@ -95,6 +95,8 @@ pub struct Writers {
     log: Option<JoinHandle<()>>,
     telemetry: JoinHandle<()>,
     flush: Duration,
+    /// When all of it has to be over, once that is known.
+    end: watch::Sender<Option<Instant>>,
 }
 
 /// How the export of a signal is doing.
@@ -136,6 +138,7 @@ impl Telemetry {
         let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| State::new(&target)));
         let (records, receiver) = mpsc::channel(QUEUE);
         let (watchers, _) = broadcast::channel(WATCH);
+        let (end, known_end) = watch::channel(None);
         let (lines, audit_lines) = mpsc::channel(audit_lines::QUEUE);
         let pipeline = Pipeline {
             records: receiver,
@@ -145,6 +148,7 @@ impl Telemetry {
             resource: resource.clone(),
             watchers: watchers.clone(),
             fold: options.fold,
+            end: known_end,
             states: states.clone(),
             complained: 0,
         };
@@ -158,7 +162,7 @@ impl Telemetry {
         })?;
         let exports_logs = states[Signal::Logs as usize].is_some();
         let audit_lines = exports_logs.then(|| AuditLines { lines, _records: records.clone() });
-        Ok((Self { metrics, resource, log, records, watchers, audit_lines, states }, Writers { log: log_thread, telemetry, flush }))
+        Ok((Self { metrics, resource, log, records, watchers, audit_lines, states }, Writers { log: log_thread, telemetry, flush, end }))
     }
 
     /// Takes a finished connection's record. Never blocks.
@@ -217,7 +221,12 @@ impl Telemetry {
 }
 
 impl Writers {
-    /// Waits until everything is written and exported, but not for ever: whoever should read it may have stopped reading.
+    /// Says when everything has to be over: what comes last goes out before, also while somebody still holds a [`Telemetry`].
+    pub fn end_by(&self, until: Instant) {
+        self.end.send_replace(Some(until));
+    }
+
+    /// Waits until everything is written and exported, but not for ever: who should read it may have stopped reading.
     /// To be called after the last [`Telemetry`] is gone.
     pub fn join(self) {
         let threads = [
@@ -225,9 +234,11 @@ impl Writers {
             (Some(self.telemetry), self.flush + PATIENCE, "the telemetry thread does not end; what it had is lost"),
         ];
         let start = Instant::now();
+        let until = *self.end.borrow();
+        let is_over = |patience| start.elapsed() >= patience || until.is_some_and(|until| Instant::now() >= until);
         for (thread, patience, complaint) in threads {
             let Some(thread) = thread else { continue };
-            while !thread.is_finished() && start.elapsed() < patience {
+            while !thread.is_finished() && !is_over(patience) {
                 std::thread::sleep(Duration::from_millis(5));
             }
             if thread.is_finished() {

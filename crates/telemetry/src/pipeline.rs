@@ -31,6 +31,17 @@ const TICK: Duration = Duration::from_secs(10);
 /// Every so many ticks it is looked for what has become frequent.
 const REBALANCE: u64 = 6;
 
+/// How long before its end the thread says what is lost.
+const TELL: Duration = Duration::from_millis(100);
+
+/// Returns when nothing more may be taken: what is there has to go out in what is left until the end.
+async fn last_call(end: &mut watch::Receiver<Option<std::time::Instant>>, flush: Duration) {
+    let known = end.wait_for(Option::is_some).await.ok().and_then(|end| *end);
+    let Some(end) = known else { return std::future::pending().await };
+    let left = end.saturating_duration_since(std::time::Instant::now());
+    sleep(left - flush.min(left / 2)).await;
+}
+
 /// What the thread needs.
 pub(crate) struct Pipeline {
     pub(crate) records: mpsc::Receiver<Arc<ConnectionRecord>>,
@@ -40,6 +51,8 @@ pub(crate) struct Pipeline {
     pub(crate) resource: Arc<Resource>,
     pub(crate) watchers: broadcast::Sender<Arc<ConnectionRecord>>,
     pub(crate) fold: Fold,
+    /// When the thread has to have ended, once that is known.
+    pub(crate) end: watch::Receiver<Option<std::time::Instant>>,
     pub(crate) states: [Option<Arc<State>>; 3],
     /// How many lost lines of the access log have been spoken of.
     pub(crate) complained: u64,
@@ -61,8 +74,13 @@ impl Pipeline {
         let mut ticks = interval(TICK);
         let mut tick = 0u64;
         let mut gathered = Vec::new();
+        let flush = config.flush.duration();
+        let mut end = self.end.clone();
+        let last_call = last_call(&mut end, flush);
+        tokio::pin!(last_call);
         loop {
             tokio::select! {
+                () = &mut last_call => break,
                 some = self.records.recv_many(&mut gathered, AT_ONCE) => {
                     if some == 0 {
                         break;
@@ -100,7 +118,8 @@ impl Pipeline {
         drop(outlets);
         close.send_replace(true);
         let all = async { while exporters.join_next().await.is_some() {} };
-        if timeout(config.flush.duration(), all).await.is_err() {
+        let left = self.end.borrow().map_or(flush, |end| end.saturating_duration_since(std::time::Instant::now()).saturating_sub(TELL));
+        if timeout(flush.min(left), all).await.is_err() {
             exporters.abort_all();
             for (signal, state) in Signal::ALL.into_iter().zip(&self.states) {
                 let lost = state.as_ref().map_or(0, |state| state.pending());

@@ -15,8 +15,6 @@ use crate::outlet::SharedLine;
 
 /// How long a full disk is left alone.
 const RETRY: Duration = Duration::from_millis(200);
-/// How long the end tries to write to it.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How long after a new file could not be begun it is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 /// How long after old files could not be deleted that is tried again.
@@ -35,13 +33,12 @@ impl Writer {
 
     /// Whether there was something to write; none if it was lost.
     pub(super) fn write_or_lose(&mut self) -> Option<bool> {
-        let start = Instant::now();
         loop {
             match self.write_batch() {
                 Ok(written) => return Some(written),
                 Err(error) => self.failed(&error),
             }
-            if !self.tries_again(start) {
+            if !self.tries_again() {
                 self.lose_batch();
                 return None;
             }
@@ -49,10 +46,9 @@ impl Writer {
         }
     }
 
-    /// Whether something that fails since `start` is tried until it succeeds.
-    fn tries_again(&self, start: Instant) -> bool {
-        let ends = self.state.closing.load(Ordering::Relaxed) && start.elapsed() > PATIENCE;
-        self.block.is_some() && !ends
+    /// Whether something that fails is tried again: until it succeeds, or the end has waited for the disk as long as it may.
+    fn tries_again(&self) -> bool {
+        self.block.is_some() && !self.state.gives_up_disk()
     }
 
     /// False if there is nothing to write.
@@ -144,16 +140,15 @@ impl Writer {
     /// After a sync that failed: begins another file, which says what may be missing in this one. Where the file blocks, that is
     /// tried until it succeeds.
     pub(super) fn replace_file(&mut self) -> bool {
-        if Instant::now() < self.rotate_after && !self.state.closing.load(Ordering::Relaxed) {
+        if Instant::now() < self.rotate_after && !self.state.is_closing() {
             return false;
         }
         self.unsynced = 0;
         let loss = std::mem::take(&mut self.unsynced_loss);
         self.lose(&loss);
-        let start = Instant::now();
         while let Err(error) = self.next_file() {
             self.failed(&error);
-            if !self.tries_again(start) {
+            if !self.tries_again() {
                 return false;
             }
             std::thread::sleep(RETRY);

@@ -356,7 +356,7 @@ fn a_log_that_is_begun_at_its_end_begins_in_order() {
     let mut writer = disk.writer(", onFailure: drop-and-count");
     std::fs::remove_dir(&next).unwrap();
     take(&mut writer, 2);
-    disk.state.closing.store(true, Ordering::Relaxed);
+    disk.state.close(Instant::now() + Duration::from_secs(4));
     writer.close();
     let report = disk.verify();
     assert_eq!((report.findings.as_slice(), report.missing, report.first_seq), (&[][..], 2, 1));

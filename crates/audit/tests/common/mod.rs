@@ -68,7 +68,7 @@ impl World {
             eventually(|| self.metrics.audit_records().get() > before);
         }
         drop(audit);
-        thread.join();
+        thread.join(std::time::Instant::now() + std::time::Duration::from_secs(10));
     }
 
     /// With everything that there is to verify by.

@@ -63,7 +63,7 @@ fn a_log_that_is_written_is_intact_at_any_moment() {
             eventually(|| world.metrics.audit_records().get() > before);
         }
         drop(audit);
-        thread.join();
+        thread.join(std::time::Instant::now() + std::time::Duration::from_secs(10));
         done.store(true, Ordering::Relaxed);
         assert!(verified.join().unwrap() > 20);
     });

@@ -90,3 +90,39 @@ fn a_taken_port_is_an_error() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("for admin.listen") && text.contains("is another sidegate running?"), "{text}");
 }
+
+/// With too few descriptors it does not start, and says what to raise; with fewer than configured it warns.
+#[test]
+fn too_few_descriptors_are_an_error_and_few_a_warning() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let folder = pair.identities.folder();
+    let config = |name: &str| {
+        let file = folder.join(format!("{name}.yaml"));
+        let text = format!(
+            "profile: development\nidentity: {{ sources: [{{ workloadApi: {{ socket: 'unix://{}' }} }}] }}\ninbound: {{ listen: null, listeners: [{{ listen: '127.0.0.1:{}', to: '{}' }}] }}\noutbound: {{ listen: null, listen6: null }}\nadmin: {{ listen: null, socket: null }}\n",
+            pair.identities.socket("web").display(),
+            sidegate_tests::free_port(),
+            echo.address
+        );
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    let with = |limit: u32, file: &std::path::Path| {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limit}:{limit}")).arg(sidegate()).args(["run", "--config"]).arg(file);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let output = with(256, &config("few")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("the process may open 256 descriptors (RLIMIT_NOFILE)"), "{said}");
+    assert!(said.contains("`ulimit -Hn` in a shell"), "{said}");
+    let mut child = with(2000, &config("more")).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap())).map(Result::unwrap);
+    let warning = lines.find(|line| line.contains("sidegate.limits.lowered"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let warning = warning.expect("a warning");
+    assert!(warning.contains("\"level\":\"WARN\"") && warning.contains("limits.connections is 20000, but 2000 descriptors"), "{warning}");
+}

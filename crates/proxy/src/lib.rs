@@ -38,7 +38,7 @@ mod strangers;
 mod tunnel;
 mod workers;
 
-pub use limits::raise_descriptor_limit;
+pub use limits::{TooFewDescriptors, check_descriptors, raise_descriptor_limit};
 pub use listener::{BindError, Listeners};
 pub use publisher::{PolicySource, Publisher};
 pub use registry::{Admission, Live, Registry};

@@ -14,7 +14,8 @@ use sidegate_config::schema::{ADMIN_SOCKET, Profile};
 use sidegate_core::{Reason, event};
 use sidegate_identity::Identity;
 use sidegate_proxy::{
-    Listeners, Phase, PolicySource, Publisher, RevocationSource, Settings, Shared, Workers, cpu_quota, raise_descriptor_limit,
+    Listeners, Phase, PolicySource, Publisher, RevocationSource, Settings, Shared, Workers, check_descriptors, cpu_quota,
+    raise_descriptor_limit,
 };
 use sidegate_telemetry::{Options, Telemetry, TlsSource};
 use sidegate_tls::CollectorConfig;
@@ -51,6 +52,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let workers = config.workers.map_or_else(cpu_quota, usize::from);
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.
     let listeners = Listeners::bind(&config, &settings, workers)?;
+    check_descriptors(&settings)?;
     let admin = config.admin.listen.as_ref().map(|address| Admin::bind(address.0)).transpose()?;
     let socket = admin_socket(&config)?;
     let identity = Arc::new(OnceLock::new());

@@ -45,6 +45,7 @@ pub use fold::Fold;
 pub use instruments::{Counter, Histogram, UpDownCounter};
 pub use metrics::{Metrics, Observation};
 pub use otlp::TlsSource;
+pub use process::descriptors;
 pub use resource::{RESOURCE, Resource};
 pub use spans::SPANS;
 pub use text::{duration, line};

@@ -24,7 +24,8 @@ pub(crate) fn memory() -> Option<u64> {
 
 /// Open descriptors. A process that may not be dumped may not list its own, unless it is root; since Linux 6.2 their
 /// number is the size of the folder.
-pub(crate) fn descriptors() -> Option<u64> {
+#[must_use]
+pub fn descriptors() -> Option<u64> {
     const FOLDER: &str = "/proc/self/fd";
     match std::fs::metadata(FOLDER).map(|meta| meta.len()) {
         Ok(count) if count > 0 => Some(count),

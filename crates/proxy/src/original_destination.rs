@@ -1,7 +1,6 @@
 //! Where a redirected connection was meant to go.
 
-use std::cell::RefCell;
-use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use sidegate_core::Reason;
@@ -23,27 +22,44 @@ pub(crate) fn original_destination(tcp: &TcpStream) -> Result<(SocketAddr, Socke
     }
 }
 
-thread_local! {
-    /// Addresses that have been found to be the pod's own.
-    static LOCAL: RefCell<HashSet<IpAddr>> = RefCell::new(HashSet::new());
-}
-
-/// A pod has a handful of addresses; more than this is not a pod, and not worth memory.
-const REMEMBERED: usize = 64;
-
 /// Whether `ip` is this pod's: only those can be bound. Without this check a neighbour who routes its packets through
 /// the pod could use it as a relay.
+///
+/// It is asked each time, which costs some 5 µs: an address that has left the pod must not stay its own. That all its ports are
+/// taken says that it is here.
 pub(crate) fn is_local(ip: IpAddr) -> bool {
-    if LOCAL.with_borrow(|known| known.contains(&ip)) {
-        return true;
+    match UdpSocket::bind((ip, 0)) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::AddrInUse,
     }
-    let local = UdpSocket::bind((ip, 0)).is_ok();
-    if local {
-        LOCAL.with_borrow_mut(|known| {
-            if known.len() < REMEMBERED {
-                known.insert(ip);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// In a network namespace of its own, which ends with the thread.
+    #[test]
+    fn an_address_that_has_left_the_pod_is_not_its_own() {
+        let looked = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).ok()?;
+            let ip = |arguments: &str| Command::new("ip").args(arguments.split(' ')).status().is_ok_and(|status| status.success());
+            if !(ip("link set lo up") && ip("address add 10.9.8.7/32 dev lo") && ip("address add fd00::9/128 dev lo nodad")) {
+                return None;
             }
+            let addresses: [IpAddr; 2] = [[10, 9, 8, 7].into(), "fd00::9".parse().ok()?];
+            let before = addresses.map(is_local);
+            ip("address del 10.9.8.7/32 dev lo");
+            ip("address del fd00::9/128 dev lo");
+            Some((before, addresses.map(is_local)))
         });
+        match looked.join().unwrap() {
+            Some(looked) => assert_eq!(looked, ([true; 2], [false; 2])),
+            None => eprintln!("skipped: only root with `ip` can make a network namespace"),
+        }
     }
-    local
 }

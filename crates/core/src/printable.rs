@@ -1,5 +1,7 @@
 //! What peers, certificates and libraries say, made fit for logs and people.
 
+use std::borrow::Cow;
+
 /// Longer than any honest message.
 const MOST: usize = 512;
 
@@ -42,6 +44,27 @@ pub fn is_control_or_bidi(c: char) -> bool {
     c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// JSON in which what a terminal would obey is written `\\uXXXX`: the same JSON, on as many lines. `serde_json` does so only below
+/// U+0020.
+#[must_use]
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    use std::fmt::Write;
+    let obeyed = |c: char| c != '\n' && is_control_or_bidi(c);
+    // Hardly any line has something of the kind: it is not copied, and letters of ASCII are looked at as bytes.
+    if json.bytes().all(|b| (b' '..0x7f).contains(&b) || b == b'\n') || !json.contains(obeyed) {
+        return json.into();
+    }
+    let mut out = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        if obeyed(c) {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out.into()
+}
+
 fn shown(c: char) -> char {
     if is_control_or_bidi(c) { '\u{fffd}' } else { c }
 }
@@ -56,6 +79,18 @@ mod tests {
         let shown = "a\u{fffd}]0;x\u{fffd}b\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}\u{fffd}f";
         assert_eq!((printable(text), without_controls(text)), (shown.to_owned(), shown.to_owned()));
         assert_eq!(without_controls("Grüße, 你好 👋"), "Grüße, 你好 👋");
+    }
+
+    #[test]
+    fn a_message_is_cut() {
+        assert_eq!(printable(&"ü".repeat(5000)).chars().count(), MOST);
+    }
+
+    #[test]
+    fn json_says_the_same_without_what_a_terminal_obeys() {
+        let plain = "{\"a\": \"Grüße\"}\n";
+        assert!(matches!(printable_json(plain), Cow::Borrowed(text) if text == plain));
+        assert_eq!(printable_json("{\"\u{9b}\": \"\u{7f}\u{202e}\"}\n"), "{\"\\u009b\": \"\\u007f\\u202e\"}\n");
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The commands that ask a running sidecar over its admin socket.
 
-use std::io::Write;
-
 use anyhow::{Context, Result, anyhow};
 use sidegate_admin::v1;
 use sidegate_admin::v1::admin_client::AdminClient;
 use sidegate_admin::v1::connection_change::Change;
 use sidegate_admin::v1::cut_connections_request::Which;
+use sidegate_core::{printable_json, without_controls};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 use crate::cli;
+use crate::say::{say, say_lines};
 
 /// Runs `question` against the sidecar that is meant.
 fn ask<T>(asked: &cli::Asked, question: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T>) -> Result<T> {
@@ -34,9 +34,9 @@ pub(crate) fn status(arguments: &cli::Status) -> Result<()> {
             return Ok(client.get_config(v1::GetConfigRequest {}).await.map_err(refused)?.into_inner().yaml);
         }
         let status = client.get_status(v1::GetStatusRequest {}).await.map_err(refused)?.into_inner();
-        Ok(if arguments.json { format!("{}\n", serde_json::to_string_pretty(&status)?) } else { screen(&status) })
+        Ok(if arguments.json { printable_json(&serde_json::to_string_pretty(&status)?).into_owned() } else { screen(&status) })
     })?;
-    write!(std::io::stdout(), "{text}").context("nobody reads this any more")
+    say_lines(&text)
 }
 
 /// A status as a person reads it.
@@ -49,7 +49,8 @@ fn screen(status: &v1::Status) -> String {
         status.phase,
         if status.ready { "ready" } else { "NOT READY" }
     )];
-    let mut add = |name: &str, text: String| lines.push(format!("{name:<12}{text}"));
+    // What an agent says has no lines of its own, which could look like ours.
+    let mut add = |name: &str, text: String| lines.push(without_controls(&format!("{name:<12}{text}")));
     for line in &status.missing {
         add("", line.clone());
     }
@@ -119,9 +120,9 @@ async fn list(mut client: AdminClient<Channel>, arguments: &cli::Connections) ->
     }
     let left = answer.open.saturating_sub(answer.connections.len() as u64);
     if left > 0 {
-        eprintln!("… and {left} more; --limit shows them");
+        err!("… and {left} more; --limit shows them");
     } else if answer.open == 0 && !arguments.json {
-        eprintln!("no connection is open");
+        err!("no connection is open");
     }
     Ok(())
 }
@@ -132,23 +133,18 @@ async fn watch(mut client: AdminClient<Channel>, json: bool) -> Result<()> {
         match change.context("the sidecar ended")?.change {
             Some(Change::Opened(connection)) if json => say(&format!("{{\"opened\":{}}}", shown(&connection, json)?))?,
             Some(Change::Opened(connection)) => say(&shown(&connection, json)?)?,
-            Some(Change::Ended(ended)) if json => say(&format!("{{\"ended\":{}}}", ended.json))?,
+            Some(Change::Ended(ended)) if json => say(&format!("{{\"ended\":{}}}", printable_json(&ended.json)))?,
             Some(Change::Ended(ended)) => say(&ended.line)?,
-            Some(Change::Missed(count)) => eprintln!("… {count} ends were missed: they come faster than they can be shown"),
+            Some(Change::Missed(count)) => err!("… {count} ends were missed: they come faster than they can be shown"),
             None => {}
         }
     }
     Ok(())
 }
 
-/// Writes a line. Who reads no more, such as `head`, ends it.
-fn say(line: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("nobody reads this any more")
-}
-
 fn shown(connection: &v1::Connection, json: bool) -> Result<String> {
     if json {
-        return Ok(serde_json::to_string(connection)?);
+        return Ok(printable_json(&serde_json::to_string(connection)?).into_owned());
     }
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     let state = if connection.admitted { "open" } else { "opening" };
@@ -175,7 +171,7 @@ pub(crate) fn cut(arguments: &cli::Cut) -> Result<()> {
     let cut = ask(&arguments.asked, async |mut client| {
         Ok(client.cut_connections(v1::CutConnectionsRequest { which }).await.map_err(refused)?.into_inner().cut)
     })?;
-    eprintln!("cut {cut}");
+    err!("cut {cut}");
     Ok(())
 }
 
@@ -184,14 +180,14 @@ pub(crate) fn log_filter(arguments: &cli::LogFilter) -> Result<()> {
     let request = v1::SetLogFilterRequest { filter: arguments.filter.clone() };
     let previous =
         ask(&arguments.asked, async |mut client| Ok(client.set_log_filter(request).await.map_err(refused)?.into_inner().previous))?;
-    eprintln!("{} (it was {previous})", arguments.filter);
+    err!("{} (it was {previous})", arguments.filter);
     Ok(())
 }
 
 /// `sidegate drain`.
 pub(crate) fn drain(asked: &cli::Asked) -> Result<()> {
     ask(asked, async |mut client| client.drain(v1::DrainRequest {}).await.map(drop).map_err(refused))?;
-    eprintln!("draining");
+    err!("draining");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use sidegate_config::schema::Otherwise;
 use sidegate_policy::Policy;
 use sidegate_proxy::RevocationSource;
 
+use crate::say::say_lines;
 use crate::{cli, yaml};
 
 /// What is allowed, but a person should know.
@@ -35,14 +36,14 @@ pub(crate) fn check(arguments: &cli::Check) -> Result<()> {
     let file = &arguments.config.config;
     let config = sidegate_config::load(file).map_err(|problems| anyhow!("the configuration can't be used:\n{problems}"))?;
     if arguments.print_config {
-        print!("{}", yaml::to_yaml(&serde_json::to_value(&config)?));
+        say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
     }
     let policy = Policy::load(&config.policy.files, config.profile).map_err(|e| anyhow!("the policy can't be used:\n{e}"))?;
     RevocationSource::load(config.revocation.clone()).map_err(|e| anyhow!("revocation can't be checked:\n{e}"))?;
-    policy.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    warnings(&config, policy.len()).for_each(|warning| eprintln!("warning: {warning}"));
+    policy.warnings.iter().for_each(|warning| err!("warning: {warning}"));
+    warnings(&config, policy.len()).for_each(|warning| err!("warning: {warning}"));
     let profile = format!("{:?}", config.profile).to_lowercase();
-    eprintln!("{}: good for profile {profile}; {} policy rules in {} files", file.display(), policy.len(), config.policy.files.len());
+    err!("{}: good for profile {profile}; {} policy rules in {} files", file.display(), policy.len(), config.policy.files.len());
     Ok(())
 }
 

@@ -1,11 +1,16 @@
 //! Events on standard error, and on their way to a collector; standard output belongs to the access log.
 
-use std::io::IsTerminal;
+use std::fmt::Debug;
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
+use sidegate_core::{printable_json, without_controls};
 use sidegate_telemetry::{EventLayer, Fold};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing::field::Field;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
@@ -60,14 +65,83 @@ pub(crate) fn start(filter: &str, events: Option<EventLayer>) -> Result<Logging>
     let (level, handle) = reload::Layer::new(parse(filter).map_err(|why| anyhow!(why))?);
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(std::io::stderr());
     let lost = writer.error_counter();
-    let lines = fmt::layer().with_writer(writer);
     let lines = if std::io::stderr().is_terminal() {
-        lines.boxed()
+        fmt::layer().with_writer(writer).fmt_fields(format::debug_fn(field).delimited(" ")).boxed()
     } else {
+        let lines = fmt::layer().with_writer(move || Json(writer.clone()));
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
     let fold = Fold::default();
     tracing_subscriber::registry().with(level).with(fold.clone()).with(events).with(lines).init();
     let filter = Arc::new(Filter { handle, text: Mutex::new(filter.to_owned()) });
     Ok(Logging { fold, filter, lost, _guard: guard })
+}
+
+/// Writes a field of an event for a terminal. What agents, peers and files say has no lines of its own, which could look like ours: all
+/// but the first are set in.
+fn field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    if field.name() != "message" {
+        write!(out, "{}=", field.name())?;
+    }
+    for (at, line) in format!("{value:?}").lines().enumerate() {
+        write!(out, "{}{}", if at == 0 { "" } else { "\n    " }, without_controls(line))?;
+    }
+    Ok(())
+}
+
+/// Lines of JSON that a terminal may show as they are. Each comes as a whole.
+struct Json(NonBlocking);
+
+impl Write for Json {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let taken = match std::str::from_utf8(line) {
+            Ok(text) => self.0.write_all(printable_json(text).as_bytes()),
+            Err(_) => self.0.write_all(line),
+        };
+        taken.map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn a_line_of_text_is_harmless_and_one_event() {
+        let lines = Lines::default();
+        let layer = fmt::layer().with_writer(lines.clone()).with_ansi(false).fmt_fields(format::debug_fn(field).delimited(" "));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(peer = "spiffe://a\u{1b}[2J\u{202e}", "it said: x\u{9b}y\n2026-01-01T00:00:00Z  INFO forged");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(!text.chars().any(|c| c != '\n' && sidegate_core::is_control_or_bidi(c)), "{text:?}");
+        assert!(text.contains("it said: x\u{fffd}y\n    2026-01-01") && text.contains("peer=\"spiffe://a"), "{text:?}");
+    }
 }

@@ -1,5 +1,10 @@
 //! sidegate: a service-mesh sidecar that proves both ends of every connection and says why.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod say;
+
 mod admin;
 mod audit;
 mod authority;
@@ -13,7 +18,6 @@ mod policy;
 mod redirect;
 mod reference;
 mod run;
-mod say;
 mod schema;
 mod wait;
 mod yaml;

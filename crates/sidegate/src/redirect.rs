@@ -7,6 +7,7 @@ use sidegate_config::value::{Address, Ports};
 use sidegate_redirect::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
 
 use crate::cli::{self, RedirectAction};
+use crate::say::say_lines;
 
 /// The user that sidegate runs as where nothing else is said, as in other meshes.
 const DEFAULT_UID: u32 = 1337;
@@ -15,27 +16,27 @@ const DEFAULT_UID: u32 = 1337;
 pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<()> {
     if let RedirectAction::Remove = arguments.action {
         let there = sidegate_redirect::remove()?;
-        eprintln!("{}", if there { "removed" } else { "there were no rules" });
+        err!("{}", if there { "removed" } else { "there were no rules" });
         return Ok(());
     }
     let config =
         sidegate_config::load(&arguments.config.config).map_err(|problems| anyhow!("the configuration can't be used:\n{problems}"))?;
     let plan = plan(&config);
     match arguments.action {
-        RedirectAction::Show => print!("{}", sidegate_redirect::render(&plan)?),
+        RedirectAction::Show => say_lines(&sidegate_redirect::render(&plan)?)?,
         RedirectAction::Apply => {
             sidegate_redirect::apply(&plan)?;
-            eprintln!("applied");
+            err!("applied");
         }
         RedirectAction::Verify => {
             let differences = sidegate_redirect::verify(&plan)?;
             for difference in &differences {
-                println!("{difference}");
+                out!("{difference}");
             }
             if !differences.is_empty() {
                 bail!("the kernel's rules differ from what is wanted in {} lines; `sidegate redirect apply` mends that", differences.len());
             }
-            eprintln!("the kernel has what is wanted");
+            err!("the kernel has what is wanted");
         }
         RedirectAction::Remove => {}
     }

@@ -21,54 +21,54 @@ pub(crate) fn reference(of: ReferenceOf) -> Result<()> {
 }
 
 fn config() -> Result<()> {
-    println!("# Configuration reference\n\nMade by `sidegate reference config`; a test compares it with the code.\n");
-    println!("| key | type | default | meaning |\n| --- | --- | --- | --- |");
+    out!("# Configuration reference\n\nMade by `sidegate reference config`; a test compares it with the code.\n");
+    out!("| key | type | default | meaning |\n| --- | --- | --- | --- |");
     let schema = json_schema::<Config>();
     keys(&schema, &schema, &serde_json::to_value(Config::default())?, "");
     Ok(())
 }
 
 fn telemetry() {
-    println!("# Telemetry reference\n\nMade by `sidegate reference telemetry`; a test compares it with the code.");
-    println!("How to get it out: [observability.md](observability.md).\n");
-    println!("## Metrics\n\nExported by OTLP under the first name, scraped from `/metrics` under the second.\n");
-    println!("| metric | scraped as | kind | unit | attributes | meaning |\n| --- | --- | --- | --- | --- | --- |");
+    out!("# Telemetry reference\n\nMade by `sidegate reference telemetry`; a test compares it with the code.");
+    out!("How to get it out: [observability.md](observability.md).\n");
+    out!("## Metrics\n\nExported by OTLP under the first name, scraped from `/metrics` under the second.\n");
+    out!("| metric | scraped as | kind | unit | attributes | meaning |\n| --- | --- | --- | --- | --- | --- |");
     for i in INSTRUMENTS {
         let (attributes, kind) = (i.attributes.join(", "), i.kind.label());
-        println!("| `{}` | `{}` | {kind} | {} | {attributes} | {} |", i.name, i.prometheus_name(), i.unit, i.description);
+        out!("| `{}` | `{}` | {kind} | {} | {attributes} | {} |", i.name, i.prometheus_name(), i.unit, i.description);
     }
-    println!("\nWhat their attributes say:\n\n| attribute | meaning |\n| --- | --- |");
+    out!("\nWhat their attributes say:\n\n| attribute | meaning |\n| --- | --- |");
     for (name, meaning) in METRIC_ATTRIBUTES {
-        println!("| `{name}` | {meaning} |");
+        out!("| `{name}` | {meaning} |");
     }
-    println!("\n## Spans\n\nOne trace for each connection: its ID is the connection's. The stages that were reached are children.\n");
-    println!("| span | kind | meaning |\n| --- | --- | --- |");
+    out!("\n## Spans\n\nOne trace for each connection: its ID is the connection's. The stages that were reached are children.\n");
+    out!("| span | kind | meaning |\n| --- | --- | --- |");
     for (name, kind, meaning) in SPANS {
-        println!("| `{name}` | {kind} | {meaning} |");
+        out!("| `{name}` | {kind} | {meaning} |");
     }
-    println!(
+    out!(
         "\n## Attributes\n\nOf the span of a connection, and of its log record; `sidegate.stage.*` of the latter only, for a span has children.\n"
     );
-    println!("| attribute | type | meaning |\n| --- | --- | --- |");
+    out!("| attribute | type | meaning |\n| --- | --- | --- |");
     for (name, kind, meaning) in ATTRIBUTES {
-        println!("| `{name}` | {kind} | {meaning} |");
+        out!("| `{name}` | {kind} | {meaning} |");
     }
-    println!("\n## Resource\n\nOf whom all telemetry speaks; scraped as the labels of `target_info`.\n");
-    println!("| attribute | value |\n| --- | --- |");
+    out!("\n## Resource\n\nOf whom all telemetry speaks; scraped as the labels of `target_info`.\n");
+    out!("| attribute | value |\n| --- | --- |");
     for (name, meaning) in RESOURCE {
-        println!("| `{name}` | {meaning} |");
+        out!("| `{name}` | {meaning} |");
     }
-    println!("\n## Events\n\nThe field `event` of a line on standard error; the event name of a log record.\n");
-    println!("| event | meaning |\n| --- | --- |");
+    out!("\n## Events\n\nThe field `event` of a line on standard error; the event name of a log record.\n");
+    out!("| event | meaning |\n| --- | --- |");
     for (name, meaning) in EVENTS {
-        println!("| `{name}` | {meaning} |");
+        out!("| `{name}` | {meaning} |");
     }
-    println!("\n## Reasons\n");
-    println!("Why a connection ended: the field `reason` of its record, the attribute of the metrics, the span's `error.type`.\n");
-    println!("| reason | stage | meaning | likely cause | what to do |\n| --- | --- | --- | --- | --- |");
+    out!("\n## Reasons\n");
+    out!("Why a connection ended: the field `reason` of its record, the attribute of the metrics, the span's `error.type`.\n");
+    out!("| reason | stage | meaning | likely cause | what to do |\n| --- | --- | --- | --- | --- |");
     for reason in Reason::ALL {
         let stage = reason.stage().label();
-        println!("| `{}` | {stage} | {} | {} | {} |", reason.label(), reason.meaning(), reason.cause(), reason.remedy());
+        out!("| `{}` | {stage} | {} | {} | {} |", reason.label(), reason.meaning(), reason.cause(), reason.remedy());
     }
 }
 
@@ -84,7 +84,7 @@ fn keys(schema: &Value, root: &Value, defaults: &Value, prefix: &str) {
             Value::String(word) => format!("`{word}`"),
             other => format!("`{other}`"),
         };
-        println!("| `{path}` | {} | {default} | {text} |", kind(target, root));
+        out!("| `{path}` | {} | {default} | {text} |", kind(target, root));
         keys(target, root, &defaults[key], &format!("{path}."));
         if target["type"] == "array" || target["items"].is_object() {
             keys(resolve(&target["items"], root), root, &Value::Null, &format!("{path}[]."));

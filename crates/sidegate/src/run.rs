@@ -24,6 +24,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::check::warnings;
 use crate::logging::Logging;
+use crate::say::say_lines;
 use crate::{cli, logging, redirect, yaml};
 
 /// Runs the sidecar until it is told to end.
@@ -31,7 +32,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let file = &arguments.config.config;
     let config = sidegate_config::load(file).map_err(|problems| anyhow::anyhow!("the configuration can't be used:\n{problems}"))?;
     if arguments.print_config {
-        print!("{}", yaml::to_yaml(&serde_json::to_value(&config)?));
+        say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
         return Ok(());
     }
     let exports_events = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.events;

@@ -7,6 +7,7 @@ use sidegate_policy::schema::PolicyFile;
 use sidegate_policy::suite::Suite;
 
 use crate::cli::{self, SchemaOf};
+use crate::say::say_pretty_json;
 
 /// Prints the JSON Schema of a file.
 pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
@@ -21,6 +22,5 @@ pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
         #[cfg(not(feature = "development"))]
         SchemaOf::Authority => anyhow::bail!("this build has no embedded authority"),
     };
-    println!("{}", serde_json::to_string_pretty(&schema)?);
-    Ok(())
+    say_pretty_json(&schema)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use sidegate_config::schema::LogFormat;
-use sidegate_core::ConnectionRecord;
+use sidegate_core::{ConnectionRecord, printable_json};
 
 use crate::catalog::{Cause, Way};
 use crate::metrics::Metrics;
@@ -80,7 +80,9 @@ impl Lines<'_> {
     fn write(&mut self, format: Format, record: &ConnectionRecord) -> Reader {
         self.unsure += 1;
         let written = match format {
-            Format::Json => serde_json::to_writer(&mut self.out, record).map_err(io::Error::from).and_then(|()| self.out.write_all(b"\n")),
+            Format::Json => {
+                serde_json::to_string(record).map_err(io::Error::from).and_then(|json| writeln!(self.out, "{}", printable_json(&json)))
+            }
             Format::Text => writeln!(self.out, "{}", text::line(record)),
         };
         self.judge(written)

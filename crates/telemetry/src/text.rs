@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use sidegate_core::{ConnectionRecord, Direction, Reason};
+use sidegate_core::{ConnectionRecord, Direction, Reason, without_controls};
 
-/// One line for `record`.
+/// One line for `record`, fit for a terminal.
 #[must_use]
 pub fn line(record: &ConnectionRecord) -> String {
     let mut text = format!("{} ", humantime::format_rfc3339_millis(record.time));
@@ -45,7 +45,8 @@ pub fn line(record: &ConnectionRecord) -> String {
     for (at, rule) in nearest.enumerate() {
         let _ = write!(text, "{} {rule}", if at == 0 { "; nearest:" } else { ";" });
     }
-    text
+    // Names of rules and what peers say may hold what a terminal obeys.
+    without_controls(&text)
 }
 
 /// A duration for people: `850µs`, `12.4ms`, `3.2s`.

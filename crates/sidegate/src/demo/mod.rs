@@ -36,7 +36,7 @@ const TRUST_DOMAIN: &str = "demo.sidegate";
 pub(crate) fn demo(arguments: &cli::Demo) -> Result<()> {
     // Before any thread: a user namespace can only be entered by a process that has one.
     let place = Place::choose(arguments.mode)?;
-    println!("{}", place.describe());
+    out!("{}", place.describe());
     let folder = Folder::new()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -74,7 +74,7 @@ impl Folder {
 
     fn keep(mut self) {
         if let Some(folder) = self.0.take() {
-            eprintln!("the sidecars' configurations and logs are kept in {}", folder.keep().display());
+            err!("the sidecars' configurations and logs are kept in {}", folder.keep().display());
         }
     }
 }
@@ -111,8 +111,8 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
     for sidecar in &sidecars {
         sidecar.wait_ready(place, START)?;
     }
-    println!("\nThree sidecars are ready after {:.1} s, each with an SVID of {} s.", started.elapsed().as_secs_f64(), TTL.as_secs());
-    println!("web calls api; one connection stays open all the time; intruder and a client without a sidecar try too.\n");
+    out!("\nThree sidecars are ready after {:.1} s, each with an SVID of {} s.", started.elapsed().as_secs_f64(), TTL.as_secs());
+    out!("web calls api; one connection stays open all the time; intruder and a client without a sidecar try too.\n");
 
     let tally = traffic::drive(place, arguments.time, stop)?;
     // The records of connections that have just ended are on their way.
@@ -138,21 +138,21 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
 }
 
 fn summary(tally: &Tally, rotations: &[(Workload, u64)], issued: u64, records: usize) {
-    println!("\nTotals");
-    println!("  requests from web      {} answered, {} errors", tally.answered, tally.errors.len());
-    println!(
+    out!("\nTotals");
+    out!("  requests from web      {} answered, {} errors", tally.answered, tally.errors.len());
+    out!(
         "  one open connection    {} in {} exchanges over {:.1} s, across every rotation",
         if tally.held.is_ok() { "unbroken" } else { "BROKEN" },
         tally.exchanges,
         tally.time.as_secs_f64()
     );
     let each: Vec<String> = rotations.iter().map(|(w, n)| format!("{} {n}", w.name())).collect();
-    println!("  SVID rotations         {} ({issued} SVIDs issued)", each.join(", "));
-    println!("  intruder               {}", tally.intruder);
-    println!("  plaintext client       {}", tally.plaintext);
-    println!("  connection records     {records}");
+    out!("  SVID rotations         {} ({issued} SVIDs issued)", each.join(", "));
+    out!("  intruder               {}", tally.intruder);
+    out!("  plaintext client       {}", tally.plaintext);
+    out!("  connection records     {records}");
     for error in tally.errors.iter().take(5) {
-        println!("  error: {error}");
+        out!("  error: {error}");
     }
 }
 
@@ -163,8 +163,8 @@ fn audit(folder: &Path) -> Result<bool> {
     let bundles = Some(crate::audit::bundle(&place::bundle(folder), id.trust_domain())?);
     let trust = Trust { bundles, spiffe_id: Some(signer), ..Trust::default() };
     let report = sidegate_audit::verify(&place::audit_log(Workload::Api, folder), &Given { trust, ..Given::default() })?;
-    println!("\nThe audit log of api, by the trust bundle and its SPIFFE ID");
-    crate::audit::verdict(&report).iter().take(2).for_each(|line| println!("  {}", line.trim_start()));
+    out!("\nThe audit log of api, by the trust bundle and its SPIFFE ID");
+    crate::audit::verdict(&report).iter().take(2).for_each(|line| out!("  {}", line.trim_start()));
     Ok(report.is_intact())
 }
 
@@ -218,21 +218,21 @@ fn judge(
 
 fn where_next(place: &Place, folder: &Path, collector: &Sink, kept: bool) {
     let [spans, points, logs] = collector.items();
-    println!("\nWhere to look next");
-    println!("  the metrics                  the collector has {points} data points, {spans} spans and {logs} log records of this;");
-    println!("                               each sidecar shows the same metrics on its /metrics; docs/telemetry.md lists them");
-    println!("  sidegate check --help        check a configuration of your own");
-    println!("  sidegate redirect show       read the kernel rules before you apply them");
-    println!("  docs/observability.md        send it to a collector of your own; dashboard and alerts are in deploy/");
-    println!("  docs/reference.md            every key; docs/telemetry.md every reason, metric and span");
+    out!("\nWhere to look next");
+    out!("  the metrics                  the collector has {points} data points, {spans} spans and {logs} log records of this;");
+    out!("                               each sidecar shows the same metrics on its /metrics; docs/telemetry.md lists them");
+    out!("  sidegate check --help        check a configuration of your own");
+    out!("  sidegate redirect show       read the kernel rules before you apply them");
+    out!("  docs/observability.md        send it to a collector of your own; dashboard and alerts are in deploy/");
+    out!("  docs/reference.md            every key; docs/telemetry.md every reason, metric and span");
     if kept {
-        println!("\nIt keeps running. In another terminal:");
+        out!("\nIt keeps running. In another terminal:");
         for line in place.what_to_type(folder) {
-            println!("  {line}");
+            out!("  {line}");
         }
-        println!("Ctrl-C ends it and removes every namespace and rule.");
+        out!("Ctrl-C ends it and removes every namespace and rule.");
     } else {
-        println!("  sidegate demo --keep         the same, to play with");
+        out!("  sidegate demo --keep         the same, to play with");
     }
 }
 
@@ -240,5 +240,5 @@ fn keep(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(100));
     }
-    println!("\nending");
+    out!("\nending");
 }

@@ -24,13 +24,13 @@ pub(super) fn print(records: &[Seen], all: bool) {
         rows.push(row(seen));
     }
     let widths: Vec<usize> = (0..HEAD.len()).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
-    println!("Handshakes as the sidecars recorded them (stages in µs)");
+    out!("Handshakes as the sidecars recorded them (stages in µs)");
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("  {}", cells.join("  ").trim_end());
+        out!("  {}", cells.join("  ").trim_end());
     }
     if left_out > 0 {
-        println!("  … and {left_out} more that were allowed and closed in order (--all shows them)");
+        out!("  … and {left_out} more that were allowed and closed in order (--all shows them)");
     }
 }
 

@@ -34,11 +34,11 @@ pub(super) fn print(collector: &Sink, records: &[Seen]) -> bool {
     };
     let mut complete = true;
     for (what, reason) in [("One request, as api's sidecar traced it", "closed"), ("The intruder", "denied_by_default")] {
-        println!("\n{what}");
+        out!("\n{what}");
         let spans = at_api(reason).map(|id| wait_for(collector, &id)).unwrap_or_default();
         complete &= !spans.is_empty();
         for line in tree(&spans) {
-            println!("  {line}");
+            out!("  {line}");
         }
     }
     complete

@@ -16,8 +16,8 @@ pub(super) fn check(arguments: &PolicyCheck) -> Result<Outcome> {
         findings.iter().try_for_each(|finding| say_lines(&finding.to_string()))?;
         let rules = count(loaded.policy.len(), "rule");
         match findings.len() {
-            0 => println!("{rules}, nothing to object to"),
-            found => println!("{rules}, {}", count(found, "finding")),
+            0 => out!("{rules}, nothing to object to"),
+            found => out!("{rules}, {}", count(found, "finding")),
         }
     }
     Ok(Outcome::finding_if(!findings.is_empty()))

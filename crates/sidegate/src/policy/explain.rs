@@ -63,7 +63,7 @@ pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
     say_lines(&verdict(decision))?;
     say_lines(&explanation(decision, "  "))?;
     if !matching.is_empty() {
-        println!("rules that match:");
+        out!("rules that match:");
     }
     for rule in matching {
         let decides = if *rule.label == *decision.rule { ", decides" } else { "" };
@@ -76,7 +76,7 @@ pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
         (arguments.to.get().ip().is_unspecified(), "--to has no address: rules with `to.cidrs` do not match"),
     ] {
         if missing {
-            eprintln!("note: {what}");
+            err!("note: {what}");
         }
     }
     Ok(Outcome::finding_if(!decision.allowed))

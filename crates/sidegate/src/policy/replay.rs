@@ -54,8 +54,8 @@ pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
             say(&format!("  now:    {}", verdict(&difference.now)))?;
             say_lines(&explanation(&difference.now, "    "))?;
         }
-        println!("{differing} of {} connections would be decided differently", reading.seen);
-        println!("read: {reading}");
+        out!("{differing} of {} connections would be decided differently", reading.seen);
+        out!("read: {reading}");
     }
     Ok(Outcome::finding_if(differing > 0))
 }

@@ -142,7 +142,7 @@ pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Re
         }
     }
     if reading.unreadable > NAMED as u64 {
-        eprintln!("warning: {} further lines are left out", reading.unreadable - NAMED as u64);
+        err!("warning: {} further lines are left out", reading.unreadable - NAMED as u64);
     }
     if reading.seen == 0 {
         bail!(

@@ -8,6 +8,7 @@ use sidegate_policy::Usage;
 
 use super::{Outcome, seen};
 use crate::cli::PolicySuggest;
+use crate::say::say_lines;
 
 /// Prints a policy file. Only connections to the workload are of interest: about those from it the configuration decides.
 pub(super) fn suggest(arguments: &PolicySuggest) -> Result<Outcome> {
@@ -29,21 +30,21 @@ pub(super) fn suggest(arguments: &PolicySuggest) -> Result<Outcome> {
             Some(_) => *denied.entry(key).or_default() += 1,
         }
     })?;
-    println!("# Suggested by sidegate: the connections to the workload that were seen, and nothing beyond them.");
-    println!("# {reading}.");
+    out!("# Suggested by sidegate: the connections to the workload that were seen, and nothing beyond them.");
+    out!("# {reading}.");
     for ((who, port), count) in &plaintext {
-        println!("# Not covered, since it has no identity: {count} x {who} to port {port}. In strict mode it would be refused.");
+        out!("# Not covered, since it has no identity: {count} x {who} to port {port}. In strict mode it would be refused.");
     }
     for ((who, port), count) in denied {
         match wanted.contains(&(who.clone(), port)) {
             // Another address, server name or time made the difference, of which a suggestion knows nothing.
-            true => println!("# Take care: {who} to port {port} was also denied {count} x, and is allowed below."),
-            false => println!("# Left out, since it was denied: {count} x {who} to port {port}."),
+            true => out!("# Take care: {who} to port {port} was also denied {count} x, and is allowed below."),
+            false => out!("# Left out, since it was denied: {count} x {who} to port {port}."),
         }
     }
-    print!("{}", usage.policy());
+    say_lines(&usage.policy())?;
     if !plaintext.is_empty() {
-        eprintln!("note: some clients have no identity; give them sidecars before a port becomes strict");
+        err!("note: some clients have no identity; give them sidecars before a port becomes strict");
     }
     Ok(Outcome::Good)
 }

@@ -47,11 +47,11 @@ pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
             }
         }
         if !uncovered.is_empty() {
-            println!("{} that no expectation covers:", count(uncovered.len(), "rule"));
+            out!("{} that no expectation covers:", count(uncovered.len(), "rule"));
             uncovered.iter().try_for_each(|rule| say(&format!("  {rule}")))?;
         }
         let covered = policy.len() - uncovered.len();
-        println!("{} hold, {failed} failed; {covered} of {} covered", outcomes.len() - failed, count(policy.len(), "rule"));
+        out!("{} hold, {failed} failed; {covered} of {} covered", outcomes.len() - failed, count(policy.len(), "rule"));
     }
     Ok(Outcome::finding_if(failed > 0 || (arguments.require_coverage && !uncovered.is_empty())))
 }

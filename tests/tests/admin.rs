@@ -201,3 +201,13 @@ fn a_socket_that_is_taken_is_an_error() {
     assert!(!status.success() && err.contains("is served by another process"), "{err}");
     assert!(pair.api.command(&["status"]).0.success());
 }
+
+/// A request is no longer than any that makes sense.
+#[test]
+fn a_request_on_the_socket_is_bounded() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let (status, _, err) = pair.api.command(&["log-filter", &format!("info{}", ",a=info".repeat(3000))]);
+    assert!(!status.success() && err.contains("too large"), "{err}");
+    assert!(pair.api.command(&["status"]).0.success());
+}

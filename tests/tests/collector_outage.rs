@@ -180,3 +180,32 @@ fn no_outage_costs_a_connection() {
     assert!(pair.api.wait_end().success());
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
 }
+
+/// A collector whose answer does not end: it is given up after some KiB, and that is told.
+#[test]
+fn an_answer_without_end_is_given_up() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut tcp in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let _ = tcp.read(&mut [0; 4096]);
+                let mut sent = tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\n\r\n");
+                while sent.is_ok() {
+                    sent = tcp.write_all(&[0; 4096]);
+                }
+            });
+        }
+    });
+    let echo = Echo::start();
+    let export = format!(
+        "telemetry: {{ otlp: {{ endpoint: \"http://{address}\", protocol: http/protobuf }}, metrics: {{ enabled: false }}, logs: {{ enabled: false }}, traces: {{ batch: {{ delay: 10ms }} }} }}\n"
+    );
+    let pair = Pair::start(echo.address, HOUR, &export);
+    call(&pair, 1);
+    eventually("a word about it", || pair.api.log().contains("sidegate.telemetry.export_failing").then_some(()));
+    let (_, resident) = pair.api.usage();
+    assert!(resident < 64 * 1024, "{resident} KiB");
+    call(&pair, 5);
+}

@@ -109,6 +109,13 @@ fn values_that_contradict_each_other_are_reported() {
 }
 
 #[test]
+fn a_list_that_is_too_long_is_reported_with_its_place() {
+    let config = format!("profile: development\ninbound:\n  ports: [{}]\n", "{ port: 80 }, ".repeat(1001));
+    let (good, errors) = check(&config, &[]);
+    assert!(!good && errors.contains(":3:10: inbound.ports: has 1001 entries, 1000 are the most"), "{errors}");
+}
+
+#[test]
 fn the_environment_overrides_keys_and_is_checked_too() {
     let (good, errors) = check("admin: { listen: bad }\n", &[("SIDEGATE__ADMIN__LISTEN", "127.0.0.1:9000")]);
     assert!(good, "{errors}");

@@ -146,3 +146,20 @@ fn the_kubernetes_example_is_good() {
     let policy = [("policy.yaml".to_owned(), block("policy.yaml"))];
     sidegate_policy::Policy::parse(&policy, sidegate_config::schema::Profile::Production).unwrap_or_else(|p| panic!("{p}"));
 }
+
+/// SECURITY.md says what has which bound, and which test proves it: each of them exists, in the file that is named.
+#[test]
+fn every_bound_has_a_test() {
+    let text = std::fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let (_, table) = text.split_once("| what | bound | test |").unwrap();
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 20, "{}", rows.len());
+    for row in rows {
+        let proof = row.trim_matches('|').rsplit('|').next().unwrap().trim();
+        for test in proof.split(", ") {
+            let (file, name) = test.trim_matches('`').split_once("::").unwrap_or_else(|| panic!("no FILE::TEST: {row}"));
+            let source = std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}: {row}"));
+            assert!(source.contains(&format!("fn {name}(")), "{file} has no test `{name}`: {row}");
+        }
+    }
+}

@@ -180,3 +180,36 @@ fn the_authority_runs_alone() {
     assert!(!output.status.success() && errors.contains("authority.yaml:2:"), "{errors}");
     assert!(errors.contains("tll: unknown key; did you mean `ttl`?"), "{errors}");
 }
+
+/// Whatever an agent offers is bounded; what is too much is named, and what was there before stays.
+#[test]
+fn what_an_agent_offers_is_bounded() {
+    let identities = Identities::start(&["web"], HOUR);
+    let config = client_config(&identities, loopback(), loopback());
+    let sidecar = Sidecar::start(identities.folder(), "web", &config);
+    sidecar.wait_ready();
+    let entry = |n: usize| Entry { socket: Some(identities.socket("web")), ..Entry::new(id(&format!("w{n}"))) };
+    identities.authority.set_entries(&(0..101).map(entry).collect::<Vec<_>>()).unwrap();
+    eventually("the refusal", || sidecar.log().contains("SVIDs: 101, 100 are the most").then_some(()));
+    assert_eq!(sidecar.ask("/readyz").unwrap().0, 200, "the last good SVID stays");
+}
+
+#[test]
+fn a_chain_and_bundles_are_bounded() {
+    use sidegate_identity::{Bundle, Material, Svid};
+    let identities = Identities::start(&["web"], HOUR);
+    let offered = || identities.material("web");
+    let said = |bundles| Material::new(offered().svid, bundles, Vec::new(), false).map(drop).unwrap_err().to_string();
+    let mut bundles = offered().bundles;
+    for n in 0..1000 {
+        bundles.insert(sidegate_core::TrustDomain::new(format!("d{n}.test")).unwrap(), Bundle::default());
+    }
+    assert_eq!(said(bundles), "trust bundles: 1001, 1000 are the most");
+    let mut bundles = offered().bundles;
+    let bundle = bundles.values_mut().next().unwrap();
+    bundle.authorities = vec![bundle.authorities[0].clone(); 4001];
+    assert_eq!(said(bundles), "CA certificates of all bundles: 4001, 4000 are the most");
+    let chain = vec![rustls::pki_types::CertificateDer::from(vec![0]); 17];
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(vec![0]).into();
+    assert_eq!(Svid::new(chain, &key).unwrap_err().to_string(), "certificates of the SVID's chain: 17, 16 are the most");
+}

@@ -25,6 +25,8 @@ use crate::v1::admin_server::AdminServer;
 /// Operators and their scripts need few.
 const CONNECTIONS: usize = 16;
 const REQUESTS: usize = 16;
+/// Bytes of a request: a log filter and a SPIFFE ID are the longest texts.
+const LONGEST_REQUEST: usize = 16 * 1024;
 /// What every client says first (RFC 9113 §3.4), and how long it has for that: who connects and says nothing, or less,
 /// takes no place from others for long. After it the keepalive watches.
 const PREFACE: usize = 24;
@@ -101,7 +103,7 @@ impl AdminSocket {
             .concurrency_limit_per_connection(REQUESTS)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_service(AdminServer::new(Api::new(controls)))
+            .add_service(AdminServer::new(Api::new(controls)).max_decoding_message_size(LONGEST_REQUEST))
             .serve_with_incoming(ReceiverStream::new(accepted));
         tokio::select! {
             () = accept(&listener, &sender) => {}

@@ -8,6 +8,9 @@ use serde_json::Value as Json;
 use crate::document::{Node, Problems, Value};
 use crate::value::check_format;
 
+/// Entries of a list of which the schema says nothing else. Keys of a mapping are bounded where it is read.
+const MOST_ITEMS: u64 = 1000;
+
 /// Checks `node` against `schema`; `root` holds the definitions.
 pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problems: &mut Problems) {
     let schema = resolve(schema, root);
@@ -66,6 +69,11 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
             }
         }
         Value::List(items) if allows(schema, "array") => {
+            let most = schema["maxItems"].as_u64().unwrap_or(MOST_ITEMS);
+            if items.len() as u64 > most {
+                problems.push(&node.place, path, format!("has {} entries, {most} are the most", items.len()));
+                return;
+            }
             for (index, item) in items.iter().enumerate() {
                 check(item, &schema["items"], root, &format!("{path}[{index}]"), problems);
             }
@@ -73,6 +81,10 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
         Value::Scalar(Json::String(text)) if allows(schema, "string") => {
             if let Some(Err(message)) = schema["format"].as_str().map(|format| check_format(format, text)) {
                 problems.push(&node.place, path, message);
+            }
+            let length = text.chars().count() as u64;
+            if let Some(most) = schema["maxLength"].as_u64().filter(|most| length > *most) {
+                problems.push(&node.place, path, format!("has {length} characters, {most} are the most"));
             }
         }
         // A port or a bare number reads as a number in YAML; where a text with a grammar is wanted, it is one.

@@ -10,6 +10,12 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 /// Nesting beyond this is no configuration.
 const MAX_DEPTH: usize = 32;
+/// Values of a document. Each takes some 100 bytes, whatever it is: a file of small ones would otherwise take many times its size.
+const MAX_VALUES: usize = 2_000_000;
+/// Keys of one mapping; each is compared with those before it.
+const MAX_KEYS: usize = 1000;
+/// Mistakes that are shown.
+const SHOWN: usize = 100;
 
 /// Where something stands: a file with line and column, or an environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,13 +76,16 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, problem) in self.0.iter().enumerate() {
+        for (at, problem) in self.0.iter().take(SHOWN).enumerate() {
             if at > 0 {
                 f.write_str("\n")?;
             }
             problem.fmt(f)?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
     }
 }
 
@@ -108,7 +117,7 @@ impl Node {
     /// # Errors
     /// The first syntax error: what follows one can't be trusted.
     pub fn parse(source: &str, text: &str) -> Result<Self, Problems> {
-        let mut reader = Reader { parser: Parser::new_from_str(text), source: source.into() };
+        let mut reader = Reader { parser: Parser::new_from_str(text), source: source.into(), values: 0 };
         reader.document().map_err(|problem| Problems(vec![problem]))
     }
 
@@ -142,6 +151,7 @@ impl Node {
 struct Reader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
     source: Arc<str>,
+    values: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -195,6 +205,10 @@ impl<'a> Reader<'a> {
         if depth > MAX_DEPTH {
             return Err(self.problem(span, format!("nested deeper than {MAX_DEPTH} levels")));
         }
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err(self.problem(span, format!("more than {MAX_VALUES} values in one document")));
+        }
         let place = self.place(span);
         let value = match event {
             Event::Scalar(text, style, 0, None) => Value::Scalar(scalar(&text, style)),
@@ -218,6 +232,9 @@ impl<'a> Reader<'a> {
                     };
                     if let Some((_, first, _)) = entries.iter().find(|(k, _, _)| *k == key) {
                         return Err(self.problem(span, format!("`{key}` is given twice, first on line {}", first.line)));
+                    }
+                    if entries.len() == MAX_KEYS {
+                        return Err(self.problem(span, format!("more than {MAX_KEYS} keys in one mapping")));
                     }
                     let key_place = self.place(span);
                     let (event, span) = self.next()?;
@@ -266,6 +283,15 @@ mod tests {
     }
 
     #[test]
+    fn so_many_mistakes_are_shown_and_the_rest_counted() {
+        let mut problems = Problems::default();
+        let place = Node::parse("f", "").unwrap().place;
+        (0..SHOWN + 3).for_each(|_| problems.push(&place, "a", "wrong"));
+        let text = problems.to_string();
+        assert!(text.lines().count() == SHOWN + 1 && text.ends_with("and 3 more"), "{text}");
+    }
+
+    #[test]
     fn what_is_no_plain_tree_is_refused() {
         for (text, say) in [
             ("a: 1\na: 2\n", "f:2:1: `a` is given twice, first on line 1"),
@@ -277,6 +303,10 @@ mod tests {
             let problems = Node::parse("f", text).unwrap_err().to_string();
             assert!(problems.contains(say), "{problems}");
         }
+        let wide: String = (0..=MAX_KEYS).map(|n| format!("k{n}: 1\n")).collect();
+        assert_eq!(Node::parse("f", &wide).unwrap_err().to_string(), "f:1001:1: more than 1000 keys in one mapping");
+        let many = format!("[{}]", "1,".repeat(MAX_VALUES));
+        assert!(Node::parse("f", &many).unwrap_err().to_string().contains("more than 2000000 values in one document"));
         let deep = "[".repeat(200);
         assert!(Node::parse("f", &deep).unwrap_err().to_string().contains("nested deeper"));
     }

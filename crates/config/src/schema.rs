@@ -284,6 +284,7 @@ pub enum Otherwise {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Destination {
     /// Its name in records and metrics.
+    #[schemars(length(max = 256))]
     pub name: String,
     /// Address blocks. With neither `cidrs` nor `dns`: every address.
     #[serde(default)]
@@ -326,6 +327,7 @@ pub enum TunnelMode {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OutboundListener {
     /// Its name in records and metrics.
+    #[schemars(length(max = 256))]
     pub name: String,
     /// Where it listens; loopback, for it gives whoever connects our identity.
     pub listen: Address,

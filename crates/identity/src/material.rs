@@ -97,9 +97,33 @@ pub enum MaterialError {
     /// There is no bundle for the SVID's own trust domain.
     #[error("there is no usable trust bundle for the SVID's own trust domain {0}")]
     NoOwnBundle(TrustDomain),
+    /// There is more of something than anybody needs.
+    #[error("{what}: {found}, {most} are the most")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// It comes from the embedded authority.
     #[error("the SVID {0} was issued by sidegate's own development authority, which profile `production` refuses; use a SPIRE agent")]
     DevelopmentAuthority(SpiffeId),
+}
+
+/// Certificates of a chain, the leaf's own among them.
+const MOST_CHAIN: usize = 16;
+/// Trust domains with a bundle.
+const MOST_BUNDLES: usize = 1000;
+/// CA certificates of all bundles: each is looked at with each chain that is verified, as far as its name fits.
+const MOST_AUTHORITIES: usize = 4000;
+/// What is said of CA certificates that were left out.
+const MOST_LEFT_OUT: usize = 20;
+
+/// Refuses more than `most` of something.
+pub(crate) fn at_most(what: &'static str, found: usize, most: usize) -> Result<(), MaterialError> {
+    if found > most { Err(MaterialError::TooMany { what, found, most }) } else { Ok(()) }
 }
 
 /// Now, in seconds since the epoch.
@@ -115,6 +139,7 @@ impl Svid {
     /// What is wrong with it.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<Self, MaterialError> {
         let leaf = chain.first().ok_or(MaterialError::NoCertificate)?;
+        at_most("certificates of the SVID's chain", chain.len(), MOST_CHAIN)?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|e| MaterialError::Malformed(e.to_string()))?;
         let id = only_spiffe_id(&parsed)?;
         let validity = parsed.validity();
@@ -169,7 +194,8 @@ impl Bundle {
         for der in certificates {
             match authority(trust_domain, der) {
                 Ok(authority) => bundle.authorities.push(authority),
-                Err(why) => left_out.push(format!("bundle of {trust_domain}: {why}")),
+                Err(why) if left_out.len() < MOST_LEFT_OUT => left_out.push(format!("bundle of {trust_domain}: {why}")),
+                Err(_) => {}
             }
         }
         bundle
@@ -207,6 +233,8 @@ impl Material {
         mut left_out: Vec<String>,
         refuse_development: bool,
     ) -> Result<Self, MaterialError> {
+        at_most("trust bundles", bundles.len(), MOST_BUNDLES)?;
+        at_most("CA certificates of all bundles", bundles.values().map(|bundle| bundle.authorities.len()).sum(), MOST_AUTHORITIES)?;
         let now = unix_now();
         if !svid.is_valid_at(now) {
             let when = if now < svid.not_before {

@@ -24,7 +24,7 @@ use tonic_prost::ProstCodec;
 use x509_parser::asn1_rs::{Any, FromDer};
 
 use crate::manager::{Effect, Rules, SourceState};
-use crate::material::{Bundle, Material, MaterialError, Svid, unix_now};
+use crate::material::{Bundle, Material, MaterialError, Svid, at_most, unix_now};
 use crate::workload_message::{X509Svid, X509SvidRequest, X509SvidResponse};
 
 /// An agent answers from memory; one that takes longer hangs.
@@ -36,6 +36,9 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
 /// Before the first SVID somebody waits for us: an agent learns of a new registration entry within seconds.
 const BACKOFF_MOST_AT_START: Duration = Duration::from_secs(2);
+
+/// SVIDs of one message. A message has at most 4 MiB, which is the bound of the gRPC library.
+const MOST_SVIDS: usize = 100;
 
 enum Trouble {
     /// Try again; the material stays.
@@ -203,6 +206,7 @@ fn classify(status: &Status) -> Trouble {
 }
 
 fn material(message: &X509SvidResponse, rules: &Rules) -> Result<Material, MaterialError> {
+    at_most("SVIDs", message.svids.len(), MOST_SVIDS)?;
     let selected = select(&message.svids, &rules.select)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(&*selected.x509_svid_key));
     let svid = Svid::new(certificates(&selected.x509_svid).map_err(MaterialError::Malformed)?, &key)?;

@@ -13,6 +13,8 @@ use crate::index::Index;
 use crate::schema::{Action, PolicyFile, Rule};
 use crate::when::When;
 
+/// Rules of all files together.
+const MAX_RULES: usize = 100_000;
 /// Each takes time where its rule is a candidate, and strangers can cause that; so their number is bounded.
 const MAX_CONDITIONS: usize = 1000;
 
@@ -68,10 +70,20 @@ impl Policy {
         let mut compiler =
             Compiler { profile, policy: Self::default(), problems: Problems::default(), names: HashMap::new(), conditions: 0 };
         for (source, text) in texts {
+            // What is beyond the bound is not even read: files with many rules may be many.
+            if compiler.policy.len() > MAX_RULES {
+                break;
+            }
             match sidegate_config::typed::<PolicyFile>(source, text) {
                 Ok((file, root)) => {
                     for (index, rule) in file.rules.into_iter().enumerate() {
                         let path = format!("rules[{index}]");
+                        if compiler.policy.len() == MAX_RULES {
+                            let message =
+                                format!("all files together have more than {MAX_RULES} rules; say with patterns what they can say");
+                            compiler.wrong(&root.nearest(&path).place, &path, message);
+                            break;
+                        }
                         let dry_run = file.dry_run || rule.dry_run;
                         compiler.rule(rule, dry_run, text, root.nearest(&path), &path);
                     }
@@ -313,6 +325,27 @@ mod tests {
             assert!(parse(rule("x", first), rule("y", second)).unwrap().warnings.is_empty());
         }
         assert!(parse(rule("x", "allow"), format!("dryRun: true\n{}", rule("y", "deny"))).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn the_number_of_rules_and_the_length_of_their_names_are_bounded() {
+        let rules = |from: usize, to: usize| -> String {
+            let rule = |i| format!("- {{ name: r{i}, action: deny }}\n");
+            format!("rules:\n{}", (from..to).map(rule).collect::<String>())
+        };
+        let parse = |texts: &[(String, String)]| Policy::parse(texts, Profile::Production).map(|policy| policy.len());
+        let file = |name: &str, text| (name.to_owned(), text);
+        let half = MAX_RULES / 2;
+        let mut texts = vec![file("a", rules(0, half)), file("b", rules(half, MAX_RULES))];
+        assert_eq!(parse(&texts), Ok(MAX_RULES));
+        texts.push(file("c", rules(MAX_RULES, MAX_RULES + 2)));
+        let said = parse(&texts).unwrap_err().to_string();
+        assert_eq!(said, "c:2:3: rules[0]: all files together have more than 100000 rules; say with patterns what they can say");
+        assert!(problems(&rules(0, MAX_RULES + 1)).contains("rules: has 100001 entries, 100000 are the most"));
+        let long = format!("rules:\n- {{ name: {}, action: deny }}\n", "n".repeat(257));
+        assert!(problems(&long).contains("p:2:11: rules[0].name: has 257 characters, 256 are the most"));
+        let ids = format!("rules:\n- {{ name: x, action: deny, from: {{ cidrs: [{}] }} }}\n", "10.0.0.0/8, ".repeat(1001));
+        assert!(problems(&ids).contains("rules[0].from.cidrs: has 1001 entries, 1000 are the most"), "{}", problems(&ids));
     }
 
     #[test]

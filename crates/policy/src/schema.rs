@@ -12,6 +12,7 @@ pub struct PolicyFile {
     #[serde(default, skip_serializing_if = "is_default")]
     pub dry_run: bool,
     /// The rules; their order does not matter.
+    #[schemars(length(max = 100_000))]
     pub rules: Vec<Rule>,
 }
 
@@ -20,6 +21,7 @@ pub struct PolicyFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
     /// Its name, unique among all files; records show it.
+    #[schemars(length(max = 256))]
     pub name: String,
     /// What it does.
     pub action: Action,

@@ -22,7 +22,7 @@ const MONDAY_NOON: Duration = Duration::from_secs(1_704_110_400);
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Suite {
     /// The expectations.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1, max = 100_000))]
     pub expectations: Vec<Expectation>,
 }
 

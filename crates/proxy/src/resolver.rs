@@ -32,6 +32,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(10);
 const REMEMBERED: Duration = Duration::from_secs(3600);
 const MOST_REMEMBERED: usize = 1024;
+/// Addresses of one answer that are used.
+const MOST_CURRENT: usize = 1024;
 
 impl Addresses {
     /// Whether `ip` is, or was of late, an address of the name.
@@ -41,6 +43,7 @@ impl Addresses {
 
     fn with(&self, mut current: Vec<IpAddr>, now: Instant) -> Self {
         current.sort_unstable();
+        current.truncate(MOST_CURRENT);
         let mut seen: Vec<(IpAddr, Instant)> = current.iter().map(|ip| (*ip, now)).collect();
         let past = self.seen.iter().filter(|(ip, at)| !current.contains(ip) && now.duration_since(*at) < REMEMBERED);
         seen.extend(past.copied().take(MOST_REMEMBERED));
@@ -106,6 +109,18 @@ async fn follow(resolver: TokioResolver, name: String, sender: watch::Sender<Arc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_a_name_are_bounded() {
+        let answer = |from: u32| (from..from + 5000).map(|n| IpAddr::V4(n.into())).collect::<Vec<_>>();
+        let start = Instant::now();
+        let mut addresses = Addresses::default();
+        for n in 0..5 {
+            addresses = addresses.with(answer(n * 5000), start);
+            assert_eq!(addresses.current.len(), MOST_CURRENT);
+            assert!(addresses.seen.len() <= MOST_CURRENT + MOST_REMEMBERED);
+        }
+    }
 
     #[test]
     fn an_address_is_remembered_for_an_hour() {

@@ -84,6 +84,7 @@ pub enum Unsure {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DenyList {
     /// Whom to deny, whatever policy says.
+    #[schemars(length(max = 100_000))]
     pub denied: Vec<Denied>,
 }
 

@@ -23,9 +23,9 @@ pub(crate) fn say(line: &str) -> Result<()> {
     print(&without_controls(line))
 }
 
-/// Writes text of as many lines as it has; at its end there is one newline, whether it has one or not.
+/// Writes text of as many lines as it has, each with a newline at its end.
 pub(crate) fn say_lines(text: &str) -> Result<()> {
-    print(&lines(text.strip_suffix('\n').unwrap_or(text)))
+    text.lines().try_for_each(say)
 }
 
 /// Writes JSON, on one line.

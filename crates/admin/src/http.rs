@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::scrape::Scrape;
 
-/// Probes and a scraper need few connections. The data plane leaves descriptors for so many (`RESERVED` in `proxy/src/limits.rs`).
+/// Probes and a scraper need few connections. The data plane leaves descriptors for them (`RESERVED` in `proxy/src/limits.rs`).
 const CONNECTIONS: usize = 64;
 /// For a whole connection: a probe is done in a moment, and who wants to keep one open longer opens another.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -84,7 +84,7 @@ impl Admin {
                         let _ = timeout(DEADLINE, conversation).await;
                     });
                     open.connections.push(Connection { from: source(from.ip()), heard: heard.at, task });
-                    // Each has its turn before the next is accepted: a request that came with its connection is answered whoever
+                    // Each has its turn before the next is accepted: a request that came with its connection is answered whatever
                     // comes after it, and an evicted connection's descriptor is free.
                     yield_now().await;
                 }

@@ -111,7 +111,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
 }
 
 /// How much of `drain.deadline` is for what comes after the connections: the workers' end, the last records of the audit log,
-/// the last exports. All of it waits for others, any of whom may hang.
+/// the last exports. All of it waits for others, each of which may hang.
 fn reserve(config: &Config) -> Duration {
     (config.telemetry.flush.duration() + AFTER).min(config.drain.deadline.duration() / 4)
 }

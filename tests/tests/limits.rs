@@ -379,3 +379,102 @@ fn a_burst_waits_for_its_turn() {
     let records = eventually("all records", || Some(pair.web.records()).filter(|records| records.len() >= BURST));
     assert!(records.iter().all(|record| record["reason"] == "closed"));
 }
+
+/// A memory cgroup for one process; none where this machine has none to give.
+struct MemoryCgroup(std::path::PathBuf);
+
+impl MemoryCgroup {
+    fn of(pid: u32, bytes: u64) -> Option<Self> {
+        let name = format!("sidegate-test-{pid}");
+        let v1 = std::path::Path::new("/sys/fs/cgroup/memory");
+        let (parent, file) =
+            if v1.is_dir() { (v1, "memory.limit_in_bytes") } else { (std::path::Path::new("/sys/fs/cgroup"), "memory.max") };
+        let folder = parent.join(name);
+        let made = std::fs::create_dir(&folder)
+            .and_then(|()| std::fs::write(folder.join(file), bytes.to_string()))
+            .and_then(|()| std::fs::write(folder.join("cgroup.procs"), pid.to_string()));
+        match made {
+            Ok(()) => Some(Self(folder)),
+            Err(error) => {
+                println!("SKIPPED: no memory cgroup can be made: {error}");
+                let _ = std::fs::remove_dir(&folder);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Unfinished handshakes and peers that never read, as many as they like: memory stays within its bound, and who is open goes on.
+#[test]
+fn neither_strangers_nor_peers_that_never_read_take_the_memory() {
+    const LIMIT: usize = 16 << 20;
+    let service = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = service.local_addr().unwrap();
+    // The first byte says whether it echoes or sends what nobody reads.
+    let serve = |mut tcp: TcpStream| {
+        let mut word = [0];
+        while tcp.read_exact(&mut word).is_ok() {
+            let answer = if word == *b"f" { vec![7; 768 * 1024] } else { word.to_vec() };
+            if tcp.write_all(&answer).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::spawn(move || {
+        for tcp in service.incoming() {
+            std::thread::Builder::new().stack_size(64 << 10).spawn(move || serve(tcp.unwrap())).unwrap();
+        }
+    });
+    let limits = format!("workers: 1\nlimits: {{ bufferedBytes: {LIMIT} }}\n");
+    let pair = Pair::start_with(address, HOUR, &limits, "tunnel: off", "");
+    let cgroup = MemoryCgroup::of(pair.api.pid(), 64 << 20);
+    let mut honest = connect(pair.entry);
+    let mut trip = || {
+        honest.write_all(b"e").unwrap();
+        honest.read_exact(&mut [0]).unwrap();
+    };
+    trip();
+    // A hello of 16 KiB, without its last byte.
+    let mut hello = vec![0x16, 0x03, 0x01, 0x3f, 0xff, 0x01, 0x00, 0x3f, 0xfb];
+    hello.resize(5 + 0x3ffe, 0);
+    let strangers: Vec<TcpStream> = (0..1024)
+        .map(|_| {
+            let mut tcp = connect(pair.port);
+            tcp.write_all(&hello).unwrap();
+            tcp
+        })
+        .collect();
+    trip();
+    let deaf: Vec<TcpStream> = (0..600)
+        .map(|_| {
+            let mut tcp = connect(pair.entry);
+            tcp.write_all(b"f").unwrap();
+            tcp
+        })
+        .collect();
+    let held = || pair.api.metric("sidegate_buffers_held_bytes");
+    eventually("what nobody reads", || (pair.api.metric("sidegate_connections_open{direction=\"inbound\"}") >= 601.0).then_some(()));
+    for _ in 0..200 {
+        trip();
+        assert!(held() < (LIMIT + (1 << 20)) as f64, "{}", held());
+    }
+    assert_eq!(pair.api.metric("sidegate_buffers_limit_bytes"), LIMIT as f64);
+    let (_, resident) = pair.api.usage();
+    assert!(resident < 64 << 10, "{resident} KiB");
+    drop((strangers, deaf));
+    echo_bytes_of_service(pair.entry);
+    eventually("an empty house", || (held() == 0.0).then_some(()));
+    drop((pair, cgroup));
+}
+
+fn echo_bytes_of_service(entry: SocketAddr) {
+    let mut tcp = connect(entry);
+    tcp.write_all(b"e").unwrap();
+    tcp.read_exact(&mut [0]).unwrap();
+}

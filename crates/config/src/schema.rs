@@ -455,6 +455,10 @@ pub struct Limits {
     /// that has the most.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub unidentified: Option<u32>,
+    /// Bytes in the buffers of all connections together. Default a quarter of the cgroup's memory limit, 256 MiB without one. With half
+    /// of it in use connections get by with small buffers; with all of it, no more handshakes begin until there is room.
+    #[schemars(range(min = 1_048_576))]
+    pub buffered_bytes: Option<u64>,
     /// Sessions in each direction that are kept between two connections. Default 256: a descriptor and some KiB each.
     #[schemars(range(max = 1_000_000))]
     pub idle_tunnels: u32,
@@ -466,7 +470,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 20_000, handshakes: 1024, unidentified: None, idle_tunnels: 256, warm_tunnels: 1 }
+        Self { connections: 20_000, handshakes: 1024, unidentified: None, buffered_bytes: None, idle_tunnels: 256, warm_tunnels: 1 }
     }
 }
 

@@ -43,7 +43,7 @@ impl Copier {
             match socket::read(tcp, &mut [IoSliceMut::new(room)])? {
                 Some(0) => return Poll::Ready(Ok(false)),
                 Some(read) => {
-                    self.size = if read == room.len() || read > Size::Small.bytes() { Size::Large } else { Size::Small };
+                    self.size = if read == room.len() || read > Size::Small.bytes() { Size::generous() } else { Size::Small };
                     self.filled = 0..read;
                 }
                 None => {}

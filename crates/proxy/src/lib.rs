@@ -16,6 +16,7 @@ mod handshake;
 mod inbound;
 mod limits;
 mod listener;
+mod memory;
 mod original_destination;
 mod outbound;
 mod own_dials;

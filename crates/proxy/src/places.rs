@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sidegate_core::{Direction, Reason};
+use sidegate_tls::budget;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempt::Failure;
 use crate::by_source::{BySource, source};
@@ -19,6 +20,9 @@ use crate::shared::Shared;
 
 /// How long a place is held before it may be taken away for another source, which has fewer. Handshakes take a few round trips.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// Where buffers hold as much as they may.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a place is for. Each has places of its own, so that strangers who connect and stay silent can't keep the workload from
 /// calling others.
@@ -149,11 +153,17 @@ pub(crate) struct Place<'a> {
 impl<'a> Place<'a> {
     /// Waits for a place, no longer than a handshake may take.
     pub(crate) async fn take(shared: &'a Shared, wait: Wait, live: &Live, peer: IpAddr) -> Result<Self, Failure> {
+        let deadline = Instant::now() + shared.settings.timeouts.handshake.duration();
+        while budget::is_spent() {
+            if Instant::now() >= deadline {
+                return Err(Failure::with(Reason::HandshakeLimit, "the buffers of all connections hold `limits.bufferedBytes`"));
+            }
+            sleep(LOOK_AGAIN).await;
+        }
         let Some(live) = shared.registry.find(live.key()) else { return Err(Failure::new(Reason::Cancelled)) };
         let places = &shared.limits.places[wait as usize];
         let mut place = Self { shared, wait, source: source(peer), key: live.key(), has: false };
         let mut turn = places.enter(place.source, live);
-        let deadline = Instant::now() + shared.settings.timeouts.handshake.duration();
         // Where there is room it is its turn at once, and nothing waits for the timer.
         while turn.try_recv().is_err() {
             if wait != Wait::OutboundHandshake {

@@ -7,9 +7,11 @@ use sidegate_audit::Audit;
 use sidegate_core::Direction;
 use sidegate_identity::unix_now;
 use sidegate_telemetry::{Observation, Telemetry};
+use sidegate_tls::budget;
 use tokio::sync::watch;
 
 use crate::limits::Limits;
+use crate::memory::buffered_bytes;
 use crate::own_dials::OwnDials;
 use crate::registry::Registry;
 use crate::settings::Settings;
@@ -69,6 +71,7 @@ impl Shared {
             telemetry,
             audit,
         });
+        budget::set_limit(buffered_bytes(&shared.settings.limits));
         let observed = Arc::downgrade(&shared);
         shared.telemetry.metrics.observe(move || observed.upgrade().map_or_else(Observation::default, |shared| shared.observation()));
         shared
@@ -99,6 +102,7 @@ impl Shared {
             ready: self.readiness() == Readiness::Ready,
             svid_time_left: material.map(|m| m.svid.not_after - now),
             bundles_time_left: bundles.filter_map(last).collect(),
+            buffered: (budget::held(), budget::limit()),
             sources: snapshot.identity.sources.iter().map(|s| (s.name.as_str().into(), s.healthy)).collect(),
         }
     }

@@ -101,6 +101,8 @@ instruments! {
     REVOCATION_RELOADS "sidegate.revocation.reloads" Counter "{reload}" ["outcome"] "Revocation lists or deny lists were read or fetched anew (success), or could not be used so that the last good ones stay (failure).";
     REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" ["status"] "Handshakes with peers of whom it is not known whether they are revoked, and whom the configuration lets in all the same.";
     READY "sidegate.ready" Gauge "" [] "1 while ready.";
+    BUFFERED "sidegate.buffers.held" Gauge "By" [] "Bytes in the buffers of all connections: of handshakes, relays and tunnels.";
+    BUFFERED_LIMIT "sidegate.buffers.limit" Gauge "By" [] "What they may hold together, by limits.bufferedBytes or the cgroup's memory limit.";
     ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" ["direction"] "accept() failures, such as an exhausted descriptor table.";
     ADMIN_EVICTED "sidegate.admin.evicted" Counter "{connection}" [] "Connections to the admin port that were closed to make room for others: the longest silent, of the address that holds the most.";
     EXPORTED "sidegate.telemetry.exported" Counter "{item}" ["signal"] "Spans, data points and log records that a collector has taken.";

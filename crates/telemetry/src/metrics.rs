@@ -54,6 +54,8 @@ pub struct Observation {
     pub svid_time_left: Option<i64>,
     /// Trust domains, with the seconds until the last CA certificate of each expires.
     pub bundles_time_left: Vec<(Arc<str>, i64)>,
+    /// Bytes that the buffers of all connections hold, and may hold.
+    pub buffered: (usize, usize),
     /// Identity sources, and whether each is healthy.
     pub sources: Vec<(Arc<str>, bool)>,
 }
@@ -541,6 +543,8 @@ impl Streams {
         for (domain, left) in seen.bundles_time_left {
             self.number(&catalog::BUNDLE_TIME_LEFT, vec![("trust_domain", domain)], left as f64);
         }
+        self.number(&catalog::BUFFERED, Vec::new(), seen.buffered.0 as f64);
+        self.number(&catalog::BUFFERED_LIMIT, Vec::new(), seen.buffered.1 as f64);
         for (source, healthy) in seen.sources {
             self.number(&catalog::SOURCE_HEALTHY, vec![("source", source)], f64::from(u8::from(healthy)));
         }
@@ -571,6 +575,7 @@ mod tests {
             ready: true,
             svid_time_left: Some(60),
             bundles_time_left: vec![("a.b".into(), 600)],
+            buffered: (4096, 1 << 20),
             sources: vec![("files".into(), true)],
         });
     }

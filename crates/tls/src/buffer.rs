@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use crate::budget;
 use crate::record::{LONGEST, SEALED};
 
 /// How much a buffer holds.
@@ -43,6 +44,12 @@ impl Size {
             Self::Tiny | Self::Small => 16,
             Self::Medium | Self::Large => 4,
         }
+    }
+
+    /// The largest that a connection may have now, to read from an application.
+    #[must_use]
+    pub fn generous() -> Self {
+        if budget::is_tight() { Self::Small } else { Self::Large }
     }
 
     /// The smallest that holds `length` bytes, if one does.
@@ -89,6 +96,7 @@ impl Buffer {
             free.spare = free.spare.min(free.buffers.len());
             buffer
         });
+        budget::add(size.bytes());
         let inner = free.unwrap_or_else(|| Inner { bytes: vec![0; size.bytes()].into_boxed_slice(), chunks: Vec::new() });
         Self { inner, size }
     }
@@ -129,6 +137,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let mut inner = std::mem::take(&mut self.inner);
         inner.chunks.clear();
+        budget::subtract(self.size.bytes());
         // A thread that ends has no pool any more.
         let _ = FREE.try_with(|free| {
             if let Ok(mut free) = free.try_borrow_mut() {
@@ -144,6 +153,17 @@ impl Drop for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_is_counted_wherever_it_is_given_back() {
+        let before = budget::held();
+        let (one, other) = (Buffer::take(Size::Large), Buffer::take(Size::Tiny));
+        assert!(budget::held() >= before + Size::Large.bytes() + Size::Tiny.bytes());
+        std::thread::spawn(move || drop(one)).join().unwrap();
+        drop(other);
+        // Other tests of this process take and give back, too.
+        assert!(budget::held() < before + Size::Large.bytes() * 64);
+    }
 
     fn free() -> [usize; 2] {
         FREE.with_borrow(|free| [Size::Small, Size::Large].map(|size| free[size as usize].buffers.len()))

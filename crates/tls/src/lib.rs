@@ -3,6 +3,7 @@
 //! All TLS input and output sits behind [`Session`]: a handshake goes in, an established session comes out.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod budget;
 mod buffer;
 mod collector;
 mod configs;

@@ -361,7 +361,7 @@ impl Session {
         if let Some(read) = read {
             self.sealed.end += read;
             if read == length {
-                self.in_size = Size::Large;
+                self.in_size = Size::generous();
             } else if read < PLAINTEXT {
                 self.in_size = Size::Small;
             }

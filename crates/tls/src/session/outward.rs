@@ -9,6 +9,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{Prefix, Session, broken};
+use crate::budget;
 use crate::buffer::{Buffer, RECORDS, Size};
 use crate::failure::WireError;
 use crate::record::{Content, HEADER, PLAINTEXT, SEALED};
@@ -106,17 +107,20 @@ impl Session {
         read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<Option<usize>>,
     ) -> Result<Option<usize>, SealError> {
         self.pay_key().map_err(SealError::Session)?;
-        let size = self.out_size;
+        // Where memory is tight, what a peer does not take is not to be much.
+        let size = if budget::is_tight() { Size::Tiny } else { self.out_size };
         let buffer = match &mut self.out {
             Some(buffer) if buffer.size() == size => buffer,
             out => out.insert(Box::new(Buffer::take(size))),
         };
         let bytes = buffer.bytes();
         let front = HEADER + prefix.map_or(0, |_| 4);
-        let whole = HEADER + PLAINTEXT - front;
-        let mut records = bytes.chunks_exact_mut(SEALED);
+        let sealed_length = SEALED.min(bytes.len());
+        let plaintext = sealed_length - (SEALED - PLAINTEXT);
+        let whole = HEADER + plaintext - front;
+        let mut records = bytes.chunks_exact_mut(sealed_length);
         let mut rooms: [IoSliceMut<'_>; RECORDS] =
-            std::array::from_fn(|_| IoSliceMut::new(records.next().map_or(&mut [], |record| &mut record[front..HEADER + PLAINTEXT])));
+            std::array::from_fn(|_| IoSliceMut::new(records.next().map_or(&mut [], |record| &mut record[front..HEADER + plaintext])));
         let count = if size == Size::Large { RECORDS } else { 1 };
         let read = match read(&mut rooms[..count]) {
             Ok(Some(read @ 1..)) => read,
@@ -125,9 +129,9 @@ impl Session {
                 return other.map_err(SealError::Read);
             }
         };
-        self.out_size = if read == whole * count || (size == Size::Large && read > PLAINTEXT) { Size::Large } else { Size::Small };
+        self.out_size = if read == whole * count || (size == Size::Large && read > PLAINTEXT) { Size::generous() } else { Size::Small };
         let (mut left, mut sealed) = (read, 0);
-        for record in bytes.chunks_exact_mut(SEALED) {
+        for record in bytes.chunks_exact_mut(sealed_length) {
             let length = left.min(whole);
             if length == 0 {
                 break;

@@ -296,7 +296,7 @@ fn one_address_cannot_crowd_out_the_others() {
             let mut count = 0_u64;
             while !stop.load(Ordering::Relaxed) {
                 let Ok(mut tcp) = connect_from([127, 0, 0, 2], to) else { continue };
-                if count % 2 == 0 {
+                if count.is_multiple_of(2) {
                     let _ = tcp.write_all(&[0x16, 0x03, 0x01]);
                 }
                 count += 1;

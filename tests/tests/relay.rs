@@ -200,3 +200,32 @@ fn what_was_said_before_a_reset_arrives() {
     assert_eq!(said, b"413 too large");
     uploading.join().unwrap();
 }
+
+/// A peer whose session fails by what it sent hears why, also if it is in the middle of sending more.
+#[test]
+fn a_peer_that_is_writing_sees_the_alert() {
+    let service = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let pair = Pair::with_tunnel(service.local_addr().unwrap(), "off", "");
+    let choice = sidegate_tls::TlsContext::new(&pair.identities.material("web")).unwrap().client(&[], false);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let heard = runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::connect(pair.port).await.unwrap();
+        let mut session = sidegate_tls::connect(&tcp, &choice, "x".try_into().unwrap()).await.unwrap();
+        std::future::poll_fn(|cx| session.poll_flush(&tcp, cx)).await.unwrap();
+        // A record that nobody has sealed, and much behind it.
+        let junk = [&[23, 3, 3, 0, 32][..], &[0; 32], &[9; 400_000]].concat();
+        let mut sent = 0;
+        while sent < junk.len() {
+            tcp.writable().await.unwrap();
+            match tcp.try_write(&junk[sent..]) {
+                Ok(written) => sent += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("it can't send on after {sent} bytes: {error}"),
+            }
+        }
+        std::future::poll_fn(|cx| session.poll_fill(&tcp, cx)).await
+    });
+    let error = format!("{heard:?}");
+    assert!(error.contains("BadRecordMac"), "{error}");
+    assert_eq!(pair.api.wait_records(1)[0]["reason"], "tls_protocol_error");
+}

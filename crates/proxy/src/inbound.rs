@@ -398,7 +398,16 @@ impl Admitted {
         };
         let result = relay(tcp, &app, wire, &[], &shared.settings.timeouts, live).await;
         match (client, result) {
-            (Ok(mut client), Err(broken)) => Err(client.broken(broken)),
+            (Ok(mut client), Err(broken)) => {
+                // The application hears of it at once.
+                drop(app);
+                let told = broken.is_told(Side::Downstream);
+                let failure = client.broken(broken);
+                if told {
+                    client.secure.farewell(&client.tcp).await;
+                }
+                Err(failure)
+            }
             (Err(_), Err(broken)) => Err(broken.failure(Direction::Inbound, None, 0)),
             (Err((tcp, ..)), Ok(())) => {
                 socket::end_in_order(&app);

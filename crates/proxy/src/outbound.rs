@@ -163,7 +163,12 @@ impl Reached {
                     pool::close(&peer, &mut secure);
                     return Ok(Carried::NotOpened(kept));
                 }
-                Err(broken.failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), bytes_down))
+                let told = broken.is_told(Side::Upstream);
+                let failure = broken.failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), bytes_down);
+                if told {
+                    secure.farewell(&peer).await;
+                }
+                Err(failure)
             }
             (Self::Plaintext { .. }, Err(broken)) => Err(broken.failure(Direction::Outbound, None, bytes_down)),
         }

@@ -442,6 +442,11 @@ impl Broken {
         }
     }
 
+    /// Whether the session at this end has failed by what its peer sent, and has an alert for it.
+    pub(crate) fn is_told(&self, at: Side) -> bool {
+        matches!(self, Self::By(side, SecureError::Wire(WireError::Tls(reason, _))) if *side == at && *reason != Reason::PeerAlert)
+    }
+
     /// What it means for the record. A `secure` end whose socket has failed is asked for its last words, and one that works
     /// is told.
     pub(crate) fn failure(self, direction: Direction, secure: Option<(Side, &mut Secure, &TcpStream)>, bytes_down: u64) -> Failure {

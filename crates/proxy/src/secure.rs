@@ -217,6 +217,11 @@ impl Secure {
         }
     }
 
+    /// Closes after a failure of the session, so that the peer sees the alert.
+    pub(crate) async fn farewell(&mut self, tcp: &TcpStream) {
+        socket::farewell_after(tcp, || self.session.try_flush(tcp).is_err() || !self.session.has_unsent()).await;
+    }
+
     /// What a peer whose socket has failed said last.
     pub(crate) fn last_words(&mut self, tcp: &TcpStream) -> Option<SecureError> {
         // It may have said it behind data that nobody has taken.

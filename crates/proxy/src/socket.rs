@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sidegate_config::schema::Timeouts;
 use socket2::{SockRef, Socket, TcpKeepalive};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -55,16 +56,27 @@ pub(crate) fn shutdown_write(tcp: &TcpStream) -> io::Result<()> {
 /// Closes so that an alert which has been sent arrives: a reset would overtake it. What the peer still sends is read
 /// and thrown away, within a bound of time and bytes.
 pub(crate) async fn farewell(tcp: &TcpStream) {
+    farewell_after(tcp, || true).await;
+}
+
+/// As [`farewell`], where the alert may not be sent yet: `sent` sends what the socket takes, and says whether that was all. A peer
+/// that is writing may take nothing before it has been read.
+pub(crate) async fn farewell_after(tcp: &TcpStream, mut sent: impl FnMut() -> bool) {
     end_in_order(tcp);
-    if shutdown_write(tcp).is_err() {
-        return;
-    }
     let deadline = Instant::now() + FAREWELL;
+    let mut shut = false;
     // Not in the task, which is as large as the largest of its steps.
-    let mut scrap = vec![0; 2048];
+    let mut scrap = vec![0; 16 * 1024];
     for _ in 0..64 {
-        match timeout_at(deadline, tcp.readable()).await {
-            Ok(Ok(())) => {}
+        if !shut && sent() {
+            shut = true;
+            if shutdown_write(tcp).is_err() {
+                return;
+            }
+        }
+        let interest = if shut { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        match timeout_at(deadline, tcp.ready(interest)).await {
+            Ok(Ok(_)) => {}
             _ => return,
         }
         match tcp.try_read(&mut scrap) {

@@ -166,10 +166,9 @@ fn who_else_listens_on_the_capture_ports_gets_nothing() {
     let squat = |port: u16| {
         let addresses = if port == 15006 { vec![any(port)] } else { vec![any(port), (Ipv4Addr::LOCALHOST, port).into()] };
         let bind = move || {
-            addresses.iter().find_map(|address| TcpListener::bind(address).ok()).map(|listener| {
-                listener.set_nonblocking(true).unwrap();
-                listener
-            })
+            let bound = addresses.iter().find_map(|address| TcpListener::bind(address).ok())?;
+            bound.set_nonblocking(true).unwrap();
+            Some(bound)
         };
         let pod = api.pod.clone();
         eventually("the port", || pod.run(bind.clone()).unwrap())

@@ -7,5 +7,5 @@
 mod claim;
 mod holder;
 
-pub use claim::{SOCKET_PRIORITY, claim};
+pub use claim::claim;
 pub use holder::port_holder;

@@ -147,11 +147,13 @@ impl Reached {
                     return Ok(Carried::Done(Some(Done { key, tcp: peer, secure })));
                 }
                 pool::close(&peer, &mut secure);
+                socket::sent(&peer, shared.settings.timeouts.half_open.duration()).await;
                 Ok(Carried::Done(None))
             }
-            (Self::Plaintext { peer, .. }, Ok(())) => {
+            (Self::Plaintext { peer, _own }, Ok(())) => {
                 socket::end_in_order(tcp);
                 socket::end_in_order(&peer);
+                socket::sent(&peer, shared.settings.timeouts.half_open.duration()).await;
                 Ok(Carried::Done(None))
             }
             (Self::Protected { peer, mut secure, .. }, Err(broken)) => {

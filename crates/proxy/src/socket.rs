@@ -8,7 +8,7 @@ use sidegate_config::schema::Timeouts;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a peer that was told why has to take the alert, before the socket goes.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -46,6 +46,22 @@ pub(crate) fn reset_when_dropped(socket: &Socket) -> io::Result<()> {
 /// From now on dropping the socket closes it in order.
 pub(crate) fn end_in_order(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(None);
+}
+
+/// Waits until all that was written to a peer has been sent, FIN included, before its socket is closed; then whatever the kernel
+/// sends again is known to be ours. A peer that takes nothing for as long as `most` is reset.
+pub(crate) async fn sent(tcp: &TcpStream, most: Duration) {
+    let deadline = Instant::now() + most;
+    let mut pause = Duration::from_millis(5);
+    // Nothing to wait for on nearly every socket; the kernel has no event for it.
+    while sidegate_system::unsent(tcp).is_ok_and(|bytes| bytes > 0) {
+        if Instant::now() >= deadline {
+            let _ = reset_when_dropped(&SockRef::from(tcp));
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
 }
 
 /// Sends FIN; reading goes on.

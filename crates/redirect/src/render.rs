@@ -7,7 +7,6 @@ use crate::error::RedirectError;
 use crate::nft::{self, TABLE};
 use crate::plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
 use crate::set::{Side, outside, ports, set, within};
-use sidegate_net::SOCKET_PRIORITY;
 
 /// The mark (`ct mark`) on the connections of the sidecar and of the exempt users.
 const SIDECAR_CONNECTION: u32 = 0x51de;
@@ -18,9 +17,11 @@ const ANSWERED_CONNECTION: u32 = 0x51d1;
 /// Where the kernel tracks what the sidecar sends: apart from what the workload sends. Both use the same addresses and ports,
 /// and a leftover of one must not decide what becomes of the other.
 const SIDECAR_ZONE: u16 = 0x51de;
-/// The set of the sidecar's connections that are being closed.
-const CLOSING: &str = "closing";
-const CLOSING_KEY: &str = "ip saddr . tcp sport . ip daddr . tcp dport";
+/// The sets of the sidecar's connections that are being closed: name, type of address, key.
+const CLOSING: [(&str, &str, &str); 2] = [
+    ("closing4", "ipv4_addr", "ip saddr . tcp sport . ip daddr . tcp dport"),
+    ("closing6", "ipv6_addr", "ip6 saddr . tcp sport . ip6 daddr . tcp dport"),
+];
 /// What nft compares an absent owner to.
 const NOBODY: u32 = u32::MAX;
 
@@ -93,21 +94,28 @@ fn counters(plan: &Plan) -> Vec<&'static str> {
 fn outbound_zone(text: &mut Text, plan: &Plan) {
     let zone = format!("ct original zone set {SIDECAR_ZONE}");
     if let Exempt::Uid(_) = plan.exempt {
-        text.open(format_args!("set {CLOSING}"));
-        text.note("The sidecar's connections that have sent FIN, for as long as the kernel answers for them (TIME-WAIT).");
-        text.line("type ipv4_addr . inet_service . ipv4_addr . inet_service");
-        text.line("flags dynamic, timeout");
-        text.line("size 65535");
-        text.line("timeout 1m");
-        text.close();
+        for (set, address, _) in CLOSING {
+            text.open(format_args!("set {set}"));
+            text.note("The sidecar's connections that have sent FIN: what follows may have no owner any more.");
+            text.line(format_args!("type {address} . inet_service . {address} . inet_service"));
+            text.line("flags dynamic, timeout");
+            text.line("size 65535");
+            text.line("timeout 30s");
+            text.close();
+        }
         text.open("chain outbound_zone_own");
+        // What it answers on its inbound port is found in either zone.
         let dialled = plan.inbound.as_ref().map(|inbound| format!(" tcp sport != {}", inbound.port)).unwrap_or_default();
-        text.line(format_args!("tcp flags & fin == fin{dialled} add @{CLOSING} {{ {CLOSING_KEY} }}"));
+        for (set, _, key) in CLOSING {
+            text.line(format_args!("tcp flags & fin == fin{dialled} add @{set} {{ {key} }}"));
+        }
         text.line("accept");
         text.close();
         text.open("chain outbound_zone_others");
         text.note("Somebody else uses the ports of a connection that is over.");
-        text.line(format_args!("tcp flags & (syn | ack) == syn delete @{CLOSING} {{ {CLOSING_KEY} }}"));
+        for (set, _, key) in CLOSING {
+            text.line(format_args!("tcp flags & (syn | ack) == syn delete @{set} {{ {key} }}"));
+        }
         text.line("accept");
         text.close();
     }
@@ -122,10 +130,10 @@ fn outbound_zone(text: &mut Text, plan: &Plan) {
         Exempt::Uid(_) => {
             text.line(format_args!("{own} {zone} goto outbound_zone_own"));
             text.line(format_args!("meta skuid != {NOBODY} goto outbound_zone_others"));
-            text.note("A closed socket of the sidecar has no owner any more. What it still has to send has the socket's priority;");
-            text.note("the answers of TIME-WAIT have not, since Linux 6.14 on IPv4.");
-            text.line(format_args!("meta priority 0:{SOCKET_PRIORITY} {zone} goto outbound_zone_own"));
-            text.line(format_args!("{CLOSING_KEY} @{CLOSING} {zone}"));
+            text.note("A closed socket has no owner any more. The sidecar closes none before its FIN is sent.");
+            for (set, _, key) in CLOSING {
+                text.line(format_args!("{key} @{set} {zone}"));
+            }
         }
     }
     text.close();
@@ -239,6 +247,10 @@ fn outbound_filter(text: &mut Text, plan: &Plan) {
         text.line(format_args!("{address} tcp dport 53 counter name dns_tcp_allowed"));
     }
     text.line("jump outbound_exempt");
+    text.note("What an exempt user left at the same ports: the application hears of it at once, and takes others.");
+    text.line(format_args!(
+        "ct mark {SIDECAR_CONNECTION:#x} tcp flags & (syn | ack) == syn counter name outbound_tcp_dropped reject with tcp reset"
+    ));
     text.note("Also connections that are older than these rules.");
     text.line("meta l4proto tcp counter name outbound_tcp_dropped drop");
     if plan.udp == Udp::Drop {

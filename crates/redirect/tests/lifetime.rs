@@ -57,9 +57,8 @@ fn what_an_exempt_socket_left_behind_is_still_delivered() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
         return;
     };
-    for (exempt, who) in
-        [(Exempt::Uid(SIDECAR), As::Uid(SIDECAR)), (Exempt::Uid(SIDECAR), As::Uid(7)), (Exempt::Mark(0x77), As::Mark(0x77))]
-    {
+    // The sidecar that is known by its user closes nothing before it is sent.
+    for (exempt, who) in [(Exempt::Uid(SIDECAR), As::Uid(7)), (Exempt::Mark(0x77), As::Mark(0x77))] {
         capture(&pod, &Plan { exempt, exempt_uids: vec![7], ..plan() });
         for address in addresses(&peer) {
             let service = listen(&peer, address, 8080);
@@ -164,4 +163,42 @@ fn the_end_of_a_connection_that_the_sidecar_closed_first_is_answered() {
         }
         assert_eq!((counter(&pod, "outbound_tcp_dropped"), counter(&pod, "outbound_invalid_dropped")), (0, 0));
     }
+}
+
+/// What an application sets on its socket tells nobody that it is the sidecar: what is left of it goes where it belongs.
+#[test]
+fn what_an_application_leaves_behind_reaches_the_sidecar() {
+    let Some(Pair { network, pod, peer }) = pair() else {
+        return;
+    };
+    capture(&pod, &plan());
+    for (address, priority) in addresses(&peer).into_iter().zip([4, 6]) {
+        // A connection of the sidecar from the same port to the same peer was there before.
+        let own = SocketAddr::new(addresses(&pod)[usize::from(address.is_ipv6())], 7100);
+        let (service, to) = (listen(&peer, address, 8080), SocketAddr::new(address, 8080));
+        let before = socket(&pod, to, As::Uid(SIDECAR));
+        insist(|| before.bind(&own.into()));
+        before.connect(&to.into()).unwrap();
+        let _far = service.accept().unwrap();
+        before.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(before);
+
+        let wire = network.switch().capture().unwrap();
+        let sidecar = listen_as(&pod, loopback(address), OUTBOUND, As::Uid(SIDECAR));
+        let app = socket(&pod, to, As::App);
+        insist(|| app.bind(&own.into()));
+        app.set_priority(priority).unwrap();
+        app.connect_timeout(&to.into(), Duration::from_secs(5)).unwrap();
+        let (mut captured, _) = accept(&sidecar);
+        app.set_nonblocking(true).unwrap();
+        let (mut sent, block) = (0, [b'S'; 16 << 10]);
+        while let Ok(taken) = (&app).write(&block) {
+            sent += taken;
+        }
+        drop(app);
+        captured.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(std::io::copy(&mut captured, &mut std::io::sink()).unwrap(), sent as u64);
+        assert!(!contains(&wire.stop().unwrap(), &block[..64]));
+    }
+    assert_eq!((counter(&pod, "outbound_tcp_dropped"), counter(&pod, "outbound_invalid_dropped")), (0, 0));
 }

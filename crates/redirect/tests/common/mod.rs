@@ -146,10 +146,8 @@ pub(crate) fn socket(pod: &Pod, address: SocketAddr, who: As) -> Socket {
             setfsuid(uid.into());
         }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        match who {
-            As::Uid(SIDECAR) => sidegate_net::claim(&socket, None).unwrap(),
-            As::Mark(mark) => sidegate_net::claim(&socket, Some(mark)).unwrap(),
-            As::App | As::Uid(_) => {}
+        if let As::Mark(mark) = who {
+            sidegate_net::claim(&socket, Some(mark)).unwrap();
         }
         socket
     };

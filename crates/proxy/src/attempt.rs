@@ -70,7 +70,7 @@ where
     // Registration comes first, so that no connection slips between a look at the limit and its entry.
     let mut attempt = Attempt::begin(&shared, direction, downstream);
     let full = shared.registry.open_in(direction) > shared.limits.connections;
-    let result = if full && !(direction == Direction::Inbound && shared.limits.strangers.make_room()) {
+    let result = if full && !(direction == Direction::Inbound && shared.limits.strangers.make_room(downstream.ip())) {
         Err(Failure::new(Reason::ConnectionLimit))
     } else if shared.audit.is_blocked() {
         Err(Failure::new(Reason::AuditUnavailable))

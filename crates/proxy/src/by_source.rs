@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::registry::Live;
 
-/// How many of a source's oldest connections are looked at for the one that has been silent for the longest.
-const LOOKED_AT: usize = 64;
+/// How many of a source's oldest connections are looked at for one that gives way, and how many sources.
+const LOOKED_AT: usize = 1024;
+const SOURCES: usize = 8;
+/// Whoever has said something within this time is not silent.
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, of which a host may use all.
 pub(crate) fn source(ip: IpAddr) -> IpAddr {
@@ -77,10 +80,38 @@ impl BySource {
         self.sizes.last().map(|(_, source)| *source)
     }
 
-    /// Of a source's oldest the one that has been silent for the longest, and since when it is a member.
-    pub(crate) fn longest_silent(&self, source: IpAddr) -> Option<(Arc<Live>, Instant)> {
+    /// Who gives way to a newcomer of source `to`: the longest silent one of the source that has the most, or of the next that has
+    /// more than the newcomer's. That one has to be patient with itself: there only who is silent for a while gives way. If nobody is
+    /// silent, one of the largest source does all the same.
+    pub(crate) fn gives_way(&self, to: IpAddr) -> Option<(IpAddr, Arc<Live>)> {
+        let own = self.of(to);
+        let larger = || self.sizes.iter().rev().take(SOURCES).filter(|(size, source)| *size > own + 1 || *source == to);
+        let silent = larger().find_map(|(_, source)| self.longest_silent(*source, *source == to, GRACE).map(|live| (*source, live)));
+        let largest = || larger().map(|(_, source)| *source).find(|source| *source != to);
+        silent.or_else(|| largest().and_then(|source| Some((source, self.longest_silent(source, false, Duration::ZERO)?))))
+    }
+
+    /// One that is silent for longer than `most`. Whoever has not said anything yet is silent at any age, but for its own source.
+    fn longest_silent(&self, source: IpAddr, is_own: bool, most: Duration) -> Option<Arc<Live>> {
+        let now = Instant::now();
+        let mut longest: Option<(Instant, &Arc<Live>)> = None;
+        for member in self.sources.get(&source)?.values().take(LOOKED_AT) {
+            let since = member.live.silent_since();
+            if !member.live.has_spoken() && !is_own {
+                // They are in the order of their age.
+                return Some(longest.filter(|(before, _)| *before < since).map_or(&member.live, |(_, live)| live).clone());
+            }
+            if now.saturating_duration_since(since) >= most && longest.is_none_or(|(before, _)| since < before) {
+                longest = Some((since, &member.live));
+            }
+        }
+        longest.map(|(_, live)| live.clone())
+    }
+
+    /// One of a source that is a member for more than [`GRACE`], the oldest first.
+    pub(crate) fn overdue(&self, source: IpAddr) -> Option<Arc<Live>> {
         let oldest = self.sources.get(&source)?.values().take(LOOKED_AT);
-        oldest.min_by_key(|member| member.live.silent_since()).map(|member| (member.live.clone(), member.since))
+        oldest.filter(|member| member.since.elapsed() > GRACE).map(|member| member.live.clone()).next()
     }
 }
 
@@ -104,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_source_and_its_longest_silent_are_known() {
+    fn the_longest_silent_of_the_largest_source_gives_way() {
         let registry = Registry::default();
         let live = || registry.register(&ConnectionRecord::new(Direction::Inbound, ([10, 0, 0, 1], 1).into()));
         let (a, b) = (ip("10.0.0.1"), ip("fd00::1"));
@@ -115,8 +146,18 @@ mod tests {
         let other = live();
         all.insert(b, other.clone());
         assert_eq!((all.len(), all.of(a), all.of(b), all.largest()), (4, 3, 1, Some(a)));
-        members[0].touch(Instant::now() + std::time::Duration::from_secs(1));
-        assert_eq!(all.longest_silent(a).unwrap().0.key(), members[1].key());
+        let gives_way = |all: &BySource, to| all.gives_way(to).map(|(source, live)| (source, live.key()));
+        assert_eq!(gives_way(&all, b), Some((a, members[0].key())));
+        // Who speaks stays.
+        members[0].touch(Instant::now());
+        assert_eq!(gives_way(&all, b), Some((a, members[1].key())));
+        // A burst does not drive itself out.
+        assert_eq!(gives_way(&all, a), None);
+        members[1..].iter().for_each(|live| live.touch(Instant::now()));
+        assert_eq!(gives_way(&all, b), Some((a, members[0].key())), "nobody is silent, and one has the most");
+        std::thread::sleep(GRACE + Duration::from_millis(20));
+        members[0].touch(Instant::now());
+        assert_eq!(gives_way(&all, a), Some((a, members[1].key())));
         for live in &members {
             assert!(all.remove(a, live.key()) && !all.remove(a, live.key()));
         }

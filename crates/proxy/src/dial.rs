@@ -53,7 +53,8 @@ async fn connect(
         _ => {}
     }
     let tcp = TcpStream::from_std(socket.into()).map_err(local)?;
-    // From here on its own port is known, and it may be accepted.
+    // Its own port is known now. Only a worker that accepts within the next microsecond may not know of it; the one that is dialled
+    // then does.
     let own = dials.map(|dials| Ok(dials.register(tcp.local_addr()?, to))).transpose().map_err(local)?;
     let deadline = settings.timeouts.dial.duration();
     match timeout(deadline, tcp.writable()).await {

@@ -8,20 +8,23 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::attempt::Failure;
+use crate::places::Place;
 use crate::shared::Shared;
 use crate::socket;
 
-/// Runs `handshake` on `tcp`.
+/// Runs `handshake` on `tcp`. The place is free once it is over, before the peer of one that has failed is told.
 pub(crate) async fn shake_hands(
     shared: &Shared,
     tcp: &TcpStream,
     record: &mut ConnectionRecord,
+    place: Place<'_>,
     handshake: impl Future<Output = Result<Session, HandshakeFailure>>,
 ) -> Result<Session, Failure> {
     let start = Instant::now();
     let deadline = shared.settings.timeouts.handshake.duration();
     let result = timeout(deadline, handshake).await;
     let lap = Lap::since(start);
+    drop(place);
     record.stages.handshake = Some(lap);
     let metrics = &shared.telemetry.metrics;
     match result {

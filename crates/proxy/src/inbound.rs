@@ -92,7 +92,7 @@ enum Admitted {
     /// From a client to the application.
     Protected(Client, TcpStream),
     /// As it is, from the network to the application; what was read already.
-    Plaintext(TcpStream, TcpStream, Vec<u8>, Option<Box<Stranger>>),
+    Plaintext { tcp: TcpStream, app: TcpStream, first: Vec<u8>, _stranger: Option<Box<Stranger>> },
     /// None yet: the session was made in advance.
     Waiting(Client),
 }
@@ -115,13 +115,13 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
     record.generation = snapshot.generation;
     let index = settings.port_index(to.port());
     let port = &settings.ports[index];
-    let stranger = shared.registry.find(live.key()).map(|live| Box::new(shared.limits.strangers.enter(live)));
+    let stranger = shared.registry.find(live.key()).map(|live| shared.limits.strangers.enter(live)).transpose()?.map(Box::new);
     match port.mode {
         Mode::Strict => {
             said_something(shared, &tcp, record).await?;
-            let place = Place::take(shared, Wait::InboundHandshake, live, record.downstream.ip()).await?;
-            let session = handshake(shared, &snapshot, index, &tcp, &[], record).await?;
-            drop((place, stranger));
+            live.touch(Instant::now());
+            let session = handshake(shared, &snapshot, index, &tcp, &[], record, live).await?;
+            drop(stranger);
             let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
             client.established(shared, &snapshot, (reached_at, renewal), None, record, live).await
         }
@@ -130,7 +130,7 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
             authorize_plaintext(&snapshot, record.downstream.ip(), to, "mode plaintext", record)?;
             let app = dial_app(to, settings, record).await?;
             plaintext(shared, port, record, live)?;
-            Ok(Admitted::Plaintext(tcp, app, Vec::new(), stranger))
+            Ok(Admitted::Plaintext { tcp, app, first: Vec::new(), _stranger: stranger })
         }
     }
 }
@@ -142,7 +142,7 @@ fn own_address(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> 
         return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
     }
     // Redirection can't bring loopback from outside; and what listens on localhost only is to stay private.
-    if to.ip().is_loopback() || !is_local(to.ip()) {
+    if to.ip().is_loopback() || !is_local(to.ip())? {
         return Err(Failure::with(Reason::OwnPort, format!("{to} is not an address of this pod that others may reach")));
     }
     Ok(to)
@@ -169,9 +169,11 @@ async fn handshake(
     tcp: &TcpStream,
     first: &[u8],
     record: &mut ConnectionRecord,
+    live: &Live,
 ) -> Result<Session, Failure> {
     let tls = snapshot.tls_for(record)?;
-    shake_hands(shared, tcp, record, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
+    let place = Place::take(shared, Wait::InboundHandshake, live, record.downstream.ip()).await?;
+    shake_hands(shared, tcp, record, place, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
 }
 
 /// A port where clients without a sidecar may still come. The application is dialled first, for it may speak first.
@@ -198,16 +200,15 @@ async fn permissive(
     record.generation = snapshot.generation;
     match detected? {
         Detected::Tls(first) => {
-            let place = Place::take(shared, Wait::InboundHandshake, live, record.downstream.ip()).await?;
-            let session = handshake(shared, snapshot, index, &tcp, &first, record).await?;
-            drop((place, stranger));
+            let session = handshake(shared, snapshot, index, &tcp, &first, record, live).await?;
+            drop(stranger);
             let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
             client.established(shared, snapshot, (reached_at, renewal), Some(app), record, live).await
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, record.downstream.ip(), to, "mode permissive", record)?;
             plaintext(shared, port, record, live)?;
-            Ok(Admitted::Plaintext(tcp, app, first, stranger))
+            Ok(Admitted::Plaintext { tcp, app, first, _stranger: stranger })
         }
     }
 }
@@ -386,19 +387,30 @@ fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: 
 
 impl Admitted {
     /// Relays to the end. What is left can be used for the next connection.
-    async fn carry(self, shared: &Shared, live: &Live) -> Result<Option<Client>, Failure> {
-        let (mut client, app) = match self {
-            Self::Waiting(client) => return Ok(Some(client)),
-            Self::Protected(client, app) => (Ok(client), app),
-            Self::Plaintext(tcp, app, first, stranger) => (Err((tcp, first, stranger)), app),
+    async fn carry(mut self, shared: &Shared, live: &Live) -> Result<Option<Client>, Failure> {
+        let (tcp, app, wire) = match &mut self {
+            Self::Waiting(_) => return Ok(self.into_client()),
+            Self::Protected(client, app) => (&client.tcp, &*app, Wire::Secure(Side::Downstream, &mut client.secure)),
+            Self::Plaintext { tcp, app, first, .. } => {
+                (&*tcp, &*app, Wire::Plain(Box::new([Copier::starting_with(std::mem::take(first)), Copier::default()])))
+            }
         };
-        let (tcp, wire) = match &mut client {
-            Ok(client) => (&client.tcp, Wire::Secure(Side::Downstream, &mut client.secure)),
-            Err((tcp, first, _)) => (&*tcp, Wire::Plain(Box::new([Copier::starting_with(std::mem::take(first)), Copier::default()]))),
-        };
-        let result = relay(tcp, &app, wire, &[], &shared.settings.timeouts, live).await;
-        match (client, result) {
-            (Ok(mut client), Err(broken)) => {
+        let result = relay(tcp, app, wire, &[], &shared.settings.timeouts, live).await;
+        // Boxed: what is only for the end is no burden of those who are open.
+        Box::pin(self.end(result)).await
+    }
+
+    fn into_client(self) -> Option<Client> {
+        match self {
+            Self::Waiting(client) | Self::Protected(client, _) => Some(client),
+            Self::Plaintext { .. } => None,
+        }
+    }
+
+    /// Ends what the relay has left. What can be used for the next connection is returned.
+    async fn end(self, result: Result<(), Broken>) -> Result<Option<Client>, Failure> {
+        match (self, result) {
+            (Self::Protected(mut client, app), Err(broken)) => {
                 // The application hears of it at once.
                 drop(app);
                 let told = broken.is_told(Side::Downstream);
@@ -408,13 +420,13 @@ impl Admitted {
                 }
                 Err(failure)
             }
-            (Err(_), Err(broken)) => Err(broken.failure(Direction::Inbound, None, 0)),
-            (Err((tcp, ..)), Ok(())) => {
+            (_, Err(broken)) => Err(broken.failure(Direction::Inbound, None, 0)),
+            (Self::Plaintext { tcp, app, .. }, Ok(())) => {
                 socket::end_in_order(&app);
                 socket::end_in_order(&tcp);
                 Ok(None)
             }
-            (Ok(mut client), Ok(())) => {
+            (Self::Protected(mut client, app), Ok(())) => {
                 socket::end_in_order(&app);
                 if client.secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.reusable && !tunnel.going) {
                     return Ok(Some(client));
@@ -422,6 +434,7 @@ impl Admitted {
                 pool::close(&client.tcp, &mut client.secure);
                 Ok(None)
             }
+            (Self::Waiting(client), Ok(())) => Ok(Some(client)),
         }
     }
 }

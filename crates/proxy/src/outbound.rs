@@ -120,7 +120,7 @@ enum Reached {
     /// By a session; whether that may be kept afterwards.
     Protected { key: pool::Key, peer: TcpStream, secure: Box<Secure>, keep: bool },
     /// Out of the mesh. Nothing proves that it is not ourselves, so it counts as our own dial to its end.
-    Plaintext { peer: TcpStream, _own: Option<OwnDial> },
+    Plaintext { _own: Option<OwnDial>, peer: TcpStream },
 }
 
 /// What a relay comes to that has not failed.
@@ -139,6 +139,12 @@ impl Reached {
             Self::Plaintext { peer, .. } => (&*peer, Wire::Plain(Box::default())),
         };
         let result = relay(tcp, peer, wire, first, &shared.settings.timeouts, live).await;
+        // Boxed: what is only for the end is no burden of those who are open.
+        Box::pin(self.end(shared, live, tcp, result)).await
+    }
+
+    /// Ends what the relay has left.
+    async fn end(self, shared: &Shared, live: &Live, tcp: &TcpStream, result: Result<(), Broken>) -> Result<Carried, Failure> {
         let bytes_down = live.bytes_down.load(Ordering::Relaxed);
         match (self, result) {
             (Self::Protected { key, peer, mut secure, keep }, Ok(())) => {
@@ -147,13 +153,13 @@ impl Reached {
                     return Ok(Carried::Done(Some(Done { key, tcp: peer, secure })));
                 }
                 pool::close(&peer, &mut secure);
-                socket::sent(&peer, shared.settings.timeouts.half_open.duration()).await;
+                socket::close(peer, shared.settings.timeouts.half_open.duration()).await;
                 Ok(Carried::Done(None))
             }
             (Self::Plaintext { peer, _own }, Ok(())) => {
                 socket::end_in_order(tcp);
                 socket::end_in_order(&peer);
-                socket::sent(&peer, shared.settings.timeouts.half_open.duration()).await;
+                socket::close(peer, shared.settings.timeouts.half_open.duration()).await;
                 Ok(Carried::Done(None))
             }
             (Self::Protected { peer, mut secure, .. }, Err(broken)) => {
@@ -195,8 +201,8 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         // Nobody has connected to us but we ourselves.
         record.downstream = tcp.local_addr().map_err(Failure::system)?;
         live.heads_for(to);
-        let session = shake(shared, tls, destination, key, &tcp, record, true).await?;
-        drop((own, place));
+        let session = shake(shared, tls, destination, key, &tcp, record, place, true).await?;
+        drop(own);
         let mut secure = Box::new(Secure::plain(session));
         authorize_server(&snapshot, destination, tls, &secure.session, record)?;
         if secure.session.facts.alpn.as_deref() != Some(TUNNEL) {
@@ -230,12 +236,13 @@ async fn shake(
     (index, to): pool::Key,
     peer: &TcpStream,
     record: &mut ConnectionRecord,
+    place: Place<'_>,
     tunnel: bool,
 ) -> Result<Session, Failure> {
     // An address as name makes rustls send no server name.
     let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
     let choice = clients::choice(tls, destination, index, to, tunnel);
-    shake_hands(shared, peer, record, sidegate_tls::connect(peer, &choice, name)).await
+    shake_hands(shared, peer, record, place, sidegate_tls::connect(peer, &choice, name)).await
 }
 
 /// A connection whose destination is known.
@@ -281,17 +288,18 @@ impl Outbound<'_> {
         let (mut peer, mut own, to) = dial_one(candidates, self.shared, self.record).await?;
         self.live.heads_for(to);
         let tunnel = self.destination.tunnel != TunnelMode::Off && clients::may_take_tunnels(to);
-        let session = match self.shake(&peer, to, tunnel).await {
+        let session = match self.shake(&peer, to, place, tunnel).await {
             // A server that ends the handshake because of an ALPN that it does not know.
             Err(failure) if tunnel && failure.reason == Reason::NoCommonAlpn => {
                 clients::refuses_tunnels(to);
+                let place = Place::take(self.shared, Wait::OutboundHandshake, self.live, to.ip()).await?;
                 (peer, own) = dial_peer(to, self.shared, self.record).await?;
-                self.shake(&peer, to, false).await?
+                self.shake(&peer, to, place, false).await?
             }
             session => session?,
         };
         // The peer has proved to be another.
-        drop((own, place));
+        drop(own);
         let mut secure = Box::new(Secure::plain(session));
         if let Err(failure) = authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record) {
             secure.session.reject(&peer);
@@ -309,8 +317,8 @@ impl Outbound<'_> {
         self.reached(to, peer, secure)
     }
 
-    async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, tunnel: bool) -> Result<Session, Failure> {
-        shake(self.shared, self.tls, self.destination, (self.index, to), peer, self.record, tunnel).await
+    async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, place: Place<'_>, tunnel: bool) -> Result<Session, Failure> {
+        shake(self.shared, self.tls, self.destination, (self.index, to), peer, self.record, place, tunnel).await
     }
 
     fn reached(&self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Reached, Failure> {

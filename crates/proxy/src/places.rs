@@ -14,13 +14,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempt::Failure;
-use crate::by_source::{BySource, source};
+use crate::by_source::{BySource, GRACE, source};
 use crate::registry::Live;
 use crate::shared::Shared;
 
-/// How long a place is held before it may be taken away for another source, which has fewer. Handshakes take a few round trips.
-const GRACE: Duration = Duration::from_millis(500);
-
+/// A server gets another place as long as it has fewer than this for each that is free: one that does not answer takes seven
+/// eighths of all, the next one seven eighths of the rest.
+const SHARE: usize = 7;
 /// Where buffers hold as much as they may.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -48,9 +48,9 @@ impl Wait {
 #[derive(Debug)]
 pub(crate) struct Places {
     most: usize,
-    /// What one source may hold at most. The workload's own connections are not taken away from it; so a server that does not
-    /// answer must leave places for others.
-    share: usize,
+    /// Whether the sources are servers. The workload's own connections are not taken away from it; so servers that do not answer
+    /// must leave places for others.
+    of_servers: bool,
     room: Mutex<Room>,
 }
 
@@ -71,8 +71,7 @@ struct Waiting {
 impl Places {
     pub(crate) fn new(most: u32, wait: Wait) -> Self {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let share = if wait == Wait::OutboundHandshake { (most - most / 8).max(1) } else { most };
-        Self { most, share, room: Mutex::default() }
+        Self { most, of_servers: wait == Wait::OutboundHandshake, room: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Room> {
@@ -83,12 +82,11 @@ impl Places {
     fn enter(&self, source: IpAddr, live: Arc<Live>) -> oneshot::Receiver<()> {
         let (granted, turn) = oneshot::channel();
         let mut room = self.lock();
-        let waiting = room.waiting.entry(source).or_default();
-        let first = waiting.is_empty();
-        waiting.insert(live.key(), Waiting { live, granted });
-        if first {
+        // A source has one turn for as long as it is in the table, also if those who waited have left.
+        if !room.waiting.contains_key(&source) {
             room.turns.push_back(source);
         }
+        room.waiting.entry(source).or_default().insert(live.key(), Waiting { live, granted });
         self.grant(&mut room);
         turn
     }
@@ -108,7 +106,7 @@ impl Places {
         let mut passed = 0;
         while room.holders.len() < self.most && passed < room.turns.len() {
             let Some(source) = room.turns.pop_front() else { return };
-            if room.holders.of(source) >= self.share {
+            if self.of_servers && room.holders.of(source) >= SHARE * (self.most - room.holders.len()) {
                 room.turns.push_back(source);
                 passed += 1;
                 continue;
@@ -127,16 +125,22 @@ impl Places {
         }
     }
 
-    /// Takes a place away from the source that has the most, if that is another and it holds one for too long.
-    fn evict_for(&self, source: IpAddr) {
-        let room = self.lock();
-        let Some(largest) = room.holders.largest() else { return };
-        if largest != source
-            && room.holders.of(largest) > room.holders.of(source) + 1
-            && let Some((live, since)) = room.holders.longest_silent(largest)
-            && since.elapsed() > GRACE
-        {
-            live.cut(Reason::Evicted);
+    /// Takes a place away from the source that has the most, if that is another and holds one for too long, for who waits under this
+    /// key.
+    fn evict_for(&self, source: IpAddr, key: u64) {
+        let mut room = self.lock();
+        let room = &mut *room;
+        let Some(largest) = room.holders.largest().filter(|largest| *largest != source) else { return };
+        if room.holders.of(largest) <= room.holders.of(source) + 1 {
+            return;
+        }
+        let Some(waiting) = room.waiting.get_mut(&source) else { return };
+        let Some(victim) = waiting.contains_key(&key).then(|| room.holders.overdue(largest)).flatten() else { return };
+        room.holders.remove(largest, victim.key());
+        victim.cut(Reason::Evicted);
+        if let Some(Waiting { live, granted }) = waiting.remove(&key) {
+            room.holders.insert(source, live);
+            let _ = granted.send(());
         }
     }
 }
@@ -167,7 +171,7 @@ impl<'a> Place<'a> {
         // Where there is room it is its turn at once, and nothing waits for the timer.
         while turn.try_recv().is_err() {
             if wait != Wait::OutboundHandshake {
-                places.evict_for(place.source);
+                places.evict_for(place.source, place.key);
             }
             let now = Instant::now();
             if now >= deadline {
@@ -246,19 +250,40 @@ mod tests {
         let mut silent: Vec<_> = (0..20).map(|_| world.enter(1)).collect();
         assert_eq!(silent.iter_mut().map(|(_, turn)| turn.try_recv().is_ok()).filter(|granted| *granted).count(), 7);
         assert!(world.enter(2).1.try_recv().is_ok());
+        let world = World(Registry::default(), Places::new(64, Wait::OutboundHandshake));
+        for server in 1..3 {
+            let _silent: Vec<_> = (0..100).map(|_| world.enter(server)).collect();
+        }
+        assert!(world.enter(3).1.try_recv().is_ok(), "two of them leave places, too");
+    }
+
+    #[test]
+    fn a_source_has_one_turn_whoever_gives_up() {
+        let world = World(Registry::default(), Places::new(1, Wait::InboundHandshake));
+        let _holder = world.enter(1);
+        for _ in 0..100 {
+            let (key, _turn) = world.enter(2);
+            world.1.leave(ip(2), key);
+        }
+        assert_eq!(world.1.lock().turns.len(), 1);
     }
 
     #[test]
     fn only_who_has_more_gives_way_and_only_after_a_while() {
         let world = World(Registry::default(), Places::new(4, Wait::InboundHandshake));
         let _held: Vec<_> = (0..4).map(|_| world.enter(1)).collect();
-        let (_, _turn) = world.enter(2);
-        world.1.evict_for(ip(2));
+        let (key, mut turn) = world.enter(2);
+        world.1.evict_for(ip(2), key);
         assert!(world.0.all().iter().all(|live| live.is_cut().is_none()), "not yet");
         std::thread::sleep(GRACE + Duration::from_millis(10));
-        world.1.evict_for(ip(1));
+        let (of_same, _of_same) = world.enter(1);
+        world.1.evict_for(ip(1), of_same);
         assert!(world.0.all().iter().all(|live| live.is_cut().is_none()), "not for the same source");
-        world.1.evict_for(ip(2));
+        world.1.evict_for(ip(2), key);
         assert_eq!(world.0.all().iter().filter(|live| live.is_cut().is_some()).count(), 1);
+        assert!(turn.try_recv().is_ok(), "the place is for who asked, not for who is next");
+        let others: Vec<_> = (0..2).map(|_| world.enter(2)).collect();
+        others.iter().for_each(|(key, _)| world.1.evict_for(ip(2), *key));
+        assert_eq!(world.0.all().iter().filter(|live| live.is_cut().is_some()).count(), 2, "until it has no more than its share");
     }
 }

@@ -224,7 +224,12 @@ impl Live {
     /// Notes that a byte came.
     pub(crate) fn touch(&self, now: Instant) {
         let after = now.saturating_duration_since(self.accepted).as_millis();
-        self.touched.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.touched.store(u64::try_from(after).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a byte has come.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.touched.load(Ordering::Relaxed) > 0
     }
 
     /// When a byte came last, or it was accepted.

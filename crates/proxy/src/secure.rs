@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::socket;
 use crate::tunnel::frame::{self, Control, Malformed};
-use crate::tunnel::v1::{GoAway, Outcome, Reset, Status};
+use crate::tunnel::v1::{Outcome, Reset, Status};
 use crate::tunnel::{Opening, Tunnel};
 
 /// The protected end.
@@ -52,6 +52,13 @@ impl From<Malformed> for SecureError {
     fn from(malformed: Malformed) -> Self {
         Self::Malformed(malformed)
     }
+}
+
+/// What a RESET means for the connection that is open now, the session's `opened`th. One of an earlier connection, which was over
+/// here, says that the server has not taken this one: it ends the session.
+fn aborted(reset: Reset, opened: u64, opening: bool) -> SecureError {
+    let is_of_earlier = reset.opened > 0 && reset.opened < opened;
+    if opening && is_of_earlier { SecureError::NotOpened } else { SecureError::Aborted(reset.reason) }
 }
 
 impl Secure {
@@ -118,7 +125,7 @@ impl Secure {
         match control {
             Control::End if tunnel.opening.is_some() => return Err(Malformed("an END before the STATUS").into()),
             Control::End => tunnel.peer_ended = true,
-            Control::Reset(Reset { reason }) => return Err(SecureError::Aborted(reason)),
+            Control::Reset(reset) => return Err(aborted(reset, tunnel.opened, tunnel.opening.is_some())),
             Control::GoAway(goaway) => {
                 tunnel.going = true;
                 if tunnel.opening.is_some() && goaway.opened < tunnel.opened {
@@ -203,13 +210,9 @@ impl Secure {
     /// Tells the peer's sidecar why the connection ends here, as far as the socket takes it.
     pub(crate) fn abort(&mut self, tcp: &TcpStream, reason: Reason) {
         if let Some(tunnel) = &self.tunnel {
-            let word = if tunnel.ended && tunnel.peer_ended {
-                // For the peer this connection is over, and the next one may be under way: a RESET would be taken for that one's.
-                Control::GoAway(GoAway { opened: tunnel.opened })
-            } else {
-                Control::Reset(Reset { reason: reason.label().to_owned() })
-            };
-            let _ = self.session.send(&word.encode());
+            // It names its connection: for the peer that may be over already, and the next one under way.
+            let reset = Control::Reset(Reset { reason: reason.label().to_owned(), opened: tunnel.opened });
+            let _ = self.session.send(&reset.encode());
             let _ = self.session.try_flush(tcp);
             // What follows is a reset, and often one from the peer too. A connection that the kernel has seen only resets of swallows
             // the next one from the same port for ten seconds; after a FIN it does not. RESET says what this end is.
@@ -235,7 +238,7 @@ impl Secure {
         session.last_words(tcp, |bytes, chunks| {
             loop {
                 match deframer.deframe(bytes, chunks, &mut data) {
-                    Ok(Some(Control::Reset(Reset { reason }))) => return Some(SecureError::Aborted(reason)),
+                    Ok(Some(Control::Reset(reset))) => return Some(aborted(reset, opened, opening)),
                     Ok(Some(Control::Status(status))) if status.outcome() == Outcome::Refused => {
                         return Some(SecureError::Refused(status.reason));
                     }

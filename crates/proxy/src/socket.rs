@@ -48,15 +48,16 @@ pub(crate) fn end_in_order(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(None);
 }
 
-/// Waits until all that was written to a peer has been sent, FIN included, before its socket is closed; then whatever the kernel
-/// sends again is known to be ours. A peer that takes nothing for as long as `most` is reset.
-pub(crate) async fn sent(tcp: &TcpStream, most: Duration) {
+/// Closes a socket to a peer once all that was written has been sent, FIN included: then whatever the kernel sends again is known
+/// to be ours. A peer that takes nothing for as long as `most` is reset.
+pub(crate) async fn close(tcp: TcpStream, most: Duration) {
     let deadline = Instant::now() + most;
     let mut pause = Duration::from_millis(5);
-    // Nothing to wait for on nearly every socket; the kernel has no event for it.
-    while sidegate_system::unsent(tcp).is_ok_and(|bytes| bytes > 0) {
+    // Nothing to wait for on nearly every socket, and the kernel has no event for it.
+    // One that was reset has no peer, and sends nothing any more.
+    while sidegate_system::unsent(&tcp).is_ok_and(|bytes| bytes > 0) && tcp.peer_addr().is_ok() {
         if Instant::now() >= deadline {
-            let _ = reset_when_dropped(&SockRef::from(tcp));
+            let _ = reset_when_dropped(&SockRef::from(&tcp));
             return;
         }
         sleep(pause).await;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sidegate_core::Reason;
 
+use crate::attempt::Failure;
 use crate::by_source::{BySource, source};
 use crate::registry::Live;
 
@@ -30,21 +31,25 @@ impl Strangers {
         Arc::new(Self { most, all: Mutex::default() })
     }
 
-    /// Adds one. Another one is cut if they are too many now.
-    pub(crate) fn enter(self: &Arc<Self>, live: Arc<Live>) -> Stranger {
+    /// Adds one. Another one is cut if they are too many now; nothing is added if nobody is silent.
+    pub(crate) fn enter(self: &Arc<Self>, live: Arc<Live>) -> Result<Stranger, Failure> {
         let stranger = Stranger { strangers: self.clone(), source: source(live.downstream.ip()), key: live.key() };
         let mut all = self.lock();
-        all.insert(stranger.source, live);
-        if all.len() > self.most {
-            evict(&mut all);
+        if all.len() >= self.most && !evict(&mut all, stranger.source) {
+            drop(all);
+            return Err(Failure::with(
+                Reason::ConnectionLimit,
+                "as many connections without an identity are open as `limits.unidentified` allows",
+            ));
         }
+        all.insert(stranger.source, live);
         drop(all);
-        stranger
+        Ok(stranger)
     }
 
-    /// Cuts one, so that there is room for another connection. Whether there was one.
-    pub(crate) fn make_room(&self) -> bool {
-        evict(&mut self.lock())
+    /// Cuts one, so that there is room for another connection from `ip`. Whether there was one.
+    pub(crate) fn make_room(&self, ip: IpAddr) -> bool {
+        evict(&mut self.lock(), source(ip))
     }
 
     fn lock(&self) -> MutexGuard<'_, BySource> {
@@ -52,8 +57,8 @@ impl Strangers {
     }
 }
 
-fn evict(all: &mut BySource) -> bool {
-    let Some((source, (live, _))) = all.largest().and_then(|source| Some((source, all.longest_silent(source)?))) else { return false };
+fn evict(all: &mut BySource, to: IpAddr) -> bool {
+    let Some((source, live)) = all.gives_way(to) else { return false };
     all.remove(source, live.key());
     live.cut(Reason::Evicted);
     true
@@ -78,13 +83,14 @@ mod tests {
         let live = |last| registry.register(&ConnectionRecord::new(Direction::Inbound, ([10, 0, 0, last], 1).into()));
         let strangers = Strangers::new(4);
         let of_one: Vec<_> = (0..4).map(|_| live(1)).collect();
-        let _ones: Vec<_> = of_one.iter().map(|live| strangers.enter(live.clone())).collect();
+        let _ones: Vec<_> = of_one.iter().map(|live| strangers.enter(live.clone()).unwrap()).collect();
         let (other, third) = (live(2), live(3));
-        let _other = strangers.enter(other.clone());
-        let _third = strangers.enter(third.clone());
+        let _other = strangers.enter(other.clone()).unwrap();
+        let _third = strangers.enter(third.clone()).unwrap();
         assert_eq!(of_one.iter().filter(|live| live.is_cut().is_some()).count(), 2);
         assert!(other.is_cut().is_none() && third.is_cut().is_none());
-        assert!(strangers.make_room());
-        assert_eq!(of_one.iter().filter(|live| live.is_cut().is_some()).count(), 3);
+        // A source has to be patient with itself.
+        of_one.iter().chain([&other, &third]).for_each(|live| live.touch(std::time::Instant::now()));
+        assert!(strangers.enter(live(1)).is_err());
     }
 }

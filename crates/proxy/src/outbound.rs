@@ -201,7 +201,7 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         // Nobody has connected to us but we ourselves.
         record.downstream = tcp.local_addr().map_err(Failure::system)?;
         live.heads_for(to);
-        let session = shake(shared, tls, destination, key, &tcp, record, place, true).await?;
+        let session = shake(shared, tls, destination, key, (&tcp, place), record, true).await?;
         drop(own);
         let mut secure = Box::new(Secure::plain(session));
         authorize_server(&snapshot, destination, tls, &secure.session, record)?;
@@ -234,9 +234,8 @@ async fn shake(
     tls: &Tls,
     destination: &Destination,
     (index, to): pool::Key,
-    peer: &TcpStream,
+    (peer, place): (&TcpStream, Place<'_>),
     record: &mut ConnectionRecord,
-    place: Place<'_>,
     tunnel: bool,
 ) -> Result<Session, Failure> {
     // An address as name makes rustls send no server name.
@@ -318,7 +317,7 @@ impl Outbound<'_> {
     }
 
     async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, place: Place<'_>, tunnel: bool) -> Result<Session, Failure> {
-        shake(self.shared, self.tls, self.destination, (self.index, to), peer, self.record, place, tunnel).await
+        shake(self.shared, self.tls, self.destination, (self.index, to), (peer, place), self.record, tunnel).await
     }
 
     fn reached(&self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Reached, Failure> {

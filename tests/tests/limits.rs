@@ -340,7 +340,7 @@ fn one_address_cannot_hold_all_of_a_plaintext_port() {
     trip(&mut connect(pair.port)).unwrap();
     eventually("one that gave way", || pair.api.records().iter().any(|r| r["reason"] == "evicted").then_some(()));
     let from_flood = |record: &serde_json::Value| record["downstream"].as_str().unwrap().starts_with("127.0.0.2:");
-    assert!(refused.iter().all(|record| from_flood(record)));
+    assert!(refused.iter().all(from_flood));
     drop(flood);
 }
 

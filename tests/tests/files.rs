@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
-use sidegate_tests::{Echo, Identities, Sidecar, client_config, echo_bytes, eventually, free_port, id, server_config, sidegate};
+use sidegate_tests::{
+    Echo, Identities, Sidecar, TRUST_DOMAIN, client_config, echo_bytes, eventually, free_port, id, server_config, sidegate,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long a kubelet waits for a probe's answer by default.
@@ -22,6 +24,8 @@ struct World {
     _echo: Echo,
     entry: SocketAddr,
     certificate: PathBuf,
+    list: PathBuf,
+    denied: PathBuf,
 }
 
 impl World {
@@ -34,11 +38,19 @@ impl World {
         let source = format!("workloadApi: {{ socket: \"unix://{}\" }}", identities.socket("api").display());
         let config = server_config(&identities, port, echo.address);
         assert!(config.contains(&source));
-        let api = Sidecar::start(identities.folder(), "api", &config.replace(&source, &files));
+        let [list, denied] = ["api.crl", "api.denied.yaml"].map(|name| identities.folder().join(name));
+        std::fs::write(&list, identities.authority.revocation_lists_pem(TRUST_DOMAIN, &[], HOUR).unwrap()).unwrap();
+        std::fs::write(&denied, "denied: []\n").unwrap();
+        let revocation = format!(
+            "revocation: {{ trustDomains: [{{ trustDomain: {TRUST_DOMAIN}, files: ['{}'] }}], denyLists: ['{}'] }}\n",
+            list.display(),
+            denied.display()
+        );
+        let api = Sidecar::start(identities.folder(), "api", &(config.replace(&source, &files) + &revocation));
         let web = Sidecar::start(identities.folder(), "web", &client_config(&identities, entry, port));
         api.wait_ready();
         web.wait_ready();
-        Self { identities, api, _web: web, _echo: echo, entry, certificate }
+        Self { identities, api, _web: web, _echo: echo, entry, certificate, list, denied }
     }
 
     fn policy(&self) -> PathBuf {
@@ -84,7 +96,7 @@ fn what_is_no_file_stops_no_probe_and_takes_no_memory() {
     let device = |path: &Path| symlink("/dev/zero", path).unwrap();
     let huge = |path: &Path| std::fs::File::create(path).unwrap().set_len(1 << 36).unwrap();
     let policy = world.policy();
-    for file in [&policy, &world.certificate] {
+    for file in [&policy, &world.certificate, &world.list, &world.denied] {
         let name = file.file_name().unwrap().to_str().unwrap();
         world.with(file, &format!("{name} can't be read: it is no regular file"), pipe);
         world.with(file, &format!("{name} can't be read: it has more than"), huge);

@@ -375,6 +375,12 @@ fn lists_of_the_workload_api_are_heeded() {
         echo_bytes(pair.entry, 1000, 1).ok()?;
         pair.api.records().into_iter().find(|record| record["revocation"] == "good")
     });
+    // Nobody has promised that there is always a new one in time: one that has expired refuses only whom it names.
+    pair.identities.authority.publish_revocation_lists(TRUST_DOMAIN, &[], Duration::ZERO).unwrap();
+    eventually("the list to be on record as expired", || {
+        echo_bytes(pair.entry, 1000, 1).unwrap();
+        pair.api.records().into_iter().find(|record| record["revocation"] == "expired_allowed")
+    });
     let mut client = open(&pair);
     publish(&[serial(&pair.web.reason("closed"))]);
     assert_reset(&mut client);

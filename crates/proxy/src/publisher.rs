@@ -65,7 +65,7 @@ impl Publisher {
         revocation: RevocationSource,
     ) -> Self {
         let mut tasks = JoinSet::new();
-        let (revocations, revocation_changes) = watch::channel(revocation.first());
+        let (revocations, revocation_changes) = watch::channel(None);
         let loaded = Event::PolicyLoaded { rules: policy.first.len() as u64, files: policy.digests.clone() };
         shared.audit.record(loaded);
         let (policies, policy_changes) = watch::channel(policy.first.clone());
@@ -76,9 +76,7 @@ impl Publisher {
         if !shared.settings.names.is_empty() {
             tasks.spawn(resolver::run(shared.settings.names.clone(), names));
         }
-        if revocation.is_configured() {
-            tasks.spawn(revocation.follow(revocations, identity.clone(), shared.clone()));
-        }
+        tasks.spawn(revocation.follow(revocations, identity.clone(), shared.clone()));
         tasks.spawn(rejudge::run(shared.clone()));
         tasks.spawn(publish(
             shared.clone(),
@@ -152,7 +150,8 @@ struct Sources {
     identity: watch::Receiver<Arc<IdentityState>>,
     policy: watch::Receiver<Arc<Policy>>,
     names: watch::Receiver<Arc<Resolved>>,
-    revocation: watch::Receiver<Arc<Revocation>>,
+    /// None until it is known: nobody is served before.
+    revocation: watch::Receiver<Option<Arc<Revocation>>>,
 }
 
 /// Waits for a change. The sender of a source that is not configured is gone; that is no change.
@@ -171,13 +170,15 @@ async fn publish(shared: Arc<Shared>, sources: Sources) {
     loop {
         let state = identity.borrow_and_update().clone();
         let revoked = revocation.borrow_and_update().clone();
+        let (is_known, revoked) = (revoked.is_some(), revoked.unwrap_or_default());
         let kept = built.as_ref().filter(|(material, revocation, _)| {
             state.material.as_ref().is_some_and(|m| Arc::ptr_eq(m, material)) && Arc::ptr_eq(revocation, &revoked)
         });
         let same_material = kept.is_some();
         let tls = match kept {
             Some((_, _, tls)) => Some(tls.clone()),
-            None => Tls::new(&state, &shared.settings, &revoked),
+            None if is_known => Tls::new(&state, &shared.settings, &revoked),
+            None => None,
         };
         built = state.material.clone().zip(tls.clone()).map(|(material, tls)| (material, revoked.clone(), tls));
         generation += 1;

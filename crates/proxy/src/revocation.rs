@@ -3,21 +3,21 @@
 //! What can't be read or fetched never replaces what could, and nothing but a newer list by the same CA for the same certificates
 //! replaces a list: who is on the way of plain HTTP can neither bring in a list of his own nor make one vanish.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sidegate_audit::{FileDigest, NewEvent};
-use sidegate_config::FileWatch;
 use sidegate_config::schema::{self, Denied, DenyList};
 use sidegate_config::value::CollectorAddress;
-use sidegate_core::event;
+use sidegate_config::{FileWatch, aside};
+use sidegate_core::{TrustDomain, event};
 use sidegate_identity::{IdentityState, Material, unix_now};
-use sidegate_tls::revocation::{Authorities, Content, DomainLists, Key, List, ListError, Revocation};
-use tokio::sync::{mpsc, watch};
+use sidegate_tls::revocation::{Authorities, CertificateDer, Content, DomainLists, ListError, NotTaken, ProvenLists, Revocation, Unproven};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::fetch::fetch;
 use crate::publisher::change;
@@ -25,8 +25,6 @@ use crate::shared::Shared;
 
 /// The longest list that is read: one of some 400,000 certificates. Each is looked through when a chain is verified anew.
 const LONGEST: usize = 16 * 1024 * 1024;
-/// Lists of one trust domain: one for each of its CAs, or some where they are divided.
-const MOST_LISTS: usize = 1024;
 /// After a fetch that failed, growing up to `refresh`.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -35,29 +33,45 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub struct RevocationSource {
     config: schema::Revocation,
     sources: Vec<Source>,
-    /// Of each trust domain in the configuration the lists whose signatures were found good, and the keys that made them. They stay until
-    /// a newer one by the same key for the same certificates comes, whatever else becomes of their source.
-    proven: Vec<Vec<(Arc<List>, Key)>>,
+    /// The lists whose signatures are good, and the rules of their trust domains. They stay until a newer one by the same key for the same
+    /// certificates comes, whatever else becomes of their source, of the bundle or of our own SVID.
+    domains: BTreeMap<TrustDomain, DomainLists>,
     denied: Vec<(String, Vec<Denied>)>,
+    /// Who may sign lists, by the material below and the files.
+    authorities: BTreeMap<TrustDomain, Authorities>,
+    material: Option<Arc<Material>>,
+    /// When lists were last taken in.
+    seen_at: i64,
 }
 
-/// One file or URL with revocation lists, and what it held last.
+/// A place with revocation lists.
 #[derive(Debug)]
 struct Source {
-    /// Index of its trust domain in the configuration.
-    domain: usize,
+    /// Whose lists it has; none if those of any trust domain.
+    domain: Option<TrustDomain>,
     place: Place,
-    bytes: Vec<u8>,
-    content: Content,
-    /// Whether some of it is still to be taken in.
+    /// What it held last.
+    found: Option<FileDigest>,
+    /// Lists that are not signed by anybody who may, or not made yet. What a URL has is not kept before its signature is good.
+    pending: Vec<Unproven>,
+    /// Certificates of CAs that have signed lists. From files only: who is on the way of plain HTTP can't choose any.
+    authorities: Vec<CertificateDer<'static>>,
+    /// Whether nobody has looked at what is pending.
     is_new: bool,
+    /// Whether what it held last was dropped, since nobody who may has signed it.
+    is_refused: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Place {
     File(PathBuf),
-    Url(CollectorAddress),
+    /// Which is fetched at once when it is told to.
+    Url(CollectorAddress, Arc<Notify>),
+    WorkloadApi,
 }
+
+/// What was fetched: for which source, and what it is.
+type Answer = (usize, FileDigest, Content);
 
 /// Why a list can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,30 +79,18 @@ pub enum RevocationError {
     /// A file can't be read.
     #[error("{0} can't be read: {1}; check `revocation`")]
     Read(PathBuf, std::io::Error),
-    /// An older list than the one that is known: somebody plays it back, or a mirror lags behind.
-    #[error("{0} is older than what is known: its list by `{1}` was made before the one in use")]
-    Older(String, String),
-    /// By the clock of whoever signed it, or of this host, it is not made yet.
-    #[error("{0}: its list by `{1}` is of the future; compare this host's clock with the issuer's")]
-    Future(String, String),
-    /// Nobody who may has signed it.
-    #[error(
-        "{0}: its list by `{1}` is signed by no CA of the trust domain's bundle; if an intermediate CA has signed it, add that one's certificate \
-         to a file of `files`"
-    )]
-    NotSigned(String, String),
-    /// There are more lists than a trust domain has.
-    #[error("{0}: its list by `{1}` is one too many: {MOST_LISTS} are known of the trust domain")]
-    TooMany(String, String),
-    /// A file is too long for what it should be.
-    #[error("{0} has more than {LONGEST} bytes")]
-    TooLong(String),
+    /// A list does not count.
+    #[error("{0}: its list by `{1}` {2}")]
+    NotTaken(String, String, NotTaken),
     /// A file or an answer holds something else.
     #[error("{0}: {1}")]
     List(String, ListError),
     /// There are mistakes in a deny list.
     #[error("{0}")]
     DenyList(String),
+    /// They can't be looked at.
+    #[error("revocation lists can't be looked at: {0}")]
+    Thread(std::io::Error),
     /// A URL does not yield a list.
     #[error("{0} can't be fetched: {1}")]
     Fetch(String, String),
@@ -100,98 +102,134 @@ impl RevocationSource {
     /// # Errors
     /// The first that can't be used: at the start there is no good state to go on with.
     pub fn load(config: schema::Revocation) -> Result<Self, RevocationError> {
-        let mut sources = Vec::new();
-        for (domain, lists) in config.trust_domains.iter().enumerate() {
+        let mut sources = vec![Source::new(None, Place::WorkloadApi)];
+        let mut domains = BTreeMap::new();
+        for lists in &config.trust_domains {
+            let name = lists.trust_domain.get();
             for file in &lists.files {
-                let bytes = read(file)?;
-                let content = Content::read(&bytes).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
-                sources.push(Source { domain, place: Place::File(file.clone()), bytes, content, is_new: true });
+                let mut source = Source::new(Some(name), Place::File(file.clone()));
+                let (digest, content) = source.look(file)?;
+                content.lists.iter().try_for_each(Unproven::check).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
+                source.take(digest, content);
+                sources.push(source);
             }
-            let urls = lists.urls.iter().map(|url| Place::Url(url.get().clone()));
-            sources.extend(urls.map(|place| Source { domain, place, bytes: Vec::new(), content: Content::default(), is_new: false }));
+            sources.extend(lists.urls.iter().map(|url| Source::new(Some(name), Place::Url(url.get().clone(), Arc::default()))));
+            let (depth, on_unknown, on_expired) = (lists.depth, lists.on_unknown, lists.on_expired);
+            domains.insert(name.clone(), DomainLists { lists: ProvenLists::default(), depth, on_unknown, on_expired });
         }
         let denied = config.deny_lists.iter().map(|file| read_denied(file)).collect::<Result<_, _>>()?;
-        let proven = config.trust_domains.iter().map(|_| Vec::new()).collect();
-        Ok(Self { config, sources, proven, denied })
-    }
-
-    /// What the files hold.
-    #[must_use]
-    pub fn first(&self) -> Arc<Revocation> {
-        Arc::new(self.build(None))
+        Ok(Self { config, sources, domains, denied, authorities: BTreeMap::new(), material: None, seen_at: 0 })
     }
 
     pub(crate) fn is_configured(&self) -> bool {
-        !self.sources.is_empty() || !self.denied.is_empty()
+        !self.config.trust_domains.is_empty() || !self.denied.is_empty()
     }
 
-    /// Until trust bundles are there all lists are handed on: none counts before its signature is checked.
-    fn build(&self, material: Option<&Material>) -> Revocation {
-        let mut domains: BTreeMap<_, _> = BTreeMap::new();
-        for (index, config) in self.config.trust_domains.iter().enumerate() {
-            let of_domain = || self.sources.iter().filter(|source| source.domain == index);
-            let proven = self.proven[index].iter().map(|(list, _)| list);
-            let unproven = of_domain().filter(|_| material.is_none()).flat_map(|source| &source.content.lists);
-            let domain = DomainLists {
-                lists: proven.chain(unproven).cloned().collect(),
-                authorities: of_domain().flat_map(|source| &source.content.authorities).cloned().collect(),
-                depth: config.depth,
-                on_unknown: config.on_unknown,
-                on_expired: config.on_expired,
-            };
-            domains.insert(config.trust_domain.get().clone(), domain);
-        }
-        Revocation { domains, denied: self.denied.iter().flat_map(|(_, denied)| denied.clone()).collect() }
+    fn build(&self) -> Revocation {
+        Revocation { domains: self.domains.clone(), denied: self.denied.iter().flat_map(|(_, denied)| denied.clone()).collect() }
     }
 
-    /// Those who may sign the lists of a trust domain, if its bundle is known.
-    fn authorities(&self, domain: usize, material: &Material) -> Option<Authorities> {
-        let trust_domain = self.config.trust_domains[domain].trust_domain.get();
-        let bundle = material.bundles.get(trust_domain)?;
-        let of_files = self.sources.iter().filter(|source| source.domain == domain).flat_map(|source| &source.content.authorities);
-        // Between our own SVID and the bundle may be others.
-        let is_own = material.svid.id.trust_domain() == trust_domain;
-        let own = material.svid.certified_key.cert.iter().skip(1).filter(|_| is_own);
-        Some(Authorities::of(bundle, &of_files.chain(own).cloned().collect::<Vec<_>>()))
-    }
-
-    /// Takes in what sources hold, as far as it is signed by somebody who may; what is not is complained of. Only what is new, unless
-    /// `all`. Whether that changes what is known.
-    fn take_in(&mut self, all: bool, material: Option<&Material>, shared: &Shared) -> bool {
-        let Some(material) = material else { return false };
-        let mut changed = false;
-        for at in 0..self.sources.len() {
-            let domain = self.sources[at].domain;
-            let source = &self.sources[at];
-            let Some(authorities) = (all || source.is_new).then(|| self.authorities(domain, material)).flatten() else { continue };
-            let mut is_new = false;
-            for list in &source.content.lists {
-                match take_in_one(&mut self.proven[domain], list, &authorities, &source.place) {
-                    Ok(is_change) => changed |= is_change,
-                    Err(error) => {
-                        // Its time comes by itself.
-                        is_new |= matches!(error, RevocationError::Future(..));
-                        trouble(shared, &error);
-                    }
-                }
-            }
-            self.sources[at].is_new = is_new;
-        }
+    /// Finds out who may sign lists now. The trust domains for which others may than before.
+    fn find_authorities(&mut self, material: &Material) -> BTreeSet<TrustDomain> {
+        let of = |(name, bundle): (&TrustDomain, _)| {
+            let of_files = self.sources.iter().filter(|source| source.domain.as_ref() == Some(name)).flat_map(|source| &source.authorities);
+            // Between our own SVID and the bundle may be others.
+            let is_own = material.svid.id.trust_domain() == name;
+            let own = material.svid.certified_key.cert.iter().skip(1).filter(|_| is_own);
+            (name.clone(), Authorities::of(bundle, &of_files.chain(own).cloned().collect::<Vec<_>>()))
+        };
+        let now: BTreeMap<_, _> = material.bundles.iter().map(of).collect();
+        let changed =
+            now.iter().filter(|(name, signers)| self.authorities.get(*name) != Some(*signers)).map(|(name, _)| name.clone()).collect();
+        self.authorities = now;
         changed
     }
 
-    /// Publishes each change until the task is dropped.
+    /// Takes in what sources hold, as far as it is signed by somebody who may; what is not is complained of, once. Where others may sign
+    /// than before, all that is pending is looked at again. Whether that changes what is known.
+    fn take_in(&mut self, changed: &BTreeSet<TrustDomain>, shared: &Shared) -> bool {
+        let now = unix_now();
+        let mut is_change = false;
+        for at in 0..self.sources.len() {
+            let source = &mut self.sources[at];
+            let domain = source.domain.clone();
+            let others_may_sign = domain.as_ref().map_or(!changed.is_empty(), |domain| changed.contains(domain));
+            let is_new = std::mem::take(&mut source.is_new);
+            if let (Place::Url(_, again), true, true) = (&source.place, others_may_sign, source.is_refused) {
+                again.notify_one();
+            }
+            let is_known = domain.as_ref().is_none_or(|domain| self.authorities.contains_key(domain));
+            let (mut pending, mut failed) = (Vec::new(), false);
+            for list in std::mem::take(&mut self.sources[at].pending) {
+                let is_due = list.is_of_the_future(self.seen_at) && !list.is_of_the_future(now);
+                let why = match () {
+                    () if !is_known => NotTaken::NotSigned,
+                    () if !(is_new || others_may_sign || is_due) => {
+                        pending.push(list);
+                        continue;
+                    }
+                    () => match self.take_in_one(domain.as_ref(), &list, now) {
+                        Ok(taken) => {
+                            is_change |= taken;
+                            continue;
+                        }
+                        Err(why) => why,
+                    },
+                };
+                let is_url = matches!(self.sources[at].place, Place::Url(..));
+                let is_kept = matches!(why, NotTaken::Future) || matches!(why, NotTaken::NotSigned) && !is_url;
+                failed = true;
+                self.sources[at].is_refused |= is_url && matches!(why, NotTaken::NotSigned);
+                // Before there is a bundle nobody can say who has signed it.
+                if is_known {
+                    trouble(shared, &RevocationError::NotTaken(self.sources[at].place.to_string(), list.issuer.clone(), why));
+                }
+                if is_kept {
+                    pending.push(list);
+                }
+            }
+            let source = &mut self.sources[at];
+            source.pending = pending;
+            if is_new && !failed && matches!(source.place, Place::Url(..)) {
+                shared.telemetry.metrics.revocation_reloads(true).inc();
+            }
+        }
+        self.seen_at = now;
+        is_change
+    }
+
+    /// For the trust domain whose list it is; if that is not said for each whose CA has signed it.
+    fn take_in_one(&mut self, domain: Option<&TrustDomain>, list: &Unproven, now: i64) -> Result<bool, NotTaken> {
+        let mut result = Err(NotTaken::NotSigned);
+        for (name, authorities) in self.authorities.iter().filter(|(name, _)| domain.is_none_or(|domain| domain == *name)) {
+            let mut first = None;
+            let known = self.domains.get_mut(name).unwrap_or_else(|| first.insert(DomainLists::unconfigured()));
+            let taken = known.lists.take_in(list, authorities, now);
+            if let (Some(first), Ok(true)) = (first, &taken) {
+                self.domains.insert(name.clone(), first);
+            }
+            result = match (result, taken) {
+                (Ok(before), taken) => Ok(before | taken.unwrap_or(false)),
+                (Err(before), Err(NotTaken::NotSigned)) => Err(before),
+                (Err(_), taken) => taken,
+            };
+        }
+        result
+    }
+
+    /// Publishes each change until the task is dropped: for the first time when there is material, which is not used before. All that reads
+    /// files or works long is done on a thread of its own: the file system may not answer, and a list may be long.
     pub(crate) async fn follow(
-        mut self,
-        sender: watch::Sender<Arc<Revocation>>,
+        self,
+        sender: watch::Sender<Option<Arc<Revocation>>>,
         mut identity: watch::Receiver<Arc<IdentityState>>,
         shared: Arc<Shared>,
     ) {
         let files = self.sources.iter().filter_map(|source| match &source.place {
-            Place::File(file) => Some(file),
-            Place::Url(_) => None,
+            Place::File(file) => Some(file.clone()),
+            Place::Url(..) | Place::WorkloadApi => None,
         });
-        let (mut watch, unwatched) = FileWatch::new(files.chain(&self.config.deny_lists));
+        let (mut watch, unwatched) = FileWatch::aside(files.chain(self.config.deny_lists.iter().cloned()).collect()).await;
         if let Some(why) = unwatched {
             tracing::warn!(event = event::FILES_UNWATCHED, "revocation: {why}");
         }
@@ -199,63 +237,109 @@ impl RevocationSource {
         // They end with this task.
         let mut fetchers = JoinSet::new();
         for (index, source) in self.sources.iter().enumerate() {
-            if let Place::Url(url) = &source.place {
-                let refresh = self.config.trust_domains[source.domain].refresh.0.duration();
-                fetchers.spawn(keep_fetching(index, url.clone(), refresh, shared.clone(), fetched.clone()));
-            }
+            let Place::Url(url, again) = &source.place else { continue };
+            let lists = self.config.trust_domains.iter().find(|lists| Some(lists.trust_domain.get()) == source.domain.as_ref());
+            let Some(lists) = lists else { continue };
+            let refresh = lists.refresh.0.duration();
+            fetchers.spawn(keep_fetching(index, url.clone(), again.clone(), refresh, shared.clone(), fetched.clone()));
         }
-        let first = sender.borrow().clone();
-        let lists = first.domains.values().map(|domain| domain.lists.len()).sum();
-        shared.audit.record(self.event(lists, first.denied.len()));
-        let mut expired_at = None;
-        let mut known: Option<Arc<Material>> = None;
+        let state = Arc::new(Mutex::new(self));
+        let (mut answer, mut expired_at) = (None, None);
         loop {
             let material = identity.borrow_and_update().material.clone();
-            // The first look is also at what has changed while we started.
-            let mut changed = self.look_at_files(&shared);
-            // A CA that was not known may be now.
-            let is_other = material.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr);
-            changed |= self.take_in(is_other, material.as_deref(), &shared);
-            known = material;
+            let is_published = sender.borrow().is_some();
+            let is_first = !is_published && material.is_some();
+            if is_published || is_first {
+                let (state, of_round, answer) = (state.clone(), shared.clone(), answer.take());
+                // What was expected to expire has: peers may be judged differently from now on.
+                let is_due = is_first || expired_at.is_some_and(|at| at <= unix_now());
+                // Serving waits for the first: files were read at the start, and are read again afterwards.
+                let round = move || {
+                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.round(!is_first, is_due, material, answer, &of_round)
+                };
+                let late = || {
+                    tracing::warn!(event = event::REVOCATION_TROUBLE, "revocation lists are not read yet; the file system may not answer")
+                };
+                match aside("revocation", round, late).await {
+                    Ok(Some(revocation)) => drop(sender.send_replace(Some(Arc::new(revocation)))),
+                    Ok(None) => {}
+                    Err(error) => trouble(&shared, &RevocationError::Thread(error)),
+                }
+            }
             let now = unix_now();
-            if expired_at.is_some_and(|at| at < now) {
-                // Nothing was published anew, but peers may be judged differently from now on.
-                changed = true;
+            expired_at = sender.borrow().as_ref().and_then(|revocation| revocation.next_expiry(now));
+            if is_first && sender.borrow().is_some() {
+                // What has changed while we started.
+                continue;
             }
-            if changed {
-                self.publish(&sender, known.as_deref(), &shared);
-            }
-            expired_at = sender.borrow().next_expiry(now);
-            let expiry = expired_at.map_or(Duration::from_secs(3600), |at| Duration::from_secs(u64::try_from(at - now).unwrap_or(0) + 1));
+            let expiry = expired_at.map_or(3600, |at| u64::try_from(at - now).unwrap_or(0));
             tokio::select! {
                 () = watch.changed() => {}
                 () = change(&mut identity) => {}
-                Some((index, bytes, content)) = answers.recv() => {
-                    let source = &mut self.sources[index];
-                    if source.bytes != bytes {
-                        (source.bytes, source.content, source.is_new) = (bytes, content, true);
-                        shared.telemetry.metrics.revocation_reloads(true).inc();
-                    }
-                }
-                () = sleep(expiry) => {}
+                // Before there is a bundle nobody can say who has signed what was fetched.
+                Some(fetched) = answers.recv(), if is_published => answer = Some(fetched),
+                () = sleep(Duration::from_secs(expiry)) => {}
             }
         }
     }
 
-    fn publish(&self, sender: &watch::Sender<Arc<Revocation>>, material: Option<&Material>, shared: &Shared) {
-        let revocation = self.build(material);
-        let lists: usize = revocation.domains.values().map(|domain| domain.lists.len()).sum();
-        shared.audit.record(self.event(lists, revocation.denied.len()));
-        tracing::info!(event = event::REVOCATION_CHANGED, lists, denied = revocation.denied.len(), "revocation has changed");
-        sender.send_replace(Arc::new(revocation));
+    /// Looks at all that may have changed. What is in force from now on, if that is something else or `is_due`.
+    fn round(
+        &mut self,
+        reads_files: bool,
+        is_due: bool,
+        material: Option<Arc<Material>>,
+        answer: Option<Answer>,
+        shared: &Shared,
+    ) -> Option<Revocation> {
+        let mut signers_change = false;
+        let mut is_change = is_due;
+        if reads_files {
+            let (denials, signers) = self.look_at_files(shared);
+            (is_change, signers_change) = (is_change | denials, signers);
+        }
+        if let Some((index, digest, content)) = answer
+            && let Some(source) = self.sources.get_mut(index)
+            && (source.is_refused || source.found.as_ref() != Some(&digest))
+        {
+            source.take(digest, Content { authorities: Vec::new(), ..content });
+        }
+        let before = self.material.as_ref().map(Arc::as_ptr);
+        if let Some(material) = material.filter(|material| signers_change || Some(Arc::as_ptr(material)) != before) {
+            let is_same = self.material.as_ref().is_some_and(|before| before.lists == material.lists);
+            if !is_same && let Some(source) = self.sources.iter_mut().find(|source| matches!(source.place, Place::WorkloadApi)) {
+                let read = |der: &Vec<u8>| {
+                    let unreadable = |error| trouble(shared, &RevocationError::List(Place::WorkloadApi.to_string(), error));
+                    Unproven::read(der.clone()).map_err(unreadable).ok()
+                };
+                (source.pending, source.is_new) = (material.lists.iter().filter_map(read).collect(), true);
+            }
+            let changed = self.find_authorities(&material);
+            self.material = Some(material);
+            is_change |= self.take_in(&changed, shared);
+        } else {
+            is_change |= self.take_in(&BTreeSet::new(), shared);
+        }
+        is_change.then(|| self.publish(reads_files, shared))
+    }
+
+    fn publish(&self, is_news: bool, shared: &Shared) -> Revocation {
+        let revocation = self.build();
+        let lists = revocation.domains.values().map(|domain| domain.lists.len()).sum();
+        let denied = revocation.denied.len();
+        if lists > 0 || self.is_configured() {
+            shared.audit.record(self.event(lists, denied));
+            if is_news {
+                tracing::info!(event = event::REVOCATION_CHANGED, lists, denied, "revocation has changed");
+            }
+        }
+        revocation
     }
 
     /// What is in force, for the audit log.
     fn event(&self, lists: usize, denied: usize) -> NewEvent {
-        let of_lists = self.sources.iter().filter(|source| !source.bytes.is_empty()).map(|source| match &source.place {
-            Place::File(file) => FileDigest::new(&file.display().to_string(), &source.bytes),
-            Place::Url(url) => FileDigest::new(&url.to_string(), &source.bytes),
-        });
+        let of_lists = self.sources.iter().filter_map(|source| source.found.clone());
         let of_denials = self
             .config
             .deny_lists
@@ -265,21 +349,18 @@ impl RevocationSource {
         NewEvent::RevocationChanged { lists: lists as u64, denied: denied as u64, files: of_lists.chain(of_denials).collect() }
     }
 
-    /// Reads what files hold now. Whether a deny list has changed; lists are still to be taken in.
-    fn look_at_files(&mut self, shared: &Shared) -> bool {
-        let (mut changed, mut read_anew) = (false, false);
+    /// Reads what files hold now; lists are still to be taken in. Whether a deny list has changed, and whether others may sign lists.
+    fn look_at_files(&mut self, shared: &Shared) -> (bool, bool) {
+        let (mut changed, mut signers_change, mut read_anew) = (false, false, false);
         for source in &mut self.sources {
             let Place::File(file) = &source.place else { continue };
-            let read = read(file).and_then(|bytes| {
-                if bytes == source.bytes {
-                    return Ok(None);
+            match source.look(file) {
+                Ok((digest, _)) if source.found.as_ref() == Some(&digest) => {}
+                Ok((digest, content)) => {
+                    signers_change |= source.authorities != content.authorities;
+                    source.take(digest, content);
+                    read_anew = true;
                 }
-                let content = Content::read(&bytes).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
-                Ok(Some((bytes, content)))
-            });
-            match read {
-                Ok(Some((bytes, content))) => (source.bytes, source.content, source.is_new, read_anew) = (bytes, content, true, true),
-                Ok(None) => {}
                 Err(error) => trouble(shared, &error),
             }
         }
@@ -293,7 +374,30 @@ impl RevocationSource {
         if changed || read_anew {
             shared.telemetry.metrics.revocation_reloads(true).inc();
         }
-        changed
+        (changed, signers_change)
+    }
+}
+
+impl Source {
+    fn new(domain: Option<&TrustDomain>, place: Place) -> Self {
+        let (pending, authorities) = (Vec::new(), Vec::new());
+        Self { domain: domain.cloned(), place, found: None, pending, authorities, is_new: false, is_refused: false }
+    }
+
+    fn take(&mut self, digest: FileDigest, content: Content) {
+        (self.found, self.pending, self.authorities) = (Some(digest), content.lists, content.authorities);
+        (self.is_new, self.is_refused) = (true, false);
+    }
+
+    /// Reads its file; what is in it already is not looked at again.
+    fn look(&self, file: &Path) -> Result<(FileDigest, Content), RevocationError> {
+        let bytes = read(file)?;
+        let digest = FileDigest::new(&file.display().to_string(), &bytes);
+        if self.found.as_ref() == Some(&digest) {
+            return Ok((digest, Content::default()));
+        }
+        let content = Content::read(bytes).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
+        Ok((digest, content))
     }
 }
 
@@ -301,7 +405,8 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(file) => write!(f, "{}", file.display()),
-            Self::Url(url) => write!(f, "{url}"),
+            Self::Url(url, _) => write!(f, "{url}"),
+            Self::WorkloadApi => f.write_str("the Workload API"),
         }
     }
 }
@@ -313,38 +418,7 @@ fn trouble(shared: &Shared, error: &RevocationError) {
 
 /// The bytes of a file, whatever is in it.
 fn read(file: &Path) -> Result<Vec<u8>, RevocationError> {
-    sidegate_config::file::read(file, LONGEST).map_err(|e| match e.kind() {
-        std::io::ErrorKind::FileTooLarge => RevocationError::TooLong(file.display().to_string()),
-        _ => RevocationError::Read(file.to_owned(), e),
-    })
-}
-
-/// Takes in one list, if one of `authorities` has signed it. Whether it is another than the one that was known.
-fn take_in_one(
-    proven: &mut Vec<(Arc<List>, Key)>,
-    list: &Arc<List>,
-    authorities: &Authorities,
-    place: &Place,
-) -> Result<bool, RevocationError> {
-    let because = |error: fn(String, String) -> RevocationError| Err(error(place.to_string(), list.issuer.clone()));
-    if list.is_of_the_future(unix_now()) {
-        return because(RevocationError::Future);
-    }
-    let Some(signer) = list.signer(authorities) else { return because(RevocationError::NotSigned) };
-    let count = proven.len();
-    match proven.iter_mut().find(|(known, by)| by == signer && known.has_scope_of(list)) {
-        Some((known, _)) if known.is_same(list) => Ok(false),
-        Some((known, _)) if known.this_update > list.this_update => because(RevocationError::Older),
-        Some((known, _)) => {
-            *known = list.clone();
-            Ok(true)
-        }
-        None if count >= MOST_LISTS => because(RevocationError::TooMany),
-        None => {
-            proven.push((list.clone(), signer.clone()));
-            Ok(true)
-        }
-    }
+    sidegate_config::file::read(file, LONGEST).map_err(|e| RevocationError::Read(file.to_owned(), e))
 }
 
 /// The text of a deny list, and what it says.
@@ -375,27 +449,29 @@ fn backoff(failures: u32, refresh: Duration) -> Duration {
     (AGAIN * 2_u32.saturating_pow(failures.clamp(1, 10) - 1)).min(refresh.max(AGAIN))
 }
 
-/// Fetches a list again and again, and hands on what can be read.
+/// Fetches a list again and again, and hands on what can be read. Also at once, `again`: where others may sign lists than before.
 async fn keep_fetching(
     index: usize,
     url: CollectorAddress,
+    again: Arc<Notify>,
     refresh: Duration,
     shared: Arc<Shared>,
-    answers: mpsc::Sender<(usize, Vec<u8>, Content)>,
+    answers: mpsc::Sender<Answer>,
 ) {
     let mut failures = 0_u32;
     loop {
-        let wait = match fetch(&url, shared.settings.mark, LONGEST).await.and_then(|bytes| {
-            let content = Content::read(&bytes).map_err(|e| e.to_string())?;
-            Ok((bytes, content))
-        }) {
-            Ok((bytes, content)) => {
+        let fetched = match fetch(&url, shared.settings.mark, LONGEST).await {
+            Ok(bytes) => read_answer(url.to_string(), bytes).await,
+            Err(why) => Err(why),
+        };
+        let wait = match fetched {
+            Ok((digest, content)) => {
                 let next_update = content.lists.iter().map(|list| list.next_update).min();
-                if answers.send((index, bytes, content)).await.is_err() {
+                if answers.send((index, digest, content)).await.is_err() {
                     return;
                 }
                 // In good time: a tenth of what is left. One that has expired already is asked for as if it had failed.
-                let left = next_update.map_or(0, |at| u64::try_from(at - unix_now()).unwrap_or(0));
+                let left = next_update.map_or(0, |at| u64::try_from(at.saturating_sub(unix_now())).unwrap_or(0));
                 failures = if left == 0 { failures.saturating_add(1) } else { 0 };
                 if left == 0 { backoff(failures, refresh) } else { refresh.min(Duration::from_secs(left).mul_f64(0.9)).max(AGAIN) }
             }
@@ -406,6 +482,16 @@ async fn keep_fetching(
             }
         };
         // So that a thousand sidecars do not ask at the same moment.
-        sleep(wait.mul_f64(0.9 + 0.1 * fastrand::f64())).await;
+        let _ = timeout(wait.mul_f64(0.9 + 0.1 * fastrand::f64()), again.notified()).await;
     }
 }
+
+/// Reads what a URL has answered, on a thread of its own.
+async fn read_answer(url: String, bytes: Vec<u8>) -> Result<(FileDigest, Content), String> {
+    let read = move || (FileDigest::new(&url, &bytes), Content::read(bytes));
+    let (digest, content) = aside("revocation", read, || {}).await.map_err(|e| e.to_string())?;
+    Ok((digest, content.map_err(|e| e.to_string())?))
+}
+
+#[cfg(test)]
+mod tests;

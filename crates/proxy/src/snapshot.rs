@@ -70,9 +70,6 @@ impl Tls {
                 return None;
             }
         };
-        for unused in context.trust().unused_lists() {
-            tracing::error!(event = event::REVOCATION_TROUBLE, "of the revocation lists that came with the trust bundles: {unused}");
-        }
         Some(Self {
             local_id: material.svid.id.to_string().into(),
             id: material.svid.id.clone(),

@@ -1,33 +1,34 @@
 //! Who is not to be trusted any more, although its certificate is valid: revocation lists (RFC 5280 §5) and deny lists.
 //!
-//! A list counts when a CA of the bundle has signed it, or one below them whose certificate is known. That is found out once, when
-//! trust bundles or lists change, and not with each chain: a list may have 16 MiB.
+//! A list counts when a CA of the bundle has signed it, or one below them whose certificate is known. That is found out once, before
+//! anything but its issuer's name is read: a list may have 16 MiB, and ten times that when its entries can be looked up.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
+pub use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{SubjectPublicKeyInfoDer, UnixTime};
 use sidegate_config::schema::{Denied, Depth, Unsure};
 use sidegate_core::{CertificateFacts, Reason, RevocationStatus, SpiffeId, TrustDomain, printable};
 use sidegate_identity::Bundle;
 use webpki::{Cert, EndEntityCert, Error, RawPublicKeyEntity, VerifiedPath};
-use x509_parser::asn1_rs::Any;
+use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{OID_X509_EXT_DELTA_CRL_INDICATOR, OID_X509_EXT_ISSUER, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT};
-use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate, X509Name, X509Version};
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use crate::path::key_ids;
 use crate::work::Signed;
 
 /// How far a list's beginning may lie in the future, since clocks differ.
 const LEEWAY: i64 = 300;
 /// Lists and certificates in one text.
 const MOST_SECTIONS: usize = 1024;
-/// Signers that a list remembers of having been asked for.
-const MOST_ASKED: usize = 64;
+/// Lists of one trust domain: one for each of its CAs, or some where they are divided.
+pub const MOST_LISTS: usize = 1024;
 
 /// Everything that is known of revocation at one time.
 #[derive(Debug, Default)]
@@ -38,13 +39,11 @@ pub struct Revocation {
     pub denied: Vec<Denied>,
 }
 
-/// The lists of one trust domain. Of those by one CA for one purpose the newest counts.
-#[derive(Debug)]
+/// The lists of one trust domain.
+#[derive(Debug, Clone)]
 pub struct DomainLists {
     /// The lists; none if none could be had.
-    pub lists: Vec<Arc<List>>,
-    /// Certificates of CAs that may have signed lists, beside those of the bundle.
-    pub authorities: Vec<CertificateDer<'static>>,
+    pub lists: ProvenLists,
     /// How much of a chain is looked up.
     pub depth: Depth,
     /// What becomes of a peer of whom no list says anything.
@@ -53,25 +52,192 @@ pub struct DomainLists {
     pub on_expired: Unsure,
 }
 
+impl DomainLists {
+    /// For a trust domain that is not configured, whose lists came with its bundle: nobody has promised one by each CA, nor that there is
+    /// always a new one in time. So only who is on a list is refused; what is not sure is on record.
+    #[must_use]
+    pub fn unconfigured() -> Self {
+        let (on_unknown, on_expired) = (Unsure::Allow, Unsure::Allow);
+        Self { lists: ProvenLists::default(), depth: Depth::default(), on_unknown, on_expired }
+    }
+}
+
+/// Lists whose signatures are good, each with the key that made it. Of those by one key for the same certificates the newest counts, and it
+/// stays until a newer one comes.
+#[derive(Debug, Clone, Default)]
+pub struct ProvenLists(Vec<(Arc<List>, Key)>);
+
+/// Why a list is not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// By the clock of whoever signed it, or of this host, it is not made yet.
+    #[error("is of the future; compare this host's clock with the issuer's")]
+    Future,
+    /// Nobody who may has signed it.
+    #[error(
+        "is signed by no CA of the trust domain's bundle; if an intermediate CA has signed it, add that one's certificate to a file of \
+         `revocation.trustDomains[].files`"
+    )]
+    NotSigned,
+    /// An older list than the one that is known: somebody plays it back, or a mirror lags behind.
+    #[error("was made before the one in use")]
+    Older,
+    /// There are more lists than a trust domain has.
+    #[error("is one too many: {MOST_LISTS} are known of the trust domain")]
+    TooMany,
+    /// It is signed, and can't be used.
+    #[error("can't be used: {0}")]
+    Unusable(#[from] ListError),
+}
+
+impl ProvenLists {
+    /// Takes in a list if one of `authorities` has signed it; only then its entries are read. Whether that changes what is known.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub fn take_in(&mut self, list: &Unproven, authorities: &Authorities, now: i64) -> Result<bool, NotTaken> {
+        if self.0.iter().any(|(known, _)| known.sha256 == list.sha256) {
+            return Ok(false);
+        }
+        let Some(signer) = list.signer(authorities) else { return Err(NotTaken::NotSigned) };
+        if list.is_of_the_future(now) {
+            return Err(NotTaken::Future);
+        }
+        let list = List::parse(&list.der)?;
+        match self.0.iter_mut().find(|(known, by)| by == signer && known.has_scope_of(&list)) {
+            Some((known, _)) if known.this_update > list.this_update => return Err(NotTaken::Older),
+            Some((known, _)) => *known = Arc::new(list),
+            None => {
+                if self.0.len() >= MOST_LISTS {
+                    // Of a CA that has long been replaced.
+                    let oldest = self.0.iter().enumerate().filter(|(_, (known, _))| known.next_update <= now);
+                    let Some((at, _)) = oldest.min_by_key(|(_, (known, _))| known.next_update) else { return Err(NotTaken::TooMany) };
+                    self.0.swap_remove(at);
+                }
+                self.0.push((Arc::new(list), signer.clone()));
+            }
+        }
+        Ok(true)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// When the first of them expires that has not.
+    fn next_expiry(&self, now: i64) -> Option<i64> {
+        self.0.iter().map(|(list, _)| list.next_update).filter(|end| *end > now).min()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A list of which is not known yet who has signed it: its bytes, and what is read to find that out.
+#[derive(Debug)]
+pub struct Unproven {
+    der: Vec<u8>,
+    sha256: [u8; 32],
+    /// The contents of the issuer's name.
+    issuer_name: Vec<u8>,
+    /// The issuer's name, for people.
+    pub issuer: String,
+    /// When it says that it was made, in seconds since the epoch.
+    pub this_update: i64,
+    /// When it says that the next one is due.
+    pub next_update: i64,
+}
+
+impl Unproven {
+    /// A list in DER.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn read(der: Vec<u8>) -> Result<Self, ListError> {
+        let head = Head::read(&der).ok_or_else(|| ListError::Unreadable("it is no CertificateList of RFC 5280 §5.1".to_owned()))?;
+        let issuer = X509Name::from_der(head.issuer).map_err(|e| ListError::Unreadable(printable(&e.to_string())))?.1;
+        let issuer = printable(&issuer.to_string());
+        let next_update = head.next_update.ok_or_else(|| ListError::Endless(issuer.clone()))?;
+        let (issuer_name, this_update) = (contents(head.issuer).to_vec(), head.this_update);
+        Ok(Self { sha256: sha256(&der), issuer_name, issuer, this_update, next_update, der })
+    }
+
+    /// Whether all of it can be used, if somebody has signed it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), ListError> {
+        List::parse(&self.der).map(drop)
+    }
+
+    /// Whether it says that it was made later than `now`, by more than clocks differ.
+    #[must_use]
+    pub fn is_of_the_future(&self, now: i64) -> bool {
+        self.this_update > now.saturating_add(LEEWAY)
+    }
+
+    /// The key of the one of `authorities` that has signed it.
+    fn signer<'a>(&self, authorities: &'a Authorities) -> Option<&'a Key> {
+        let signed = Signed::read(&self.der)?;
+        let has_signed = |key: &Key| {
+            RawPublicKeyEntity::try_from(&key.der)
+                .and_then(|key| signed.is_by(|algorithm, message, signature| key.verify_signature(algorithm, message, signature)))
+                .is_ok()
+        };
+        authorities.0.iter().find(|ca| ca.subject == self.issuer_name && has_signed(&ca.key)).map(|ca| &ca.key)
+    }
+}
+
+/// What comes first in a list (RFC 5280 §5.1.2); what follows is stepped over.
+struct Head<'a> {
+    issuer: &'a [u8],
+    this_update: i64,
+    next_update: Option<i64>,
+}
+
+impl<'a> Head<'a> {
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let sequence = |der: &'a [u8]| Any::from_der(der).ok().filter(|(_, any)| any.tag() == Tag::Sequence);
+        let (rest, list) = sequence(der)?;
+        let (signature, signed) = sequence(list.data)?;
+        // The signature's algorithm and itself.
+        let (bits, _) = sequence(signature)?;
+        let (end, _) = Any::from_der(bits).ok().filter(|(_, any)| any.tag() == Tag::BitString)?;
+        if !rest.is_empty() || !end.is_empty() {
+            return None;
+        }
+        let (rest, first) = Any::from_der(signed.data).ok()?;
+        // Without a version, which is not for us to refuse, the algorithm is the first.
+        let (issuer, _) = if first.tag() == Tag::Integer { sequence(rest)? } else { (rest, first) };
+        let (rest, _) = sequence(issuer)?;
+        let (rest, this_update) = ASN1Time::from_der(rest).ok()?;
+        let next_update = ASN1Time::from_der(rest).ok().map(|(_, at)| at.timestamp());
+        Some(Self { issuer, this_update: this_update.timestamp(), next_update })
+    }
+}
+
+fn sha256(der: &[u8]) -> [u8; 32] {
+    digest::digest(&digest::SHA256, der).as_ref().try_into().unwrap_or_default()
+}
+
 /// One revocation list.
 #[derive(Debug)]
 pub struct List {
-    der: Vec<u8>,
+    sha256: [u8; 32],
     /// The contents of the issuer's name.
     issuer_name: Vec<u8>,
-    /// With which key it says that it is signed.
-    key_id: Option<Vec<u8>>,
     scope: Scope,
     /// Serial numbers without leading zeros.
     revoked: HashSet<Box<[u8]>>,
-    /// Which keys have signed it, and which have not: contents of SubjectPublicKeyInfo.
-    asked: Mutex<Vec<(Vec<u8>, bool)>>,
     /// When it was made, in seconds since the epoch.
-    pub this_update: i64,
-    /// When the next one is due.
-    pub next_update: i64,
-    /// The issuer's name, for people.
-    pub issuer: String,
+    this_update: i64,
+    /// When the next one is due: from then on it has expired.
+    next_update: i64,
 }
 
 /// Which certificates of its issuer a list is about: its issuing distribution point (RFC 5280 §5.2.5).
@@ -81,7 +247,7 @@ struct Scope {
     der: Option<Vec<u8>>,
     users_only: bool,
     cas_only: bool,
-    /// Where it is published; a certificate that names such places has to name one of these.
+    /// Where it is published: it is about certificates that name one of these.
     places: Vec<String>,
 }
 
@@ -103,7 +269,7 @@ pub enum ListError {
 #[derive(Debug, Default)]
 pub struct Content {
     /// Its lists.
-    pub lists: Vec<Arc<List>>,
+    pub lists: Vec<Unproven>,
     /// Certificates of CAs that came with them.
     pub authorities: Vec<CertificateDer<'static>>,
 }
@@ -113,15 +279,15 @@ impl Content {
     ///
     /// # Errors
     /// The first part that can't be read.
-    pub fn read(text: &[u8]) -> Result<Self, ListError> {
+    pub fn read(text: Vec<u8>) -> Result<Self, ListError> {
         let unreadable = |e: String| ListError::Unreadable(printable(&e));
         if !text.trim_ascii_start().starts_with(b"-----BEGIN") {
-            return Ok(Self { lists: vec![Arc::new(List::parse(text)?)], authorities: Vec::new() });
+            return Ok(Self { lists: vec![Unproven::read(text)?], authorities: Vec::new() });
         }
         let mut found = Self::default();
-        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text).take(MOST_SECTIONS) {
+        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&text).take(MOST_SECTIONS) {
             match section.map_err(|e| unreadable(e.to_string()))? {
-                (SectionKind::Crl, der) => found.lists.push(Arc::new(List::parse(&der)?)),
+                (SectionKind::Crl, der) => found.lists.push(Unproven::read(der)?),
                 (SectionKind::Certificate, der) => found.authorities.push(der.into()),
                 _ => {}
             }
@@ -136,7 +302,7 @@ impl List {
     ///
     /// # Errors
     /// Why it is none, or can't be used.
-    pub fn parse(der: &[u8]) -> Result<Self, ListError> {
+    fn parse(der: &[u8]) -> Result<Self, ListError> {
         let unreadable = |e: String| ListError::Unreadable(printable(&e));
         let (rest, parsed) = CertificateRevocationList::from_der(der).map_err(|e| unreadable(e.to_string()))?;
         if !rest.is_empty() {
@@ -148,7 +314,7 @@ impl List {
             return Err(unsupported("it is not of version 2"));
         }
         let next_update = parsed.next_update().ok_or_else(|| ListError::Endless(issuer.clone()))?.timestamp();
-        let (mut key_id, mut scope) = (None, Scope::default());
+        let mut scope = Scope::default();
         for extension in parsed.extensions() {
             match extension.parsed_extension() {
                 _ if extension.oid == OID_X509_EXT_DELTA_CRL_INDICATOR => return Err(unsupported("it is a delta list")),
@@ -159,8 +325,7 @@ impl List {
                 _ if extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT => {
                     return Err(unsupported("its issuing distribution point can't be read"));
                 }
-                ParsedExtension::AuthorityKeyIdentifier(id) => key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec()),
-                ParsedExtension::CRLNumber(_) => {}
+                ParsedExtension::AuthorityKeyIdentifier(_) | ParsedExtension::CRLNumber(_) => {}
                 _ if extension.critical => return Err(unsupported("it has a critical extension that is not understood")),
                 _ => {}
             }
@@ -176,65 +341,26 @@ impl List {
             revoked.insert(number(entry.raw_serial()).into());
         }
         Ok(Self {
-            der: der.to_vec(),
+            sha256: sha256(der),
             issuer_name: contents(parsed.issuer().as_raw()).to_vec(),
-            key_id,
             scope,
             revoked,
-            asked: Mutex::default(),
             this_update: parsed.last_update().timestamp(),
             next_update,
-            issuer,
         })
     }
 
-    /// Whether it says that it was made later than `now`, by more than clocks differ.
-    #[must_use]
-    pub fn is_of_the_future(&self, now: i64) -> bool {
-        self.this_update > now.saturating_add(LEEWAY)
-    }
-
-    /// The key of the one of `authorities` that has signed it.
-    #[must_use]
-    pub fn signer<'a>(&self, authorities: &'a Authorities) -> Option<&'a Key> {
-        authorities.0.iter().find(|ca| ca.may_have_signed(self) && self.is_signed_by(&ca.key)).map(|ca| &ca.key)
-    }
-
     /// Whether it is about the same certificates of an issuer of the same name as `other`.
-    #[must_use]
-    pub fn has_scope_of(&self, other: &Self) -> bool {
+    fn has_scope_of(&self, other: &Self) -> bool {
         self.issuer_name == other.issuer_name && self.scope.der == other.scope.der
     }
 
-    /// Whether it is the same list.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.der == other.der
-    }
-
-    fn is_signed_by(&self, key: &Key) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, is_signed)) = asked.iter().find(|(known, _)| *known == key.contents) {
-            return *is_signed;
-        }
-        let is_signed = Signed::read(&self.der).is_some_and(|signed| {
-            RawPublicKeyEntity::try_from(&key.der)
-                .and_then(|key| signed.is_by(|algorithm, message, signature| key.verify_signature(algorithm, message, signature)))
-                .is_ok()
-        });
-        if asked.len() >= MOST_ASKED {
-            asked.clear();
-        }
-        asked.push((key.contents.clone(), is_signed));
-        is_signed
-    }
-
-    /// Whether it is about a certificate of its issuer.
+    /// Whether a certificate of its issuer that is not on it is good. One that names no place, or others, may be on another part.
     fn covers(&self, certificate: &Cert<'_>, is_leaf: bool) -> bool {
         if self.scope.cas_only && is_leaf || self.scope.users_only && !is_leaf {
             return false;
         }
-        self.scope.places.is_empty() || places(certificate).is_none_or(|named| named.iter().any(|place| self.scope.places.contains(place)))
+        self.scope.places.is_empty() || places(certificate).is_some_and(|named| named.iter().any(|place| self.scope.places.contains(place)))
     }
 }
 
@@ -283,15 +409,14 @@ fn places(certificate: &Cert<'_>) -> Option<Vec<String>> {
 }
 
 /// Those who may sign lists of a trust domain.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Authorities(Vec<Ca>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Ca {
     /// The contents of its name.
     subject: Vec<u8>,
     key: Key,
-    key_id: Option<Vec<u8>>,
 }
 
 /// A public key.
@@ -333,12 +458,7 @@ impl Ca {
         let certificate = EndEntityCert::try_from(der).ok()?;
         let der_key = certificate.subject_public_key_info();
         let key = Key { contents: contents(&der_key).to_vec(), der: der_key };
-        Some(Self { subject: certificate.subject().to_vec(), key, key_id: key_ids(der).0 })
-    }
-
-    fn may_have_signed(&self, list: &List) -> bool {
-        let is_other_key = self.key_id.as_ref().zip(list.key_id.as_ref()).is_some_and(|(ours, wanted)| ours != wanted);
-        self.subject == list.issuer_name && !is_other_key
+        Some(Self { subject: certificate.subject().to_vec(), key })
     }
 }
 
@@ -359,40 +479,10 @@ fn number(serial: &[u8]) -> &[u8] {
     &serial[zeros..]
 }
 
-/// Lists whose signatures are known to be good, and the keys that made them.
-#[derive(Debug)]
-pub(crate) struct InForce {
-    lists: Vec<(Arc<List>, Key)>,
-    depth: Depth,
-    on_unknown: Unsure,
-    on_expired: Unsure,
-}
-
-impl InForce {
-    /// Those of `domain` that one of `authorities` has signed.
-    pub(crate) fn of(domain: &DomainLists, authorities: &Authorities, now: i64) -> Self {
-        let mut in_force = Self { lists: Vec::new(), depth: domain.depth, on_unknown: domain.on_unknown, on_expired: domain.on_expired };
-        domain.lists.iter().for_each(|list| in_force.add(list, authorities, now));
-        in_force
-    }
-
-    /// For lists that came with the bundle: nobody has promised one by each CA, so that who is on none passes, and its record says so.
-    pub(crate) fn unconfigured() -> Self {
-        Self { lists: Vec::new(), depth: Depth::default(), on_unknown: Unsure::Allow, on_expired: Unsure::default() }
-    }
-
-    pub(crate) fn add(&mut self, list: &Arc<List>, authorities: &Authorities, now: i64) {
-        let Some(signer) = list.signer(authorities).filter(|_| !list.is_of_the_future(now)) else { return };
-        match self.lists.iter_mut().find(|(known, by)| by == signer && known.has_scope_of(list)) {
-            Some((known, _)) if known.this_update <= list.this_update => *known = list.clone(),
-            Some(_) => {}
-            None => self.lists.push((list.clone(), signer.clone())),
-        }
-    }
-
-    /// Until when what they say of a good peer holds: the next one that is due.
+impl DomainLists {
+    /// The last moment for which what they say of a good peer holds.
     pub(crate) fn hold_until(&self, now: i64) -> i64 {
-        self.lists.iter().map(|(list, _)| list.next_update).filter(|end| *end >= now).min().unwrap_or(i64::MAX)
+        self.lists.next_expiry(now).map_or(i64::MAX, |end| end - 1)
     }
 
     /// What they say of a path whose signatures are verified.
@@ -425,14 +515,14 @@ impl InForce {
 
     /// Of one certificate, signed with `key`. Who is on a list is refused, also if that has expired.
     fn judge_one(&self, certificate: &Cert<'_>, is_leaf: bool, key: &[u8], now: i64) -> Result<(), Error> {
-        let asked = self
-            .lists
-            .iter()
-            .filter(|(list, by)| by.contents == key && list.issuer_name == certificate.issuer() && list.covers(certificate, is_leaf));
+        let asked = self.lists.0.iter().filter(|(list, by)| by.contents == key && list.issuer_name == certificate.issuer());
         let mut until = None;
         for (list, _) in asked {
             if list.revoked.contains(number(certificate.serial())) {
                 return Err(Error::CertRevoked);
+            }
+            if !list.covers(certificate, is_leaf) {
+                continue;
             }
             until = until.max(Some(list.next_update));
         }
@@ -465,7 +555,7 @@ impl Revocation {
     /// When the first list that is needed expires: from then on peers may be judged differently.
     #[must_use]
     pub fn next_expiry(&self, now: i64) -> Option<i64> {
-        self.domains.values().flat_map(|domain| &domain.lists).map(|list| list.next_update).filter(|end| *end > now).min()
+        self.domains.values().filter_map(|domain| domain.lists.next_expiry(now)).min()
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sidegate_core::{CertificateFacts, Reason, RevocationStatus, SpiffeId, TrustDomain, parse_canonical, printable};
-use sidegate_identity::{Bundle, Material, foreign_signing_name, unix_now, uri_names};
+use sidegate_identity::{Bundle, Material, foreign_signing_name, uri_names};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use crate::path::{self, Anchor};
-use crate::revocation::{self, Authorities, InForce, List, Revocation};
+use crate::revocation::{self, Revocation};
 use crate::verified;
 use crate::work;
 
@@ -41,10 +41,6 @@ pub struct TrustStore {
     /// What tells it from every other, so that what one has verified is never taken for another's.
     id: u64,
     domains: BTreeMap<TrustDomain, Vec<Anchor>>,
-    lists: BTreeMap<TrustDomain, InForce>,
-    /// Who may sign lists.
-    list_signers: BTreeMap<TrustDomain, Authorities>,
-    unused_lists: Vec<String>,
     revocation: Arc<Revocation>,
 }
 
@@ -90,76 +86,20 @@ impl TrustStore {
     /// The bundles of `material`, and who is revoked all the same.
     #[must_use]
     pub fn with(material: &Material, revocation: Arc<Revocation>) -> Self {
-        let own: Vec<CertificateDer<'_>> = material.svid.certified_key.cert.iter().skip(1).cloned().collect();
-        let mut store = Self::build(&material.bundles, revocation, Some((material.svid.id.trust_domain(), &own)));
-        store.take_in(material);
-        store
+        Self::build(&material.bundles, revocation)
     }
 
     /// These bundles, of whose peers nobody is revoked.
     #[must_use]
     pub fn of(bundles: &BTreeMap<TrustDomain, Bundle>) -> Self {
-        Self::build(bundles, Arc::default(), None)
+        Self::build(bundles, Arc::default())
     }
 
-    /// `own` are the CAs between our SVID and the bundle of its trust domain.
-    fn build(
-        bundles: &BTreeMap<TrustDomain, Bundle>,
-        revocation: Arc<Revocation>,
-        own: Option<(&TrustDomain, &[CertificateDer<'_>])>,
-    ) -> Self {
-        let now = unix_now();
-        let (mut domains, mut lists, mut list_signers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for (trust_domain, bundle) in bundles {
-            let anchors: Vec<Anchor> = bundle.authorities.iter().filter_map(Anchor::new).collect();
-            domains.insert(trust_domain.clone(), anchors);
-            let domain = revocation.domains.get(trust_domain);
-            let own = own.filter(|(ours, _)| *ours == trust_domain).map_or(&[][..], |(_, own)| own);
-            let of_lists = domain.map_or(&[][..], |domain| &domain.authorities);
-            let authorities = Authorities::of(bundle, &[of_lists, own].concat());
-            if let Some(domain) = domain {
-                lists.insert(trust_domain.clone(), InForce::of(domain, &authorities, now));
-            }
-            list_signers.insert(trust_domain.clone(), authorities);
-        }
+    fn build(bundles: &BTreeMap<TrustDomain, Bundle>, revocation: Arc<Revocation>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains, lists, list_signers, unused_lists: Vec::new(), revocation }
-    }
-
-    /// Takes in the lists that came with the bundles: each counts for the trust domain whose CA has signed it, by the rules that are
-    /// configured for that, or else by those of [`InForce::unconfigured`].
-    fn take_in(&mut self, material: &Material) {
-        let now = unix_now();
-        for der in &material.lists {
-            let list = match List::parse(der) {
-                Ok(list) if list.is_of_the_future(now) => {
-                    self.unused_lists.push(format!("the list by `{}` is of the future", list.issuer));
-                    continue;
-                }
-                Ok(list) => Arc::new(list),
-                Err(error) => {
-                    self.unused_lists.push(error.to_string());
-                    continue;
-                }
-            };
-            let mut is_signed = false;
-            for (trust_domain, authorities) in &self.list_signers {
-                if list.signer(authorities).is_some() {
-                    is_signed = true;
-                    let in_force = self.lists.entry(trust_domain.clone()).or_insert_with(InForce::unconfigured);
-                    in_force.add(&list, authorities, now);
-                }
-            }
-            if !is_signed {
-                self.unused_lists.push(format!("the list by `{}` is signed by no CA of any bundle", list.issuer));
-            }
-        }
-    }
-
-    /// Why lists that came with the bundles are of no use.
-    #[must_use]
-    pub fn unused_lists(&self) -> &[String] {
-        &self.unused_lists
+        let anchors = |bundle: &Bundle| bundle.authorities.iter().filter_map(Anchor::new).collect();
+        let domains = bundles.iter().map(|(trust_domain, bundle)| (trust_domain.clone(), anchors(bundle))).collect();
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains, revocation }
     }
 
     /// As [`verify`], but a chain that this thread has verified before is not verified again while it is valid.
@@ -378,7 +318,7 @@ fn path_rules(
     // them: webpki looks on when this says no. What the first broke is what is reported.
     let broken = RefCell::new(None);
     let found = Cell::new(None);
-    let lists = trust.lists.get(domain);
+    let lists = trust.revocation.domains.get(domain);
     let keeps_rules = |path: &VerifiedPath<'_>| {
         let same = |a: &&Anchor| {
             a.anchor.subject == path.anchor().subject && a.anchor.subject_public_key_info == path.anchor().subject_public_key_info

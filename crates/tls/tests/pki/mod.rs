@@ -12,6 +12,7 @@ pub(crate) use anybody::TrustsAnybody;
 pub(crate) use cert::{
     Ca, Extension, Name, Spec, Usage, basic_constraints, extended_key_usage, key_usage, name_constraints, names, oid, raw, unknown,
 };
+pub(crate) use der::{sequence, tlv};
 pub(crate) use world::{ID, World, fixture, mark, signing_key};
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};

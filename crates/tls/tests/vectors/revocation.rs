@@ -8,15 +8,15 @@ use rcgen::{
     DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
-use sidegate_config::schema::{Depth, Unsure};
+use sidegate_config::schema::Unsure;
 use sidegate_core::{Reason, RevocationStatus, TrustDomain};
 use sidegate_identity::{Bundle, unix_now};
-use sidegate_tls::revocation::{Authorities, Content, DomainLists, List, Revocation};
+use sidegate_tls::revocation::{Authorities, Content, DomainLists, ListError, NotTaken, ProvenLists, Revocation, Unproven};
 use sidegate_tls::{Role, TrustStore};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::pki::{Ca, ID, Spec, World};
+use crate::pki::{Ca, Extension, ID, Spec, World, raw, sequence, tlv};
 use crate::verdict::judge;
 
 /// A list that can be made as one likes.
@@ -64,10 +64,14 @@ impl<'a> Wanted<'a> {
 }
 
 fn trusting(world: &World, lists: &[Vec<u8>], authorities: Vec<CertificateDer<'static>>, on_unknown: Unsure) -> TrustStore {
-    let lists = lists.iter().map(|der| Arc::new(List::parse(der).unwrap())).collect();
-    let domain = DomainLists { lists, authorities, depth: Depth::Chain, on_unknown, on_expired: Unsure::Reject };
+    let trust_domain = TrustDomain::new("prod.example").unwrap();
+    let authorities = Authorities::of(&world.bundles[&trust_domain], &authorities);
+    let mut domain = DomainLists { on_unknown, on_expired: Unsure::Reject, ..DomainLists::unconfigured() };
+    for der in lists {
+        let _ = domain.lists.take_in(&Unproven::read(der.clone()).unwrap(), &authorities, unix_now());
+    }
     let mut revocation = Revocation::default();
-    revocation.domains.insert(TrustDomain::new("prod.example").unwrap(), domain);
+    revocation.domains.insert(trust_domain, domain);
     TrustStore::with(&world.material(ID), Arc::new(revocation))
 }
 
@@ -77,6 +81,16 @@ fn verdict(chain: &[CertificateDer<'static>], trust: &TrustStore) -> Result<Revo
 
 fn leaf(world: &World, by: &Ca) -> CertificateDer<'static> {
     Spec::leaf(ID).signed_by(by, &world.leaf_key)
+}
+
+/// Who says that lists about it are at `uri`.
+fn named(uri: &str) -> Extension {
+    let point = tlv(0xa0, &tlv(0xa0, &tlv(0x86, uri.as_bytes())));
+    raw(&[0x55, 0x1d, 0x1f], sequence(&[sequence(&[point])]))
+}
+
+fn take_in(known: &mut ProvenLists, der: &[u8], authorities: &Authorities) -> Result<bool, NotTaken> {
+    known.take_in(&Unproven::read(der.to_vec()).unwrap(), authorities, unix_now())
 }
 
 /// None of these hides the good list, or says anything of a peer, and with `onUnknown: allow` the revoked one stays out.
@@ -113,15 +127,23 @@ fn a_list_that_no_ca_of_the_bundle_has_signed_counts_for_nothing() {
 fn parts_of_a_list_lie_side_by_side() {
     let world = World::new();
     let inner = Ca::under(&world.ours, &Spec::ca("inner"));
-    let (one, other, good) = (leaf(&world, &world.ours), leaf(&world, &world.ours), leaf(&world, &world.ours));
+    let at = |uri| Spec::leaf(ID).with(named(uri)).signed_by(&world.ours, &world.leaf_key);
+    let (one, other, good) = (at("http://a/1"), at("http://a/2"), at("http://a/2"));
     let below = vec![leaf(&world, &inner), inner.der.clone()];
     let shard = |uri, made, revoked| Wanted { made, revoked, scope: Some((uri, None)), ..Wanted::by(&world.ours) }.der();
     let shards = [shard("http://a/1", -600, vec![&one]), shard("http://a/2", -10, vec![&other])];
     let trust = trusting(&world, &shards, Vec::new(), Unsure::Reject);
-    assert_eq!(verdict(&[one], &trust), Err(Reason::CertificateRevoked));
+    assert_eq!(verdict(std::slice::from_ref(&one), &trust), Err(Reason::CertificateRevoked));
     assert_eq!(verdict(std::slice::from_ref(&other), &trust), Err(Reason::CertificateRevoked));
     assert_eq!(verdict(std::slice::from_ref(&good), &trust), Ok(RevocationStatus::Good));
+    // Who names no part may be on one that is not here, and is refused by one that it is on.
+    let (nowhere, elsewhere) = (leaf(&world, &world.ours), at("http://a/3"));
+    assert_eq!(verdict(std::slice::from_ref(&nowhere), &trust), Err(Reason::RevocationUnknown));
+    assert_eq!(verdict(&[elsewhere], &trust), Err(Reason::RevocationUnknown));
+    let trust = trusting(&world, &[shard("http://a/1", -10, vec![&nowhere])], Vec::new(), Unsure::Allow);
+    assert_eq!(verdict(std::slice::from_ref(&nowhere), &trust), Err(Reason::CertificateRevoked));
 
+    let (other, good) = (at("http://a/u"), at("http://a/u"));
     let users =
         Wanted { made: -10, revoked: vec![&other], scope: Some(("http://a/u", Some(CrlScope::UserCertsOnly))), ..Wanted::by(&world.ours) };
     let cas = Wanted {
@@ -169,20 +191,87 @@ fn a_ca_below_the_bundle_may_sign_lists() {
     assert_eq!(verdict(&revoked, &trust), Err(Reason::CertificateRevoked));
     assert_eq!(verdict(&good, &trust), Ok(RevocationStatus::Good));
     let bundle = &world.bundles[&TrustDomain::new("prod.example").unwrap()];
-    let by_forger = List::parse(&Wanted::by(&forged).der()).unwrap();
-    assert!(by_forger.signer(&Authorities::of(bundle, &[forged.der, inner.der])).is_none());
+    let by_forger = Wanted::by(&forged).der();
+    let authorities = Authorities::of(bundle, &[forged.der, inner.der]);
+    assert!(matches!(take_in(&mut ProvenLists::default(), &by_forger, &authorities), Err(NotTaken::NotSigned)));
+}
+
+/// What was signed once counts, whoever else may sign from then on: the intermediate CA's certificate may be gone from where it was.
+#[test]
+fn a_list_that_was_proven_stays_without_its_signers_certificate() {
+    let world = World::new();
+    let inner = Ca::under(&world.ours, &Spec::ca("inner"));
+    let bundle = &world.bundles[&TrustDomain::new("prod.example").unwrap()];
+    let (with, without) = (Authorities::of(bundle, std::slice::from_ref(&inner.der)), Authorities::of(bundle, &[]));
+    assert_ne!(with, without);
+    let revoked = [leaf(&world, &inner), inner.der.clone()];
+    let list = Wanted { revoked: vec![&revoked[0]], ..Wanted::by(&inner) }.der();
+    let mut domain = DomainLists::unconfigured();
+    assert!(matches!(take_in(&mut domain.lists, &list, &without), Err(NotTaken::NotSigned)));
+    assert!(take_in(&mut domain.lists, &list, &with).unwrap());
+    assert!(!take_in(&mut domain.lists, &list, &without).unwrap());
+    let mut revocation = Revocation::default();
+    revocation.domains.insert(TrustDomain::new("prod.example").unwrap(), domain);
+    let trust = TrustStore::with(&world.material(ID), Arc::new(revocation));
+    assert_eq!(verdict(&revoked, &trust), Err(Reason::CertificateRevoked));
+}
+
+/// An expired list that came with the bundle refuses nobody but who is on it: an agent may be away for longer than a list holds.
+#[test]
+fn an_expired_list_without_configuration_refuses_only_whom_it_names() {
+    let world = World::new();
+    let (revoked, good) = (leaf(&world, &world.ours), leaf(&world, &world.ours));
+    let old = Wanted { made: -7200, revoked: vec![&revoked], ..Wanted::by(&world.ours) }.der();
+    let mut domain = DomainLists::unconfigured();
+    let authorities = Authorities::of(&world.bundles[&TrustDomain::new("prod.example").unwrap()], &[]);
+    take_in(&mut domain.lists, &old, &authorities).unwrap();
+    let mut revocation = Revocation::default();
+    revocation.domains.insert(TrustDomain::new("prod.example").unwrap(), domain);
+    let trust = TrustStore::with(&world.material(ID), Arc::new(revocation));
+    assert_eq!(verdict(&[revoked], &trust), Err(Reason::CertificateRevoked));
+    assert_eq!(verdict(&[good], &trust), Ok(RevocationStatus::ExpiredAllowed));
+}
+
+/// Its entries are not read before its signature is good, however wrong they are.
+#[test]
+fn nothing_is_read_of_a_list_that_is_not_signed() {
+    let world = World::new();
+    let authorities = Authorities::of(&world.bundles[&TrustDomain::new("prod.example").unwrap()], &[]);
+    let mut list = Wanted { revoked: vec![&world.ours.der], ..Wanted::by(&world.ours) }.der();
+    // The last extension of the list, its number, becomes one that is critical and that nobody knows.
+    let number = [0x06, 0x03, 0x55, 0x1d, 0x14];
+    let at = list.windows(number.len()).rposition(|bytes| bytes == number).unwrap();
+    list[at + 4] = 0x1b;
+    assert!(matches!(Unproven::read(list.clone()).unwrap().check(), Err(ListError::Unsupported(..))));
+    assert!(matches!(take_in(&mut ProvenLists::default(), &list, &authorities), Err(NotTaken::NotSigned)));
+}
+
+/// The last second of a list is the one before its next update.
+#[test]
+fn a_list_has_expired_when_the_next_one_is_due() {
+    let world = World::new();
+    let good = leaf(&world, &world.ours);
+    let der = Wanted::by(&world.ours).der();
+    let end = Unproven::read(der.clone()).unwrap().next_update;
+    let trust = trusting(&world, &[der], Vec::new(), Unsure::Reject);
+    let peer = judge(std::slice::from_ref(&good), Role::Client, &trust, end - 1).unwrap();
+    let at_end = || judge(std::slice::from_ref(&good), Role::Client, &trust, end).map(drop).unwrap_err().reason;
+    assert_eq!(at_end(), Reason::RevocationListExpired);
+    assert_eq!(trust.judge_again(&peer, Role::Client, end).unwrap_err().reason, Reason::RevocationListExpired);
 }
 
 #[test]
 fn what_is_no_list_is_refused() {
     let world = World::new();
     let der = Wanted { revoked: vec![&world.ours.der], ..Wanted::by(&world.ours) }.der();
+    let parsed = |der: &[u8]| Unproven::read(der.to_vec()).and_then(|list| list.check());
+    parsed(&der).unwrap();
     for length in 0..der.len() {
-        assert!(List::parse(&der[..length]).is_err(), "{length} bytes");
+        assert!(parsed(&der[..length]).is_err(), "{length} bytes");
     }
-    assert!(List::parse(&[&der[..], &[0]].concat()).is_err());
+    assert!(parsed(&[&der[..], &[0]].concat()).is_err());
     for text in [&b""[..], b"garbage", b"-----BEGIN X509 CRL-----", b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
-        assert!(Content::read(text).is_err());
+        assert!(Content::read(text.to_vec()).is_err());
     }
-    assert_eq!(Content::read(&der).unwrap().lists.len(), 1);
+    assert_eq!(Content::read(der).unwrap().lists.len(), 1);
 }

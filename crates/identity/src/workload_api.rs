@@ -37,8 +37,10 @@ const BACKOFF_MOST: Duration = Duration::from_secs(30);
 /// Before the first SVID somebody waits for us: an agent learns of a new registration entry within seconds.
 const BACKOFF_MOST_AT_START: Duration = Duration::from_secs(2);
 
-/// SVIDs of one message. A message has at most 4 MiB, which is the bound of the gRPC library.
+/// SVIDs of one message.
 const MOST_SVIDS: usize = 100;
+/// Revocation lists of one message, of all trust domains.
+const MOST_LISTS: usize = 1024;
 
 enum Trouble {
     /// Try again; the material stays.
@@ -207,6 +209,7 @@ fn classify(status: &Status) -> Trouble {
 
 fn material(message: &X509SvidResponse, rules: &Rules) -> Result<Material, MaterialError> {
     at_most("SVIDs", message.svids.len(), MOST_SVIDS)?;
+    at_most("revocation lists", message.crl.len(), MOST_LISTS)?;
     let selected = select(&message.svids, &rules.select)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(&*selected.x509_svid_key));
     let svid = Svid::new(certificates(&selected.x509_svid).map_err(MaterialError::Malformed)?, &key)?;
@@ -292,5 +295,21 @@ impl tokio::io::AsyncWrite for Either {
     }
     fn poll_shutdown(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
         delegate!(self, s => std::pin::Pin::new(s).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_revocation_lists_is_bounded() {
+        let rules = Rules { select: Select::default(), grace: Duration::ZERO, refuse_development: false };
+        let said = |lists| {
+            let message = X509SvidResponse { crl: vec![Vec::new(); lists], ..X509SvidResponse::default() };
+            material(&message, &rules).map(drop).unwrap_err().to_string()
+        };
+        assert_eq!(said(MOST_LISTS + 1), "revocation lists: 1025, 1024 are the most");
+        assert_ne!(said(MOST_LISTS), said(MOST_LISTS + 1));
     }
 }

@@ -162,19 +162,17 @@ impl RevocationSource {
             let (mut pending, mut failed) = (Vec::new(), false);
             for list in std::mem::take(&mut self.sources[at].pending) {
                 let is_due = list.is_of_the_future(self.seen_at) && !list.is_of_the_future(now);
-                let why = match () {
-                    () if !is_known => NotTaken::NotSigned,
-                    () if !(is_new || others_may_sign || is_due) => {
-                        pending.push(list);
+                if is_known && !(is_new || others_may_sign || is_due) {
+                    pending.push(list);
+                    continue;
+                }
+                let taken = if is_known { self.take_in_one(domain.as_ref(), &list, now) } else { Err(NotTaken::NotSigned) };
+                let why = match taken {
+                    Ok(taken) => {
+                        is_change |= taken;
                         continue;
                     }
-                    () => match self.take_in_one(domain.as_ref(), &list, now) {
-                        Ok(taken) => {
-                            is_change |= taken;
-                            continue;
-                        }
-                        Err(why) => why,
-                    },
+                    Err(why) => why,
                 };
                 let is_url = matches!(self.sources[at].place, Place::Url(..));
                 let is_kept = matches!(why, NotTaken::Future) || matches!(why, NotTaken::NotSigned) && !is_url;
@@ -246,20 +244,20 @@ impl RevocationSource {
         let state = Arc::new(Mutex::new(self));
         let (mut answer, mut expired_at) = (None, None);
         loop {
-            let material = identity.borrow_and_update().material.clone();
+            let (now, material) = (unix_now(), identity.borrow_and_update().material.clone());
             let is_published = sender.borrow().is_some();
             let is_first = !is_published && material.is_some();
             if is_published || is_first {
                 let (state, of_round, answer) = (state.clone(), shared.clone(), answer.take());
                 // What was expected to expire has: peers may be judged differently from now on.
-                let is_due = is_first || expired_at.is_some_and(|at| at <= unix_now());
+                let is_due = is_first || expired_at.is_some_and(|at| at <= now);
                 // Serving waits for the first: files were read at the start, and are read again afterwards.
                 let round = move || {
                     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                     state.round(!is_first, is_due, material, answer, &of_round)
                 };
                 let late = || {
-                    tracing::warn!(event = event::REVOCATION_TROUBLE, "revocation lists are not read yet; the file system may not answer")
+                    tracing::warn!(event = event::REVOCATION_TROUBLE, "revocation lists are not read yet; the file system may not answer");
                 };
                 match aside("revocation", round, late).await {
                     Ok(Some(revocation)) => drop(sender.send_replace(Some(Arc::new(revocation)))),
@@ -267,13 +265,13 @@ impl RevocationSource {
                     Err(error) => trouble(&shared, &RevocationError::Thread(error)),
                 }
             }
-            let now = unix_now();
+            // What has expired since `now` is due at once.
             expired_at = sender.borrow().as_ref().and_then(|revocation| revocation.next_expiry(now));
             if is_first && sender.borrow().is_some() {
                 // What has changed while we started.
                 continue;
             }
-            let expiry = expired_at.map_or(3600, |at| u64::try_from(at - now).unwrap_or(0));
+            let expiry = expired_at.map_or(3600, |at| u64::try_from(at - unix_now()).unwrap_or(0));
             tokio::select! {
                 () = watch.changed() => {}
                 () = change(&mut identity) => {}

@@ -63,9 +63,9 @@ impl<'a> Wanted<'a> {
     }
 }
 
-fn trusting(world: &World, lists: &[Vec<u8>], authorities: Vec<CertificateDer<'static>>, on_unknown: Unsure) -> TrustStore {
+fn trusting(world: &World, lists: &[Vec<u8>], authorities: &[CertificateDer<'static>], on_unknown: Unsure) -> TrustStore {
     let trust_domain = TrustDomain::new("prod.example").unwrap();
-    let authorities = Authorities::of(&world.bundles[&trust_domain], &authorities);
+    let authorities = Authorities::of(&world.bundles[&trust_domain], authorities);
     let mut domain = DomainLists { on_unknown, on_expired: Unsure::Reject, ..DomainLists::unconfigured() };
     for der in lists {
         let _ = domain.lists.take_in(&Unproven::read(der.clone()).unwrap(), &authorities, unix_now());
@@ -111,12 +111,12 @@ fn a_list_that_no_ca_of_the_bundle_has_signed_counts_for_nothing() {
         ("older", Wanted { made: -120, ..Wanted::by(&world.ours) }.der()),
     ] {
         for lists in [[genuine.clone(), other.clone()], [other.clone(), genuine.clone()]] {
-            let trust = trusting(&world, &lists, Vec::new(), Unsure::Allow);
+            let trust = trusting(&world, &lists, &[], Unsure::Allow);
             assert_eq!(verdict(std::slice::from_ref(&revoked), &trust), Err(Reason::CertificateRevoked), "{name}");
             assert_eq!(verdict(std::slice::from_ref(&good), &trust), Ok(RevocationStatus::Good), "{name}");
         }
         if name != "older" {
-            let trust = trusting(&world, &[other], Vec::new(), Unsure::Reject);
+            let trust = trusting(&world, &[other], &[], Unsure::Reject);
             assert_eq!(verdict(std::slice::from_ref(&good), &trust), Err(Reason::RevocationUnknown), "{name}");
         }
     }
@@ -132,7 +132,7 @@ fn parts_of_a_list_lie_side_by_side() {
     let below = vec![leaf(&world, &inner), inner.der.clone()];
     let shard = |uri, made, revoked| Wanted { made, revoked, scope: Some((uri, None)), ..Wanted::by(&world.ours) }.der();
     let shards = [shard("http://a/1", -600, vec![&one]), shard("http://a/2", -10, vec![&other])];
-    let trust = trusting(&world, &shards, Vec::new(), Unsure::Reject);
+    let trust = trusting(&world, &shards, &[], Unsure::Reject);
     assert_eq!(verdict(std::slice::from_ref(&one), &trust), Err(Reason::CertificateRevoked));
     assert_eq!(verdict(std::slice::from_ref(&other), &trust), Err(Reason::CertificateRevoked));
     assert_eq!(verdict(std::slice::from_ref(&good), &trust), Ok(RevocationStatus::Good));
@@ -140,7 +140,7 @@ fn parts_of_a_list_lie_side_by_side() {
     let (nowhere, elsewhere) = (leaf(&world, &world.ours), at("http://a/3"));
     assert_eq!(verdict(std::slice::from_ref(&nowhere), &trust), Err(Reason::RevocationUnknown));
     assert_eq!(verdict(&[elsewhere], &trust), Err(Reason::RevocationUnknown));
-    let trust = trusting(&world, &[shard("http://a/1", -10, vec![&nowhere])], Vec::new(), Unsure::Allow);
+    let trust = trusting(&world, &[shard("http://a/1", -10, vec![&nowhere])], &[], Unsure::Allow);
     assert_eq!(verdict(std::slice::from_ref(&nowhere), &trust), Err(Reason::CertificateRevoked));
 
     let (other, good) = (at("http://a/u"), at("http://a/u"));
@@ -152,11 +152,11 @@ fn parts_of_a_list_lie_side_by_side() {
         scope: Some(("http://a/c", Some(CrlScope::CaCertsOnly))),
         ..Wanted::by(&world.ours)
     };
-    let trust = trusting(&world, &[users.der(), cas.der()], Vec::new(), Unsure::Allow);
+    let trust = trusting(&world, &[users.der(), cas.der()], &[], Unsure::Allow);
     assert_eq!(verdict(&[other], &trust), Err(Reason::CertificateRevoked));
     assert_eq!(verdict(std::slice::from_ref(&good), &trust), Ok(RevocationStatus::Good));
     assert_eq!(verdict(&below, &trust), Err(Reason::CertificateRevoked));
-    let trust = trusting(&world, &[cas.der()], Vec::new(), Unsure::Reject);
+    let trust = trusting(&world, &[cas.der()], &[], Unsure::Reject);
     assert_eq!(verdict(&[good], &trust), Err(Reason::RevocationUnknown), "a list of CAs says nothing of a user");
 }
 
@@ -171,11 +171,11 @@ fn each_key_of_a_ca_has_its_list() {
     let (by_old, by_new, revoked) = (leaf(&world, &world.ours), leaf(&world, &new), leaf(&world, &world.ours));
     let of_old = Wanted { made: -600, revoked: vec![&revoked], ..Wanted::by(&world.ours) }.der();
     let of_new = Wanted { made: -10, ..Wanted::by(&new) }.der();
-    let trust = trusting(&world, &[of_old.clone(), of_new], Vec::new(), Unsure::Reject);
+    let trust = trusting(&world, &[of_old.clone(), of_new], &[], Unsure::Reject);
     assert_eq!(verdict(&[by_old], &trust), Ok(RevocationStatus::Good));
     assert_eq!(verdict(std::slice::from_ref(&by_new), &trust), Ok(RevocationStatus::Good));
     assert_eq!(verdict(&[revoked], &trust), Err(Reason::CertificateRevoked));
-    let trust = trusting(&world, &[of_old], Vec::new(), Unsure::Reject);
+    let trust = trusting(&world, &[of_old], &[], Unsure::Reject);
     assert_eq!(verdict(&[by_new], &trust), Err(Reason::RevocationUnknown), "the other key's list says nothing of it");
 }
 
@@ -187,7 +187,7 @@ fn a_ca_below_the_bundle_may_sign_lists() {
     let forged = Ca::root(&Spec::ca("inner"));
     let (revoked, good) = (vec![leaf(&world, &inner), inner.der.clone()], vec![leaf(&world, &inner), inner.der.clone()]);
     let lists = [Wanted::by(&world.ours).der(), Wanted { revoked: vec![&revoked[0]], ..Wanted::by(&inner) }.der()];
-    let trust = trusting(&world, &lists, vec![forged.der.clone(), inner.der.clone()], Unsure::Reject);
+    let trust = trusting(&world, &lists, &[forged.der.clone(), inner.der.clone()], Unsure::Reject);
     assert_eq!(verdict(&revoked, &trust), Err(Reason::CertificateRevoked));
     assert_eq!(verdict(&good, &trust), Ok(RevocationStatus::Good));
     let bundle = &world.bundles[&TrustDomain::new("prod.example").unwrap()];
@@ -253,7 +253,7 @@ fn a_list_has_expired_when_the_next_one_is_due() {
     let good = leaf(&world, &world.ours);
     let der = Wanted::by(&world.ours).der();
     let end = Unproven::read(der.clone()).unwrap().next_update;
-    let trust = trusting(&world, &[der], Vec::new(), Unsure::Reject);
+    let trust = trusting(&world, &[der], &[], Unsure::Reject);
     let peer = judge(std::slice::from_ref(&good), Role::Client, &trust, end - 1).unwrap();
     let at_end = || judge(std::slice::from_ref(&good), Role::Client, &trust, end).map(drop).unwrap_err().reason;
     assert_eq!(at_end(), Reason::RevocationListExpired);

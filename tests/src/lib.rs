@@ -30,5 +30,5 @@ pub use pod_mesh::{PodMesh, PodWorkload};
 pub use process::Process;
 pub use sidecar::{Sidecar, get, sidegate};
 pub use tunnel_end::{Frame, Heard, Open, Status, TunnelEnd, TunnelServer, goaway, outcome, reset};
-pub use tunnel_world::{ByClient, ByServer, assert_reset};
+pub use tunnel_world::{ByClient, ByServer, assert_reset, assert_reset_at};
 pub use wait::{DEADLINE, eventually};

@@ -144,3 +144,12 @@ pub fn assert_reset(tcp: &mut TcpStream) {
     let kind = tcp.read(&mut [0]).expect_err("what was lost must not look like an end").kind();
     assert_eq!(kind, ErrorKind::ConnectionReset);
 }
+
+/// As [`assert_reset`], of a new connection to `address`. The reset may come before connect() has returned.
+#[track_caller]
+pub fn assert_reset_at(address: SocketAddr) {
+    match TcpStream::connect(address) {
+        Ok(mut tcp) => assert_reset(&mut tcp),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+}

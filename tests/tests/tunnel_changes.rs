@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use sidegate_tests::{DEADLINE, Echo, Pair, Sidecar, assert_reset, echo_bytes, eventually, id, server_config};
+use sidegate_tests::{DEADLINE, Echo, Pair, Sidecar, assert_reset, assert_reset_at, echo_bytes, eventually, id, server_config};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -55,8 +55,7 @@ fn a_server_that_hangs_is_given_up_in_time() {
     let record = pair.web.wait_records(2).pop().unwrap();
     assert_eq!((&record["reason"], &record["tunnel"], &record["bytesDown"]), (&"open_timeout".into(), &"reused".into(), &0.into()));
     // The session that did not answer is not tried again.
-    let mut client = TcpStream::connect(pair.entry).unwrap();
-    assert_reset(&mut client);
+    assert_reset_at(pair.entry);
     let record = pair.web.wait_records(3).pop().unwrap();
     assert_eq!((&record["reason"], &record["tunnel"]), (&"handshake_timeout".into(), &serde_json::Value::Null));
     pair.api.signal(Signal::SIGCONT);
@@ -223,8 +222,7 @@ fn a_peer_that_is_denied_meanwhile_is_refused_and_told() {
     assert_reset(&mut client);
     drop(server);
     pair.web.wait_records(1);
-    let mut client = TcpStream::connect(pair.entry).unwrap();
-    assert_reset(&mut client);
+    assert_reset_at(pair.entry);
     let denied = pair.api.reason("denied_by_rule");
     let refused = pair.web.reason("peer_refused");
     assert_eq!((&denied["tunnel"], &refused["tunnel"]), (&"new".into(), &"new".into()), "the old session has had its time");
@@ -247,7 +245,7 @@ fn an_application_that_is_down_is_told_of() {
     pair.web.wait_records(1);
     drop(listener);
     for (n, session) in [(1, "reused"), (2, "new")] {
-        assert_reset(&mut TcpStream::connect(pair.entry).unwrap());
+        assert_reset_at(pair.entry);
         let record = &pair.web.wait_records(n + 1)[n];
         assert_eq!((&record["reason"], &record["tunnel"]), (&"peer_refused".into(), &session.into()));
         assert_eq!(record["detail"], "the peer's sidecar says: dial_refused");
@@ -296,7 +294,7 @@ fn a_limit_that_is_reached_is_told_on_a_used_session() {
     });
     let open = "sidegate_connections_open{direction=\"inbound\"}";
     eventually("the limit", || (api.metric(open) == 2.0).then_some(()));
-    assert_reset(&mut TcpStream::connect(entry).unwrap());
+    assert_reset_at(entry);
     let record = web.wait_records(2)[1].clone();
     // Nothing was opened on the session that waited, and a new one is not let in either: it is reset, sooner or later.
     assert!(["dial_refused", "handshake_reset", "handshake_closed"].contains(&record["reason"].as_str().unwrap()), "{record:#}");

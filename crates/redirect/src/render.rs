@@ -178,7 +178,7 @@ fn outbound_redirect(text: &mut Text, outbound: &Outbound) {
     text.close();
 }
 
-/// Who may answer on the capture ports: the sidecar alone, whoever else in the pod listens there.
+/// Who may answer on the capture ports: the sidecar alone, even if another process of the pod listens there.
 fn replies(text: &mut Text, plan: &Plan) {
     text.open("chain capture_port_replies");
     text.note("Somebody else holds the sidecar's port, or did: not a byte of it goes to a client.");
@@ -198,7 +198,7 @@ fn replies(text: &mut Text, plan: &Plan) {
     let ports = [plan.inbound.as_ref().map(|inbound| inbound.port), plan.outbound.as_ref().map(|outbound| outbound.port)];
     let ports = set(ports.into_iter().flatten());
     text.line(format_args!("tcp sport {ports} ct status dnat goto capture_port_replies"));
-    text.note("Other answers: the connection was let in by the rules for what arrives.");
+    text.note("Other answers: the rules for what arrives have accepted the connection.");
     text.line("accept");
     text.close();
 

@@ -1,6 +1,6 @@
 //! Which of the certificates that a peer sends webpki gets to see.
 //!
-//! webpki tries every order of all certificates that might be each other's issuers by their names, and reads each of them anew at
+//! webpki tries every order of all certificates that might be each other's issuers by their names, and reads each of them again at
 //! every step: with some hundred junk certificates that takes seconds. Whoever means well sends a path. So a chain has a few
 //! certificates at most, and what can't be on a path is left out. Where several have one name, as in a rollover or in nested
 //! SPIRE servers, signatures tell who issued whom.

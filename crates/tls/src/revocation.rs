@@ -70,7 +70,7 @@ pub struct ProvenLists(Vec<(Arc<List>, Key)>);
 /// Why a list is not taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum NotTaken {
-    /// By the clock of whoever signed it, or of this host, it is not made yet.
+    /// By the signer's clock, or this host's, it is not made yet.
     #[error("is of the future; compare this host's clock with the issuer's")]
     Future,
     /// Nobody who may has signed it.

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sidegate_core::{event, without_controls};
+use sidegate_net::source;
 use sidegate_proxy::{Phase, Readiness, Shared};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -154,14 +155,6 @@ impl Open {
     }
 }
 
-/// Who counts as one source: an IPv6 network of one host has 2^64 addresses.
-fn source(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 async fn converse(tcp: TcpStream, shared: Arc<Shared>, scrape: Arc<Scrape>, heard: Heard) {
     let service = service_fn(move |request: Request<Incoming>| {
         heard.now();
@@ -220,15 +213,6 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_network_of_one_host_is_one_source() {
-        let of = |text: &str| source(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
-    }
 
     #[test]
     fn a_connection_is_kept_only_for_who_asks() {

@@ -1,7 +1,7 @@
 //! Connections by where they come from, so that one source can't crowd out the others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,6 @@ const LOOKED_AT: usize = 1024;
 const SOURCES: usize = 8;
 /// Whoever has said something within this time is not silent.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
-
-/// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, of which a host may use all.
-pub(crate) fn source(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
 
 /// A set of connections, each of a source.
 #[derive(Debug, Default)]
@@ -123,15 +115,7 @@ mod tests {
     use crate::registry::Registry;
 
     fn ip(text: &str) -> IpAddr {
-        source(text.parse().unwrap())
-    }
-
-    #[test]
-    fn a_host_is_one_source() {
-        assert_eq!(ip("::ffff:10.0.0.1"), ip("10.0.0.1"));
-        assert_eq!(ip("fd00::1"), ip("fd00::ffff:ffff:ffff:ffff"));
-        assert_ne!(ip("fd00::1"), ip("fd00:0:0:1::1"));
-        assert_ne!(ip("10.0.0.1"), ip("10.0.0.2"));
+        sidegate_net::source(text.parse().unwrap())
     }
 
     #[test]

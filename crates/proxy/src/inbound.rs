@@ -389,7 +389,7 @@ impl Admitted {
     /// Relays to the end. What is left can be used for the next connection.
     async fn carry(mut self, shared: &Shared, live: &Live) -> Result<Option<Client>, Failure> {
         let (tcp, app, wire) = match &mut self {
-            Self::Waiting(_) => return Ok(self.into_client()),
+            Self::Waiting(_) => return Box::pin(self.end(Ok(()))).await,
             Self::Protected(client, app) => (&client.tcp, &*app, Wire::Secure(Side::Downstream, &mut client.secure)),
             Self::Plaintext { tcp, app, first, .. } => {
                 (&*tcp, &*app, Wire::Plain(Box::new([Copier::starting_with(std::mem::take(first)), Copier::default()])))
@@ -398,13 +398,6 @@ impl Admitted {
         let result = relay(tcp, app, wire, &[], &shared.settings.timeouts, live).await;
         // Boxed: what is only for the end is no burden of those who are open.
         Box::pin(self.end(result)).await
-    }
-
-    fn into_client(self) -> Option<Client> {
-        match self {
-            Self::Waiting(client) | Self::Protected(client, _) => Some(client),
-            Self::Plaintext { .. } => None,
-        }
     }
 
     /// Ends what the relay has left. What can be used for the next connection is returned.

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sidegate_core::{Direction, Reason};
+use sidegate_net::source;
 use sidegate_tls::budget;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempt::Failure;
-use crate::by_source::{BySource, GRACE, source};
+use crate::by_source::{BySource, GRACE};
 use crate::registry::Live;
 use crate::shared::Shared;
 

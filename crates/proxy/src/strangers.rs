@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sidegate_core::Reason;
+use sidegate_net::source;
 
 use crate::attempt::Failure;
-use crate::by_source::{BySource, source};
+use crate::by_source::BySource;
 use crate::registry::Live;
 
 #[derive(Debug)]

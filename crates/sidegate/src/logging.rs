@@ -54,11 +54,49 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
     if text.contains('[') {
         return Err(format!("`{text}`: a filter has levels and modules, such as info,sidegate_identity=debug; fields are not understood"));
     }
+    text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).try_for_each(check)?;
     // A stranger makes rustls warn with every hello; what matters of it is in the connection's record. What somebody does
     // over the admin API is told in any case: the last word of a filter counts.
     EnvFilter::try_new(format!("rustls=error,{text},sidegate_admin::api=warn"))
         .map_err(|e| format!("`{text}` is no log filter; write for example info, or info,sidegate_identity=debug: {e}"))
 }
+
+/// Refuses what `EnvFilter` would take for the name of a module: a level that is written wrongly, or a module of ours that there
+/// is not.
+fn check(directive: &str) -> Result<(), String> {
+    let (module, level) = match directive.split_once('=') {
+        Some((module, level)) => (Some(module.trim()), level.trim()),
+        None => (None, directive),
+    };
+    if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+        return Err(format!("`{level}` is no level: there are {}; for one module write MODULE=LEVEL", LEVELS.join(", ")));
+    }
+    let Some(ours) = module.map(|module| module.split("::").next().unwrap_or(module)).filter(|module| module.starts_with("sidegate"))
+    else {
+        return Ok(());
+    };
+    if MODULES.contains(&ours) { Ok(()) } else { Err(format!("sidegate has no module `{ours}`: there are {}", MODULES.join(", "))) }
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The crates of sidegate that log.
+const MODULES: [&str; 14] = [
+    "sidegate",
+    "sidegate_admin",
+    "sidegate_audit",
+    "sidegate_authority",
+    "sidegate_config",
+    "sidegate_core",
+    "sidegate_identity",
+    "sidegate_net",
+    "sidegate_policy",
+    "sidegate_proxy",
+    "sidegate_redirect",
+    "sidegate_system",
+    "sidegate_telemetry",
+    "sidegate_tls",
+];
 
 /// Starts logging by `filter`: text on a terminal, else JSON; `events` takes them too.
 pub(crate) fn start(filter: &str, events: Option<EventLayer>) -> Result<Logging> {

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_config::schema::audit::{Audit as Config, OnFailure};
-use sidegate_core::{ConnectionRecord, Side, SpanId, event};
+use sidegate_core::{ConnectionRecord, SpanId, event};
 use sidegate_telemetry::{Cause, Way};
 
 use crate::AuditError;
@@ -270,7 +270,7 @@ impl Writer {
         let event = match message.what {
             What::Admitted(admitted) => Event::ConnectionAdmitted { connection: ConnectionFacts::Admitted(admitted) },
             What::Ended(record, admitted) => {
-                let ended = admitted || record.reason.side() == Side::Normal;
+                let ended = admitted || !record.reason.is_failure();
                 let connection = ConnectionFacts::Ended(record);
                 if ended { Event::ConnectionEnded { connection, admitted: is_whole } } else { Event::ConnectionRefused { connection } }
             }

@@ -11,13 +11,18 @@ macro_rules! events {
 
 events! {
     CONNECTION_ENDED "sidegate.connection.ended" "A connection ended: its record, as in the access log. Only as a log record.";
-    CONNECTION_PLAINTEXT "sidegate.connection.plaintext" "A connection is not protected on the network, since the configuration allows it.";
+    CONNECTION_PLAINTEXT "sidegate.connection.plaintext" "A client without TLS was served, on a permissive port.";
     STARTED "sidegate.lifecycle.started" "The process has started and waits for its first SVID.";
     DRAINING "sidegate.lifecycle.draining" "The process was told to end.";
     DRAINED "sidegate.lifecycle.drained" "Nothing is open any more.";
     DRAIN_DEADLINE "sidegate.lifecycle.drain_deadline" "The drain deadline has passed; what was open is cut.";
     ENDING_AT_ONCE "sidegate.lifecycle.ending_at_once" "A second signal: nothing is waited for.";
+    CAPTURE_PROVEN "sidegate.capture.proven" "The kernel sends the pod's traffic here, by the rules of this configuration.";
+    CAPTURE_MISSING "sidegate.capture.missing" "The kernel rules of this configuration are not in place, so traffic may pass the sidecar by; it is not ready.";
+    CAPTURE_UNPROVED "sidegate.capture.unproved" "The configuration says that something else redirects the traffic, so nobody looks whether it does.";
     PROFILE_DEVELOPMENT "sidegate.config.development" "The profile is development: what weakens protection is only a warning.";
+    TUNNEL_NOT_PREPARED "sidegate.tunnel.not_prepared" "A server of which a session in advance was wanted can't be reached.";
+    CONFIG_PLAINTEXT "sidegate.config.plaintext" "The configuration lets connections pass in plaintext: which, and the written reason. Said once, at the start; sidegate.plaintext.connections counts them.";
     CONFIG_WARNING "sidegate.config.warning" "The configuration is allowed, but a person should look at it.";
     IDENTITY_RECEIVED "sidegate.identity.received" "An X.509-SVID with its bundles is in use from now on.";
     IDENTITY_LOST "sidegate.identity.lost" "There is no valid X.509-SVID any more; new connections are refused.";

@@ -83,6 +83,10 @@ macro_rules! reasons {
             #[must_use]
             pub const fn stage(self) -> Stage { match self { $(Reason::$variant => Stage::$stage,)* } }
 
+            /// Whether something went wrong. Everything that counts or shows failures asks this.
+            #[must_use]
+            pub const fn is_failure(self) -> bool { !matches!(self.side(), Side::Normal) }
+
             /// Whose doing it was.
             #[must_use]
             pub const fn side(self) -> Side { match self { $(Reason::$variant => Side::$side,)* } }

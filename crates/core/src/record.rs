@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use crate::{Reason, Side};
+use crate::Reason;
 
 /// 16 random bytes that name a connection; also its trace ID where no parent context came.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -548,7 +548,7 @@ impl ConnectionRecord {
     /// Whether nothing went wrong: it ended in order, or as one of its ends wanted.
     #[must_use]
     pub fn is_success(&self) -> bool {
-        self.reason.side() == Side::Normal
+        !self.reason.is_failure()
     }
 }
 

@@ -32,6 +32,13 @@ pub(crate) async fn dial_peer(
     timed(record, connect(to, Facing::Mesh, &shared.settings, Some(&shared.own_dials))).await
 }
 
+/// As [`dial_peer`], for a connection that nobody has asked for yet; with our own address.
+pub(crate) async fn dial_in_advance(to: SocketAddr, shared: &Shared) -> Result<(TcpStream, Option<OwnDial>, SocketAddr), Failure> {
+    let (tcp, own) = connect(to, Facing::Mesh, &shared.settings, Some(&shared.own_dials)).await?;
+    let from = tcp.local_addr().map_err(Failure::system)?;
+    Ok((tcp, own, from))
+}
+
 async fn timed<T>(record: &mut ConnectionRecord, dial: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let start = record.stages.dial.map_or_else(Instant::now, |earlier| earlier.start);
     let result = dial.await;

@@ -374,14 +374,16 @@ fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: 
     record.transport = Some(Transport::Plaintext);
     admit(shared, live, record, Judged::Plaintext)?;
     shared.telemetry.metrics.plaintext(Direction::Inbound);
-    tracing::warn!(
-        event = event::CONNECTION_PLAINTEXT,
-        connection_id = %record.connection_id,
-        "plaintext connection from {} to port range {} ({:?})",
-        record.downstream,
-        port.range,
-        port.mode
-    );
+    // On a port of mode plaintext nothing else is expected: the start has said so.
+    if port.mode == Mode::Permissive {
+        tracing::warn!(
+            event = event::CONNECTION_PLAINTEXT,
+            connection_id = %record.connection_id,
+            "plaintext connection from {} to a permissive port ({})",
+            record.downstream,
+            port.range,
+        );
+    }
     Ok(())
 }
 

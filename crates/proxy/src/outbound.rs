@@ -1,12 +1,13 @@
 //! A connection from the workload: accept, original destination, match, dial, handshake, authorize the peer, relay.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use sidegate_config::schema::{Otherwise, TunnelMode};
 use sidegate_config::value::HostAndPort;
-use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport, TunnelUse, event};
+use sidegate_core::{ConnectionRecord, Decision, Direction, Lap, Reason, Transport, TunnelUse, event};
 use sidegate_identity::unix_now;
 use sidegate_tls::{Role, ServerName, Session, TUNNEL};
 use tokio::net::TcpStream;
@@ -14,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::attempt::{Failure, attempt};
 use crate::authorize::authorize_server;
 use crate::clients;
-use crate::dial::dial_peer;
+use crate::dial::{dial_in_advance, dial_peer};
 use crate::handshake::{establish, shake_hands};
 use crate::limits::IdlePlace;
 use crate::original_destination::original_destination;
@@ -186,20 +187,28 @@ impl Reached {
 /// Makes a session in advance, to a server whose last session could be used again. Whether there is one now.
 pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
     let Some(place) = IdlePlace::take(shared, Direction::Outbound) else { return false };
-    let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+    let (index, to) = key;
+    // Before there is a connection nothing can go on record: nobody has asked for this one.
+    let start = Instant::now();
+    let (tcp, own, downstream) = match dial_in_advance(to, shared).await {
+        Ok(dialled) => dialled,
+        Err(failure) => {
+            tracing::debug!(event = event::TUNNEL_NOT_PREPARED, "no session to {to} in advance: {}", failure.detail.unwrap_or_default());
+            return false;
+        }
+    };
+    let dial = Lap::since(start);
+    let serve = async move |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
         let renewal = *shared.renewals.borrow();
         let snapshot = shared.snapshot.load_full();
         record.generation = snapshot.generation;
-        let (index, to) = key;
+        record.stages.dial = Some(dial);
         let settings = &*shared.settings;
         let destination = &settings.destinations[index];
         record.destination = Some(destination.name.clone());
         record.original_destination = Some(to);
         let tls = snapshot.tls_for(record)?;
         let place = Place::take(shared, Wait::OutboundHandshake, live, to.ip()).await?;
-        let (tcp, own) = dial_peer(to, shared, record).await?;
-        // Nobody has connected to us but we ourselves.
-        record.downstream = tcp.local_addr().map_err(Failure::system)?;
         live.heads_for(to);
         let session = shake(shared, tls, destination, key, (&tcp, place), record, true).await?;
         drop(own);
@@ -215,8 +224,8 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         })?;
         Ok(Done { key, tcp, secure })
     };
-    let nobody = (Ipv4Addr::UNSPECIFIED, 0).into();
-    let Some(Done { key, tcp, secure }) = attempt(shared.clone(), Direction::Outbound, nobody, serve).await else { return false };
+    // Nobody has connected to us but we ourselves.
+    let Some(Done { key, tcp, secure }) = attempt(shared.clone(), Direction::Outbound, downstream, serve).await else { return false };
     pool::keep_at(shared, place, key, tcp, secure);
     true
 }
@@ -399,10 +408,5 @@ async fn not_in_mesh(
     record.transport = Some(Transport::Plaintext);
     admit(shared, live, record, Judged::Outside)?;
     shared.telemetry.metrics.plaintext(Direction::Outbound);
-    tracing::warn!(
-        event = event::CONNECTION_PLAINTEXT,
-        connection_id = %record.connection_id,
-        "connection to {to} leaves the mesh in plaintext"
-    );
     dial_peer(to, shared, record).await
 }

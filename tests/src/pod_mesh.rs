@@ -77,24 +77,46 @@ impl PodMesh {
 }
 
 impl PodWorkload {
-    /// Runs `sidegate redirect ACTION` in the pod, as an init container would.
-    pub fn redirect(&self, action: &str) {
+    /// Runs `sidegate redirect ACTION` in the pod, as an init container would: exit status, and what it says.
+    pub fn redirect(&self, action: &str) -> (Option<i32>, String) {
+        self.redirect_by(action, &self.config)
+    }
+
+    /// As [`PodWorkload::redirect`], by a configuration in which `from` is replaced by `to`.
+    pub fn redirect_differently(&self, action: &str, from: &str, to: &str) {
+        assert!(self.config.contains(from));
+        self.redirect_by(action, &self.config.replace(from, to));
+    }
+
+    fn redirect_by(&self, action: &str, config: &str) -> (Option<i32>, String) {
         let file = self.folder.join(format!("{}.redirect.yaml", self.name));
-        std::fs::write(&file, format!("admin: {{ listen: \"127.0.0.1:{ADMIN}\" }}\n{}", self.config)).unwrap();
+        std::fs::write(&file, format!("admin: {{ listen: \"127.0.0.1:{ADMIN}\" }}\n{config}")).unwrap();
         let mut command = Command::new(sidegate());
         command.args(["redirect", action, "--config"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self.pod.spawn_process(command).unwrap().wait_with_output().unwrap();
-        assert!(output.status.success(), "redirect {action}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() || action == "verify", "redirect {action}: {said}");
+        (output.status.code(), format!("{}{said}", String::from_utf8(output.stdout).unwrap()))
     }
 
     /// Starts the sidecar, as the user whom the rules exempt.
     pub fn start(&self) -> Sidecar {
-        self.start_with_mount(None)
+        self.start_by(&self.config, None)
+    }
+
+    /// As [`PodWorkload::start`], with a configuration in which `from` is replaced by `to`.
+    pub fn start_differently(&self, from: &str, to: &str) -> Sidecar {
+        assert!(self.config.contains(from));
+        self.start_by(&self.config.replace(from, to), None)
     }
 
     /// As [`PodWorkload::start`], in a mount namespace of its own in which the first file lies over the second, as in a
     /// container.
     pub fn start_with_mount(&self, mount: Option<(&str, &str)>) -> Sidecar {
+        self.start_by(&self.config, mount)
+    }
+
+    fn start_by(&self, config: &str, mount: Option<(&str, &str)>) -> Sidecar {
         let (pod, asking, uid) = (self.pod.clone(), self.pod.clone(), self.uid);
         let mounts = mount.is_some();
         let script = mount.map(|(file, over)| {
@@ -104,7 +126,7 @@ impl PodWorkload {
         Sidecar::start_by(
             &self.folder,
             &self.name,
-            &self.config,
+            config,
             ADMIN,
             &through,
             move |mut command| {

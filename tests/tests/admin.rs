@@ -8,8 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use sidegate_tests::{DEADLINE, Echo, Pair, echo_bytes, eventually, id, sidegate};
+use sidegate_authority::Fault;
+use sidegate_tests::{DEADLINE, Echo, Identities, Pair, Sidecar, echo_bytes, eventually, free_port, id, server_config, sidegate};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -43,8 +45,9 @@ fn status_is_one_screen_and_json() {
         "expires in ",
         "bundle      test.sidegate: 1 CA, the last expires in ",
         "source      workload API unix://",
-        "policy      1 rules; generation ",
-        "inbound     1 open, 0 of them shaking hands; 1 ended",
+        "policy      1 rule, 1 file, since ",
+        "snapshot    generation ",
+        "inbound     1 open, 0 in handshake; 1 ended",
         "traces      not exported",
         "log         info",
     ] {
@@ -53,9 +56,64 @@ fn status_is_one_screen_and_json() {
     assert!(screen.lines().count() < 25, "{screen}");
     let (_, json, _) = pair.api.command(&["status", "--json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&json["ready"], &json["identities"]["svid"]["spiffe_id"]), (&Value::Bool(true), &Value::from(id("api"))));
-    let (_, config, _) = pair.api.command(&["status", "--config"]);
+    assert_eq!((&json["ready"], &json["identities"]["svid"]["spiffeId"]), (&Value::Bool(true), &Value::from(id("api"))));
+    let (_, config, _) = pair.api.command(&["status", "--print-config"]);
     assert!(config.contains("defaultMode: \"strict\""), "{config}");
+}
+
+/// What can't be used is no news of the past: it is shown for as long as it lies there, everywhere.
+#[test]
+fn what_was_refused_is_shown_until_it_is_of_use() {
+    let echo = Echo::start();
+    let list = "revocation: { denyLists: ['{folder}/deny.yaml'] }\naudit: { file: { folder: '{folder}/{name}.audit' } }\n";
+    let identities = Identities::start(&["web", "api"], HOUR);
+    let folder = identities.folder().to_owned();
+    let deny = |text: &str| {
+        std::fs::write(folder.join("deny.new"), text).unwrap();
+        std::fs::rename(folder.join("deny.new"), folder.join("deny.yaml")).unwrap();
+    };
+    deny("denied: []\n");
+    let port = (std::net::Ipv4Addr::LOCALHOST, free_port()).into();
+    let api = Sidecar::start(&folder, "api", &format!("{}{list}", server_config(&identities, port, echo.address)));
+    api.wait_ready();
+    let policy = folder.join("api.policy.yaml");
+    let good = std::fs::read_to_string(&policy).unwrap();
+    let load = |subject: &str| {
+        let json: Value = serde_json::from_str(&api.command(&["status", "--json"]).1).unwrap();
+        json["loads"].as_array().unwrap().iter().find(|load| load["subject"] == subject).unwrap().clone()
+    };
+    let refused = |subject: &str| load(subject)["refused"].as_array().unwrap().len();
+    let before = load("policy");
+    assert!(before["since"].as_str().unwrap().starts_with("20") && before["files"][0]["sha256"].as_str().unwrap().len() == 64, "{before}");
+    assert_eq!((refused("policy"), refused("revocation"), refused("identity")), (0, 0, 0));
+
+    std::fs::write(&policy, "rules: [{ nmae: x }]\n").unwrap();
+    deny("denied: [{ reason: x }]\n");
+    identities.authority.set_fault(Fault::Garbage);
+    for (subject, why) in [("policy", "nmae"), ("revocation", "names nobody"), ("identity", "its message can't be used")] {
+        eventually(subject, || (refused(subject) == 1).then_some(()));
+        let refusal = load(subject)["refused"][0].clone();
+        assert!(refusal["why"].as_str().unwrap().contains(why), "{refusal}");
+        let (_, screen, _) = api.command(&["status"]);
+        assert!(screen.lines().any(|line| line.contains("REFUSED since ") && line.contains(why)), "{screen}");
+        assert_eq!(api.metric(&format!("sidegate_load_refused{{subject=\"{subject}\"}}")), 1.0);
+    }
+    assert_eq!(load("policy")["since"], before["since"], "what is in force is the old one");
+
+    std::fs::write(&policy, &good).unwrap();
+    deny("denied: []\n");
+    identities.authority.set_fault(Fault::None);
+    for subject in ["policy", "revocation", "identity"] {
+        eventually(subject, || (refused(subject) == 0).then_some(()));
+    }
+    let events = |name: &str| {
+        let output = Command::new(sidegate()).args(["audit", "show", "--json", "--event", name]).arg(folder.join("api.audit")).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    for (event, why) in [("policy.refused", "nmae"), ("revocation.refused", "names nobody"), ("identity.refused", "can't be used")] {
+        let found = eventually(event, || Some(events(event)).filter(|found| !found.is_empty()));
+        assert!(found.contains(why), "{found}");
+    }
 }
 
 #[test]
@@ -70,7 +128,7 @@ fn connections_are_listed_watched_and_cut() {
     assert_eq!(all.len(), 1, "{all:?}");
     let one = &all[0];
     assert_eq!((one["direction"].as_str(), one["peer"].as_str()), (Some("inbound"), Some(&*id("web"))));
-    assert_eq!((one["transport"].as_str(), one["bytes_up"].as_u64(), one["bytes_down"].as_u64()), (Some("mtls"), Some(5), Some(5)));
+    assert_eq!((one["transport"].as_str(), one["bytesUp"].as_u64(), one["bytesDown"].as_u64()), (Some("mtls"), Some(5), Some(5)));
     assert!(one["rule"].as_str().unwrap().starts_with("web ("), "{one}");
     let connection = one["id"].as_str().unwrap();
     // It may be seen first while it shakes hands.
@@ -109,8 +167,15 @@ fn the_log_filter_changes_at_run_time() {
     let echo = Echo::start();
     let pair = Pair::start(echo.address, HOUR, "");
     assert!(!pair.api.log().contains("\"level\":\"DEBUG\""));
-    let (status, _, err) = pair.api.command(&["log-filter", "hyper=shout"]);
-    assert!(!status.success() && err.contains("`hyper=shout` is no log filter"), "{err}");
+    for (filter, why) in [
+        ("hyper=shout", "`shout` is no level: there are off, error, warn, info, debug, trace"),
+        ("debg", "`debg` is no level: there are off, error, warn, info, debug, trace; for one module write MODULE=LEVEL"),
+        ("info,sidegate_idntity=debug", "sidegate has no module `sidegate_idntity`: there are sidegate, sidegate_admin, "),
+    ] {
+        let (status, _, err) = pair.api.command(&["log-filter", filter]);
+        assert!(!status.success() && err.contains(why), "{err}");
+    }
+    assert_eq!(pair.api.command(&["log-filter"]).1, "info\n");
     let (status, _, err) = pair.api.command(&["log-filter", "warn,h2=debug"]);
     assert!(status.success() && err == "warn,h2=debug (it was info)\n", "{err}");
     pair.api.command(&["status"]);
@@ -134,6 +199,33 @@ fn what_operators_do_is_always_told() {
     }
     let told = |event: &str| pair.api.log().matches(&format!("\"event\":\"sidegate.admin.{event}\"")).count();
     eventually("every call to be told", || (told("log_filter") == 1 && told("cut") == 12).then_some(()));
+}
+
+/// The platform's signal follows the preStop hook's drain, and changes nothing; the second signal is meant.
+#[test]
+fn a_signal_after_a_drain_goes_on_draining() {
+    let echo = Echo::start();
+    let mut pair = Pair::start(echo.address, HOUR, "");
+    let mut held = open(&pair);
+    let mut still_there = || held.write_all(b"x").and_then(|()| held.read_exact(&mut [0])).is_ok();
+    let mut waiting =
+        Command::new(sidegate()).args(["drain", "--wait", "--socket"]).arg(&pair.api.socket).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the drain", || pair.api.log().contains("as the admin API was told").then_some(()));
+    pair.api.signal(Signal::SIGTERM);
+    eventually("the signal", || pair.api.log().contains("draining already").then_some(()));
+    assert!(still_there(), "the signal cut it");
+    let (_, screen, _) = pair.api.command(&["status"]);
+    assert!(screen.contains("settling, NOT READY\n            draining; ends by 20") || screen.contains("draining, NOT READY"), "{screen}");
+    assert!(waiting.try_wait().unwrap().is_none(), "it has come back before the end");
+    pair.api.signal(Signal::SIGTERM);
+    assert!(pair.api.wait_end().success());
+    assert!(!still_there());
+    let output = waiting.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.starts_with("draining; waiting for its end, by 20") && said.ends_with("\nit has ended\n"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -236,3 +236,89 @@ fn who_else_listens_on_the_capture_ports_gets_nothing() {
     squatters_get_nothing(&[15006, 15001]);
     assert_eq!(open.read(&mut [0]).map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
 }
+
+/// A sidecar to which the kernel sends nothing is not ready, and says what is missing; it sees when the rules come, go and change.
+#[test]
+fn without_the_rules_a_sidecar_is_not_ready() {
+    if !require() {
+        return;
+    }
+    let mut mesh = PodMesh::new(&["web"], HOUR);
+    let web = mesh.workload("web", &[], "");
+    web.redirect("remove");
+    let sidecar = web.start();
+    let not_ready = |what: &str| {
+        eventually(what, || sidecar.ask("/readyz").filter(|(status, why)| *status == 503 && why.contains(what)));
+        assert_eq!(sidecar.metric("sidegate_capture_proven"), 0.0);
+    };
+    let ready = || {
+        sidecar.wait_ready();
+        assert_eq!(sidecar.metric("sidegate_capture_proven"), 1.0);
+    };
+    not_ready("this network namespace has no kernel rules of sidegate");
+    eventually("the first SVID", || sidecar.log().contains("sidegate.identity.received").then_some(()));
+    assert_eq!(sidecar.ask("/startupz").unwrap().0, 503, "the application would start without protection");
+    web.redirect("apply");
+    ready();
+    assert_eq!(sidecar.ask("/startupz").unwrap().0, 200);
+    let exempt = "exemptUid:";
+    for (part, with) in [
+        ("for what arrives are not those of this configuration", "inbound: { excludePorts: [22] }, exemptUid:"),
+        ("for what leaves are not those of this configuration", "outbound: { excludePorts: [22] }, exemptUid:"),
+        ("those of another configuration", "udp: allow, exemptUid:"),
+    ] {
+        web.redirect_differently("apply", exempt, with);
+        not_ready(part);
+        assert_eq!(sidecar.ask("/startupz").unwrap().0, 200, "it has started");
+        web.redirect("apply");
+        ready();
+    }
+    // Rules for another user exempt this sidecar from nothing, so its own packets would come back to it.
+    web.redirect_differently("apply", "exemptUid: 6", "exemptUid: 1");
+    not_ready("or they exempt another user or mark");
+    let log = sidecar.log();
+    let told = |event: &str| log.matches(&format!("\"event\":\"{event}\"")).count();
+    assert_eq!((told("sidegate.capture.missing"), told("sidegate.capture.proven")), (5, 4), "{log}");
+    assert!(!log.contains("outbound_loop"));
+}
+
+/// Who redirects by other means says so, in writing.
+#[test]
+fn the_proof_can_be_done_without() {
+    if !require() {
+        return;
+    }
+    let mut mesh = PodMesh::new(&["web"], HOUR);
+    let web = mesh.workload("web", &[], "");
+    web.redirect("remove");
+    let sidecar = web.start_differently("exemptUid:", "withoutProof: \"the CNI plugin of the platform redirects\", exemptUid:");
+    sidecar.wait_ready();
+    assert!(sidecar.log().contains("the CNI plugin of the platform redirects"), "{}", sidecar.log());
+    let (_, metrics) = sidecar.ask("/metrics").unwrap();
+    assert!(!metrics.contains("sidegate_capture_proven"));
+}
+
+/// Each action says in a line what it has found or done.
+#[test]
+fn redirect_says_what_it_did() {
+    if !require() {
+        return;
+    }
+    let mut mesh = PodMesh::new(&["web"], HOUR);
+    let web = mesh.workload("web", &[], "");
+    let said = |action: &str| web.redirect(action);
+    let good = |text: &str| (Some(0), format!("{text}\n"));
+    assert_eq!(said("verify"), good("the kernel has what is wanted"));
+    assert_eq!(said("apply"), good("unchanged: the kernel had these rules already"));
+    assert_eq!(said("remove"), good("removed"));
+    assert_eq!(said("remove"), good("there were no rules"));
+    let nothing = "this network namespace has no kernel rules of sidegate; `sidegate redirect apply` puts them in place\n";
+    assert_eq!(said("verify"), (Some(1), nothing.to_owned()));
+    web.redirect_differently("apply", "exemptUid:", "udp: allow, exemptUid:");
+    let (status, differs) = said("verify");
+    assert!(
+        status == Some(1) && differs.contains("outbound_udp_dropped") && differs.contains("differ from what is wanted in"),
+        "{differs}"
+    );
+    assert_eq!(said("apply"), good("applied"));
+}

@@ -73,6 +73,9 @@ fn wait_blocks_until_ready() {
     };
     assert_eq!(wait(pair.web.admin.to_string(), "30s"), (true, String::new()));
     assert_eq!(pair.web.ask("/readyz").unwrap(), (200, "ok\n".to_owned()));
+    // By its socket and by its configuration it is the same.
+    let named = |name: &str, what: &std::path::Path| Command::new(sidegate()).args(["wait", name]).arg(what).status().unwrap().success();
+    assert!(named("--socket", &pair.web.socket) && named("--config", &pair.web.socket.with_file_name("web.yaml")));
     let (ok, why) = wait(format!("127.0.0.1:{}", sidegate_tests::free_port()), "300ms");
     assert!(!ok && why.contains("not ready after 300ms: no answer from"), "{why}");
 }

@@ -4,20 +4,21 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_audit::{AdminAction, Event};
-use sidegate_core::{ConnectionRecord, Direction, Reason, Side, Transport, event, rfc3339};
+use sidegate_core::{ConnectionRecord, Direction, Reason, Transport, event, rfc3339};
 use sidegate_identity::unix_now;
-use sidegate_proxy::{Live, Phase, Readiness, Shared};
+use sidegate_proxy::{Capture, Live, Load, Phase, Readiness, Shared, Subject};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status as Refusal};
 
+use crate::drain::Drain;
 use crate::v1;
 use crate::v1::connection_change::Change;
 use crate::v1::cut_connections_request::Which;
@@ -41,8 +42,8 @@ pub struct Controls {
     pub log_filter: Box<dyn Fn() -> String + Send + Sync>,
     /// Changes it; else says what is wrong.
     pub set_log_filter: Box<SetLogFilter>,
-    /// Told when the drain is to start.
-    pub drain: Arc<Notify>,
+    /// The drain, which this can begin.
+    pub drain: Arc<Drain>,
 }
 
 pub(crate) struct Api {
@@ -99,6 +100,9 @@ impl v1::admin_server::Admin for Api {
             exports: exports.collect(),
             log_filter: (self.controls.log_filter)(),
             profile: self.controls.profile.clone(),
+            capture: Some(capture(&shared.capture.borrow())),
+            loads: Subject::ALL.map(|subject| load(subject, shared.loads.get(subject))).into(),
+            drain_ends: self.controls.drain.ends().map(time).unwrap_or_default(),
         }))
     }
 
@@ -180,8 +184,9 @@ impl v1::admin_server::Admin for Api {
         let (uid, pid) = caller(&request);
         record(&self.controls.shared, AdminAction::Drain, (uid, pid), "");
         tracing::warn!(event = event::ADMIN_DRAIN, uid, pid, "user {uid} started the drain");
-        self.controls.drain.notify_one();
-        Ok(Response::new(v1::DrainResponse {}))
+        self.controls.drain.begin();
+        let ends = self.controls.drain.ends().map(time).unwrap_or_default();
+        Ok(Response::new(v1::DrainResponse { ends }))
     }
 }
 
@@ -217,6 +222,32 @@ async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionCh
     }
 }
 
+/// RFC 3339, to the second.
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+fn capture(capture: &Capture) -> v1::Capture {
+    let (state, since) = match capture {
+        Capture::NotProved => ("not_proved", None),
+        Capture::Proven { since } => ("proven", Some(*since)),
+        Capture::Missing { .. } => ("missing", None),
+    };
+    let missing = capture.missing().unwrap_or_default().to_owned();
+    v1::Capture { state: state.to_owned(), since: since.map(time).unwrap_or_default(), missing }
+}
+
+fn load(subject: Subject, load: Load) -> v1::Load {
+    let files = load.files.into_iter().map(|file| v1::File { file: file.file, sha256: file.sha256 });
+    let refused = load.refused.into_iter().map(|(source, refusal)| v1::Refusal { source, since: time(refusal.since), why: refusal.why });
+    v1::Load {
+        subject: subject.label().to_owned(),
+        since: load.since.map(time).unwrap_or_default(),
+        files: files.collect(),
+        refused: refused.collect(),
+    }
+}
+
 fn of_record(record: &ConnectionRecord) -> v1::EndedConnection {
     let json = serde_json::to_string(record).unwrap_or_default();
     v1::EndedConnection { json, line: sidegate_telemetry::line(record) }
@@ -237,7 +268,7 @@ fn traffic(shared: &Shared, direction: Direction) -> v1::Traffic {
     let ended = Reason::ALL.iter().map(|reason| v1::Ended {
         reason: reason.label().to_owned(),
         connections: metrics.ended(direction, *reason),
-        success: reason.side() == Side::Normal,
+        success: !reason.is_failure(),
     });
     v1::Traffic {
         direction: direction.label().to_owned(),

@@ -14,7 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A sidecar can't be asked.
 #[derive(Debug, thiserror::Error)]
-#[error("no sidecar answers on {path}: {error}; name its `admin.socket` with --socket, and be its user or root")]
+#[error(
+    "no sidecar answers on {path}: {error}; name its configuration with --config or its `admin.socket` with --socket, and be its user or root"
+)]
 pub struct ClientError {
     path: PathBuf,
     error: io::Error,

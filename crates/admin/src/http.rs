@@ -16,7 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sidegate_core::{event, without_controls};
 use sidegate_net::source;
-use sidegate_proxy::{Phase, Readiness, Shared};
+use sidegate_proxy::{Readiness, Shared};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
@@ -183,10 +183,9 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, scrape: &Scrape) -
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }
-    let phase = *shared.phase.borrow();
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n"),
-        "/startupz" if phase >= Phase::Serving => text(StatusCode::OK, "ok\n"),
+        "/startupz" if shared.has_started() => text(StatusCode::OK, "ok\n"),
         "/startupz" | "/readyz" => match shared.readiness() {
             Readiness::Ready => text(StatusCode::OK, "ok\n"),
             Readiness::NotReady(lines) => text(

@@ -3,12 +3,14 @@
 
 mod api;
 mod client;
+mod drain;
 mod http;
 mod scrape;
 mod socket;
 
 pub use api::Controls;
 pub use client::{ClientError, connect};
+pub use drain::Drain;
 pub use http::{Admin, AdminError};
 pub use socket::{AdminSocket, SocketError};
 

@@ -95,6 +95,9 @@ pub enum Event<C = Connection> {
     PolicyRefused {
         /// The files, as far as they could be read.
         files: Vec<FileDigest>,
+        /// Why.
+        #[serde(default)]
+        why: String,
     },
     /// Revocation lists or deny lists that are in force from now on.
     #[serde(rename = "revocation.changed")]
@@ -105,6 +108,31 @@ pub enum Event<C = Connection> {
         denied: u64,
         /// What was read and fetched.
         files: Vec<FileDigest>,
+    },
+    /// A revocation list or deny list that can't be used; what was known before stays in force.
+    #[serde(rename = "revocation.refused")]
+    RevocationRefused {
+        /// Its file or URL.
+        source: String,
+        /// Why.
+        why: String,
+    },
+    /// What an identity source offers can't be used; the last good SVID and bundles stay while they are valid.
+    #[serde(rename = "identity.refused")]
+    IdentityRefused {
+        /// The source.
+        source: String,
+        /// Why.
+        why: String,
+    },
+    /// The kernel rules of this configuration are in place: the pod's traffic goes through this sidecar.
+    #[serde(rename = "capture.proven")]
+    CaptureProven {},
+    /// They are not: traffic may pass this sidecar by.
+    #[serde(rename = "capture.missing")]
+    CaptureMissing {
+        /// Which, and what to do.
+        why: String,
     },
     /// The process has started, with this configuration.
     #[serde(rename = "process.started")]
@@ -231,6 +259,10 @@ impl<C> Event<C> {
             Self::PolicyLoaded { .. } => "policy.loaded",
             Self::PolicyRefused { .. } => "policy.refused",
             Self::RevocationChanged { .. } => "revocation.changed",
+            Self::RevocationRefused { .. } => "revocation.refused",
+            Self::IdentityRefused { .. } => "identity.refused",
+            Self::CaptureProven {} => "capture.proven",
+            Self::CaptureMissing { .. } => "capture.missing",
             Self::ProcessStarted { .. } => "process.started",
             Self::ProcessStopping { .. } => "process.stopping",
             Self::AdminAction { .. } => "admin.action",

@@ -375,6 +375,10 @@ pub struct Redirect {
     pub udp: Udp,
     /// DNS servers that UDP and TCP port 53 may go to.
     pub dns_resolvers: Vec<std::net::IpAddr>,
+    /// Why sidegate does not prove that these rules are in place: say what else redirects the traffic. Without it sidegate is ready
+    /// only while the kernel has exactly the rules of this configuration.
+    #[schemars(length(min = 1))]
+    pub without_proof: Option<String>,
 }
 
 /// What is captured in one direction.

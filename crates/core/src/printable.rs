@@ -31,6 +31,12 @@ pub fn printable(text: &str) -> String {
     text.chars().map(shown).take(MOST).collect()
 }
 
+/// `text` of many lines as one that is [`printable`].
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    printable(&text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; "))
+}
+
 /// `text` without control characters, however long it is.
 #[must_use]
 pub fn without_controls(text: &str) -> String {

@@ -18,7 +18,9 @@ pub struct SourceStatus {
     pub name: String,
     /// Whether the last thing that it said was material.
     pub healthy: bool,
-    /// What it said last, for people.
+    /// Whether what it offered last was refused.
+    pub refuses: bool,
+    /// What it said last, human-readable.
     pub message: String,
 }
 
@@ -99,7 +101,7 @@ impl Identity {
                 schema::Source { files: Some(files), .. } => format!("files {}", files.certificate.display()),
                 schema::Source { workload_api, .. } => format!("workload API {}", endpoint(workload_api.as_ref())?),
             };
-            let status = SourceStatus { name, healthy: false, message: "starting".to_owned() };
+            let status = SourceStatus { name, healthy: false, refuses: false, message: "starting".to_owned() };
             let (sender, receiver) = watch::channel(SourceState { material: None, status, refused: 0 });
             match source {
                 schema::Source { files: Some(files), .. } => tasks.spawn(files::run(files.clone(), rules.clone(), sender)),
@@ -179,6 +181,12 @@ async fn any_change(sources: &mut [watch::Receiver<SourceState>]) {
     .await;
 }
 
+impl SourceStatus {
+    fn heal(&mut self, message: String) {
+        (self.healthy, self.refuses, self.message) = (true, false, message);
+    }
+}
+
 impl SourceState {
     /// Publishes material. The same as before is no rotation, only a sign of life.
     pub(crate) fn publish(sender: &watch::Sender<Self>, material: Arc<Material>) {
@@ -191,8 +199,7 @@ impl SourceState {
             if !was_healthy {
                 tracing::info!(event = event::SOURCE_RECOVERED, source = %sender.borrow().status.name, "it answers again, with what is in use already");
                 sender.send_modify(|state| {
-                    state.status.healthy = true;
-                    state.status.message = message;
+                    state.status.heal(message);
                 });
             }
             return;
@@ -205,8 +212,7 @@ impl SourceState {
         tracing::info!(event = event::IDENTITY_RECEIVED, spiffe_id = %svid.id, serial = %svid.serial, expires_in_s = left, bundles = material.bundles.len(), "SVID received");
         sender.send_modify(|state| {
             state.material = Some(material);
-            state.status.healthy = true;
-            state.status.message = message;
+            state.status.heal(message);
         });
     }
 
@@ -227,7 +233,11 @@ impl SourceState {
             if withdraw {
                 state.material = None;
             }
-            state.refused += u64::from(effect == Effect::Refuse);
+            match effect {
+                Effect::Keep => {}
+                Effect::Refuse => (state.refused, state.status.refuses) = (state.refused + 1, true),
+                Effect::Withdraw => state.status.refuses = false,
+            }
             state.status.healthy = false;
             state.status.message = message;
         });

@@ -7,6 +7,7 @@
 mod attempt;
 mod authorize;
 mod by_source;
+mod capture;
 mod clients;
 mod copy;
 mod detect;
@@ -16,6 +17,7 @@ mod handshake;
 mod inbound;
 mod limits;
 mod listener;
+mod loads;
 mod memory;
 mod original_destination;
 mod outbound;
@@ -39,8 +41,10 @@ mod strangers;
 mod tunnel;
 mod workers;
 
+pub use capture::{Capture, prove_capture};
 pub use limits::{TooFewDescriptors, check_descriptors, raise_descriptor_limit};
 pub use listener::{BindError, Listeners};
+pub use loads::{Load, Loads, Refusal, Subject};
 pub use publisher::{PolicySource, Publisher};
 pub use registry::{Admission, Live, Registry};
 pub use revocation::{RevocationError, RevocationSource};

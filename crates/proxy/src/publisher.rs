@@ -12,12 +12,13 @@ use sidegate_tls::revocation::Revocation;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::loads::Subject;
 use crate::rejudge;
 use crate::resolver::{self, Resolved};
 use crate::revocation::RevocationSource;
 use crate::shared::{Phase, Shared};
 use crate::snapshot::{Snapshot, Tls};
-use sidegate_core::event;
+use sidegate_core::{event, one_line};
 
 /// Policy files and directories of them, their first reading done.
 #[derive(Debug)]
@@ -68,6 +69,7 @@ impl Publisher {
         let (revocations, revocation_changes) = watch::channel(None);
         let loaded = Event::PolicyLoaded { rules: policy.first.len() as u64, files: policy.digests.clone() };
         shared.audit.record(loaded);
+        shared.loads.loaded(Subject::Policy, policy.digests.clone());
         let (policies, policy_changes) = watch::channel(policy.first.clone());
         let (names, name_changes) = watch::channel(Arc::new(Resolved::default()));
         if !policy.paths.is_empty() {
@@ -114,7 +116,8 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
     }
     let refused = |files: Vec<FileDigest>, why: &str| {
         shared.telemetry.metrics.policy_reloads(false).inc();
-        shared.audit.record(Event::PolicyRefused { files });
+        shared.loads.refused(Subject::Policy, "policy files", why);
+        shared.audit.record(Event::PolicyRefused { files, why: one_line(why) });
         tracing::error!(event = event::POLICY_REFUSED, "the policy was not reloaded, the last good one stays: {why}");
     };
     // The first look compares with nothing, so that a change while we started is not missed.
@@ -125,7 +128,9 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
         match aside("policy", move || look(&paths, profile, before.as_ref()), late).await {
             Ok(None) => {}
             Ok(Some((found, Ok(policy)))) => {
+                shared.loads.accepted(Subject::Policy, "policy files");
                 if last.is_some() {
+                    shared.loads.loaded(Subject::Policy, found.clone().unwrap_or_default());
                     shared.telemetry.metrics.policy_reloads(true).inc();
                     let files = found.clone().unwrap_or_default();
                     shared.audit.record(Event::PolicyLoaded { rules: policy.len() as u64, files });
@@ -164,6 +169,7 @@ pub(crate) async fn change<T>(source: &mut watch::Receiver<T>) {
 async fn publish(shared: Arc<Shared>, sources: Sources) {
     let Sources { mut identity, mut policy, mut names, mut revocation } = sources;
     let mut generation = 0;
+    let mut last_material: Option<Arc<Material>> = None;
     let mut last_policy = policy.borrow().clone();
     // TLS configurations are built once for each material, not for each snapshot.
     let mut built: Option<(Arc<Material>, Arc<Revocation>, Tls)> = None;
@@ -186,6 +192,21 @@ async fn publish(shared: Arc<Shared>, sources: Sources) {
         for (success, so_far) in [(true, state.rotations), (false, state.refused)] {
             let counter = metrics.rotations(success);
             counter.add(so_far.saturating_sub(counter.get()));
+        }
+        for source in &state.sources {
+            if source.refuses {
+                let is_news = shared.loads.refused(Subject::Identity, &source.name, &source.message);
+                if is_news {
+                    shared.audit.record(Event::IdentityRefused { source: source.name.clone(), why: source.message.clone() });
+                }
+            } else {
+                shared.loads.accepted(Subject::Identity, &source.name);
+            }
+        }
+        let is_new = |material: &&Arc<Material>| last_material.as_ref().is_none_or(|last| !Arc::ptr_eq(last, *material));
+        if let Some(material) = state.material.as_ref().filter(is_new) {
+            last_material = Some(material.clone());
+            shared.loads.loaded(Subject::Identity, Vec::new());
         }
         if let Some(tls) = &tls {
             shared.telemetry.resource.identify(tls.local_id.clone());

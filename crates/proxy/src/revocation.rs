@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sidegate_audit::{FileDigest, NewEvent};
+use sidegate_audit::{Event, FileDigest};
 use sidegate_config::schema::{self, Denied, DenyList};
 use sidegate_config::value::CollectorAddress;
 use sidegate_config::{FileWatch, aside};
-use sidegate_core::{TrustDomain, event};
+use sidegate_core::{TrustDomain, event, one_line};
 use sidegate_identity::{IdentityState, Material, unix_now};
 use sidegate_tls::revocation::{Authorities, CertificateDer, Content, DomainLists, ListError, NotTaken, ProvenLists, Revocation, Unproven};
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,11 +20,14 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::fetch::fetch;
+use crate::loads::Subject;
 use crate::publisher::change;
 use crate::shared::Shared;
 
 /// The longest list that is read: one of some 400,000 certificates. Each is looked through when a chain is verified anew.
 const LONGEST: usize = 16 * 1024 * 1024;
+/// What can't be looked at for want of a thread.
+const THREAD: &str = "all lists";
 /// After a fetch that failed, growing up to `refresh`.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -86,14 +89,25 @@ pub enum RevocationError {
     #[error("{0}: {1}")]
     List(String, ListError),
     /// There are mistakes in a deny list.
-    #[error("{0}")]
-    DenyList(String),
+    #[error("{1}")]
+    DenyList(PathBuf, String),
     /// They can't be looked at.
     #[error("revocation lists can't be looked at: {0}")]
     Thread(std::io::Error),
     /// A URL does not yield a list.
     #[error("{0} can't be fetched: {1}")]
     Fetch(String, String),
+}
+
+impl RevocationError {
+    /// The file or URL.
+    fn source_name(&self) -> String {
+        match self {
+            Self::Read(file, _) | Self::DenyList(file, _) => file.display().to_string(),
+            Self::NotTaken(place, ..) | Self::List(place, _) | Self::Fetch(place, _) => place.clone(),
+            Self::Thread(_) => THREAD.to_owned(),
+        }
+    }
 }
 
 impl RevocationSource {
@@ -188,6 +202,9 @@ impl RevocationSource {
             }
             let source = &mut self.sources[at];
             source.pending = pending;
+            if (is_new || others_may_sign) && !failed && source.pending.is_empty() {
+                shared.loads.accepted(Subject::Revocation, &source.place.to_string());
+            }
             if is_new && !failed && matches!(source.place, Place::Url(..)) {
                 shared.telemetry.metrics.revocation_reloads(true).inc();
             }
@@ -260,8 +277,12 @@ impl RevocationSource {
                     tracing::warn!(event = event::REVOCATION_TROUBLE, "revocation lists are not read yet; the file system may not answer");
                 };
                 match aside("revocation", round, late).await {
-                    Ok(Some(revocation)) => drop(sender.send_replace(Some(Arc::new(revocation)))),
-                    Ok(None) => {}
+                    Ok(revocation) => {
+                        shared.loads.accepted(Subject::Revocation, THREAD);
+                        if let Some(revocation) = revocation {
+                            sender.send_replace(Some(Arc::new(revocation)));
+                        }
+                    }
                     Err(error) => trouble(&shared, &RevocationError::Thread(error)),
                 }
             }
@@ -299,9 +320,12 @@ impl RevocationSource {
         }
         if let Some((index, digest, content)) = answer
             && let Some(source) = self.sources.get_mut(index)
-            && (source.is_refused || source.found.as_ref() != Some(&digest))
         {
-            source.take(digest, Content { authorities: Vec::new(), ..content });
+            if source.is_refused || source.found.as_ref() != Some(&digest) {
+                source.take(digest, Content { authorities: Vec::new(), ..content });
+            } else {
+                source.is_there(shared);
+            }
         }
         let before = self.material.as_ref().map(Arc::as_ptr);
         if let Some(material) = material.filter(|material| signers_change || Some(Arc::as_ptr(material)) != before) {
@@ -324,10 +348,12 @@ impl RevocationSource {
 
     fn publish(&self, is_news: bool, shared: &Shared) -> Revocation {
         let revocation = self.build();
-        let lists = revocation.domains.values().map(|domain| domain.lists.len()).sum();
+        let lists: usize = revocation.domains.values().map(|domain| domain.lists.len()).sum();
         let denied = revocation.denied.len();
         if lists > 0 || self.is_configured() {
-            shared.audit.record(self.event(lists, denied));
+            let files = self.files();
+            shared.loads.loaded(Subject::Revocation, files.clone());
+            shared.audit.record(Event::RevocationChanged { lists: lists as u64, denied: denied as u64, files });
             if is_news {
                 tracing::info!(event = event::REVOCATION_CHANGED, lists, denied, "revocation has changed");
             }
@@ -335,8 +361,8 @@ impl RevocationSource {
         revocation
     }
 
-    /// What is in force, for the audit log.
-    fn event(&self, lists: usize, denied: usize) -> NewEvent {
+    /// What is in force was made of these.
+    fn files(&self) -> Vec<FileDigest> {
         let of_lists = self.sources.iter().filter_map(|source| source.found.clone());
         let of_denials = self
             .config
@@ -344,7 +370,7 @@ impl RevocationSource {
             .iter()
             .zip(&self.denied)
             .map(|(file, (text, _))| FileDigest::new(&file.display().to_string(), text.as_bytes()));
-        NewEvent::RevocationChanged { lists: lists as u64, denied: denied as u64, files: of_lists.chain(of_denials).collect() }
+        of_lists.chain(of_denials).collect()
     }
 
     /// Reads what files hold now; lists are still to be taken in. Whether a deny list has changed, and whether others may sign lists.
@@ -353,7 +379,7 @@ impl RevocationSource {
         for source in &mut self.sources {
             let Place::File(file) = &source.place else { continue };
             match source.look(file) {
-                Ok((digest, _)) if source.found.as_ref() == Some(&digest) => {}
+                Ok((digest, _)) if source.found.as_ref() == Some(&digest) => source.is_there(shared),
                 Ok((digest, content)) => {
                     signers_change |= source.authorities != content.authorities;
                     source.take(digest, content);
@@ -364,8 +390,12 @@ impl RevocationSource {
         }
         for (file, denied) in self.config.deny_lists.iter().zip(&mut self.denied) {
             match read_denied(file) {
-                Ok(now) if now.0 != denied.0 => (*denied, changed) = (now, true),
-                Ok(_) => {}
+                Ok(now) => {
+                    shared.loads.accepted(Subject::Revocation, &file.display().to_string());
+                    if now.0 != denied.0 {
+                        (*denied, changed) = (now, true);
+                    }
+                }
                 Err(error) => trouble(shared, &error),
             }
         }
@@ -385,6 +415,13 @@ impl Source {
     fn take(&mut self, digest: FileDigest, content: Content) {
         (self.found, self.pending, self.authorities) = (Some(digest), content.lists, content.authorities);
         (self.is_new, self.is_refused) = (true, false);
+    }
+
+    /// It holds what it held before, and could not be read or fetched meanwhile.
+    fn is_there(&self, shared: &Shared) {
+        if self.pending.is_empty() && !self.is_refused {
+            shared.loads.accepted(Subject::Revocation, &self.place.to_string());
+        }
     }
 
     /// Reads its file; what is in it already is not looked at again.
@@ -411,6 +448,11 @@ impl std::fmt::Display for Place {
 
 fn trouble(shared: &Shared, error: &RevocationError) {
     shared.telemetry.metrics.revocation_reloads(false).inc();
+    let source = error.source_name();
+    let why = one_line(&error.to_string());
+    if shared.loads.refused(Subject::Revocation, &source, &why) {
+        shared.audit.record(Event::RevocationRefused { source, why });
+    }
     tracing::error!(event = event::REVOCATION_TROUBLE, "{error}; what was known before stays in force");
 }
 
@@ -424,7 +466,7 @@ fn read_denied(file: &Path) -> Result<(String, Vec<Denied>), RevocationError> {
     let text =
         sidegate_config::file::read_text(file, sidegate_config::file::LARGE).map_err(|e| RevocationError::Read(file.to_owned(), e))?;
     let (list, root) = sidegate_config::typed::<DenyList>(&file.display().to_string(), &text)
-        .map_err(|problems| RevocationError::DenyList(problems.to_string()))?;
+        .map_err(|problems| RevocationError::DenyList(file.to_owned(), problems.to_string()))?;
     let mut wrong = sidegate_config::document::Problems::default();
     for (index, denied) in list.denied.iter().enumerate() {
         let path = format!("denied[{index}]");
@@ -438,7 +480,7 @@ fn read_denied(file: &Path) -> Result<(String, Vec<Denied>), RevocationError> {
     }
     match wrong.or(list.denied) {
         Ok(denied) => Ok((text, denied)),
-        Err(problems) => Err(RevocationError::DenyList(problems.to_string())),
+        Err(problems) => Err(RevocationError::DenyList(file.to_owned(), problems.to_string())),
     }
 }
 

@@ -10,7 +10,9 @@ use sidegate_telemetry::{Observation, Telemetry};
 use sidegate_tls::budget;
 use tokio::sync::watch;
 
+use crate::capture::Capture;
 use crate::limits::Limits;
+use crate::loads::{Loads, Subject};
 use crate::memory::buffered_bytes;
 use crate::own_dials::OwnDials;
 use crate::registry::Registry;
@@ -50,6 +52,10 @@ pub struct Shared {
     pub registry: Registry,
     /// Where in its life sidegate is.
     pub phase: watch::Sender<Phase>,
+    /// Whether the kernel sends the pod's traffic here.
+    pub capture: watch::Sender<Capture>,
+    /// What is in force, and what was refused since.
+    pub loads: Loads,
     /// Counts up when identity or policy changes: sessions that wait for a connection end then.
     pub(crate) renewals: watch::Sender<u64>,
     pub(crate) limits: Limits,
@@ -66,6 +72,8 @@ impl Shared {
             registry: Registry::default(),
             own_dials: Arc::default(),
             phase: watch::Sender::new(Phase::Starting),
+            capture: watch::Sender::new(Capture::NotProved),
+            loads: Loads::default(),
             renewals: watch::Sender::new(0),
             settings,
             telemetry,
@@ -83,10 +91,16 @@ impl Shared {
         if *self.phase.borrow() > Phase::Serving {
             return Readiness::NotReady(vec!["draining".to_owned()]);
         }
-        match self.snapshot.load().readiness() {
-            Readiness::Ready if self.audit.is_blocked() => Readiness::NotReady(vec![AUDIT_BLOCKED.to_owned()]),
-            readiness => readiness,
-        }
+        let mut missing = self.snapshot.load().missing();
+        missing.extend(self.capture.borrow().missing().map(str::to_owned));
+        missing.extend(self.audit.is_blocked().then(|| AUDIT_BLOCKED.to_owned()));
+        if missing.is_empty() { Readiness::Ready } else { Readiness::NotReady(missing) }
+    }
+
+    /// Whether the start is over: connections have been served, and the kernel sends them here or once did.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        *self.phase.borrow() >= Phase::Serving && !self.capture.borrow().is_new()
     }
 
     fn observation(&self) -> Observation {
@@ -102,6 +116,17 @@ impl Shared {
             ready: self.readiness() == Readiness::Ready,
             svid_time_left: material.map(|m| m.svid.not_after - now),
             bundles_time_left: bundles.filter_map(last).collect(),
+            captured: match &*self.capture.borrow() {
+                Capture::NotProved => None,
+                capture => Some(capture.missing().is_none()),
+            },
+            loads: Subject::ALL
+                .map(|subject| {
+                    let load = self.loads.get(subject);
+                    let age = load.since.map(|since| since.elapsed().unwrap_or_default());
+                    (subject.label(), age, load.refused.len())
+                })
+                .into(),
             buffered: (budget::held(), budget::limit()),
             sources: snapshot.identity.sources.iter().map(|s| (s.name.as_str().into(), s.healthy)).collect(),
         }

@@ -98,14 +98,13 @@ impl Snapshot {
         Ok(tls)
     }
 
-    /// Whether connections can be served now.
-    #[must_use]
-    pub fn readiness(&self) -> Readiness {
+    /// What is missing for connections to be served, a line each.
+    pub(crate) fn missing(&self) -> Vec<String> {
         if self.valid_tls().is_some() {
-            return Readiness::Ready;
+            return Vec::new();
         }
         let mut missing = vec!["no valid X.509-SVID".to_owned()];
         missing.extend(self.identity.sources.iter().map(|s| format!("{}: {}", s.name, s.message)));
-        Readiness::NotReady(missing)
+        missing
     }
 }

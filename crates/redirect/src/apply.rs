@@ -4,11 +4,22 @@ use crate::error::RedirectError;
 use crate::nft::{self, TABLE, VERIFY_TABLE};
 use crate::plan::Plan;
 use crate::render::render;
+use crate::verify::verify;
 
 /// Makes the kernel's table what the plan wants, in one transaction: at no moment is there half of it, or none where
-/// there was one before. Applying the same plan again changes nothing but the counters, which begin at 0.
-pub fn apply(plan: &Plan) -> Result<(), RedirectError> {
-    nft::load(&format!("{}{}", nft::clear(VERIFY_TABLE), render(plan)?))
+/// there was one before. False if it was so already: then nothing changes, counters included.
+pub fn apply(plan: &Plan) -> Result<bool, RedirectError> {
+    let rules = render(plan)?;
+    if is_applied()? && verify(plan)?.is_empty() {
+        return Ok(false);
+    }
+    nft::load(&format!("{}{rules}", nft::clear(VERIFY_TABLE)))?;
+    Ok(true)
+}
+
+/// Whether the kernel has rules of sidegate, of whatever plan.
+pub fn is_applied() -> Result<bool, RedirectError> {
+    nft::has_table(TABLE)
 }
 
 /// Takes the table out of the kernel; false if there was none. From now on everything passes in the clear.

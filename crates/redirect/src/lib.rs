@@ -13,13 +13,15 @@ mod diff;
 mod error;
 mod nft;
 mod plan;
+mod proof;
 mod render;
 mod set;
 mod verify;
 
-pub use apply::{apply, counters, remove};
+pub use apply::{apply, counters, is_applied, remove};
 pub use diff::Difference;
 pub use error::RedirectError;
 pub use plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
+pub use proof::Proof;
 pub use render::render;
 pub use verify::verify;

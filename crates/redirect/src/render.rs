@@ -6,6 +6,7 @@ use crate::check::check;
 use crate::error::RedirectError;
 use crate::nft::{self, TABLE};
 use crate::plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
+use crate::proof::Proof;
 use crate::set::{Side, outside, ports, set, within};
 
 /// The mark (`ct mark`) on the connections of the sidecar and of the exempt users.
@@ -43,26 +44,48 @@ pub(crate) fn table(plan: &Plan, name: &str, dormant: bool) -> String {
     if dormant {
         text.line("flags dormant");
     }
+    capture(&mut text, plan);
+    proof(&mut text, plan);
+    text.close();
+    text.text
+}
+
+/// The rules by which the proof of a plan is made.
+pub(crate) fn rules(plan: &Plan) -> String {
+    let mut text = Text::default();
+    capture(&mut text, plan);
+    text.text
+}
+
+fn capture(text: &mut Text, plan: &Plan) {
     for counter in counters(plan) {
         text.line(format_args!("counter {counter} {{ }}"));
     }
     if let Some(outbound) = &plan.outbound {
-        outbound_zone(&mut text, plan);
-        outbound_exempt(&mut text, plan, outbound);
-        outbound_redirect(&mut text, outbound);
+        outbound_zone(text, plan);
+        outbound_exempt(text, plan, outbound);
+        outbound_redirect(text, outbound);
     }
     // In this order, for a chain must be there before a rule leads to it.
-    replies(&mut text, plan);
+    replies(text, plan);
     if plan.outbound.is_some() {
-        outbound_filter(&mut text, plan);
+        outbound_filter(text, plan);
     }
     if let Some(inbound) = &plan.inbound {
-        inbound_exempt(&mut text, inbound);
-        inbound_redirect(&mut text, inbound);
-        inbound_filter(&mut text, plan, inbound);
+        inbound_exempt(text, inbound);
+        inbound_redirect(text, inbound);
+        inbound_filter(text, plan, inbound);
     }
+}
+
+fn proof(text: &mut Text, plan: &Plan) {
+    text.open("chain proof");
+    text.note("The sidecar reaches itself at these addresses only while these rules are in place: so it proves them without");
+    text.note("a privilege. All but the first are digests of the rules above.");
+    text.line("type nat hook output priority -101; policy accept;");
+    let addresses = set(Proof::of_checked(plan).addresses());
+    text.line(format_args!("{} ip daddr {addresses} meta l4proto tcp dnat ip to 127.0.0.1", own(plan)));
     text.close();
-    text.text
 }
 
 /// A counter must be declared before the rules that use it, and is declared only if one does.
@@ -211,9 +234,15 @@ fn replies(text: &mut Text, plan: &Plan) {
 }
 
 fn outbound_filter(text: &mut Text, plan: &Plan) {
-    text.open("chain outbound_redirected");
+    text.open("chain outbound_own");
+    text.note("The proof below. Nothing else on loopback is redirected.");
+    text.line("ct original ip daddr 127.0.0.0/8 accept");
     text.note("The sidecar never leads to itself.");
-    text.line(format_args!("{} counter name outbound_loop_dropped drop", own(plan)));
+    text.line("counter name outbound_loop_dropped drop");
+    text.close();
+
+    text.open("chain outbound_redirected");
+    text.line(format_args!("{} goto outbound_own", own(plan)));
     text.line("accept");
     text.close();
 

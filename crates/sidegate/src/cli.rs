@@ -11,6 +11,9 @@ use sidegate_config::value::{Id, Moment, Span, Target};
 
 use self::audit::Audit;
 
+/// The configuration where nobody names one.
+pub(crate) const DEFAULT_CONFIG: &str = "/etc/sidegate/sidegate.yaml";
+
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SIDEGATE_BUILD"), ")");
 
 /// A service-mesh sidecar: transparent mutual TLS with SPIFFE identities, and a reason for every handshake.
@@ -37,10 +40,10 @@ pub(crate) enum Command {
     Connections(Connections),
     /// Reset connections of a running sidecar
     Cut(Cut),
-    /// Change what a running sidecar logs
+    /// Show or change what a running sidecar logs
     LogFilter(LogFilter),
     /// Drain and end a running sidecar, as SIGTERM does
-    Drain(Asked),
+    Drain(Drain),
     /// Verify, read and report on an audit log
     Audit(Audit),
     /// The kernel rules that send the pod's traffic to the sidecar
@@ -60,7 +63,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Config {
     /// Configuration file; SIDEGATE__SECTION__KEY in the environment overrides a key
-    #[arg(short, long, value_name = "FILE", env = "SIDEGATE_CONFIG", default_value = "/etc/sidegate/sidegate.yaml")]
+    #[arg(short, long, value_name = "FILE", env = "SIDEGATE_CONFIG", default_value = DEFAULT_CONFIG)]
     pub(crate) config: PathBuf,
 }
 
@@ -116,7 +119,7 @@ pub(crate) struct PolicyFiles {
     #[arg(short, long, value_name = "PATH")]
     pub(crate) policy: Vec<PathBuf>,
     /// Configuration file that names the policy files
-    #[arg(short, long, value_name = "FILE", env = "SIDEGATE_CONFIG", default_value = "/etc/sidegate/sidegate.yaml")]
+    #[arg(short, long, value_name = "FILE", env = "SIDEGATE_CONFIG", default_value = DEFAULT_CONFIG)]
     pub(crate) config: PathBuf,
 }
 
@@ -207,9 +210,11 @@ pub(crate) struct PolicySuggest {
 
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// The sidecar's admin address
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15020")]
-    pub(crate) admin: SocketAddr,
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Its probes' address instead, where neither its socket nor its configuration can be seen
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["socket", "config"])]
+    pub(crate) admin: Option<SocketAddr>,
     /// Give up after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = span)]
     pub(crate) timeout: Duration,
@@ -218,9 +223,12 @@ pub(crate) struct Wait {
 /// Which running sidecar is meant.
 #[derive(Debug, Args)]
 pub(crate) struct Asked {
-    /// Its admin socket
-    #[arg(long, value_name = "PATH", env = "SIDEGATE_ADMIN_SOCKET", default_value = sidegate_config::schema::ADMIN_SOCKET)]
-    pub(crate) socket: PathBuf,
+    /// Its configuration file, which says where it can be asked. Default: /etc/sidegate/sidegate.yaml where there is one
+    #[arg(short, long, value_name = "FILE", env = "SIDEGATE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Its admin socket, instead of the one that the configuration names
+    #[arg(short, long, value_name = "PATH", env = "SIDEGATE_ADMIN_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -232,7 +240,7 @@ pub(crate) struct Status {
     pub(crate) json: bool,
     /// Print the configuration as it was loaded instead, secrets redacted
     #[arg(long, conflicts_with = "json")]
-    pub(crate) config: bool,
+    pub(crate) print_config: bool,
 }
 
 #[derive(Debug, Args)]
@@ -271,11 +279,20 @@ pub(crate) struct Cut {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogFilter {
-    /// Level or filter, such as info or sidegate_identity=debug
+    /// Level or filter, such as info or info,sidegate_identity=debug; without it the present one is printed
     #[arg(value_name = "FILTER")]
-    pub(crate) filter: String,
+    pub(crate) filter: Option<String>,
     #[command(flatten)]
     pub(crate) asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// Come back only when the sidecar has ended, as a preStop hook has to
+    #[arg(long)]
+    pub(crate) wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -308,7 +325,7 @@ pub(crate) enum RedirectAction {
     Apply,
     /// Print the rules for review; needs no privilege
     Show,
-    /// Compare what the kernel has with what is wanted
+    /// Compare what the kernel has with what is wanted: exit status 1 if it differs, 2 if that can't be found out
     Verify,
     /// Take the rules away
     Remove,

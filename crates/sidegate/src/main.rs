@@ -6,12 +6,14 @@
 mod say;
 
 mod admin;
+mod asked;
 mod audit;
 mod authority;
 mod check;
 mod cli;
 #[cfg(feature = "development")]
 mod demo;
+mod drain;
 mod logging;
 mod outcome;
 mod policy;
@@ -19,6 +21,7 @@ mod redirect;
 mod reference;
 mod run;
 mod schema;
+mod status;
 mod wait;
 mod yaml;
 
@@ -39,14 +42,14 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),
-        Command::Status(arguments) => admin::status(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
         Command::Connections(arguments) => admin::connections(&arguments),
         Command::Cut(arguments) => admin::cut(&arguments),
         Command::LogFilter(arguments) => admin::log_filter(&arguments),
-        Command::Drain(asked) => admin::drain(&asked),
+        Command::Drain(arguments) => drain::drain(&arguments),
+        Command::Redirect(arguments) => return outcome::Outcome::exit_code(redirect::redirect(&arguments)),
         // Which says by its exit status what it has found.
         Command::Audit(arguments) => return audit::audit(&arguments),
-        Command::Redirect(arguments) => redirect::redirect(&arguments),
         Command::Authority(arguments) => authority::authority(&arguments),
         #[cfg(feature = "development")]
         Command::Demo(arguments) => demo::demo(&arguments),

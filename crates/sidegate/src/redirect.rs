@@ -1,23 +1,24 @@
 //! `sidegate redirect`.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use sidegate_config::Config;
 use sidegate_config::schema;
 use sidegate_config::value::{Address, Ports};
 use sidegate_redirect::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
 
 use crate::cli::{self, RedirectAction};
-use crate::say::say_lines;
+use crate::outcome::Outcome;
+use crate::say::{count, say, say_lines};
 
 /// The user that sidegate runs as where nothing else is said, as in other meshes.
 const DEFAULT_UID: u32 = 1337;
 
 /// Applies, shows, verifies or removes the rules.
-pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<()> {
+pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<Outcome> {
     if let RedirectAction::Remove = arguments.action {
         let there = sidegate_redirect::remove()?;
         err!("{}", if there { "removed" } else { "there were no rules" });
-        return Ok(());
+        return Ok(Outcome::Good);
     }
     let config =
         sidegate_config::load(&arguments.config.config).map_err(|problems| anyhow!("the configuration can't be used:\n{problems}"))?;
@@ -25,22 +26,26 @@ pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<()> {
     match arguments.action {
         RedirectAction::Show => say_lines(&sidegate_redirect::render(&plan)?)?,
         RedirectAction::Apply => {
-            sidegate_redirect::apply(&plan)?;
-            err!("applied");
+            let is_new = sidegate_redirect::apply(&plan)?;
+            err!("{}", if is_new { "applied" } else { "unchanged: the kernel had these rules already" });
         }
         RedirectAction::Verify => {
-            let differences = sidegate_redirect::verify(&plan)?;
-            for difference in &differences {
-                out!("{difference}");
+            if !sidegate_redirect::is_applied()? {
+                err!("this network namespace has no kernel rules of sidegate; `sidegate redirect apply` puts them in place");
+                return Ok(Outcome::Finding);
             }
+            let differences = sidegate_redirect::verify(&plan)?;
+            differences.iter().try_for_each(|difference| say(&difference.to_string()))?;
             if !differences.is_empty() {
-                bail!("the kernel's rules differ from what is wanted in {} lines; `sidegate redirect apply` mends that", differences.len());
+                let lines = count(differences.len() as u64, "line");
+                err!("the kernel's rules differ from what is wanted in {lines}; `sidegate redirect apply` replaces them");
+                return Ok(Outcome::Finding);
             }
             err!("the kernel has what is wanted");
         }
         RedirectAction::Remove => {}
     }
-    Ok(())
+    Ok(Outcome::Good)
 }
 
 /// The user whom the rules exempt, where they exempt by user.

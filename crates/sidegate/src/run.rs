@@ -6,21 +6,22 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sidegate_admin::{Admin, AdminSocket, Controls};
+use sidegate_admin::{Admin, AdminSocket, Controls, Drain};
 use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity};
 use sidegate_config::Config;
 use sidegate_config::schema::telemetry::{Signal, Target};
-use sidegate_config::schema::{ADMIN_SOCKET, Profile};
+use sidegate_config::schema::{ADMIN_SOCKET, Mode, Otherwise, Profile};
 use sidegate_core::{Reason, event};
 use sidegate_identity::Identity;
 use sidegate_proxy::{
-    Listeners, Phase, PolicySource, Publisher, RevocationSource, Settings, Shared, Workers, check_descriptors, cpu_quota,
-    raise_descriptor_limit,
+    Capture, Listeners, Phase, PolicySource, Publisher, RevocationSource, Settings, Shared, Workers, check_descriptors, cpu_quota,
+    prove_capture, raise_descriptor_limit,
 };
+use sidegate_redirect::Proof;
 use sidegate_telemetry::{Options, Telemetry, TlsSource};
 use sidegate_tls::CollectorConfig;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::check::warnings;
 use crate::logging::Logging;
@@ -49,6 +50,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let policy = PolicySource::load(config.policy.files.clone(), config.profile).context("the policy can't be used")?;
     let revocation = RevocationSource::load(config.revocation.clone()).context("revocation can't be checked")?;
     warnings(&config, policy.rules()).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
+    in_plaintext(&config).iter().for_each(|what| tracing::warn!(event = event::CONFIG_PLAINTEXT, "{what}"));
     let settings = Settings::new(&config);
     let workers = config.workers.map_or_else(cpu_quota, usize::from);
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.
@@ -81,13 +83,15 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let lost = logging.lost.clone();
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
     let shared = Shared::new(settings, Arc::new(telemetry), Arc::new(audit));
+    let proof = capture_proof(&config)?;
+    shared.capture.send_replace(Capture::new(proof.as_ref()));
     // Whatever fails from here on is the log's last record.
     let served = (|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let workers = Workers::start(&shared, listeners)?;
         tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
         let doors = Doors { admin, socket };
-        let controlled = runtime.block_on(control(&config, &shared, (policy, revocation), doors, &identity, &logging));
+        let controlled = runtime.block_on(control(&config, &shared, (policy, revocation, proof), doors, &identity, &logging));
         // A name that is still being resolved is nothing to wait for.
         runtime.shutdown_background();
         let until = *controlled.as_ref().unwrap_or(&Instant::now().add(reserve(&config)));
@@ -222,7 +226,7 @@ fn harden(with_parent: bool) {
 async fn control(
     config: &Config,
     shared: &Arc<Shared>,
-    (policy, revocation): (PolicySource, RevocationSource),
+    (policy, revocation, proof): (PolicySource, RevocationSource, Option<Proof>),
     doors: Doors,
     identity_cell: &IdentityCell,
     logging: &Logging,
@@ -233,35 +237,84 @@ async fn control(
     // Ended with the runtime.
     let _records = tokio::spawn(follow_identity(shared.audit.clone(), identity.subscribe()));
     let _publisher = Publisher::start(shared, identity.subscribe(), policy, revocation);
-    let drain_asked = Arc::new(Notify::new());
+    // Ended with the runtime.
+    let _capture = proof.map(|proof| tokio::spawn(prove_capture(shared.clone(), proof)));
+    let draining = Arc::new(Drain::new(config.drain.deadline.duration()));
     // Ended with the runtime.
     let _admin = doors.admin.map(|admin| tokio::spawn(admin.serve(shared.clone())));
     let _socket = match doors.socket {
-        Some(socket) => Some(tokio::spawn(socket.serve(controls(config, shared, logging, &drain_asked)?))),
+        Some(socket) => Some(tokio::spawn(socket.serve(controls(config, shared, logging, &draining)?))),
         None => None,
     };
     let _give_back = tokio::spawn(give_back(shared.phase.subscribe()));
     let mut phase = shared.phase.subscribe();
-    tokio::select! {
+    let mut is_signalled = tokio::select! {
         name = signals.next() => {
             shared.audit.record(Event::ProcessStopping { why: name.to_owned() });
             tracing::info!(event = event::DRAINING, signal = name, "draining");
+            true
         }
-        () = drain_asked.notified() => {
+        () = draining.begun() => {
             shared.audit.record(Event::ProcessStopping { why: "the admin API".to_owned() });
             tracing::info!(event = event::DRAINING, "draining, as the admin API was told");
+            false
         }
         _ = phase.wait_for(|p| *p == Phase::Ending) => anyhow::bail!("the data plane could not go on"),
-    }
-    let end = Instant::now() + config.drain.deadline.duration();
-    tokio::select! {
-        () = drain(config, shared, end - reserve(config)) => Ok(end),
-        name = signals.next() => {
-            tracing::warn!(event = event::ENDING_AT_ONCE, signal = name, open = shared.registry.open(), "second signal: ending at once");
-            shared.registry.cut_all(Reason::Cancelled);
-            Ok(end.min(Instant::now() + reserve(config)))
+    };
+    let end = draining.begin();
+    let mut drained = std::pin::pin!(drain(config, shared, end - reserve(config)));
+    loop {
+        tokio::select! {
+            () = &mut drained => return Ok(end),
+            name = signals.next() => if is_signalled {
+                tracing::warn!(event = event::ENDING_AT_ONCE, signal = name, open = shared.registry.open(), "second signal: ending at once");
+                shared.registry.cut_all(Reason::Cancelled);
+                return Ok(end.min(Instant::now() + reserve(config)));
+            } else {
+                // A preStop hook has begun the drain, and the platform's own signal follows.
+                is_signalled = true;
+                tracing::info!(event = event::DRAINING, signal = name, "draining already; a second signal ends it at once");
+            }
         }
     }
+}
+
+/// What the configuration lets pass without protection, and why.
+fn in_plaintext(config: &Config) -> Vec<String> {
+    let (inbound, outbound) = (&config.inbound, &config.outbound);
+    let because = |reason: &Option<String>| reason.as_deref().unwrap_or("no reason is written").to_owned();
+    let name = |mode| match mode {
+        Mode::Strict => None,
+        Mode::Permissive => Some("TLS or plaintext (permissive)"),
+        Mode::Plaintext => Some("plaintext"),
+    };
+    let mut all = Vec::new();
+    if inbound.is_served() {
+        let ports = inbound.ports.iter().filter_map(|port| Some((format!("port {}", port.port), name(port.mode)?, &port.reason)));
+        let others = name(inbound.default_mode).map(|mode| ("every other port".to_owned(), mode, &inbound.reason));
+        all.extend(ports.chain(others).map(|(port, mode, reason)| format!("inbound, {port} takes {mode}: {}", because(reason))));
+    }
+    if outbound.is_served() && outbound.otherwise == Otherwise::Passthrough {
+        all.push(format!("outbound, what no destination covers leaves in plaintext: {}", because(&outbound.reason)));
+    }
+    all
+}
+
+/// What proves that the kernel sends the pod's traffic here, if it has to and nothing else sees to that.
+fn capture_proof(config: &Config) -> Result<Option<Proof>> {
+    if !captures(config) {
+        return Ok(None);
+    }
+    if let Some(reason) = &config.redirect.without_proof {
+        tracing::info!(event = event::CAPTURE_UNPROVED, "that the kernel sends the pod's traffic here is not proved: {reason}");
+        return Ok(None);
+    }
+    Ok(Some(Proof::of(&redirect::plan(config))?))
+}
+
+/// Whether the kernel is to redirect anything to this sidecar.
+fn captures(config: &Config) -> bool {
+    config.inbound.listen.is_some() || config.outbound.listen.is_some() || config.outbound.listen6.is_some()
 }
 
 /// Once the start is over its code is only a burden: of the program, about half is never needed again.
@@ -284,7 +337,7 @@ struct Doors {
     socket: Option<AdminSocket>,
 }
 
-fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Arc<Notify>) -> Result<Controls> {
+fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Arc<Drain>) -> Result<Controls> {
     let (told, changed) = (logging.filter.clone(), logging.filter.clone());
     Ok(Controls {
         shared: shared.clone(),

@@ -2,32 +2,62 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use sidegate_admin::v1;
 
+use crate::asked::{Doors, refused};
 use crate::cli;
 
 const STEP: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Asks `/readyz` until it says yes.
+/// Asks by the admin socket, or where there is none `/readyz`, until the answer is yes.
 pub(crate) fn wait(arguments: &cli::Wait) -> Result<()> {
     let deadline = Instant::now() + arguments.timeout;
+    let doors = match arguments.admin {
+        Some(address) => Doors { socket: None, listen: Some(address) },
+        None => arguments.asked.doors()?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     loop {
-        let why = match readyz(arguments.admin) {
-            Ok((200, _)) => return Ok(()),
-            Ok((_, body)) => body.lines().skip(1).collect::<Vec<_>>().join("; "),
-            Err(error) => format!("no answer from {}: {error}", arguments.admin),
+        let missing = match (&doors.socket, doors.listen) {
+            (Some(socket), listen) if listen.is_none() || socket.exists() => runtime.block_on(status(socket)),
+            (_, Some(listen)) => readyz(listen),
+            _ => bail!("this sidecar can't be asked: it has neither `admin.socket` nor `admin.listen`"),
+        };
+        let why = match missing {
+            Ok(missing) if missing.is_empty() => return Ok(()),
+            Ok(missing) => missing.join("; "),
+            Err(error) => format!("{error:#}"),
         };
         if Instant::now() >= deadline {
-            bail!("not ready after {:?}: {why}", arguments.timeout);
+            bail!("not ready after {}: {why}", humantime::format_duration(arguments.timeout));
         }
         std::thread::sleep(STEP);
     }
 }
 
-fn readyz(admin: SocketAddr) -> std::io::Result<(u16, String)> {
+/// What is missing, by the admin socket.
+async fn status(socket: &Path) -> Result<Vec<String>> {
+    let mut client = sidegate_admin::connect(socket).await?;
+    let status = client.get_status(v1::GetStatusRequest {}).await.map_err(refused)?.into_inner();
+    Ok(if status.ready { Vec::new() } else { status.missing })
+}
+
+/// What is missing, by the probe.
+fn readyz(admin: SocketAddr) -> Result<Vec<String>> {
+    let (status, body) = get(admin).map_err(|error| anyhow!("no answer from {admin}: {error}"))?;
+    Ok(match status {
+        200 => Vec::new(),
+        _ if body.starts_with("not ready\n") => body.lines().skip(1).map(str::to_owned).collect(),
+        _ => vec![format!("{admin} answers with status {status}; is it a sidecar's `admin.listen`?")],
+    })
+}
+
+fn get(admin: SocketAddr) -> std::io::Result<(u16, String)> {
     let mut tcp = TcpStream::connect_timeout(&admin, ANSWER)?;
     tcp.set_read_timeout(Some(ANSWER))?;
     tcp.write_all(format!("GET /readyz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").as_bytes())?;

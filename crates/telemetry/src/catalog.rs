@@ -101,6 +101,9 @@ instruments! {
     REVOCATION_RELOADS "sidegate.revocation.reloads" Counter "{reload}" ["outcome"] "Revocation lists or deny lists were read or fetched anew (success), or could not be used so that the last good ones stay (failure).";
     REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" ["status"] "Handshakes with peers of whom it is not known whether they are revoked, and whom the configuration lets in all the same.";
     READY "sidegate.ready" Gauge "" [] "1 while ready.";
+    CAPTURE_PROVEN "sidegate.capture.proven" Gauge "" [] "1 while the kernel rules of this configuration are in place, 0 while they are not: then traffic may pass the sidecar by. Absent where nothing is redirected or redirect.withoutProof is set.";
+    LOAD_AGE "sidegate.load.age" Gauge "s" ["subject"] "How long the policy, the revocation data or the identity material that is in force has been so.";
+    LOAD_REFUSED "sidegate.load.refused" Gauge "{source}" ["subject"] "Files and other sources whose present content is refused, so that what was loaded before stays in force.";
     BUFFERED "sidegate.buffers.held" Gauge "By" [] "Bytes in the buffers of all connections: of handshakes, relays and tunnels.";
     BUFFERED_LIMIT "sidegate.buffers.limit" Gauge "By" [] "What they may hold together, by limits.bufferedBytes or the cgroup's memory limit.";
     ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" ["direction"] "accept() failures, such as an exhausted descriptor table.";
@@ -134,6 +137,7 @@ pub const METRIC_ATTRIBUTES: &[(&str, &str)] = &[
     ("status", "unknown_allowed if no list covers the peer, expired_allowed if the one that does has expired."),
     ("signal", "traces, metrics or logs; where things are dropped also records, access_log, stderr, audit and audit_copies."),
     ("cause", "Why it was dropped: queue_full, rate_limited, export_failed, rejected or shutdown."),
+    ("subject", "What is loaded: policy, revocation or identity."),
     ("worker", "The worker's number."),
     ("version", "sidegate's version."),
     ("cpu.mode", "user or system."),

@@ -54,6 +54,10 @@ pub struct Observation {
     pub svid_time_left: Option<i64>,
     /// Trust domains, with the seconds until the last CA certificate of each expires.
     pub bundles_time_left: Vec<(Arc<str>, i64)>,
+    /// Whether the kernel sends the pod's traffic here; none if nobody looks.
+    pub captured: Option<bool>,
+    /// What can be loaded again, how long it has been in force, and how many of its sources offer what is refused.
+    pub loads: Vec<(&'static str, Option<Duration>, usize)>,
     /// Bytes that the buffers of all connections hold, and may hold.
     pub buffered: (usize, usize),
     /// Identity sources, and whether each is healthy.
@@ -537,6 +541,15 @@ impl Streams {
     #[allow(clippy::cast_precision_loss, reason = "seconds")]
     fn observed(&mut self, seen: Observation) {
         self.number(&catalog::READY, Vec::new(), f64::from(u8::from(seen.ready)));
+        if let Some(captured) = seen.captured {
+            self.number(&catalog::CAPTURE_PROVEN, Vec::new(), f64::from(u8::from(captured)));
+        }
+        for (subject, age, refused) in seen.loads {
+            if let Some(age) = age {
+                self.number(&catalog::LOAD_AGE, vec![("subject", subject.into())], age.as_secs_f64());
+            }
+            self.number(&catalog::LOAD_REFUSED, vec![("subject", subject.into())], refused as f64);
+        }
         if let Some(left) = seen.svid_time_left {
             self.number(&catalog::SVID_TIME_LEFT, Vec::new(), left as f64);
         }
@@ -575,6 +588,8 @@ mod tests {
             ready: true,
             svid_time_left: Some(60),
             bundles_time_left: vec![("a.b".into(), 600)],
+            captured: Some(true),
+            loads: vec![("policy", Some(Duration::from_secs(3)), 0)],
             buffered: (4096, 1 << 20),
             sources: vec![("files".into(), true)],
         });

@@ -90,10 +90,13 @@ fn sentence(event: &Event) -> String {
             None => format!("{trust_domain} is gone"),
         },
         Event::PolicyLoaded { rules, files } => format!("{rules} rules in force, of {}", digests(files)),
-        Event::PolicyRefused { files } => format!("can't be used, the last good one stays: {}", digests(files)),
+        Event::PolicyRefused { files, why } => format!("can't be used, the last good one stays: {}: {why}", digests(files)),
         Event::RevocationChanged { lists, denied, files } => {
             format!("{lists} revocation lists and {denied} denials in force, of {}", digests(files))
         }
+        Event::RevocationRefused { source, why } | Event::IdentityRefused { source, why } => format!("{source} can't be used: {why}"),
+        Event::CaptureProven {} => "the kernel sends the pod's traffic through this sidecar".to_owned(),
+        Event::CaptureMissing { why } => why.clone(),
         Event::ProcessStarted { version, pid, profile, config, .. } => {
             format!("sidegate {version}, process {pid}, profile {profile}, configuration {}", digests(std::slice::from_ref(config)))
         }

@@ -134,10 +134,16 @@ impl Summary {
             }
             Event::BundleChanged { .. } => self.identity.bundles += 1,
             Event::PolicyLoaded { rules, files } => self.policies.push(row(format!("in force: {rules} rules"), digests(files))),
-            Event::PolicyRefused { files } => self.policies.push(row("refused".to_owned(), digests(files))),
+            Event::PolicyRefused { files, why } => self.policies.push(row("refused".to_owned(), format!("{}: {why}", digests(files)))),
             Event::RevocationChanged { lists, denied, files } => {
                 self.policies.push(row(format!("revocation in force: {lists} lists, {denied} denials"), digests(files)));
             }
+            Event::RevocationRefused { source, why } => {
+                self.policies.push(row("revocation refused".to_owned(), format!("{source}: {why}")));
+            }
+            Event::IdentityRefused { source, why } => self.policies.push(row("identity refused".to_owned(), format!("{source}: {why}"))),
+            Event::CaptureProven {} => self.starts.push(row("capture proven".to_owned(), String::new())),
+            Event::CaptureMissing { why } => self.starts.push(row("capture missing".to_owned(), why.clone())),
             Event::ProcessStarted { version, profile, config, .. } => {
                 self.starts.push(row(format!("started: version {version}, profile {profile}"), digests(std::slice::from_ref(config))));
             }

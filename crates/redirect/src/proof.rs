@@ -1,0 +1,102 @@
+//! How the sidecar proves, without any privilege, that the kernel has these rules.
+//!
+//! Only root may read nftables. So the rules translate some loopback addresses, for the sidecar alone, to 127.0.0.1: what
+//! the sidecar sends to one of them arrives at its own listener there if the rules are in place, and nowhere else. All addresses but one are
+//! digests of the rules, so that those of another configuration prove nothing.
+
+use std::net::Ipv4Addr;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::error::RedirectError;
+use crate::plan::Plan;
+use crate::render::rules;
+
+/// The addresses that the rules of a plan translate to 127.0.0.1, port unchanged, when the sidecar connects to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// Any rules of sidegate, of whatever plan.
+    pub any: Ipv4Addr,
+    /// Exactly the plan's rules.
+    pub rules: Ipv4Addr,
+    /// The plan's rules for what arrives, if it has any.
+    pub inbound: Option<Ipv4Addr>,
+    /// The plan's rules for what leaves, if it has any.
+    pub outbound: Option<Ipv4Addr>,
+}
+
+impl Proof {
+    /// Of a plan's rules.
+    ///
+    /// # Errors
+    /// If there are no rules for such a plan.
+    pub fn of(plan: &Plan) -> Result<Self, RedirectError> {
+        crate::check::check(plan)?;
+        Ok(Self::of_checked(plan))
+    }
+
+    pub(crate) fn of_checked(plan: &Plan) -> Self {
+        let alone = |plan: &Plan| {
+            let [first, second, ..] = sha256(plan);
+            (first, second)
+        };
+        let inbound = plan.inbound.is_some().then(|| alone(&Plan { outbound: None, ..plan.clone() }));
+        let outbound = plan.outbound.is_some().then(|| alone(&Plan { inbound: None, ..plan.clone() }));
+        let [first, second, third, ..] = sha256(plan);
+        Self {
+            any: Ipv4Addr::new(127, 83, 0, 1),
+            rules: Ipv4Addr::new(127, 128 | first, second, third),
+            inbound: inbound.map(|(first, second)| Ipv4Addr::new(127, 84, first, second)),
+            outbound: outbound.map(|(first, second)| Ipv4Addr::new(127, 85, first, second)),
+        }
+    }
+
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        [Some(self.any), self.inbound, self.outbound, Some(self.rules)].into_iter().flatten()
+    }
+}
+
+/// Of the rules alone: another wording of a comment is no other rule.
+fn sha256(plan: &Plan) -> [u8; 32] {
+    let rules: Vec<String> =
+        rules(plan).lines().map(str::trim).filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, rules.concat().as_bytes()).as_ref());
+    sha256
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Exempt, Inbound, Outbound, Udp};
+
+    #[test]
+    fn other_rules_have_another_proof() {
+        let outbound = Outbound {
+            port: 15001,
+            include_cidrs: Vec::new(),
+            exclude_cidrs: Vec::new(),
+            include_ports: Vec::new(),
+            exclude_ports: Vec::new(),
+        };
+        let inbound = Inbound { port: 15006, include_ports: Vec::new(), exclude_ports: Vec::new(), exclude_cidrs: Vec::new() };
+        let plan = Plan {
+            exempt: Exempt::Uid(1337),
+            exempt_uids: Vec::new(),
+            inbound: Some(inbound),
+            outbound: Some(outbound),
+            udp: Udp::Drop,
+            dns_resolvers: Vec::new(),
+        };
+        let proof = Proof::of(&plan).unwrap();
+        assert_eq!(Proof::of(&plan).unwrap(), proof);
+        let mut other = plan.clone();
+        other.inbound.as_mut().unwrap().exclude_ports.push(22.into());
+        let changed = Proof::of(&other).unwrap();
+        assert!(changed.rules != proof.rules && changed.inbound != proof.inbound);
+        assert!(changed.outbound == proof.outbound && changed.any == proof.any);
+        let changed = Proof::of(&Plan { exempt: Exempt::Uid(1338), ..plan.clone() }).unwrap();
+        assert!(changed.inbound != proof.inbound && changed.outbound != proof.outbound && changed.rules != proof.rules);
+        assert_eq!(Proof::of(&Plan { inbound: None, ..plan }).unwrap().inbound, None);
+    }
+}

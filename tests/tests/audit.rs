@@ -41,7 +41,7 @@ fn the_two_ends_of_each_connection_have_one_name_and_are_joined() {
     end(&mut pair);
     let [web, api] = ["web", "api"].map(|name| AuditLog::of(&pair.identities, name));
     for log in [&web, &api] {
-        let report = log.intact();
+        let report = log.proved();
         assert_eq!(report["provenUntil"], report["lastSeq"], "{report:#}");
         assert_eq!(report["anchored"], report["lastSeq"], "{report:#}");
     }
@@ -64,7 +64,8 @@ fn the_two_ends_of_each_connection_have_one_name_and_are_joined() {
     // Another workload of the same trust domain has a key too, but it is not its log.
     let bundle = pair.identities.folder().join("web.trusted.pem").display().to_string();
     let (status, out, _) = AuditLog::command(&["verify", &folders[0], "--bundle", &bundle, "--signer", &id("api")]);
-    assert!(status == 1 && out.contains(&format!("its signer is {}, not {}", id("web"), id("api"))), "{out}");
+    let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(status == 1 && words.contains(&format!("its signer is {}, not {}", id("web"), id("api"))), "{out}");
 
     // A connection that one end has struck off its log is missed, and so is the record.
     let file = sidegate_audit::files(&api.folder).unwrap().remove(0);
@@ -156,7 +157,7 @@ fn every_security_event_is_on_record() {
     let actions: BTreeSet<String> = log.records().iter().filter_map(|r| Some(r["action"].as_str()?.to_owned())).collect();
     assert_eq!(actions, ["config_read", "cut", "log_filter"].map(str::to_owned).into());
     // Certificates that have expired since were valid when they signed.
-    log.intact();
+    log.proved();
 
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/schema/audit.json");
     let schema: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
@@ -208,18 +209,28 @@ fn a_log_is_shown_and_reported() {
     assert_eq!(of_it.lines().count(), 2, "{of_it}");
 
     let report = |format: &str| {
-        let (status, out, err) = AuditLog::command(&["report", &folder, "--format", format]);
+        let (status, out, err) = log.with_proof(&["report", &folder, "--format", format]);
         assert_eq!((status, err.as_str()), (0, ""));
         out
     };
     let json: serde_json::Value = serde_json::from_str(&report("json")).unwrap();
-    assert_eq!(json["summary"]["connections"]["admitted"], 4);
-    assert_eq!(json["summary"]["refusals"]["plaintext_refused"], 1);
-    assert_eq!(json["summary"]["tls"]["versions"], serde_json::json!({ "TLS 1.3": json["summary"]["tls"]["exchanges"] }));
-    assert_eq!(json["summary"]["peers"][id("web")], 4);
-    assert!(report("markdown").contains("| NIST SP 800-52r2 | 3.1 protocol versions | yes | TLS versions seen: TLS 1.3 |"));
+    let (summary, connections) = (&json["summary"], &json["summary"]["connections"]);
+    assert_eq!((&connections["admitted"], &connections["mtls"], &connections["judged"]), (&4.into(), &4.into(), &4.into()));
+    assert_eq!(summary["refusals"]["plaintext_refused"], 1);
+    assert_eq!(summary["admissions"], serde_json::json!({ "policy": 4 }));
+    assert_eq!(summary["tls"]["versions"], serde_json::json!({ "TLS 1.3": summary["tls"]["exchanges"] }));
+    assert_eq!(summary["peers"][id("web")], 4);
+    assert_eq!(json["verification"]["verdict"], "proved");
+    let markdown = report("markdown");
+    assert!(markdown.starts_with("# Audit report\n\n> **PROVED: "), "{markdown}");
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let point = |name: &str| cells(markdown.lines().find(|line| line.contains(name)).unwrap())[3].clone();
+    assert_eq!((point("3.1 protocol versions"), point("8.15 logging")), ("yes".to_owned(), "yes".to_owned()), "{markdown}");
     let html = report("html");
-    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("<td>plaintext\\_refused</td>".replace('\\', "").as_str()), "{html}");
+    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("<td>plaintext_refused</td>"), "{html}");
+    assert!(html.contains("<div class=\"verdict good\"><strong>PROVED: "), "{html}");
+    let (status, empty, _) = log.with_proof(&["report", &folder, "--until", "2020-01-01T00:00:00Z"]);
+    assert!(status == 0 && empty.contains("**Period:** no record before 2020-01-01T00:00:00Z\n"), "{empty}");
 
     // What can't be answered is neither good nor a finding.
     for arguments in [&["verify", "/nowhere"][..], &["show", "/nowhere"], &["verify", &folder, "--anchor", "/nowhere"]] {
@@ -228,6 +239,76 @@ fn a_log_is_shown_and_reported() {
     }
     let (status, _, err) = AuditLog::command(&["verify", pair.identities.folder().to_str().unwrap()]);
     assert!(status == 2 && err.contains("holds no audit log"), "{err}");
+    let nothing = pair.identities.folder().join("nothing.jsonl");
+    std::fs::write(&nothing, "").unwrap();
+    let (status, _, err) = AuditLog::command(&["verify", &folder, "--anchor", nothing.to_str().unwrap()]);
+    assert!(status == 2 && err.contains("there is nothing to compare the log with"), "{err}");
+}
+
+/// Without all checkpoints and without the records that `is_unwanted` says, numbered and linked as if they had never been.
+fn forge(folder: &Path, is_unwanted: impl Fn(&serde_json::Value) -> bool) {
+    let [file] = sidegate_audit::files(folder).unwrap().try_into().unwrap();
+    let mut forged: Vec<String> = Vec::new();
+    for line in std::fs::read_to_string(&file).unwrap().lines() {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        if record["event"] == "log.checkpoint" || is_unwanted(&record) {
+            continue;
+        }
+        let seq = forged.len() + 1;
+        let mut text = line.replacen(&format!("\"seq\":{},", record["seq"]), &format!("\"seq\":{seq},"), 1);
+        if let Some(last) = forged.last() {
+            text = text.replace(record["prev"].as_str().unwrap(), &sidegate_audit::sha256_hex(last.as_bytes()));
+        }
+        forged.push(text);
+    }
+    std::fs::write(&file, forged.join("\n") + "\n").unwrap();
+}
+
+/// Five denials and all checkpoints are removed, and the links made again: nothing contradicts that, so nothing may vouch for it.
+#[test]
+fn a_log_that_nothing_proves_passes_nowhere() {
+    let echo = Echo::start();
+    let mut pair = Pair::start(echo.address, HOUR, &format!("{}{QUICK}", AuditLog::config("", "")));
+    let log = AuditLog::of(&pair.identities, "api");
+    echo_bytes(pair.entry, 1000, 1).unwrap();
+    for _ in 0..5 {
+        let _ = exchange(pair.port, b"GET / HTTP/1.1\r\n\r\n");
+    }
+    let is_refusal = |record: &serde_json::Value| record["event"] == "connection.refused";
+    eventually("five refusals", || (log.records().iter().filter(|r| is_refusal(r)).count() == 5).then_some(()));
+    end(&mut pair);
+    log.proved();
+    forge(&log.folder, is_refusal);
+    let folder = log.folder.display().to_string();
+
+    let (status, out, _) = AuditLog::command(&["verify", &folder]);
+    assert!(status == 1 && out.starts_with("NOTHING PROVED: "), "{status} {out}");
+    assert!(["--bundle", "--public-key", "--anchor", "--identity"].iter().all(|what| out.contains(what)), "{out}");
+    let (status, out, _) = AuditLog::command(&["verify", &folder, "--allow-unproved"]);
+    assert!(status == 0 && out.starts_with("NOTHING PROVED: "), "{status} {out}");
+    let (status, out, _) = log.with_proof(&["verify", &folder, "--allow-unproved"]);
+    assert!(status == 1 && out.starts_with("NOT INTACT: "), "{status} {out}");
+    let (status, report) = json(AuditLog::command(&["verify", &folder, "--json"]));
+    assert_eq!((status, &report["verdict"], &report["proved"]), (1, &"nothing_proved".into(), &serde_json::json!([])));
+
+    for (more, status) in [(&[][..], 1), (&["--allow-unproved"], 0)] {
+        let (exit, report) = json(AuditLog::command(&[&["report", &folder, "--format", "json"], more].concat()));
+        assert_eq!(exit, status, "{report:#}");
+        assert!(report["points"].as_array().unwrap().iter().all(|point| point["met"].is_null()), "{report:#}");
+        assert_eq!(report["records"]["proved"], 0);
+        // What was asked for all the same is summed up.
+        assert_eq!(report["summary"]["connections"]["admitted"] != 0, !more.is_empty(), "{report:#}");
+        for format in ["markdown", "html"] {
+            let (exit, text, _) = AuditLog::command(&[&["report", &folder, "--format", format], more].concat());
+            assert!(exit == status && text.contains("NOTHING PROVED: ") && !text.contains("| yes ") && !text.contains(">yes<"), "{text}");
+            assert_eq!(text.contains("NOTHING IN THIS REPORT IS PROVED"), !more.is_empty(), "{text}");
+        }
+    }
+}
+
+/// What a command says in JSON.
+fn json((status, out, err): (i32, String, String)) -> (i32, serde_json::Value) {
+    (status, serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}")))
 }
 
 /// A log is verified while it is written; what is followed goes on with what comes.
@@ -247,7 +328,7 @@ fn a_log_is_verified_and_followed_while_it_is_written() {
     follow.kill().unwrap();
     follow.wait().unwrap();
     assert!(sidegate_audit::files(&log.folder).unwrap().len() > 1, "it has been rotated meanwhile");
-    log.intact();
+    log.proved();
 }
 
 /// Killed under load, and started again: the chain goes on, and says so.
@@ -268,8 +349,10 @@ fn a_sidecar_that_was_killed_goes_on_with_its_log() {
     eventually("a connection", || echo_bytes(pair.entry, 1000, 1).ok());
     again.signal(Signal::SIGTERM);
     assert!(again.wait_end().success());
-    let report = log.intact();
-    assert_eq!(report["resumed"], 1, "{report:#}");
+    // What the killed process wrote after its last checkpoint nobody vouches for, and nothing else is in doubt.
+    let (_, report) = log.verify_at(&log.folder);
+    assert_eq!((&report["resumed"], &report["findings"]), (&1.into(), &serde_json::json!([])), "{report:#}");
+    assert!(["proved", "partly_proved"].contains(&report["verdict"].as_str().unwrap()), "{report:#}");
     assert!(again.log().contains("sidegate.audit.resumed"), "{}", again.log());
 }
 

@@ -34,7 +34,7 @@ fn judge((output, folder): (Output, PathBuf)) {
         "    handshake      +",
         "FAILED: No allow rule covers the connection.",
         "the metrics                  the collector has ",
-        "The audit log of api, by the trust bundle and its SPIFFE ID\n  INTACT",
+        "The audit log of api, by the trust bundle and its SPIFFE ID\n  PROVED",
         "checkpoints are signed by spiffe://demo.sidegate/",
         "Where to look next",
     ] {
@@ -90,7 +90,7 @@ fn policy_is_suggested_and_replayed_on_the_audit_log_of_the_demo() {
         run(&words)
     };
     let (status, verdict) = typed("audit verify");
-    assert_eq!((status, verdict.starts_with("INTACT")), (Some(0), true), "{verdict}");
+    assert_eq!((status, verdict.starts_with("PROVED")), (Some(0), true), "{verdict}");
     let (_, joined) = typed("audit join");
     assert!(joined.contains("spiffe://demo.sidegate/web"), "{joined}");
     let (status, suggested) = typed("policy suggest");

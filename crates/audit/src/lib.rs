@@ -35,7 +35,7 @@ pub use read::{ReadError, Record, Records, log_files};
 pub use sealed::{AuditorKeyError, AuditorKeys};
 pub use signing::{KeyError, Trust};
 pub use state::IdentityCell;
-pub use verify::{Anchor, Finding, Given, Report, anchors, verify};
+pub use verify::{Anchor, Finding, Given, OpenTail, Report, Verdict, anchors, verify};
 
 /// Why the audit log can't be started.
 #[derive(Debug, thiserror::Error)]

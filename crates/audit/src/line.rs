@@ -174,6 +174,8 @@ pub(crate) struct Line<'a> {
 pub(crate) struct Head {
     v: u32,
     pub(crate) seq: u64,
+    #[serde(default)]
+    pub(crate) time: String,
     pub(crate) event: String,
     /// How many records it holds.
     #[serde(default = "one")]

@@ -113,10 +113,10 @@ impl Trust {
 
 /// What a checkpoint's signature is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Judgement {
     /// Whom we trust has signed it.
     Proven,
-    /// Somebody has signed it, but there is nothing to judge by who that was.
+    /// Somebody has signed it, but there is nothing to tell by who that was.
     Somebody,
     /// It is no signature of this, or not of whom we trust.
     Refused(String),
@@ -131,16 +131,16 @@ const MOST_REFUSED: u32 = 256;
 pub(crate) struct Refused(u32);
 
 /// Judges a signature of `message`, made at `time` seconds since the epoch.
-pub(crate) fn judge(signer: &Signer, message: &[u8], signature: &[u8], time: i64, trust: &Trust, refused: &mut Refused) -> Verdict {
+pub(crate) fn judge(signer: &Signer, message: &[u8], signature: &[u8], time: i64, trust: &Trust, refused: &mut Refused) -> Judgement {
     if refused.0 >= MOST_REFUSED {
-        return Verdict::Refused(format!("its signer is not looked at, since {MOST_REFUSED} before it were refused"));
+        return Judgement::Refused(format!("its signer is not looked at, since {MOST_REFUSED} before it were refused"));
     }
     match check(signer, message, signature, time, trust) {
-        Ok(true) => Verdict::Proven,
-        Ok(false) => Verdict::Somebody,
+        Ok(true) => Judgement::Proven,
+        Ok(false) => Judgement::Somebody,
         Err(why) => {
             refused.0 += 1;
-            Verdict::Refused(why)
+            Judgement::Refused(why)
         }
     }
 }
@@ -224,7 +224,7 @@ mod tests {
         let mut judged = 0;
         for _ in 0..MOST_REFUSED + 100 {
             let (signer, signature) = forged(b"text");
-            let Verdict::Refused(why) = judge(&signer, b"text", &signature, 0, &trust, &mut refused) else { panic!("it passes") };
+            let Judgement::Refused(why) = judge(&signer, b"text", &signature, 0, &trust, &mut refused) else { panic!("it passes") };
             judged += u32::from(why.starts_with("its signer is not trusted"));
         }
         assert_eq!(judged, MOST_REFUSED);

@@ -1,6 +1,7 @@
 //! Verifying a log: every change, removal, insertion and reordering is found and named, and what can't be proved is said.
 
 mod exported;
+mod proved;
 mod report;
 mod unproven;
 
@@ -10,7 +11,7 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 pub use exported::{Anchor, anchors};
-pub use report::{Finding, Report};
+pub use report::{Finding, OpenTail, Report, Verdict};
 
 use crate::event::{CheckpointCause, Event, Signer, VERSION};
 use crate::folder::name_of;
@@ -19,9 +20,9 @@ use crate::key::{EpochKey, Hash};
 use crate::line::{self, Head, LONGEST, Line, Next};
 use crate::read::{ReadError, Record, log_files, unseal};
 use crate::sealed::AuditorKeys;
-use crate::signing::{Refused, Trust, Verdict, judge};
+use crate::signing::{Judgement, Refused, Trust, judge};
 
-/// How often a folder is listed anew, when a file was deleted by `retain` before its turn came.
+/// How often a folder is listed again, when a file was deleted by `retain` before its turn came.
 const LISTINGS: usize = 5;
 /// As many findings are kept; of more only the number is.
 const FINDINGS: usize = 1000;
@@ -83,6 +84,10 @@ struct Beginning {
     sealed_key: Option<String>,
     /// Whether what was exported says that this is its key.
     anchored: bool,
+    /// The last record of the run that a trusted signature or an exported record proves; 0 without one.
+    mark: u64,
+    /// The last record of the run whose MAC was not checked; 0 without one.
+    unchecked: u64,
 }
 
 /// Records behind the last signed checkpoint, all of one run.
@@ -131,6 +136,11 @@ struct Verifier<'a> {
     /// All checkpoints, and the beginnings of files: what is exported.
     checkpoints: BTreeMap<u64, Hash>,
     openings: BTreeMap<u64, Hash>,
+    /// When the records were made with which an unproved end of the log may begin: the first of each file, and what follows these
+    /// and checkpoints.
+    times: BTreeMap<u64, String>,
+    /// Whether the next record is one of them.
+    is_timed: bool,
     /// The first records of runs; the last one's is the running process.
     beginnings: Vec<Beginning>,
     retired: Vec<Retired>,
@@ -157,6 +167,8 @@ impl<'a> Verifier<'a> {
             owes_resumed: false,
             checkpoints: BTreeMap::new(),
             openings: BTreeMap::new(),
+            times: BTreeMap::new(),
+            is_timed: true,
             beginnings: Vec::new(),
             retired: Vec::new(),
             refused: Refused::default(),
@@ -245,6 +257,10 @@ impl<'a> Verifier<'a> {
         self.report.last_seq = head.seq.saturating_add(head.records - 1);
         self.report.last_hash = hex(&hash);
         let of_the_log = head.event.starts_with("log.");
+        let is_mark = matches!(head.event.as_str(), "log.checkpoint" | "log.opened");
+        if std::mem::replace(&mut self.is_timed, is_mark) || head.event == "log.opened" {
+            self.times.insert(head.seq, head.time.clone());
+        }
         if self.line == 1 && head.event != "log.opened" {
             self.find(Some(head.seq), "the file does not begin with `log.opened`: its beginning is missing");
         }
@@ -299,7 +315,12 @@ impl<'a> Verifier<'a> {
                 self.checked = false;
                 self.find(Some(seq), "its MAC does not fit: it was made without the key of its epoch");
             }
-            None => (self.checked, self.unauthenticated) = (false, true),
+            None => {
+                (self.checked, self.unauthenticated) = (false, true);
+                if let Some(run) = self.beginnings.last_mut() {
+                    run.unchecked = seq;
+                }
+            }
         }
     }
 
@@ -377,7 +398,7 @@ impl<'a> Verifier<'a> {
         }
         self.checked = true;
         self.key = sealed_key.as_deref().and_then(|sealed| self.open_key(seq, epoch, sealed));
-        self.beginnings.push(Beginning { seq, run: run.to_owned(), epoch, sealed_key, anchored: false });
+        self.beginnings.push(Beginning { seq, run: run.to_owned(), epoch, sealed_key, anchored: false, mark: 0, unchecked: 0 });
     }
 
     /// Goes on with the key of a later epoch.
@@ -440,12 +461,13 @@ impl<'a> Verifier<'a> {
             (Some(signer), Some((message, signature))) => {
                 self.report.signers.insert(signer.name());
                 match judge(signer, &message, &signature, time, &self.given.trust, &mut self.refused) {
-                    Verdict::Proven => {
+                    Judgement::Proven => {
                         self.report.proven_checkpoints += 1;
                         self.report.proven_until = seq;
+                        self.mark(seq);
                     }
-                    Verdict::Somebody => self.report.signed_checkpoints += 1,
-                    Verdict::Refused(why) => return self.find(Some(seq), why),
+                    Judgement::Somebody => self.report.signed_checkpoints += 1,
+                    Judgement::Refused(why) => return self.find(Some(seq), why),
                 }
                 (self.signed, self.checked) = (seq, true);
             }
@@ -466,8 +488,9 @@ impl<'a> Verifier<'a> {
         self.beginning(whole);
         let trusts = self.given.trust.is_given();
         if trusts && self.report.proven_checkpoints == 0 {
-            self.find(None, "no checkpoint is signed by whom you trust: nothing says that this is the log that was written");
+            self.find(None, "no checkpoint has a signature that you trust: nothing says that this is the log that was written");
         }
+        self.divide();
         self.say_what_is_unproven(trusts);
         self.report
     }

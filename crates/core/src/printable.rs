@@ -25,6 +25,12 @@ pub fn rfc3339(seconds: i64) -> Option<String> {
     Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string())
 }
 
+/// `1 record`, `2 records`.
+#[must_use]
+pub fn counted(number: u64, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
 /// `text` without control characters and bounded: a peer must not write lines, move cursors or fill disks.
 #[must_use]
 pub fn printable(text: &str) -> String {

@@ -28,6 +28,31 @@ pub(crate) fn say_lines(text: &str) -> Result<()> {
     text.lines().try_for_each(say)
 }
 
+/// Lines are this wide at most, where their words allow it.
+const WIDTH: usize = 120;
+
+/// `line` in lines of at most 120 columns, those after the first indented by `indent` spaces more than it is itself.
+pub(crate) fn wrapped(line: &str, indent: usize) -> String {
+    let own = line.len() - line.trim_start().len();
+    let rest = " ".repeat(own + indent);
+    let mut out = " ".repeat(own);
+    let mut column = own;
+    for word in line.split_whitespace() {
+        let width = word.chars().count();
+        if column > own && column + 1 + width > WIDTH {
+            out.push('\n');
+            out.push_str(&rest);
+            column = rest.len();
+        } else if column > own {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += width;
+    }
+    out
+}
+
 /// Writes JSON, on one line.
 pub(crate) fn say_json(value: &impl Serialize) -> Result<()> {
     print(&printable_json(&serde_json::to_string(value)?))
@@ -61,6 +86,20 @@ pub(crate) fn count(number: u64, one: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped_at_words() {
+        assert_eq!(wrapped("  short line", 2), "  short line");
+        let text = format!("  {}", "word ".repeat(60));
+        let lines = wrapped(&text, 2);
+        let lines: Vec<&str> = lines.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| line.len() <= WIDTH && !line.ends_with(' ')), "{lines:?}");
+        assert!(lines[0].starts_with("  word") && lines[1].starts_with("    word"), "{lines:?}");
+        assert_eq!(lines.concat().matches("word").count(), 60);
+        let long = "x".repeat(200);
+        assert_eq!(wrapped(&long, 2), long);
+    }
 
     #[test]
     fn an_error_keeps_its_lines_only() {

@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::hex::sha256;
 use crate::line::Line;
 use crate::read::{ReadError, Record};
-use crate::signing::{Verdict, judge};
+use crate::signing::{Judgement, judge};
 
 /// An exported checkpoint, or the exported beginning of a run.
 #[derive(Debug, Clone)]
@@ -17,6 +17,14 @@ pub struct Anchor {
     place: String,
     /// Not a whole record: what a crash leaves of a line that was being written.
     torn: bool,
+}
+
+impl Anchor {
+    /// Whether it is a whole record, and so says something.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !self.torn
+    }
 }
 
 /// Bytes of a file of exported checkpoints: of some 100,000, which is one a minute for two months.
@@ -76,6 +84,7 @@ impl Verifier<'_> {
                 if is_it {
                     reaches = true;
                     self.report.anchored = self.report.anchored.max(anchor.seq);
+                    self.mark(anchor.seq);
                 } else {
                     self.find(Some(anchor.seq), "it differs from the record that was exported: the log was replaced or changed");
                 }
@@ -139,8 +148,8 @@ impl Verifier<'_> {
         let Some((message, signature)) = line.signature() else { return Some("its signature is missing".to_owned()) };
         let time = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         match judge(signer, &message, &signature, time, &self.given.trust, &mut self.refused) {
-            Verdict::Refused(why) => Some(why),
-            Verdict::Proven | Verdict::Somebody => None,
+            Judgement::Refused(why) => Some(why),
+            Judgement::Proven | Judgement::Somebody => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -20,6 +21,40 @@ pub struct Finding {
     pub what: String,
 }
 
+/// What a log is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Something is not as it was written.
+    NotIntact,
+    /// Nothing contradicts it, and nothing proves a single record.
+    NothingProved,
+    /// Some records are proved.
+    PartlyProved,
+    /// All are, or all but the young end of a log that is still written.
+    Proved,
+}
+
+/// The end of a log that is still written, as far as it is not proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenTail {
+    /// Its first record.
+    pub first: u64,
+    /// Its last.
+    pub last: u64,
+    /// When the first one was made, RFC 3339.
+    pub since: String,
+}
+
+impl OpenTail {
+    fn is_young(&self, now: SystemTime, tail: Duration) -> bool {
+        let Ok(since) = humantime::parse_rfc3339(&self.since) else { return false };
+        // Clocks of two hosts differ: what is a little ahead of ours is young too.
+        now.duration_since(since).unwrap_or_else(|ahead| ahead.duration()) <= tail
+    }
+}
+
 /// What verifying has found.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -34,9 +69,9 @@ pub struct Report {
     pub last_seq: u64,
     /// SHA-256 of the last line.
     pub last_hash: String,
-    /// Checkpoints signed by whom we trust.
+    /// Checkpoints signed by a signer that is trusted.
     pub proven_checkpoints: u64,
-    /// Checkpoints signed by somebody, with nothing given to judge by who that is.
+    /// Checkpoints signed by somebody, with nothing given to decide by who that is.
     pub signed_checkpoints: u64,
     /// Checkpoints without a signature, from before the first SVID.
     pub unsigned_checkpoints: u64,
@@ -47,6 +82,14 @@ pub struct Report {
     pub unvouched: Vec<RangeInclusive<u64>>,
     /// Records after the last signed checkpoint, unless MACs prove that the last run wrote them.
     pub unsigned_tail: Option<RangeInclusive<u64>>,
+    /// Records that are proved: by a trusted signature, by an exported record, or by MACs whose key is known to be the run's own.
+    pub proved: Vec<RangeInclusive<u64>>,
+    /// The other records: anyone who can write to the files may have written them.
+    pub unproved: Vec<RangeInclusive<u64>>,
+    /// All that is unproved, where it is what a log that is still written has: records of the last run after the last proved
+    /// one, and the log was not closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_tail: Option<OpenTail>,
     /// Lines whose MAC was checked.
     pub authenticated: u64,
     /// Exported checkpoints that the log holds as they were exported.
@@ -74,11 +117,18 @@ impl Report {
         self.findings.is_empty()
     }
 
-    /// Whether it is intact, and trusted signatures and exported records vouch for it, but for what came after the last
-    /// checkpoint.
+    /// What the log is worth. `tail` is how old the records may be that have no checkpoint yet in a log that is still written.
     #[must_use]
-    pub fn is_proven(&self) -> bool {
-        self.is_intact() && self.proven_until > 0 && self.anchored > 0 && self.unvouched.is_empty() && self.later_exports == 0
+    pub fn verdict(&self, now: SystemTime, tail: Duration) -> Verdict {
+        if !self.is_intact() {
+            Verdict::NotIntact
+        } else if self.proved.is_empty() {
+            Verdict::NothingProved
+        } else if self.unproved.is_empty() || self.open_tail.as_ref().is_some_and(|open| open.is_young(now, tail)) {
+            Verdict::Proved
+        } else {
+            Verdict::PartlyProved
+        }
     }
 
     /// All records that neither a signature nor MACs prove, in order: whoever could write to the files may have changed them. Where

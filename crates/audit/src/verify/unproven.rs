@@ -23,7 +23,7 @@ impl Verifier<'_> {
                 Some(first),
                 format!(
                     "records 1 to {last} are missing; that they were deleted says only record {seq}, which no signed checkpoint of its run \
-                     covers: whoever could write to the file may have added it"
+                     covers: anyone who could write to the file may have added it"
                 ),
             );
         } else if by.is_some() {
@@ -43,7 +43,7 @@ impl Verifier<'_> {
         unproven.extend(self.report.unvouched.iter().map(|records| {
             let (first, last) = (records.start(), records.end());
             format!(
-                "records {first} to {last} were written by a run that ended without a signed checkpoint; who could write to the file may \
+                "records {first} to {last} were written by a run that ended without a signed checkpoint; anyone who could write to the file may \
                  have changed them, and the checkpoints of later runs do not vouch for them: an auditor's key with --identity, and the \
                  exported beginning of the run with --anchor, would"
             )
@@ -51,7 +51,7 @@ impl Verifier<'_> {
         if trusts {
             unproven.extend(self.report.unsigned_tail.as_ref().map(|tail| {
                 let (first, last) = (tail.start(), tail.end());
-                format!("records {first} to {last} come after the last checkpoint with a trusted signature: whoever could write the file could change them")
+                format!("records {first} to {last} come after the last checkpoint with a trusted signature: anyone who could write to the file may have changed them")
             }));
         } else {
             unproven.push(
@@ -64,13 +64,13 @@ impl Verifier<'_> {
             }
         }
         if self.given.keys.is_empty() {
-            unproven.push("that whoever took the process later has not rewritten what came before: give an auditor's key with --identity to check the MACs".to_owned());
+            unproven.push("that nobody who took the process later has rewritten what came before: give an auditor's key with --identity to check the MACs".to_owned());
         } else if self.unauthenticated {
             unproven.push(format!(
                 "the MACs of runs whose key was not sealed to `audit.auditors`, or is more than {EPOCHS} checkpoints away from where the log begins"
             ));
         } else if !self.beginnings.iter().all(|beginning| beginning.anchored) {
-            // An auditor's public key is no secret: who can sign can also begin a run of his own, with a key that he knows.
+            // An auditor's public key is no secret: anyone who can sign can also begin a run, with a key that they know.
             unproven.push(
                 "that each run began with the key that it has now: the exported beginnings of all runs, with --anchor, would prove it"
                     .to_owned(),

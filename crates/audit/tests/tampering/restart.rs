@@ -1,9 +1,11 @@
 //! Forgeries behind which the real writer goes on: its signatures must not vouch for them.
 
-use aws_lc_rs::digest::{SHA256, digest};
-use sidegate_audit::{Given, Report, anchors};
+use std::time::{Duration, SystemTime};
 
-use crate::common::{World, write_lines};
+use aws_lc_rs::digest::{SHA256, digest};
+use sidegate_audit::{Given, Report, Verdict, anchors};
+
+use crate::common::{World, event, eventually, write_lines};
 
 fn hash(line: &str) -> String {
     digest(&SHA256, line.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect()
@@ -18,6 +20,10 @@ fn append(lines: &mut Vec<String>, event: &str) {
 
 fn trust_only(world: &World) -> Given {
     Given { trust: world.given().trust, ..Given::default() }
+}
+
+fn verdict(report: &Report) -> Verdict {
+    report.verdict(SystemTime::now(), Duration::from_secs(3600))
 }
 
 fn says(report: &Report, what: &str) -> bool {
@@ -49,6 +55,12 @@ fn a_restart_does_not_vouch_for_a_forged_tail() {
     // Nothing contradicts it, and the new run has signed what follows, but not this.
     assert_eq!((report.findings.as_slice(), report.proven_until), (&[][..], report.last_seq));
     assert_eq!((report.unvouched.as_slice(), report.unsigned_tail.as_ref()), (&[first..=first + 5][..], None));
+    let proved = [1..=first - 1, first + 6..=report.last_seq];
+    assert_eq!((report.proved.as_slice(), report.unproved.as_slice()), (&proved[..], &[first..=first + 5][..]));
+    assert_eq!((verdict(&report), report.open_tail.as_ref()), (Verdict::PartlyProved, None));
+    // What was exported says the same without a signature: the checkpoints of the later run don't vouch for it either.
+    let exported = world.verify(&Given { anchors: world.given().anchors, ..Given::default() });
+    assert!(exported.findings.iter().any(|f| f.what.contains("differs from the record that was exported")), "{exported:#?}");
     assert!(says(&report, &format!("records {first} to {} were written by a run that ended without", first + 5)), "{report:#?}");
     // An auditor sees it.
     let report = world.verify(&Given { keys: world.given().keys, ..trust_only(&world) });
@@ -71,6 +83,7 @@ fn macs_vouch_for_a_run_that_was_killed() {
     }
     let report = world.verify(&exported_beginnings(&world));
     assert_eq!((report.findings.as_slice(), report.unvouched.as_slice()), (&[][..], &[][..]));
+    assert_eq!((report.proved.as_slice(), verdict(&report)), (&[1..=report.last_seq][..], Verdict::Proved));
     assert!(!says(&report, "without a signed checkpoint"), "{report:#?}");
 }
 
@@ -154,6 +167,7 @@ fn the_records_that_nothing_proves_are_named() {
     let report = world.verify(&trust_only(&world));
     assert_eq!((report.unvouched.as_slice(), report.unsigned_tail.clone()), (&[1..=5][..], Some(6..=9)));
     assert_eq!(report.unproven_records(), [1..=9]);
+    assert_eq!((report.proved.as_slice(), report.unproved.as_slice()), (&[][..], &[1..=9][..]));
     assert!(says(&report, "records 6 to 9 come after the last checkpoint"), "{report:#?}");
     world.write(8);
     let (_, lines) = world.lines().pop().unwrap();
@@ -167,4 +181,47 @@ fn the_records_that_nothing_proves_are_named() {
     let report = world.verify(&exported_beginnings(&world));
     assert_eq!(report.unproven_records(), []);
     assert!(!says(&report, "come after the last checkpoint"), "{report:#?}");
+}
+
+/// A live log is proved up to its last checkpoint, whichever proof is given; what follows is young, or it is in doubt.
+#[test]
+fn the_end_of_a_log_that_is_still_written_is_told_from_a_log_in_doubt() {
+    let world = World::new("");
+    world.write(4);
+    let (audit, thread) = world.start();
+    eventually(|| std::fs::read_to_string(world.path("anchors.jsonl")).is_ok_and(|text| text.matches("log.opened").count() == 2));
+    let before = world.metrics.audit_records().get();
+    audit.record(event(1));
+    eventually(|| world.metrics.audit_records().get() > before);
+    let exported = Given { anchors: world.given().anchors, ..Given::default() };
+    for (given, first) in [(trust_only(&world), 7), (exported, 8)] {
+        let report = world.verify(&given);
+        let tail = report.open_tail.as_ref().map(|tail| (tail.first, tail.last));
+        assert_eq!((tail, report.unproved.as_slice()), (Some((first, 8)), &[first..=8][..]), "{report:#?}");
+        assert_eq!(verdict(&report), Verdict::Proved);
+        let later = SystemTime::now() + Duration::from_secs(7200);
+        assert_eq!(report.verdict(later, Duration::from_secs(3600)), Verdict::PartlyProved);
+    }
+    drop(audit);
+    thread.join(std::time::Instant::now() + Duration::from_secs(10));
+    // The last checkpoint covers it.
+    let report = world.verify(&trust_only(&world));
+    assert_eq!((verdict(&report), report.unproved.as_slice()), (Verdict::Proved, &[][..]));
+}
+
+/// An auditor's public key is no secret: what is sealed to it proves nothing by itself, nor does anybody's signature.
+#[test]
+fn an_auditors_key_alone_proves_nothing() {
+    let world = World::new("");
+    world.write(8);
+    for given in [Given::default(), Given { keys: world.given().keys, ..Given::default() }] {
+        let report = world.verify(&given);
+        assert_eq!((report.findings.as_slice(), report.proved.as_slice()), (&[][..], &[][..]));
+        assert_eq!(verdict(&report), Verdict::NothingProved);
+    }
+    let exported = Given { anchors: world.given().anchors, ..Given::default() };
+    for given in [trust_only(&world), exported] {
+        let report = world.verify(&given);
+        assert_eq!((report.proved.as_slice(), verdict(&report)), (&[1..=report.last_seq][..], Verdict::Proved));
+    }
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use sidegate_audit::{AuditorKeys, Given, Record, Trust, anchors};
+use sidegate_audit::{Anchor, AuditorKeys, Given, Record, Trust, anchors};
 use sidegate_core::TrustDomain;
 use sidegate_identity::Bundle;
 use sidegate_tls::verify::TrustStore;
@@ -20,7 +20,7 @@ use crate::outcome::Outcome;
 use crate::say::{complain, say, say_json, say_pretty_json};
 
 #[cfg(feature = "development")]
-pub(crate) use verify::lines as verdict;
+pub(crate) use verify::Verified;
 
 /// Runs a command: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
 pub(crate) fn audit(arguments: &Audit) -> ExitCode {
@@ -48,8 +48,15 @@ fn given(proof: &Proof, identity: Option<&Path>) -> Result<Given> {
     if let Some(file) = &proof.public_key {
         trust.public_key = Some(Trust::public_key(file)?);
     }
-    let exported = proof.anchor.iter().map(|file| anchors(file)).collect::<Result<Vec<_>, _>>()?;
-    let anchors = (!proof.anchor.is_empty()).then(|| exported.concat());
+    let mut exported = Vec::new();
+    for file in &proof.anchor {
+        let anchors = anchors(file)?;
+        if !anchors.iter().any(Anchor::is_whole) {
+            anyhow::bail!("{} has no exported record: there is nothing to compare the log with", file.display());
+        }
+        exported.extend(anchors);
+    }
+    let anchors = (!proof.anchor.is_empty()).then_some(exported);
     Ok(Given { trust, anchors, keys: keys(identity)? })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sidegate_audit::{AdminAction, Connection, Event, ReadError, Record, Records};
-use sidegate_core::without_controls;
+use sidegate_core::{counted, without_controls};
 
 use super::{Outcome, complain, keys, say, say_json};
 use crate::cli::audit::Show;
@@ -86,13 +86,13 @@ fn sentence(event: &Event) -> String {
             format!("{} serial {} {}", svid.spiffe_id, svid.serial, if *expired { "has expired" } else { "was withdrawn" })
         }
         Event::BundleChanged { trust_domain, authorities, sha256 } => match sha256 {
-            Some(sha256) => format!("{trust_domain} has {authorities} CAs, SHA-256 {sha256}"),
+            Some(sha256) => format!("{trust_domain} has {}, SHA-256 {sha256}", counted(*authorities, "CA")),
             None => format!("{trust_domain} is gone"),
         },
-        Event::PolicyLoaded { rules, files } => format!("{rules} rules in force, of {}", digests(files)),
+        Event::PolicyLoaded { rules, files } => format!("{} in force, of {}", counted(*rules, "rule"), digests(files)),
         Event::PolicyRefused { files, why } => format!("can't be used, the last good one stays: {}: {why}", digests(files)),
         Event::RevocationChanged { lists, denied, files } => {
-            format!("{lists} revocation lists and {denied} denials in force, of {}", digests(files))
+            format!("{} and {} in force, of {}", counted(*lists, "revocation list"), counted(*denied, "denial"), digests(files))
         }
         Event::RevocationRefused { source, why } | Event::IdentityRefused { source, why } => format!("{source} can't be used: {why}"),
         Event::CaptureProven {} => "the kernel sends the pod's traffic through this sidecar".to_owned(),
@@ -102,26 +102,31 @@ fn sentence(event: &Event) -> String {
         }
         Event::ProcessStopping { why } => why.clone(),
         Event::AdminAction { action, uid, pid, detail } => {
-            let action = match action {
-                AdminAction::Cut => "cut",
-                AdminAction::Drain => "started the drain",
-                AdminAction::LogFilter => "changed the log filter:",
-                AdminAction::ConfigRead => "read the configuration",
-            };
-            format!("user {uid} (process {pid}) {action} {detail}")
+            format!("user {uid} (process {pid}) {} {detail}", done(*action)).trim_end().to_owned()
         }
         Event::SecretAccessed { secret, place } => format!("{secret}, from {place}"),
         Event::LogOpened { run, epoch, .. } => format!("run {run}, epoch {epoch}"),
         Event::LogResumed { file, last_seq, bytes_cut, side_note, .. } => {
             let aside = side_note.as_ref().map_or_else(String::new, |note| format!(", which are in {note}"));
-            format!("{file} was not closed after record {last_seq}; {bytes_cut} bytes cut{aside}")
+            format!("{file} was not closed after record {last_seq}; {} cut{aside}", counted(*bytes_cut, "byte"))
         }
         Event::LogCheckpoint { epoch, signer, .. } => {
             format!("end of epoch {epoch}, signed by {}", signer.as_ref().map_or_else(|| "nobody".to_owned(), sidegate_audit::Signer::name))
         }
+        Event::LogGap { missing: 1 } => "1 record is missing: it could not be written".to_owned(),
         Event::LogGap { missing } => format!("{missing} records are missing: they could not be written"),
         Event::LogRetired { file, last_seq, .. } => format!("{file} is deleted, up to record {last_seq}"),
-        Event::LogSealed { records, .. } => format!("{records} encrypted records; --identity shows them"),
+        Event::LogSealed { records, .. } => format!("{}; --identity shows what is in it", counted(*records, "encrypted record")),
+    }
+}
+
+/// What an administrator has done; the record's `detail` follows.
+pub(super) fn done(action: AdminAction) -> &'static str {
+    match action {
+        AdminAction::Cut => "cut",
+        AdminAction::Drain => "started the drain",
+        AdminAction::LogFilter => "changed the log filter:",
+        AdminAction::ConfigRead => "read the configuration",
     }
 }
 

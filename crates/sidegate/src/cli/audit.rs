@@ -15,13 +15,18 @@ pub(crate) struct Audit {
 /// Exit status: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
-    /// Find every change, removal, insertion and reordering, and say what can't be proved
+    /// Find every change, removal, insertion and reordering, and say what is proved
+    ///
+    /// The first line is the verdict: PROVED, PARTLY PROVED, NOTHING PROVED or NOT INTACT. Exit status: 0 if all records are
+    /// proved, but for the end of a log that is still written; 1 if not, or if something was found; 2 if the log can't be read.
     Verify(Verify),
     /// Show records
     Show(Show),
     /// Put the two ends of each connection side by side
     Join(Join),
-    /// A compliance report of a period
+    /// A compliance report of a period, of what is proved
+    ///
+    /// Exit status as that of `verify`.
     Report(Report),
 }
 
@@ -36,7 +41,7 @@ pub(crate) struct Log {
     pub(crate) identity: Option<PathBuf>,
 }
 
-/// By what a log is verified.
+/// By what a log is verified. Give who signed it, what was exported of it, or both; an auditor's key adds to these.
 #[derive(Debug, Args)]
 pub(crate) struct Proof {
     /// Trust bundle of the signer's trust domain, PEM
@@ -51,7 +56,17 @@ pub(crate) struct Proof {
     /// Checkpoints that were exported; also more than once
     #[arg(long, value_name = "FILE")]
     pub(crate) anchor: Vec<PathBuf>,
+    /// How old records without a checkpoint may be in a log that is still written; longer than `audit.checkpoint.interval`
+    #[arg(long, value_name = "SPAN", value_parser = Span::parse, default_value = DEFAULT_TAIL)]
+    pub(crate) tail: Span,
+    /// Take a log for good of which nothing or not all is proved, if nothing contradicts it: anyone who can write to its files may
+    /// have made it
+    #[arg(long)]
+    pub(crate) allow_unproved: bool,
 }
+
+/// What `--tail` is if it is not given.
+pub(crate) const DEFAULT_TAIL: &str = "1h";
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
@@ -59,10 +74,6 @@ pub(crate) struct Verify {
     pub(crate) log: Log,
     #[command(flatten)]
     pub(crate) proof: Proof,
-    /// Exit with 1 also where nothing was found, but not all is proved up to the last checkpoint: by trusted signatures and by
-    /// exported checkpoints
-    #[arg(long)]
-    pub(crate) require_proof: bool,
     /// Print all of it as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -131,16 +142,16 @@ pub(crate) struct Report {
     pub(crate) proof: Proof,
     #[command(flatten)]
     pub(crate) period: Period,
-    /// For whom
+    /// In which form
     #[arg(long, value_enum, default_value = "markdown")]
     pub(crate) format: ReportFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReportFormat {
-    /// For people, as text
+    /// A text to read
     Markdown,
-    /// For people, as a page of its own
+    /// A page to read and to print, without scripts and other files
     Html,
     /// For tools
     Json,

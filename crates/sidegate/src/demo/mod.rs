@@ -164,8 +164,9 @@ fn audit(folder: &Path) -> Result<bool> {
     let trust = Trust { bundles, spiffe_id: Some(signer), ..Trust::default() };
     let report = sidegate_audit::verify(&place::audit_log(Workload::Api, folder), &Given { trust, ..Given::default() })?;
     out!("\nThe audit log of api, by the trust bundle and its SPIFFE ID");
-    crate::audit::verdict(&report).iter().take(2).for_each(|line| out!("  {}", line.trim_start()));
-    Ok(report.is_intact())
+    let intact = report.is_intact();
+    crate::audit::Verified::new(report, Duration::from_secs(3600)).lines().iter().take(2).for_each(|line| out!("  {}", line.trim_start()));
+    Ok(intact)
 }
 
 /// A collector in this process, on a socket that every sidecar may use.

@@ -7,11 +7,13 @@ mod summary;
 use std::path::Path;
 
 use anyhow::Result;
-use sidegate_audit::{Event, Finding, ReadError, Records, Report as Verified};
+use serde::Serialize;
+use sidegate_audit::{Event, Finding, ReadError, Records, Report as Read, Verdict};
+use sidegate_core::counted;
 
-use self::document::{Document, Section};
+use self::document::{Document, Section, Tone};
 use self::summary::Summary;
-use super::verify::lines;
+use super::verify::{Verified, WHAT_PROVES, ranges};
 use super::{Outcome, given, say_pretty_json};
 use crate::cli::audit::{Period, Report, ReportFormat};
 use crate::say::print;
@@ -19,27 +21,59 @@ use crate::say::print;
 /// As many peers, rules and reasons are shown in a table; the JSON has all.
 const ROWS: usize = 50;
 
+/// How many records of the period are proved.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Proved {
+    #[serde(skip)]
+    verdict: Verdict,
+    proved: u64,
+    /// Not proved, and no part of the end of a log that is still written.
+    unproved: u64,
+    /// The end of a log that is still written.
+    open: u64,
+}
+
+/// What the records of a period add up to: those that are proved, and all.
+#[derive(Debug, Default)]
+struct Sums {
+    proved: Summary,
+    /// As far as `--allow-unproved` asks for it.
+    all: Option<Summary>,
+    unproved: u64,
+    open: u64,
+}
+
 pub(super) fn report(arguments: &Report) -> Result<Outcome> {
     let given = given(&arguments.proof, arguments.log.identity.as_deref())?;
-    let mut verified = sidegate_audit::verify(&arguments.log.log, &given)?;
+    let mut read = sidegate_audit::verify(&arguments.log.log, &given)?;
     let records = Records::of(&arguments.log.log, &given.keys)?;
-    let summary = sum(records, &arguments.period, &arguments.log.log, &mut verified)?;
+    let tail = arguments.proof.tail.duration();
+    let sums = sum(records, arguments, &mut read)?;
+    let verified = Verified::new(read, tail);
+    let proved = Proved { verdict: verified.verdict, proved: sums.proved.records, unproved: sums.unproved, open: sums.open };
+    // No point is met by what nothing proves, whatever is allowed.
+    let points = points::points(&sums.proved, &proved);
+    let summary = sums.all.as_ref().unwrap_or(&sums.proved);
     match arguments.format {
         ReportFormat::Json => say_pretty_json(&serde_json::json!({
             "log": arguments.log.log,
             "verification": verified,
+            "records": proved,
+            "allowUnproved": arguments.proof.allow_unproved,
             "summary": summary,
-            "points": points::points(&summary, &verified),
+            "points": points,
         }))?,
-        ReportFormat::Markdown => print(document(arguments, &summary, &verified).markdown().trim_end())?,
-        ReportFormat::Html => print(document(arguments, &summary, &verified).html().trim_end())?,
+        ReportFormat::Markdown => print(document(arguments, summary, &verified, &proved, points).markdown().trim_end())?,
+        ReportFormat::Html => print(document(arguments, summary, &verified, &proved, points).html().trim_end())?,
     }
-    Ok(if verified.is_intact() { Outcome::Good } else { Outcome::Finding })
+    Ok(verified.outcome(&arguments.proof))
 }
 
 /// What the records of a period add up to. A file that is gone or can't be read any more since it was verified is a finding.
-fn sum(records: Records<'_>, period: &Period, log: &Path, verified: &mut Verified) -> Result<Summary> {
-    let mut summary = Summary::default();
+fn sum(records: Records<'_>, arguments: &Report, verified: &mut Read) -> Result<Sums> {
+    let (log, period): (&Path, &Period) = (&arguments.log.log, &arguments.period);
+    let mut sums = Sums { all: arguments.proof.allow_unproved.then(Summary::default), ..Sums::default() };
+    let is_intact = verified.is_intact();
     for record in records {
         let record = match record {
             Ok(record) => record,
@@ -48,7 +82,7 @@ fn sum(records: Records<'_>, period: &Period, log: &Path, verified: &mut Verifie
                 continue;
             }
             Err(_) => {
-                summary.unreadable += 1;
+                sums.each().for_each(|summary| summary.unreadable += 1);
                 continue;
             }
         };
@@ -56,11 +90,32 @@ fn sum(records: Records<'_>, period: &Period, log: &Path, verified: &mut Verifie
             anyhow::bail!("{} is encrypted; give an auditor's key with --identity", log.display());
         }
         // What came since was not verified.
-        if record.seq <= verified.last_seq && period.has(&record) {
-            summary.add(&record);
+        if record.seq > verified.last_seq || !period.has(&record) {
+            continue;
+        }
+        if let Some(all) = &mut sums.all {
+            all.add(&record);
+        }
+        let at = verified.proved.partition_point(|part| *part.end() < record.seq);
+        if is_intact && verified.proved.get(at).is_some_and(|part| part.contains(&record.seq)) {
+            sums.proved.add(&record);
+        } else if verified.open_tail.as_ref().is_some_and(|tail| record.seq >= tail.first) {
+            sums.open += 1;
+        } else {
+            sums.unproved += 1;
         }
     }
-    Ok(summary)
+    // An end that is too old for a log that is still written.
+    if verified.verdict(std::time::SystemTime::now(), arguments.proof.tail.duration()) != Verdict::Proved {
+        sums.unproved += std::mem::take(&mut sums.open);
+    }
+    Ok(sums)
+}
+
+impl Sums {
+    fn each(&mut self) -> impl Iterator<Item = &mut Summary> {
+        self.all.iter_mut().chain([&mut self.proved])
+    }
 }
 
 fn gone(file: &Path, error: &std::io::Error) -> Finding {
@@ -68,59 +123,146 @@ fn gone(file: &Path, error: &std::io::Error) -> Finding {
     Finding { file, line: 0, seq: None, what: format!("the file can't be read, and is not in the sums: {error}") }
 }
 
-fn document(arguments: &Report, summary: &Summary, verified: &Verified) -> Document {
-    let mut document = Document::new("Audit report");
-    document.say(format!("Of the log {}, from {} until {}.", arguments.log.log.display(), summary.from, summary.until));
+/// What the verdict means for this report.
+fn standing(arguments: &Report, proved: &Proved) -> (Tone, String) {
+    let all = arguments.proof.allow_unproved;
+    match proved.verdict {
+        Verdict::NotIntact => {
+            let sums = if all { "What the log says all the same is summed up below; it proves nothing." } else { "Nothing is summed up." };
+            (Tone::Bad, format!("This is not the log that was written: what was found stands below. {sums}"))
+        }
+        Verdict::NothingProved if all => (
+            Tone::Bad,
+            format!("NOTHING IN THIS REPORT IS PROVED, and it was asked for all the same (--allow-unproved): {WHAT_PROVES}."),
+        ),
+        Verdict::NothingProved => (
+            Tone::Bad,
+            format!("Nothing contradicts this log, and nothing proves it, so nothing is summed up and no point is shown: {WHAT_PROVES}. --allow-unproved sums up what it says."),
+        ),
+        Verdict::PartlyProved if all => (
+            Tone::Doubtful,
+            "Not all of this is proved, and it was asked for all the same (--allow-unproved): the sums are of all records, the points of standards \
+             of proved ones only."
+                .to_owned(),
+        ),
+        Verdict::PartlyProved => {
+            (Tone::Doubtful, "Only proved records are summed up. The others may say anything, so what they could contradict is not shown.".to_owned())
+        }
+        Verdict::Proved if proved.open > 0 => {
+            (Tone::Good, "The log is still written. What has no checkpoint yet is not in this report, and contradicts nothing in it.".to_owned())
+        }
+        Verdict::Proved => (Tone::Good, "All records of this report are proved.".to_owned()),
+    }
+}
+
+/// Which time the report is about.
+fn period(summary: &Summary, period: &Period, proved: &Proved) -> String {
+    if summary.records > 0 {
+        return format!("{} to {}", summary.from, summary.until);
+    }
+    let time = |time: std::time::SystemTime| humantime::format_rfc3339_seconds(time);
+    let none = if proved.unproved + proved.open > 0 { "no proved record" } else { "no record" };
+    match (period.since, period.until) {
+        (None, None) => none.to_owned(),
+        (Some(since), None) => format!("{none} since {}", time(since)),
+        (None, Some(until)) => format!("{none} before {}", time(until)),
+        (Some(since), Some(until)) => format!("{none} from {} to {}", time(since), time(until)),
+    }
+}
+
+fn document(arguments: &Report, summary: &Summary, verified: &Verified, proved: &Proved, points: Vec<points::Point>) -> Document {
+    let (tone, standing) = standing(arguments, proved);
+    let mut document = Document::new("Audit report", tone, verified.headline(), standing);
+    document.fact("Log", arguments.log.log.display().to_string());
+    document.fact("Workload", summary.local_ids.keys().cloned().collect::<Vec<_>>().join(", "));
+    document.fact("Period", period(summary, &arguments.period, proved));
+    let mut records = format!("{} proved", counted(proved.proved, "record"));
+    if proved.unproved > 0 {
+        records += &format!(", {} not proved", proved.unproved);
+    }
+    if proved.open > 0 {
+        records += &format!(", {} since the last checkpoint of a log that is still written", proved.open);
+    }
+    document.fact("Records in it", records);
+    document.fact(
+        "Made",
+        format!("{} by sidegate {}", humantime::format_rfc3339_seconds(std::time::SystemTime::now()), env!("CARGO_PKG_VERSION")),
+    );
 
     let mut chain = Section::new("Is the log what was written?");
-    lines(verified).iter().for_each(|line| chain.say(line.trim().to_owned()));
+    if verified.verdict == Verdict::PartlyProved {
+        chain.say(format!("Not proved: {}.", ranges(&verified.report.unproved)));
+    }
+    chain.list(verified.reasons());
     document.add(chain);
+    document.add(standards(points));
+    if summary.records > 0 {
+        details(&mut document, summary);
+    }
+    document
+}
 
+fn standards(points: Vec<points::Point>) -> Section {
+    let mut shown = Section::new("What this shows of standards");
+    shown.say(
+        "Each line says what of a point the proved records bear out for this workload and period. It is evidence, not a certificate. \
+         A point is \"not shown\" where no record speaks of it, or where records that are missing or not proved could contradict it."
+            .to_owned(),
+    );
+    let row = |point: points::Point| {
+        let met = point.met.map_or("not shown", |met| if met { "yes" } else { "NO" });
+        vec![point.standard.to_owned(), point.point.to_owned(), met.to_owned(), point.evidence]
+    };
+    shown.table(&["standard", "point", "met", "evidence"], points.into_iter().map(row));
+    shown
+}
+
+fn details(document: &mut Document, summary: &Summary) {
     let c = &summary.connections;
     let mut connections = Section::new("Connections");
-    connections.table(
-        &["what", "number"],
-        [
-            ("admitted", c.admitted),
-            ("ended after they were admitted", c.ended),
-            ("refused", c.refused),
-            ("of these denied by policy", c.denied),
-            ("admitted as plaintext", c.plaintext),
-            ("records missing, as the log says itself", summary.missing),
-            ("lines that are no record, which are left out", summary.unreadable),
-        ]
-        .map(|(what, number)| vec![what.to_owned(), number.to_string()]),
-    );
+    let neither = c.admitted.saturating_sub(c.mtls + c.plaintext);
+    let rows = [
+        ("admitted or refused", c.admitted + c.refused, true),
+        ("– admitted over mutual TLS", c.mtls, true),
+        ("– admitted as plaintext", c.plaintext, true),
+        ("– admitted as neither", neither, false),
+        ("– refused by a decision of policy or of the destination", c.denied, true),
+        ("– refused for another reason", c.refused - c.denied, true),
+        ("ended in this period, also of those admitted before it", c.ended, true),
+        ("TLS sessions made before a connection needed one", c.made_ahead, false),
+        ("records missing, as the log says itself", summary.missing, false),
+        ("lines that are no record, which are left out", summary.unreadable, false),
+    ];
+    let rows = rows.into_iter().filter(|(_, number, always)| *always || *number > 0);
+    connections.table(&["connections", "number"], rows.map(|(what, number, _)| vec![what.to_owned(), number.to_string()]));
+    connections.counts("admitted by", &summary.admissions, ROWS);
     connections.counts("refused for", &summary.refusals, ROWS);
     connections.counts("denied by the rule", &summary.denials, ROWS);
     document.add(connections);
 
     let mut tls = Section::new("TLS");
-    tls.say(format!(
-        "{} of {} new key exchanges were post-quantum{}.",
-        summary.tls.post_quantum,
-        summary.tls.exchanges,
-        summary.tls.share()
-    ));
+    let shakes = summary.tls.versions.values().sum();
+    tls.say(format!("{} in this period, also of refused connections. {}.", counted(shakes, "handshake"), summary.tls.said()));
     tls.counts("version", &summary.tls.versions, ROWS);
     tls.counts("cipher suite", &summary.tls.ciphers, ROWS);
     tls.counts("key exchange group", &summary.tls.groups, ROWS);
+    tls.counts("revocation of the peer's chain", &summary.revocation, ROWS);
     document.add(tls);
 
     let mut identities = Section::new("Identities");
-    identities.counts("our identity", &summary.local_ids, ROWS);
-    identities.counts("peer, verified", &summary.peers, ROWS);
-    identities.counts("revocation of the peer's chain", &summary.revocation, ROWS);
-    identities.say(format!(
-        "Our SVID was received {} times, rotated {} times, and lost {} times, {} of these by expiry. Bundles changed {} times.",
-        summary.identity.received, summary.identity.rotated, summary.identity.lost, summary.identity.expired, summary.identity.bundles
-    ));
+    identities.counts("admitted connections as", &summary.local_ids, ROWS);
+    identities.counts("admitted connections with", &summary.peers, ROWS);
+    let i = &summary.identity;
+    let rows =
+        [("received", i.received), ("rotated", i.rotated), ("lost by expiry", i.expired), ("withdrawn", i.lost.saturating_sub(i.expired))];
+    identities.table(&["our SVID", "times"], rows.map(|(what, number)| vec![what.to_owned(), number.to_string()]));
+    identities.say(format!("{} of trust bundles.", counted(i.bundles, "change")));
     document.add(identities);
 
     for (title, head, rows) in [
         ("Policies", ["time", "what", "digests"], &summary.policies),
         ("Starts and configurations", ["time", "what", "digests"], &summary.starts),
-        ("Administrators", ["time", "user", "what"], &summary.admin),
+        ("Administrators", ["time", "user ID", "what"], &summary.admin),
     ] {
         let mut section = Section::new(title);
         if rows.is_empty() {
@@ -130,31 +272,24 @@ fn document(arguments: &Report, summary: &Summary, verified: &Verified) -> Docum
         }
         document.add(section);
     }
-
-    let mut shown = Section::new("What this shows of standards");
-    shown.say(
-        "Each line says what of a point this log bears out for this workload and period. It is evidence, not a certificate.".to_owned(),
-    );
-    shown.table(
-        &["standard", "point", "met", "evidence"],
-        points::points(summary, verified).into_iter().map(|point| {
-            vec![
-                point.standard.to_owned(),
-                point.point.to_owned(),
-                point.met.map_or("not shown", |met| if met { "yes" } else { "NO" }).to_owned(),
-                point.evidence,
-            ]
-        }),
-    );
-    document.add(shown);
-    document
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::audit::AuditCommand;
+    use crate::cli::{Cli, Command};
 
     const LINE: &str = r#"{"v":1,"seq":1,"time":"t","event":"log.gap","missing":18446744073709551615}"#;
+
+    fn arguments(more: &[&str]) -> Report {
+        let line = [&["sidegate", "audit", "report", "log"], more].concat();
+        let Ok(Cli { command: Command::Audit(audit), .. }) = Cli::try_parse_from(line) else { panic!("{more:?}") };
+        let AuditCommand::Report(report) = audit.command else { panic!("{more:?}") };
+        report
+    }
 
     #[test]
     fn what_can_not_be_read_is_not_passed_over_in_silence() -> Result<()> {
@@ -162,12 +297,38 @@ mod tests {
         let (there, gone) = (folder.path().join("there"), folder.path().join("gone"));
         let later = LINE.replace("\"seq\":1", "\"seq\":2");
         std::fs::write(&there, format!("{LINE}\n{LINE}\n{later}\nno record\n"))?;
-        let (keys, period) = (Default::default(), Period { since: None, until: None });
-        let mut verified = Verified { last_seq: 1, ..Verified::default() };
-        let summary = sum(Records::new(vec![gone, there.clone()], &keys), &period, &there, &mut verified)?;
+        let keys = Default::default();
+        let mut verified = Read { last_seq: 1, proved: vec![1..=1], ..Read::default() };
+        let sums = sum(Records::new(vec![gone, there], &keys), &arguments(&[]), &mut verified)?;
         // The last record was not verified. Sums that a forger makes don't overflow.
-        assert_eq!((summary.records, summary.unreadable, summary.missing), (2, 1, u64::MAX));
+        assert_eq!((sums.proved.records, sums.proved.unreadable, sums.proved.missing), (2, 1, u64::MAX));
         assert!(matches!(verified.findings.as_slice(), [finding] if finding.file == "gone"), "{verified:?}");
         Ok(())
+    }
+
+    #[test]
+    fn what_is_not_proved_is_in_no_sum_unless_it_is_asked_for() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let log = folder.path().join("log");
+        let lines: String = (1..=9).map(|seq| format!("{}\n", LINE.replace("\"seq\":1", &format!("\"seq\":{seq}")))).collect();
+        std::fs::write(&log, lines)?;
+        let keys = Default::default();
+        let mut verified = Read { last_seq: 9, proved: vec![2..=4, 7..=8], unproved: vec![1..=1, 5..=6, 9..=9], ..Read::default() };
+        for (more, all) in [(&[][..], None), (&["--allow-unproved"], Some(9))] {
+            let sums = sum(Records::new(vec![log.clone()], &keys), &arguments(more), &mut verified)?;
+            assert_eq!((sums.proved.records, sums.unproved, sums.all.map(|all| all.records)), (5, 4, all));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_empty_period_is_said_to_be_empty() {
+        let proved = Proved { verdict: Verdict::Proved, proved: 0, unproved: 0, open: 0 };
+        let told = |more: &[&str]| period(&Summary::default(), &arguments(more).period, &proved);
+        assert_eq!(told(&[]), "no record");
+        assert_eq!(
+            told(&["--since", "2026-01-01T00:00:00Z", "--until", "2026-02-01T00:00:00Z"]),
+            "no record from 2026-01-01T00:00:00Z to 2026-02-01T00:00:00Z"
+        );
     }
 }

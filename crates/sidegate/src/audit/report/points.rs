@@ -1,8 +1,10 @@
 //! Points of standards, and what a log bears out of each.
 
 use serde::Serialize;
-use sidegate_audit::Report as Verified;
+use sidegate_audit::Verdict;
+use sidegate_core::counted;
 
+use super::Proved;
 use super::summary::{Counts, Summary};
 
 #[derive(Debug, Serialize)]
@@ -28,13 +30,14 @@ fn is_strong(cipher: &str) -> bool {
     chacha || is_approved(cipher)
 }
 
-/// Each point that such a log can say something about.
-pub(super) fn points(summary: &Summary, verified: &Verified) -> Vec<Point> {
+/// Each point that such a log can say something about. `summary` is of proved records only.
+pub(super) fn points(summary: &Summary, proved: &Proved) -> Vec<Point> {
     let c = &summary.connections;
     let (versions, ciphers) = (&summary.tls.versions, &summary.tls.ciphers);
-    let intact = verified.is_intact();
-    // Where records are missing, what is there does not show that all were so.
-    let complete = intact && summary.missing == 0 && summary.unreadable == 0;
+    let intact = proved.verdict != Verdict::NotIntact;
+    // Where records are missing or not proved, what is there does not show that all were so.
+    let whole = intact && summary.missing == 0 && summary.unreadable == 0;
+    let complete = whole && proved.unproved == 0;
     let shown = |seen: bool, met: bool| (seen && (complete || !met)).then_some(met);
     let all = |count: u64| shown(c.admitted > 0, count == c.admitted);
 
@@ -45,41 +48,37 @@ pub(super) fn points(summary: &Summary, verified: &Verified) -> Vec<Point> {
     let (encrypted, authenticated, judged) = (all(c.mtls), all(c.authenticated), all(c.judged));
     let identity = &summary.identity;
     let dynamic = shown(identity.received + identity.rotated > 0, identity.expired == 0);
-    // Of the log itself: what is wrong with it is shown by it.
-    let recorded = (summary.records > 0).then_some(complete);
-    let proved = verified.proven_until >= summary.last_seq && verified.unvouched.is_empty();
-    let logged = match recorded {
-        Some(true) if verified.proven_checkpoints == 0 => None,
-        recorded => recorded.map(|complete| complete && proved),
-    };
+    // Of the log itself: what is wrong with it is shown by it, and that it is right only by a proof.
+    let recorded = if !whole { Some(false) } else { (summary.records > 0 && complete).then_some(true) };
     let administered = shown(!summary.admin.is_empty(), true);
 
     let seen_versions = format!("TLS versions seen: {}", names(versions));
     let seen_ciphers = format!("cipher suites seen: {}", names(ciphers));
-    let in_tls = format!("{} of {} admitted connections were mutual TLS, {} plaintext", c.mtls, c.admitted, c.plaintext);
+    let admitted = counted(c.admitted, "admitted connection");
+    let in_tls = format!("{} of {admitted} over mutual TLS, {} plaintext", c.mtls, c.plaintext);
     let who = format!(
-        "of {} of {} admitted connections both ends were authenticated by X.509-SVID; {} peers",
+        "{} of {admitted} with both ends authenticated by X.509-SVID; {}",
         c.authenticated,
-        c.admitted,
-        summary.peers.len()
+        counted(summary.peers.keys().filter(|peer| peer.starts_with("spiffe://")).count() as u64, "peer")
     );
     let access = format!(
-        "policy has judged {} of {} admitted connections; {} refused, {} of these by policy",
-        c.judged, c.admitted, c.refused, c.denied
+        "{} of {admitted} by a decision of policy or of the destination; {} refused, {} of these by a decision",
+        c.judged, c.refused, c.denied
     );
-    let rotated = format!("SVIDs: {} received, {} rotations, {} expiries", identity.received, identity.rotated, identity.expired);
-    let keys =
-        format!("{seen_versions}; {seen_ciphers}; {} of {} key exchanges post-quantum", summary.tls.post_quantum, summary.tls.exchanges);
+    let rotations = counted(identity.rotated, "rotation");
+    let expiries = if identity.expired == 1 { "1 expiry".to_owned() } else { format!("{} expiries", identity.expired) };
+    let rotated = format!("SVIDs: {} received, {rotations}, {expiries}", identity.received);
+    let keys = format!("{seen_versions}; {seen_ciphers}; {}", summary.tls.said());
     let log = format!(
-        "{} records, {}, {} missing, {} checkpoints with a trusted signature, proved until record {} but for {} runs",
-        verified.records,
-        if intact { "chain intact" } else { "CHAIN NOT INTACT" },
-        summary.missing,
-        verified.proven_checkpoints,
-        verified.proven_until,
-        verified.unvouched.len()
+        "{}; {} proved, {} not; {} missing, as the log says itself",
+        if intact { "nothing contradicts the log" } else { "the log is NOT INTACT" },
+        counted(proved.proved, "record"),
+        proved.unproved,
+        summary.missing
     );
-    let admin = format!("{} administrative actions, {} accesses to secrets, each with time", summary.admin.len(), summary.secrets);
+    let (actions, secrets) = (summary.admin.len() as u64, summary.secrets);
+    let secrets = if secrets == 1 { "1 access to a secret".to_owned() } else { format!("{secrets} accesses to secrets") };
+    let admin = format!("{}, {secrets}, each with time", counted(actions, "administrative action"));
     let point = |standard, point, met, evidence: &String| Point { standard, point, met, evidence: evidence.clone() };
     vec![
         point("OWASP TLS cheat sheet", "Only support strong protocols", version, &seen_versions),
@@ -97,7 +96,7 @@ pub(super) fn points(summary: &Summary, verified: &Verified) -> Vec<Point> {
         point("SOC 2", "CC6.7 data in transmission", encrypted, &in_tls),
         point("SOC 2", "CC7.2 monitoring", recorded, &log),
         point("ISO 27001 Annex A", "8.5 secure authentication", authenticated, &who),
-        point("ISO 27001 Annex A", "8.15 logging", logged, &log),
+        point("ISO 27001 Annex A", "8.15 logging", recorded, &log),
         point("ISO 27001 Annex A", "8.18 privileged utility programs", administered, &admin),
         point("ISO 27001 Annex A", "8.24 use of cryptography", cryptography, &keys),
         point("GDPR Art. 32", "1(a) encryption of what is transmitted", encrypted, &in_tls),
@@ -114,21 +113,21 @@ fn names(counts: &Counts) -> String {
 mod tests {
     use super::*;
 
-    type Change = fn(&mut Summary, &mut Verified);
+    type Change = fn(&mut Summary);
 
     /// A log that bears everything out.
-    fn good() -> (Summary, Verified) {
+    fn good() -> (Summary, Proved) {
         let mut summary = Summary { records: 9, last_seq: 9, admin: vec![Default::default()], ..Summary::default() };
         let c = &mut summary.connections;
         (c.admitted, c.mtls, c.authenticated, c.judged) = (2, 2, 2, 2);
         summary.identity.received = 1;
         summary.tls.versions.insert("TLS 1.3".to_owned(), 2);
         summary.tls.ciphers.insert("TLS_AES_256_GCM_SHA384".to_owned(), 2);
-        (summary, Verified { records: 9, last_seq: 9, proven_checkpoints: 1, proven_until: 9, ..Verified::default() })
+        (summary, Proved { verdict: Verdict::Proved, proved: 9, unproved: 0, open: 0 })
     }
 
-    fn met(summary: &Summary, verified: &Verified) -> Vec<Option<bool>> {
-        points(summary, verified).into_iter().map(|point| point.met).collect()
+    fn met(summary: &Summary, proved: &Proved) -> Vec<Option<bool>> {
+        points(summary, proved).into_iter().map(|point| point.met).collect()
     }
 
     fn of(points: &[Point], name: &str) -> Option<bool> {
@@ -137,47 +136,50 @@ mod tests {
 
     #[test]
     fn nothing_is_met_without_records() {
-        let (summary, verified) = good();
-        assert!(met(&summary, &verified).iter().all(|met| *met == Some(true)));
-        assert!(met(&Summary::default(), &Verified::default()).iter().all(Option::is_none));
+        let (summary, proved) = good();
+        assert!(met(&summary, &proved).iter().all(|met| *met == Some(true)));
+        assert!(met(&Summary::default(), &proved).iter().all(Option::is_none));
     }
 
     #[test]
     fn nothing_is_met_by_a_log_that_is_not_whole() {
-        let (summary, mut verified) = good();
-        let finding = sidegate_audit::Finding { file: String::new(), line: 0, seq: None, what: String::new() };
-        verified.findings.push(finding);
-        let points = points(&summary, &verified);
+        let (summary, mut proved) = good();
+        proved.verdict = Verdict::NotIntact;
+        let points = points(&summary, &proved);
         assert!(points.iter().all(|point| point.met != Some(true)));
         assert_eq!((of(&points, "8.15"), of(&points, "8.5")), (Some(false), None));
         for change in [|s: &mut Summary| s.missing = 1, |s: &mut Summary| s.unreadable = 1] {
-            let (mut summary, verified) = good();
+            let (mut summary, proved) = good();
             change(&mut summary);
-            assert!(met(&summary, &verified).iter().all(|met| *met != Some(true)));
+            assert!(met(&summary, &proved).iter().all(|met| *met != Some(true)));
         }
+    }
+
+    /// Records that nothing proves may say anything, and hide anything; they are no failed control either.
+    #[test]
+    fn nothing_is_met_beside_records_that_are_not_proved() {
+        let (summary, proved) = good();
+        assert!(met(&summary, &Proved { unproved: 1, ..proved }).iter().all(Option::is_none));
+        // The end of a log that is still written.
+        assert!(met(&summary, &Proved { open: 1, ..proved }).iter().all(|met| *met == Some(true)));
     }
 
     #[test]
     fn each_point_looks_at_what_it_is_about() {
-        let changes: [(&str, Change); 9] = [
-            ("3.1", |s, _| s.tls.versions = [("TLS 1.2".to_owned(), 1)].into()),
-            ("3.3", |s, _| s.tls.ciphers = [("TLS_CHACHA20_POLY1305_SHA256".to_owned(), 1)].into()),
-            ("Only support strong ciphers", |s, _| s.tls.ciphers = [("TLS_RSA_WITH_AES_128_CBC_SHA".to_owned(), 1)].into()),
-            ("8.24", |s, _| s.tls.ciphers = [("unknown".to_owned(), 1)].into()),
-            ("1(a)", |s, _| s.connections.mtls = 1),
-            ("8.5", |s, _| s.connections.authenticated = 1),
-            ("CC6.1", |s, _| s.connections.judged = 1),
-            ("2.1 tenet 6", |s, _| s.identity.expired = 1),
-            ("8.15", |_, v| v.unvouched.push(1..=2)),
+        let changes: [(&str, Change); 8] = [
+            ("3.1", |s| s.tls.versions = [("TLS 1.2".to_owned(), 1)].into()),
+            ("3.3", |s| s.tls.ciphers = [("TLS_CHACHA20_POLY1305_SHA256".to_owned(), 1)].into()),
+            ("Only support strong ciphers", |s| s.tls.ciphers = [("TLS_RSA_WITH_AES_128_CBC_SHA".to_owned(), 1)].into()),
+            ("8.24", |s| s.tls.ciphers = [("unknown".to_owned(), 1)].into()),
+            ("1(a)", |s| s.connections.mtls = 1),
+            ("8.5", |s| s.connections.authenticated = 1),
+            ("CC6.1", |s| s.connections.judged = 1),
+            ("2.1 tenet 6", |s| s.identity.expired = 1),
         ];
         for (name, change) in changes {
-            let (mut summary, mut verified) = good();
-            change(&mut summary, &mut verified);
-            assert_eq!(of(&points(&summary, &verified), name), Some(false), "{name}");
+            let (mut summary, proved) = good();
+            change(&mut summary);
+            assert_eq!(of(&points(&summary, &proved), name), Some(false), "{name}");
         }
-        let (summary, verified) = good();
-        assert_eq!(of(&points(&summary, &Verified { proven_until: 8, ..verified.clone() }), "8.15"), Some(false));
-        // Nothing was given to prove it by.
-        assert_eq!(of(&points(&summary, &Verified { proven_checkpoints: 0, ..verified }), "8.15"), None);
     }
 }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use sidegate_audit::{Connection, Event, FileDigest, Record};
+use sidegate_core::counted;
+
+use crate::audit::show::done;
 
 /// Names and how often each came.
 pub(super) type Counts = BTreeMap<String, u64>;
@@ -21,6 +24,8 @@ pub(super) struct Summary {
     /// The number of the last one.
     pub(super) last_seq: u64,
     pub(super) connections: Connections,
+    /// Admitted, by what allowed it.
+    pub(super) admissions: Counts,
     /// By reason.
     pub(super) refusals: Counts,
     /// By rule.
@@ -43,17 +48,35 @@ pub(super) struct Summary {
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Connections {
+    /// Over mutual TLS, in plaintext, or neither.
     pub(super) admitted: u64,
-    pub(super) ended: u64,
     pub(super) refused: u64,
+    /// Of those that were admitted, in this period or before it.
+    pub(super) ended: u64,
+    /// TLS sessions that were made before a connection needed one.
+    pub(super) made_ahead: u64,
+    /// Of the refused ones those that a decision has refused.
     pub(super) denied: u64,
     pub(super) plaintext: u64,
     /// Admitted over mutual TLS.
     pub(super) mtls: u64,
     /// Of these the ones of which the SPIFFE IDs of both ends are known.
     pub(super) authenticated: u64,
-    /// Admitted with a decision of policy.
+    /// Admitted with a decision about the peer: of policy, or of the destination's `spiffeIds`. That a port's mode lets plaintext
+    /// pass is none.
     pub(super) judged: u64,
+}
+
+/// By what an admitted connection was allowed.
+fn decided_by(connection: &Connection) -> &'static str {
+    match connection.decision.as_ref().map(|decision| decision.rule.as_str()) {
+        None => "nothing",
+        Some(rule) if rule.starts_with("mode ") && !rule.ends_with(')') => "the port's mode",
+        Some(rule) if rule.starts_with("outbound.otherwise") && !rule.ends_with(')') => "outbound.otherwise",
+        // A rule of policy has its place behind its name.
+        Some(rule) if rule.starts_with("destination ") && !rule.ends_with(')') => "the destination's spiffeIds",
+        Some(_) => "policy",
+    }
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -78,9 +101,10 @@ pub(super) struct Identity {
 }
 
 impl Tls {
-    /// The share of key exchanges that were post-quantum, as text.
-    pub(super) fn share(&self) -> String {
-        (self.post_quantum * 100).checked_div(self.exchanges).map_or_else(String::new, |percent| format!(", {percent} %"))
+    /// How many key exchanges were post-quantum, in words.
+    pub(super) fn said(&self) -> String {
+        let share = (self.post_quantum * 100).checked_div(self.exchanges).map_or_else(String::new, |percent| format!(" ({percent} %)"));
+        format!("{} of {} post-quantum{share}", self.post_quantum, counted(self.exchanges, "key exchange"))
     }
 }
 
@@ -92,7 +116,9 @@ impl Summary {
         self.connections.plaintext += u64::from(connection.transport.as_deref() == Some("plaintext"));
         self.connections.mtls += u64::from(mtls);
         self.connections.authenticated += u64::from(mtls && both);
-        self.connections.judged += u64::from(connection.decision.is_some());
+        let by = decided_by(connection);
+        self.connections.judged += u64::from(matches!(by, "policy" | "the destination's spiffeIds"));
+        count(&mut self.admissions, by);
         self.who(connection);
         self.handshake(connection);
     }
@@ -109,12 +135,15 @@ impl Summary {
         match &record.event {
             Event::ConnectionAdmitted { connection } => self.admitted(connection),
             Event::ConnectionEnded { connection, admitted } => {
+                if !*admitted && connection.reason.as_deref() == Some("warmed") {
+                    // It was never admitted as a connection.
+                    self.connections.made_ahead += 1;
+                    self.handshake(connection);
+                    return;
+                }
                 self.connections.ended += 1;
                 if *admitted {
                     self.admitted(connection);
-                } else if connection.reason.as_deref() == Some("warmed") {
-                    // A session made in advance was never admitted as a connection.
-                    self.handshake(connection);
                 }
             }
             Event::ConnectionRefused { connection } => {
@@ -133,10 +162,13 @@ impl Summary {
                 self.identity.expired += u64::from(*expired);
             }
             Event::BundleChanged { .. } => self.identity.bundles += 1,
-            Event::PolicyLoaded { rules, files } => self.policies.push(row(format!("in force: {rules} rules"), digests(files))),
+            Event::PolicyLoaded { rules, files } => {
+                self.policies.push(row(format!("in force: {}", counted(*rules, "rule")), digests(files)));
+            }
             Event::PolicyRefused { files, why } => self.policies.push(row("refused".to_owned(), format!("{}: {why}", digests(files)))),
             Event::RevocationChanged { lists, denied, files } => {
-                self.policies.push(row(format!("revocation in force: {lists} lists, {denied} denials"), digests(files)));
+                self.policies
+                    .push(row(format!("revocation in force: {}, {}", counted(*lists, "list"), counted(*denied, "denial")), digests(files)));
             }
             Event::RevocationRefused { source, why } => {
                 self.policies.push(row("revocation refused".to_owned(), format!("{source}: {why}")));
@@ -149,7 +181,7 @@ impl Summary {
             }
             Event::ProcessStopping { why } => self.starts.push(row(format!("stopping: {why}"), String::new())),
             Event::AdminAction { action, uid, detail, .. } => {
-                self.admin.push(row(uid.to_string(), format!("{action:?} {detail}")));
+                self.admin.push(row(uid.to_string(), format!("{} {detail}", done(*action)).trim_end().to_owned()));
             }
             Event::SecretAccessed { .. } => self.secrets += 1,
             Event::LogGap { missing } => self.missing = self.missing.saturating_add(*missing),

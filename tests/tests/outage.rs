@@ -21,7 +21,7 @@ fn an_outage_is_survived_and_named() {
         (Fault::Unavailable, "Unavailable"),
         (Fault::Garbage, "its message can't be used"),
         (Fault::Empty, "its message can't be used"),
-        (Fault::Expired, "is not valid any more"),
+        (Fault::Expired, " ago ("),
         (Fault::ClockSkew(HOUR), "is not valid before"),
         (Fault::Reset, ""),
     ] {

@@ -9,7 +9,7 @@ mod record;
 mod secret;
 mod spiffe_id;
 
-pub use printable::{counted, innermost, is_control_or_bidi, one_line, printable, printable_json, rfc3339, without_controls};
+pub use printable::{counted, innermost, is_control_or_bidi, long, one_line, printable, printable_json, rfc3339, without_controls};
 pub use reason::{Reason, Side, Stage};
 pub use record::{
     CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, Explanation, HandshakeFacts, Lap, NearestRule, Remark,

@@ -25,6 +25,15 @@ pub fn rfc3339(seconds: i64) -> Option<String> {
     Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string())
 }
 
+/// A length of time in one unit: `42 seconds`, `3.5 hours`, `6.9 years`.
+#[must_use]
+pub fn long(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(31_556_952, "year"), (86_400, "day"), (3600, "hour"), (60, "minute")];
+    let Some((size, name)) = UNITS.into_iter().find(|(size, _)| seconds >= *size) else { return counted(seconds, "second") };
+    let tenths = seconds.saturating_mul(10) / size;
+    if tenths.is_multiple_of(10) { counted(tenths / 10, name) } else { format!("{}.{} {name}s", tenths / 10, tenths % 10) }
+}
+
 /// `1 record`, `2 records`.
 #[must_use]
 pub fn counted(number: u64, one: &str) -> String {
@@ -103,6 +112,13 @@ mod tests {
         let plain = "{\"a\": \"Grüße\"}\n";
         assert!(matches!(printable_json(plain), Cow::Borrowed(text) if text == plain));
         assert_eq!(printable_json("{\"\u{9b}\": \"\u{7f}\u{202e}\"}\n"), "{\"\\u009b\": \"\\u007f\\u202e\"}\n");
+    }
+
+    #[test]
+    fn a_length_of_time_has_one_unit() {
+        let long = [0, 1, 59, 60, 90, 3600, 86_400, 217_897_211, u64::MAX / 20].map(long);
+        let says = ["0 seconds", "1 second", "59 seconds", "1 minute", "1.5 minutes", "1 hour", "1 day", "6.9 years"];
+        assert_eq!(long[..8], says);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use sidegate_core::{CertificateFacts, SpiffeId, TrustDomain, parse_canonical};
+use sidegate_core::{CertificateFacts, SpiffeId, TrustDomain, long, parse_canonical, rfc3339};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::names::{foreign_signing_name, uri_names};
@@ -87,11 +87,11 @@ pub enum MaterialError {
     #[error("the private key does not belong to the certificate of {0}")]
     KeyMismatch(SpiffeId),
     /// It is not valid now.
-    #[error("the SVID {id} is not valid {when}; compare this host's clock with the issuer's")]
+    #[error("the SVID {id} {when}; compare this host's clock with the issuer's")]
     NotValidNow {
         /// Whose.
         id: SpiffeId,
-        /// `yet` or `any more`, with the time.
+        /// `expired` or `is not valid before`, with the time.
         when: String,
     },
     /// There is no bundle for the SVID's own trust domain.
@@ -238,9 +238,14 @@ impl Material {
         let now = unix_now();
         if !svid.is_valid_at(now) {
             let when = if now < svid.not_before {
-                format!("before {} s from now", svid.not_before - now)
+                let in_long = long((svid.not_before - now).unsigned_abs());
+                format!(
+                    "is not valid before {}, in {in_long}",
+                    rfc3339(svid.not_before).unwrap_or_else(|| "a time that no clock shows".to_owned())
+                )
             } else {
-                format!("any more, since {} s", now - svid.not_after)
+                let date = rfc3339(svid.not_after).and_then(|time| Some(format!(" ({})", time.get(..10)?))).unwrap_or_default();
+                format!("expired {} ago{date}", long(now.abs_diff(svid.not_after)))
             };
             return Err(MaterialError::NotValidNow { id: svid.id, when });
         }

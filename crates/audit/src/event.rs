@@ -244,6 +244,30 @@ pub enum Event<C = Connection> {
     },
 }
 
+/// The names of all events, as they stand in the log.
+pub const NAMES: &[&str] = &[
+    "connection.admitted",
+    "connection.ended",
+    "connection.refused",
+    "identity.received",
+    "identity.rotated",
+    "identity.lost",
+    "bundle.changed",
+    "policy.loaded",
+    "policy.refused",
+    "revocation.changed",
+    "process.started",
+    "process.stopping",
+    "admin.action",
+    "secret.accessed",
+    "log.opened",
+    "log.resumed",
+    "log.checkpoint",
+    "log.gap",
+    "log.retired",
+    "log.sealed",
+];
+
 impl<C> Event<C> {
     /// The name by which it stands in the log.
     #[must_use]
@@ -393,5 +417,18 @@ impl FileDigest {
     #[must_use]
     pub fn new(file: &str, text: &[u8]) -> Self {
         Self { file: file.to_owned(), sha256: crate::hex::sha256_hex(text) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_has_its_name() {
+        let schema = serde_json::to_value(schemars::schema_for!(Event)).unwrap();
+        let of_schema: Vec<&str> =
+            schema["oneOf"].as_array().unwrap().iter().map(|event| event["properties"]["event"]["const"].as_str().unwrap()).collect();
+        assert_eq!(NAMES, of_schema);
     }
 }

@@ -26,7 +26,7 @@ mod writer;
 
 pub use admitted::Admitted;
 pub use connection::Connection;
-pub use event::{AdminAction, CheckpointCause, ConnectionFacts, Event, FileDigest, NewEvent, Signer, SvidFacts, VERSION};
+pub use event::{AdminAction, CheckpointCause, ConnectionFacts, Event, FileDigest, NAMES, NewEvent, Signer, SvidFacts, VERSION};
 pub use folder::{FolderError, files};
 pub use handle::{Audit, AuditThread, Options, Unavailable};
 pub use hex::{hex, sha256_hex};

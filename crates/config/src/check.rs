@@ -220,8 +220,9 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
     }
 }
 
-/// Levenshtein distance, case not counted.
-fn distance(a: &str, b: &str) -> usize {
+/// How far a word is from another: Levenshtein distance, case not counted.
+#[must_use]
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.to_lowercase().chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.to_lowercase().chars().enumerate() {

@@ -17,6 +17,7 @@ pub mod value;
 mod watch;
 
 pub use aside::aside;
+pub use check::distance;
 pub use document::{Node, Place, Problem, Problems};
 pub use load::{json_schema, load, parse, parse_with, typed};
 pub use schema::Config;

@@ -1,5 +1,6 @@
 //! `sidegate audit`: what is done with a log that was written. docs/audit.md says what each command can prove.
 
+pub(crate) mod filter;
 mod join;
 mod report;
 mod show;

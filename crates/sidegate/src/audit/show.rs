@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sidegate_audit::{AdminAction, Connection, Event, ReadError, Record, Records};
-use sidegate_core::{counted, without_controls};
+use sidegate_core::{SpiffeId, SpiffeIdPattern, counted, without_controls};
 
 use super::{Outcome, complain, keys, say, say_json};
 use crate::cli::audit::Show;
@@ -53,17 +53,18 @@ pub(super) fn show(arguments: &Show) -> Result<Outcome> {
 fn fits(arguments: &Show, record: &Record) -> bool {
     let name = record.event.name();
     let connection = record.event.connection();
-    let same = |wanted: &Option<String>, of: fn(&Connection) -> Option<&str>| {
-        wanted.as_ref().is_none_or(|wanted| connection.is_some_and(|c| of(c) == Some(wanted.as_str())))
+    let of = |fits: &dyn Fn(&Connection) -> bool| connection.is_some_and(fits);
+    let is_peer = |c: &Connection, wanted: &SpiffeIdPattern| {
+        c.peer_id.as_deref().and_then(|id| SpiffeId::new(id).ok()).is_some_and(|id| wanted.matches(&id))
     };
     // One record may stand for both.
     let stands_for = if matches!(record.event, Event::ConnectionEnded { admitted: true, .. }) { "connection.admitted" } else { name };
     let is_asked_for = |start: &String| name.starts_with(start.as_str()) || stands_for.starts_with(start.as_str());
     arguments.period.has(record)
         && (arguments.event.is_empty() || arguments.event.iter().any(is_asked_for))
-        && same(&arguments.peer, |c| c.peer_id.as_deref())
-        && same(&arguments.connection, |c| Some(&c.connection_id))
-        && same(&arguments.reason, |c| c.reason.as_deref())
+        && arguments.peer.as_ref().is_none_or(|wanted| of(&|c| is_peer(c, wanted)))
+        && arguments.connection.as_ref().is_none_or(|start| of(&|c| c.connection_id.starts_with(start.as_str())))
+        && arguments.reason.as_ref().is_none_or(|wanted| of(&|c| c.reason.as_ref() == Some(wanted)))
 }
 
 /// One line for a record: number, time, event, and what it says.

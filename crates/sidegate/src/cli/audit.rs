@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
 use sidegate_config::value::{Id, Span};
+use sidegate_core::SpiffeIdPattern;
+
+use crate::audit::filter;
 
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
@@ -23,6 +26,10 @@ pub(crate) enum AuditCommand {
     /// Show records
     Show(Show),
     /// Put the two ends of each connection side by side
+    ///
+    /// Exit status: 0 if the two logs agree about every connection that they share, 1 if not. What can have no other end in
+    /// them is counted apart: what is no connection between the two workloads, was refused before its handshake was done, or is
+    /// in plaintext.
     Join(Join),
     /// A compliance report of a period, of what is proved
     ///
@@ -97,16 +104,16 @@ pub(crate) struct Show {
     #[command(flatten)]
     pub(crate) period: Period,
     /// Only events whose name begins so, such as connection.refused or admin
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = filter::event)]
     pub(crate) event: Vec<String>,
-    /// Only connections with this SPIFFE ID at the other end
-    #[arg(long, value_name = "SPIFFE-ID")]
-    pub(crate) peer: Option<String>,
-    /// Only this connection
-    #[arg(long, value_name = "ID")]
+    /// Only connections with such a SPIFFE ID at the other end: a pattern as in policies, such as spiffe://prod.example/ns/*/sa/web
+    #[arg(long, value_name = "SPIFFE-ID", value_parser = filter::peer)]
+    pub(crate) peer: Option<SpiffeIdPattern>,
+    /// Only this connection; the beginning of its ID is enough
+    #[arg(long, value_name = "ID", value_parser = filter::connection)]
     pub(crate) connection: Option<String>,
     /// Only connections that ended for this reason
-    #[arg(long, value_name = "REASON")]
+    #[arg(long, value_name = "REASON", value_parser = filter::reason)]
     pub(crate) reason: Option<String>,
     /// Go on with what is written, until Ctrl-C
     #[arg(short, long)]

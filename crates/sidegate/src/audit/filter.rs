@@ -1,0 +1,65 @@
+//! What the filters of `sidegate audit show` take: a name that nothing has is an error, and not an answer without a line.
+
+use sidegate_audit::NAMES;
+use sidegate_config::distance;
+use sidegate_core::{Reason, SpiffeIdPattern};
+
+/// The beginning of an event's name.
+pub(crate) fn event(text: &str) -> Result<String, String> {
+    if !text.is_empty() && NAMES.iter().any(|name| name.starts_with(text)) {
+        return Ok(text.to_owned());
+    }
+    // Of a group of events its name is meant, such as `connection`.
+    let groups = NAMES.iter().filter_map(|name| name.split('.').next());
+    Err(unknown(text, "no event has a name that begins so", NAMES.iter().copied().chain(groups)))
+}
+
+/// A reason's name.
+pub(crate) fn reason(text: &str) -> Result<String, String> {
+    let names = || Reason::ALL.iter().map(|reason| reason.label());
+    if names().any(|name| name == text) { Ok(text.to_owned()) } else { Err(unknown(text, "no connection ends for such a reason", names())) }
+}
+
+/// A connection's ID, or the beginning of it.
+pub(crate) fn connection(text: &str) -> Result<String, String> {
+    const LENGTH: usize = 32;
+    let is_id = (1..=LENGTH).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if is_id {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("a connection's ID has {LENGTH} digits 0 to 9 and a to f; its beginning is enough"))
+    }
+}
+
+/// SPIFFE IDs, as policies name them.
+pub(crate) fn peer(text: &str) -> Result<SpiffeIdPattern, String> {
+    SpiffeIdPattern::parse(text).map_err(|e| e.to_string())
+}
+
+/// What is wrong, and all names, the nearest first.
+fn unknown<'a>(text: &str, wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_by_key(|name| (distance(text, name), *name));
+    names.dedup();
+    format!("{wrong}; did you mean `{}`? Known: {}", names.first().copied().unwrap_or_default(), names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_nothing_has_is_an_error_that_names_the_nearest() {
+        for good in ["connection", "connection.", "log.gap", "admin"] {
+            assert_eq!(event(good).as_deref(), Ok(good));
+        }
+        let starts = |told: Result<String, String>, with: &str| assert!(told.as_ref().is_err_and(|e| e.contains(with)), "{told:?}");
+        starts(event("conection"), "did you mean `connection`? Known: connection, ");
+        starts(event("log.checkpoints"), "did you mean `log.checkpoint`?");
+        starts(event(""), "no event");
+        assert_eq!(reason("closed").as_deref(), Ok("closed"));
+        starts(reason("dial_refuse"), "did you mean `dial_refused`? Known: dial_refused, ");
+        starts(connection("xyz"), "has 32 digits");
+        assert!(connection("5538989ccab1").is_ok() && peer("spiffe://a.b/ns/*/web").is_ok() && peer("web").is_err());
+    }
+}

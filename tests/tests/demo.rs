@@ -1,10 +1,10 @@
 //! `sidegate demo` in each of its modes, and that nothing of it stays behind.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use sidegate_tests::{Process, eventually, require, sidegate, skipped};
 
@@ -118,33 +118,124 @@ fn run(words: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
-/// Ctrl-C in the midst of it: an end that says so, no process and no file left.
-#[test]
-fn an_interrupt_leaves_nothing_behind() {
+/// Who gets Ctrl-C.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Gets {
+    /// The demo's process group, as from a terminal.
+    Group,
+    /// The demo alone, as from a supervisor.
+    Demo,
+}
+
+/// How far the demo is when it comes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Moment {
+    /// The process has begun.
+    Begun,
+    /// It has made its folder.
+    Folder,
+    /// A sidecar runs.
+    Sidecar,
+    /// All are ready, and there is traffic.
+    Traffic,
+    /// All is shown, and it keeps running.
+    Kept,
+}
+
+/// Processes of the demo that uses `folder`, by their command lines.
+fn processes(folder: &Path) -> Vec<String> {
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
+    let all = all.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    all.filter(|line| line.contains(folder.to_str().unwrap())).collect()
+}
+
+/// What the machine has of namespaces with names and of tables.
+fn traces() -> (Vec<String>, String) {
+    let named =
+        std::fs::read_dir("/run/netns").map_or_else(|_| Vec::new(), |all| all.map(|e| format!("{:?}", e.unwrap().file_name())).collect());
+    let tables = Command::new("nft").args(["list", "tables"]).output().map_or_else(|_| Vec::new(), |output| output.stdout);
+    (named, String::from_utf8(tables).unwrap())
+}
+
+/// Ctrl-C at some moment: a quick end, and no process, file, namespace or table left.
+fn interrupt(mode: &str, user: Option<u32>, gets: Gets, moment: Moment) {
+    let what = format!("{mode}, {gets:?}, {moment:?}");
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Command::new(sidegate())
-        .args(["demo", "--keep", "--time", "60s", "--mode", "loopback"])
-        .env("TMPDIR", folder.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
-    let sidecars = eventually("three sidecars", || {
-        let running = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok()?.parse::<i32>().ok());
-        let ours: Vec<i32> = running
-            .filter(|pid| {
-                std::fs::read_to_string(format!("/proc/{pid}/stat"))
-                    .is_ok_and(|s| s.rsplit(") ").next().unwrap().split(' ').nth(1) == Some(&child.id().to_string()))
-            })
-            .collect();
-        (ours.len() == 3).then_some(ours)
-    });
-    let _ = children;
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
-    let status = eventually("the end", || child.try_wait().unwrap());
-    assert!(!status.success(), "it did not show what it should");
-    for pid in sidecars {
-        eventually("the sidecar's end", || kill(Pid::from_raw(pid), None).is_err().then_some(()));
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let before = traces();
+    let output = folder.path().with_extension("output");
+    let mut command = Command::new(sidegate());
+    command.args(["demo", "--keep", "--time", if moment == Moment::Kept { "4s" } else { "60s" }, "--mode", mode]);
+    command.env("TMPDIR", folder.path()).current_dir(folder.path()).process_group(0);
+    command.stdout(std::fs::File::create(&output).unwrap()).stderr(std::fs::File::create(output.with_extension("errors")).unwrap());
+    if let Some(user) = user {
+        command.uid(user).gid(user);
     }
+    let mut child = command.spawn().unwrap();
+    let said = || std::fs::read_to_string(&output).unwrap();
+    eventually(&what, || {
+        assert_eq!(
+            child.try_wait().unwrap(),
+            None,
+            "{what}: {}{}",
+            said(),
+            std::fs::read_to_string(output.with_extension("errors")).unwrap()
+        );
+        let come = match moment {
+            Moment::Begun => true,
+            Moment::Folder => std::fs::read_dir(folder.path()).unwrap().next().is_some(),
+            Moment::Sidecar => !processes(folder.path()).is_empty(),
+            Moment::Traffic => said().contains("Three sidecars are ready"),
+            Moment::Kept => said().contains("Ctrl-C ends it"),
+        };
+        come.then_some(())
+    });
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    if gets == Gets::Group {
+        killpg(pid, Signal::SIGINT).unwrap()
+    } else {
+        kill(pid, Signal::SIGINT).unwrap()
+    }
+    let status = eventually(&format!("the end: {what}"), || child.try_wait().unwrap());
+    assert_eq!(status.success(), moment == Moment::Kept, "it did not show what it should: {what}");
+    eventually(&format!("the sidecars' end: {what}"), || processes(folder.path()).is_empty().then_some(()));
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(left.is_empty(), "{what}: {left:?}");
+    assert_eq!(traces(), before, "{what}");
+    let errors = std::fs::read_to_string(output.with_extension("errors")).unwrap();
+    assert!(["", "sidegate: interrupted\n"].contains(&errors.as_str()), "{what}: {errors}");
+    for file in [&output, &output.with_extension("errors")] {
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+fn interrupt_at_each_moment(mode: &str, user: Option<u32>) {
+    for moment in [Moment::Begun, Moment::Folder, Moment::Sidecar, Moment::Traffic, Moment::Kept] {
+        for gets in [Gets::Group, Gets::Demo] {
+            interrupt(mode, user, gets, moment);
+        }
+    }
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind_on_loopback() {
+    interrupt_at_each_moment("loopback", None);
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind_as_root() {
+    if require() {
+        interrupt_at_each_moment("root", None);
+    }
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind_in_a_user_namespace() {
+    if !require() {
+        return;
+    }
+    if std::fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").is_ok_and(|n| n.trim() == "0") {
+        return skipped("this kernel allows no user namespaces without root");
+    }
+    interrupt_at_each_moment("userns", nix::unistd::geteuid().is_root().then_some(65534));
 }

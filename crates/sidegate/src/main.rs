@@ -35,8 +35,26 @@ use crate::cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
+    match Cli::try_parse() {
+        Ok(cli) => say::exit_code(run_command(cli.command)),
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            if error.use_stderr() {
+                let _ = error.print();
+            } else {
+                let help = error.render();
+                let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+                say::print_anyway((if is_terminal { help.ansi().to_string() } else { help.to_string() }).trim_end());
+            }
+            say::exit_code(ExitCode::from(code))
+        }
+    }
+}
+
+/// Runs a command; its exit code.
+fn run_command(command: Command) -> ExitCode {
+    let result = match command {
         // Has exit codes of its own.
         Command::Policy(arguments) => return policy::run(&arguments.command),
         Command::Run(arguments) => run::run(&arguments),
@@ -58,10 +76,6 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The whole chain on one line each: what failed, then why.
-            say::complain(&format!("sidegate: {error:#}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => say::failed(&error, 1),
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::say::complain;
+use crate::say::failed;
 
 /// What a command has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +25,7 @@ impl Outcome {
         match outcome {
             Ok(Self::Good) => ExitCode::SUCCESS,
             Ok(Self::Finding) => ExitCode::from(1),
-            Err(error) => {
-                complain(&format!("sidegate: {error:#}"));
-                ExitCode::from(2)
-            }
+            Err(error) => failed(&error, 2),
         }
     }
 }

@@ -2,15 +2,17 @@
 //! show text in another order than it is in. Elsewhere in this crate clippy refuses `println!` and its like.
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "this is where they belong")]
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use sidegate_core::{printable_json, without_controls};
 
-/// As `println!`. Nothing happens where nobody reads any more.
+/// As `println!`, for commands that go on where nobody reads any more: [`exit_code`] tells what became of it.
 macro_rules! out {
-    ($($text:tt)*) => { drop($crate::say::print(&$crate::say::lines(&format!($($text)*)))) };
+    ($($text:tt)*) => { $crate::say::print_anyway(&$crate::say::lines(&format!($($text)*))) };
 }
 
 /// As `eprintln!`.
@@ -65,7 +67,52 @@ pub(crate) fn say_pretty_json(value: &impl Serialize) -> Result<()> {
 
 /// Writes text of many lines of which nothing is a stranger's, or is made harmless already.
 pub(crate) fn print(text: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{text}").context("nobody reads this any more")
+    writeln!(std::io::stdout(), "{text}").map_err(|error| anyhow::Error::msg(Unwritten(error)))
+}
+
+/// Writes text, and goes on if that fails.
+pub(crate) fn print_anyway(text: &str) {
+    if let Err(error) = print(text) {
+        failed(&error, 2);
+    }
+}
+
+/// What was to be said could not be written.
+#[derive(Debug)]
+struct Unwritten(std::io::Error);
+
+impl std::fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "standard output can't be written: {}", self.0)
+    }
+}
+
+/// As the shell has it for a program that SIGPIPE ends.
+const CLOSED: u8 = 141;
+/// The exit code for what could not be written; 0 if all was.
+static UNWRITTEN: AtomicU8 = AtomicU8::new(0);
+
+/// The exit code for an error, which is said on standard error: `code`. That nobody reads any more, as `head` does that has read
+/// enough, is none: then it is 141, and nothing is said.
+pub(crate) fn failed(error: &anyhow::Error, code: u8) -> ExitCode {
+    let unwritten = error.downcast_ref::<Unwritten>();
+    let is_closed = unwritten.is_some_and(|Unwritten(error)| error.kind() == ErrorKind::BrokenPipe);
+    let code = if is_closed { CLOSED } else { code };
+    // What can't be written is said once, however often it is tried.
+    let is_told = unwritten.is_some() && UNWRITTEN.swap(code, Ordering::Relaxed) != 0;
+    if !is_closed && !is_told {
+        // The whole chain on one line: what failed, then why.
+        complain(&format!("sidegate: {error:#}"));
+    }
+    ExitCode::from(code)
+}
+
+/// The exit code of a command that would end with `code`.
+pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
+    match UNWRITTEN.load(Ordering::Relaxed) {
+        0 => code,
+        unwritten => ExitCode::from(unwritten),
+    }
 }
 
 /// Says on standard error what is wrong. Where that is closed there is nobody to say it to.

@@ -37,24 +37,36 @@ pub(crate) fn demo(arguments: &cli::Demo) -> Result<()> {
     // Before any thread: a user namespace can only be entered by a process that has one.
     let place = Place::choose(arguments.mode)?;
     out!("{}", place.describe());
-    let folder = Folder::new()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = Arc::new(AtomicBool::new(false));
     let interrupted = stop.clone();
+    // Before there is anything that would stay behind.
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
     runtime.spawn(async move {
-        if let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
-            interrupted.store(true, Ordering::Relaxed);
-        }
+        tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+        interrupted.store(true, Ordering::Relaxed);
     });
+    let folder = Folder::new()?;
     let authority = runtime.block_on(start_authority(&place, folder.path()))?;
     let result = show(arguments, &place, folder.path(), &authority, &stop);
     // Namespaces, rules, sidecars: all end with their owners. The sockets are the authority's own to remove.
     runtime.block_on(authority.shutdown());
+    if result.is_err() && stop.load(Ordering::Relaxed) {
+        // Whatever failed did so because of it.
+        bail!("interrupted");
+    }
     if result.is_err() {
         folder.keep();
     }
     result
+}
+
+/// An error once the demo is to end.
+fn go_on(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(anyhow!("interrupted")) } else { Ok(()) }
 }
 
 /// The demo's files; a sidecar of another user must be able to read them. Removed at the end, unless something failed.
@@ -105,16 +117,18 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
     std::fs::write(place::bundle(folder), bundle)?;
     let mut sidecars = Vec::new();
     for workload in WORKLOADS {
+        go_on(stop)?;
         let config = place.sidecar_config(workload, &socket(folder, workload), &socket_of_collector, folder)?;
         sidecars.push(Sidecar::start(place, workload, folder, &config, records.clone())?);
     }
     for sidecar in &sidecars {
-        sidecar.wait_ready(place, START)?;
+        sidecar.wait_ready(place, START, stop)?;
     }
     out!("\nThree sidecars are ready after {:.1} s, each with an SVID of {} s.", started.elapsed().as_secs_f64(), TTL.as_secs());
     out!("web calls api; one connection stays open all the time; intruder and a client without a sidecar try too.\n");
 
     let tally = traffic::drive(place, arguments.time, stop)?;
+    go_on(stop)?;
     // The records of connections that have just ended are on their way.
     records.settle(tally.expected_records());
     let all = records.all();
@@ -123,7 +137,8 @@ fn show(arguments: &cli::Demo, place: &Place, folder: &Path, authority: &Authori
     let rotations = place.rotations(&sidecars)?;
     summary(&tally, &rotations, authority.issued_count(), all.len());
     let audited = audit(folder)?;
-    let verdict = judge(&tally, &rotations, &all, (traced, audited), stop.load(Ordering::Relaxed));
+    go_on(stop)?;
+    let verdict = judge(&tally, &rotations, &all, (traced, audited));
     if verdict.is_ok() {
         where_next(place, folder, &collector, arguments.keep);
         if arguments.keep {
@@ -179,16 +194,7 @@ fn collector(folder: &Path) -> Result<(Sink, PathBuf)> {
 }
 
 /// What has to have happened.
-fn judge(
-    tally: &Tally,
-    rotations: &[(Workload, u64)],
-    records: &[sidecar::Seen],
-    (traced, audited): (bool, bool),
-    interrupted: bool,
-) -> Result<()> {
-    if interrupted {
-        bail!("interrupted");
-    }
+fn judge(tally: &Tally, rotations: &[(Workload, u64)], records: &[sidecar::Seen], (traced, audited): (bool, bool)) -> Result<()> {
     let mut wrong = Vec::new();
     let mut expect = |right: bool, what: String| {
         if !right {

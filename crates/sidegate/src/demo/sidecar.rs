@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +63,8 @@ impl Sidecar {
         let log = folder.join(format!("{}.log", workload.name()));
         let mut command = Command::new(binary);
         command.args(["run", "--with-parent", "--config"]).arg(config);
+        // Ctrl-C is for the demo, which ends them.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
         let mut child = place.start(workload, command).with_context(|| format!("the sidecar of {} can't be started", workload.name()))?;
         if let Some(stdout) = child.stdout.take() {
@@ -76,9 +80,10 @@ impl Sidecar {
         Ok(Self { workload, child, log })
     }
 
-    pub(super) fn wait_ready(&self, place: &Place, deadline: Duration) -> Result<()> {
+    pub(super) fn wait_ready(&self, place: &Place, deadline: Duration, stop: &AtomicBool) -> Result<()> {
         let end = Instant::now() + deadline;
         loop {
+            super::go_on(stop)?;
             let last = match place.ask_admin(self.workload, "/readyz") {
                 Ok((200, _)) => return Ok(()),
                 Ok((_, body)) => body,

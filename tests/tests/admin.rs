@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sidegate_authority::Fault;
-use sidegate_tests::{DEADLINE, Echo, Identities, Pair, Sidecar, echo_bytes, eventually, free_port, id, server_config, sidegate};
+use sidegate_tests::{DEADLINE, Echo, Identities, Pair, Process, Sidecar, echo_bytes, eventually, free_port, id, server_config, sidegate};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -132,34 +132,110 @@ fn connections_are_listed_watched_and_cut() {
     assert!(one["rule"].as_str().unwrap().starts_with("web ("), "{one}");
     let connection = one["id"].as_str().unwrap();
     // It may be seen first while it shakes hands.
-    let opened = lines.by_ref().map(Result::unwrap).find(|line| line.contains(" open ")).unwrap();
+    let opened = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("open ")).unwrap();
     assert!(opened.contains(connection), "{opened}");
 
     let (status, _, err) = pair.api.command(&["cut", "00000000000000000000000000000000"]);
     assert!(!status.success() && err.contains("none is open"), "{err}");
     assert_eq!(held.write_all(b"x").and_then(|()| held.read_exact(&mut [0])).map_err(|e| e.to_string()), Ok(()));
-    let (status, _, err) = pair.api.command(&["cut", connection]);
-    assert!(status.success() && err == "cut 1\n", "{err}");
+    let (_, table, _) = pair.api.command(&["connections"]);
+    let table: Vec<&str> = table.lines().collect();
+    assert!(table.len() == 2 && table[0].starts_with("ID ") && table[1].starts_with(connection), "{table:#?}");
+    let (column, peer) = (table[0].find("PEER").unwrap(), id("web"));
+    assert!(table[1][column..].starts_with(&peer), "{table:#?}");
+    // As much of its ID as is enough.
+    let (status, _, err) = pair.api.command(&["cut", &connection[..12]]);
+    assert!(status.success() && err == "cut 1 connection\n", "{err}");
     assert!(held.read_exact(&mut [0]).is_err());
     let record = pair.api.reason("cut");
     assert_eq!((record["connectionId"].as_str(), record["bytesUp"].as_u64()), (Some(connection), Some(6)));
     let ended = lines.next().unwrap().unwrap();
-    assert!(ended.contains(" cut") && ended.contains(&id("web")), "{ended}");
+    assert!(ended.starts_with(&format!("ended   {connection} cut: ")) && ended.contains(&id("web")), "{ended}");
     watching.kill().unwrap();
     watching.wait().unwrap();
+    let (status, out, _) = pair.api.command(&["connections"]);
+    assert!(status.success() && out == "no connection is open\n", "{out}");
 
     // All of a peer.
     let mut more = [open(&pair), open(&pair)];
-    let (status, _, err) = pair.api.command(&["cut", "--peer", &id("web")]);
-    assert!(status.success() && err == "cut 2\n", "{err}");
+    let all_of_domain = "spiffe://test.sidegate/**";
+    let (status, _, err) = pair.api.command(&["cut", "--peer", "spiffe://other.test/**"]);
+    assert!(status.code() == Some(1) && err.contains("none is open, and nothing was cut"), "{err}");
+    let (status, _, err) = pair.api.command(&["cut", "--peer", "spiffe://test.sidegate/w*"]);
+    assert!(status.code() == Some(2) && err.contains("a whole path segment"), "{err}");
+    let (status, _, err) = pair.api.command(&["cut", "--peer", all_of_domain]);
+    assert!(status.success() && err == "cut 2 connections\n", "{err}");
     for tcp in &mut more {
         assert!(tcp.read_exact(&mut [0]).is_err());
     }
     // Who did it is on record.
     let me = nix::unistd::getuid();
-    let log = eventually("the events", || Some(pair.api.log()).filter(|log| log.matches("\"sidegate.admin.cut\"").count() == 3));
+    let log = eventually("the events", || Some(pair.api.log()).filter(|log| log.matches("\"sidegate.admin.cut\"").count() == 4));
     assert!(log.contains(&format!("\"uid\":{me}")), "{log}");
     assert_eq!(listed(&pair).len(), 0);
+}
+
+/// An ID that is the beginning of several names them, and cuts none.
+#[test]
+fn an_id_that_is_not_whole_must_mean_one() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    // With more connections than digits two IDs begin alike.
+    let mut held: Vec<TcpStream> = (0..17).map(|_| open(&pair)).collect();
+    let ids: Vec<String> = listed(&pair).iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 17);
+    let start = ids.iter().map(|id| &id[..1]).find(|start| ids.iter().filter(|id| id.starts_with(start)).count() > 1).unwrap();
+    let (status, _, err) = pair.api.command(&["cut", start]);
+    let alike: Vec<&String> = ids.iter().filter(|id| id.starts_with(start)).collect();
+    assert_eq!(status.code(), Some(1), "{err}");
+    assert!(err.contains(&format!("{} open connections have an ID that begins with {start}", alike.len())), "{err}");
+    assert!(alike.iter().filter(|id| err.contains(id.as_str())).count() == alike.len().min(10), "{err}");
+    assert_eq!(listed(&pair).len(), 17);
+    for tcp in &mut held {
+        tcp.write_all(b"x").and_then(|()| tcp.read_exact(&mut [0])).unwrap();
+    }
+}
+
+/// Who watches is told when the sidecar ends, however it does.
+#[test]
+fn watching_ends_with_the_sidecar() {
+    let echo = Echo::start();
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut pair = Pair::start(echo.address, HOUR, "drain: { settle: 0s, quiet: 0s }\n");
+        let mut command = Command::new(sidegate());
+        command.args(["connections", "--watch", "--socket"]).arg(&pair.api.socket).stdout(Stdio::null());
+        let mut watching = Process::start(command, &pair.identities.folder().join("watching"));
+        watching.wait_log("no connection is open yet; each that opens or ends is shown, until Ctrl-C");
+        pair.api.signal(signal);
+        pair.api.wait_end();
+        let status = watching.wait_end();
+        assert!(status.success() && watching.log().ends_with("\nthe sidecar has ended\n"), "{status} {}", watching.log());
+    }
+}
+
+/// On a terminal nothing is wider than it.
+#[test]
+fn what_is_shown_fits_the_terminal() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let _held = open(&pair);
+    let shown = |columns: u16, socket: &std::path::Path| {
+        let size = nix::pty::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(&size, None).unwrap();
+        let mut command = Command::new(sidegate());
+        let status = command.args(["connections", "--socket"]).arg(socket).stdout(slave).status().unwrap();
+        // The terminal ends with the last that holds it.
+        drop(command);
+        assert!(status.success());
+        let (mut text, mut master) = (Vec::new(), std::fs::File::from(master));
+        let _ = master.read_to_end(&mut text);
+        String::from_utf8(text).unwrap()
+    };
+    for columns in [40, 80, 120, 300] {
+        let text = shown(columns, &pair.api.socket);
+        assert!(text.lines().count() == 2 && text.lines().all(|line| line.chars().count() <= columns.into()), "{columns}: {text}");
+        assert_eq!(text.contains('…'), columns < 200, "{columns}: {text}");
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What the admin API answers. Every call that changes something is an event that names who called.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_audit::{AdminAction, Event};
-use sidegate_core::{ConnectionRecord, Direction, Reason, Transport, event, rfc3339};
+use sidegate_core::{ConnectionRecord, Direction, Reason, SpiffeId, SpiffeIdPattern, Transport, event, rfc3339};
 use sidegate_identity::unix_now;
 use sidegate_proxy::{Capture, Live, Load, Phase, Readiness, Shared, Subject};
 use tokio::sync::broadcast::error::RecvError;
@@ -24,6 +24,8 @@ use crate::v1::connection_change::Change;
 use crate::v1::cut_connections_request::Which;
 
 const SHOWN: usize = 1000;
+/// As many IDs are named that one could mean.
+const NAMED: usize = 10;
 /// Each has the registry looked through once a second.
 const WATCHERS: usize = 8;
 const LOOK: Duration = Duration::from_secs(1);
@@ -137,26 +139,26 @@ impl v1::admin_server::Admin for Api {
         let Some(which) = request.into_inner().which else {
             return Err(Refusal::invalid_argument("say which: a connection's ID, or a peer's SPIFFE ID"));
         };
-        let (fits, what): (Box<dyn Fn(&Live) -> bool + Send>, String) = match which {
-            Which::ConnectionId(id) => {
-                let what = format!("connection {id}");
-                (Box::new(move |live| live.id().to_string() == id), what)
-            }
+        let all = self.controls.shared.registry.all();
+        let (meant, what) = match which {
+            Which::ConnectionId(start) => (by_id(all, &start)?, format!("the connection {start}")),
             Which::Peer(peer) => {
-                let what = format!("all connections with {peer}");
-                (Box::new(move |live| live.admission().is_some_and(|a| a.peer.as_deref() == Some(&*peer))), what)
+                let pattern = SpiffeIdPattern::parse(&peer).map_err(|e| Refusal::invalid_argument(e.to_string()))?;
+                let is_meant = |live: &Arc<Live>| {
+                    let peer = live.admission().and_then(|admission| SpiffeId::new(admission.peer.as_deref()?).ok());
+                    peer.is_some_and(|peer| pattern.matches(&peer))
+                };
+                (all.into_iter().filter(is_meant).collect(), format!("all connections with {peer}"))
             }
         };
-        let mut cut = 0;
-        for live in self.controls.shared.registry.all().iter().filter(|live| fits(live)) {
-            live.cut(Reason::Cut);
-            cut += 1;
-        }
+        let cut = meant.len() as u64;
+        meant.iter().for_each(|live| live.cut(Reason::Cut));
         let what = sidegate_core::printable(&what);
-        tracing::warn!(event = event::ADMIN_CUT, uid, pid, cut, "user {uid} cut {what}: {cut} were open");
-        record(&self.controls.shared, AdminAction::Cut, (uid, pid), &format!("{what}: {cut} were open"));
+        let open = if cut == 1 { "1 was open".to_owned() } else { format!("{cut} were open") };
+        tracing::warn!(event = event::ADMIN_CUT, uid, pid, cut, "user {uid} cut {what}: {open}");
+        record(&self.controls.shared, AdminAction::Cut, (uid, pid), &format!("{what}: {open}"));
         if cut == 0 {
-            return Err(Refusal::not_found(format!("{what}: none is open")));
+            return Err(Refusal::not_found(format!("{what}: none is open, and nothing was cut")));
         }
         Ok(Response::new(v1::CutConnectionsResponse { cut }))
     }
@@ -188,6 +190,26 @@ impl v1::admin_server::Admin for Api {
         let ends = self.controls.drain.ends().map(time).unwrap_or_default();
         Ok(Response::new(v1::DrainResponse { ends }))
     }
+}
+
+/// The connection whose ID begins with `start`. Those of several peers may have one ID: then all of them are meant.
+fn by_id(all: Vec<Arc<Live>>, start: &str) -> Result<Vec<Arc<Live>>, Refusal> {
+    if start.is_empty() {
+        return Err(Refusal::invalid_argument("the ID is empty"));
+    }
+    let meant: Vec<(String, Arc<Live>)> =
+        all.into_iter().map(|live| (live.id().to_string(), live)).filter(|(id, _)| id.starts_with(start)).collect();
+    let ids: BTreeSet<&str> = meant.iter().map(|(id, _)| id.as_str()).collect();
+    if ids.len() > 1 {
+        let named: Vec<&str> = ids.iter().copied().take(NAMED).collect();
+        let more = if ids.len() > NAMED { format!(", and {} more", ids.len() - NAMED) } else { String::new() };
+        return Err(Refusal::failed_precondition(format!(
+            "{} open connections have an ID that begins with {start}, and nothing was cut; give more of it: {}{more}",
+            ids.len(),
+            named.join(", ")
+        )));
+    }
+    Ok(meant.into_iter().map(|(_, live)| live).collect())
 }
 
 /// Tells a watcher what opens and what ends.

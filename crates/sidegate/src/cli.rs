@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidegate_config::value::{Id, Moment, Span, Target};
+use sidegate_core::SpiffeIdPattern;
 
 use self::audit::Audit;
+use crate::audit::filter;
 
 /// The configuration where nobody names one.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/sidegate/sidegate.yaml";
@@ -37,8 +39,12 @@ pub(crate) enum Command {
     /// How a running sidecar is doing, on one screen
     Status(Status),
     /// The open connections of a running sidecar
+    ///
+    /// As a table that fits the terminal. --watch ends with the sidecar, and with exit status 0.
     Connections(Connections),
     /// Reset connections of a running sidecar
+    ///
+    /// Exit status 1 if no open connection is meant, or an ID that is not whole is the beginning of several.
     Cut(Cut),
     /// Show or change what a running sidecar logs
     LogFilter(LogFilter),
@@ -261,12 +267,12 @@ pub(crate) struct Connections {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false, id = "which")]
 pub(crate) struct CutWhich {
-    /// ID of the connection, as `sidegate connections` shows it
-    #[arg(value_name = "ID")]
+    /// ID of the connection, as `sidegate connections` shows it; as much of its beginning as no other has
+    #[arg(value_name = "ID", value_parser = filter::connection)]
     pub(crate) connection: Option<String>,
-    /// All connections with this SPIFFE ID at the other end
-    #[arg(long, value_name = "SPIFFE-ID")]
-    pub(crate) peer: Option<String>,
+    /// All connections with such a SPIFFE ID at the other end: a pattern as in policies, such as spiffe://prod.example/ns/*/sa/web
+    #[arg(long, value_name = "SPIFFE-ID", value_parser = filter::peer)]
+    pub(crate) peer: Option<SpiffeIdPattern>,
 }
 
 #[derive(Debug, Args)]

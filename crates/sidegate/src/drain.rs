@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use crate::asked::refused;
 use crate::cli;
-use crate::say::count;
+use sidegate_core::counted;
 
 const STEP: Duration = Duration::from_millis(200);
 /// Beyond the time at which the sidecar itself would have ended.
@@ -39,10 +39,13 @@ async fn wait(client: &mut AdminClient<Channel>, until: SystemTime) -> Result<()
         let Ok(status) = client.get_status(v1::GetStatusRequest {}).await else { return Ok(()) };
         open = status.into_inner().traffic.iter().map(|traffic| traffic.open).sum();
         if told != Some(open) && stderr().is_terminal() {
-            err!("{} open", count(open, "connection"));
+            err!("{} open", counted(open, "connection"));
             told = Some(open);
         }
         tokio::time::sleep(STEP).await;
     }
-    bail!("it has not ended by its own deadline, with {} open; read its log, and end it by SIGKILL if it hangs", count(open, "connection"))
+    bail!(
+        "it has not ended by its own deadline, with {} open; read its log, and end it by SIGKILL if it hangs",
+        counted(open, "connection")
+    )
 }

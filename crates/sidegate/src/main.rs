@@ -5,15 +5,16 @@
 #[macro_use]
 mod say;
 
-mod admin;
 mod asked;
 mod audit;
 mod authority;
 mod check;
 mod cli;
+mod connections;
 #[cfg(feature = "development")]
 mod demo;
 mod drain;
+mod log_filter;
 mod logging;
 mod outcome;
 mod policy;
@@ -61,9 +62,9 @@ fn run_command(command: Command) -> ExitCode {
         Command::Check(arguments) => check::check(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),
         Command::Status(arguments) => status::status(&arguments),
-        Command::Connections(arguments) => admin::connections(&arguments),
-        Command::Cut(arguments) => admin::cut(&arguments),
-        Command::LogFilter(arguments) => admin::log_filter(&arguments),
+        Command::Connections(arguments) => connections::connections(&arguments),
+        Command::Cut(arguments) => connections::cut(&arguments),
+        Command::LogFilter(arguments) => log_filter::log_filter(&arguments),
         Command::Drain(arguments) => drain::drain(&arguments),
         Command::Redirect(arguments) => return outcome::Outcome::exit_code(redirect::redirect(&arguments)),
         // Which says by its exit status what it has found.

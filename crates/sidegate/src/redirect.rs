@@ -4,11 +4,12 @@ use anyhow::{Result, anyhow};
 use sidegate_config::Config;
 use sidegate_config::schema;
 use sidegate_config::value::{Address, Ports};
+use sidegate_core::counted;
 use sidegate_redirect::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
 
 use crate::cli::{self, RedirectAction};
 use crate::outcome::Outcome;
-use crate::say::{count, say, say_lines};
+use crate::say::{say, say_lines};
 
 /// The user that sidegate runs as where nothing else is said, as in other meshes.
 const DEFAULT_UID: u32 = 1337;
@@ -37,7 +38,7 @@ pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<Outcome> {
             let differences = sidegate_redirect::verify(&plan)?;
             differences.iter().try_for_each(|difference| say(&difference.to_string()))?;
             if !differences.is_empty() {
-                let lines = count(differences.len() as u64, "line");
+                let lines = counted(differences.len() as u64, "line");
                 err!("the kernel's rules differ from what is wanted in {lines}; `sidegate redirect apply` replaces them");
                 return Ok(Outcome::Finding);
             }

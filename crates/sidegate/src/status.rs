@@ -4,11 +4,11 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use sidegate_admin::v1;
-use sidegate_core::{printable_json, without_controls};
+use sidegate_core::{counted, printable_json, without_controls};
 
 use crate::asked::refused;
 use crate::cli;
-use crate::say::{count, say_lines};
+use crate::say::say_lines;
 
 /// `sidegate status`.
 pub(crate) fn status(arguments: &cli::Status) -> Result<()> {
@@ -48,13 +48,13 @@ fn screen(status: &v1::Status) -> String {
     match &identities.svid {
         Some(svid) => {
             add("identity", svid.spiffe_id.clone());
-            let rotations = count(identities.rotations, "rotation");
+            let rotations = counted(identities.rotations, "rotation");
             add("", format!("{}, serial {}, {rotations} so far", expires(svid.seconds_left), svid.serial));
         }
         None => add("identity", "none".to_owned()),
     }
     for bundle in &identities.bundles {
-        let authorities = count(bundle.authorities.into(), "CA");
+        let authorities = counted(bundle.authorities.into(), "CA");
         add("bundle", format!("{}: {authorities}, the last {}", bundle.trust_domain, expires(bundle.seconds_left)));
     }
     for source in &identities.sources {
@@ -62,9 +62,9 @@ fn screen(status: &v1::Status) -> String {
         add("source", format!("{}: {health}{}", source.name, source.message));
     }
     for load in &status.loads {
-        let files = count(load.files.len() as u64, "file");
+        let files = counted(load.files.len() as u64, "file");
         match load.subject.as_str() {
-            "policy" => add("policy", format!("{}, {files}, {}", count(status.policy_rules, "rule"), since(&load.since))),
+            "policy" => add("policy", format!("{}, {files}, {}", counted(status.policy_rules, "rule"), since(&load.since))),
             "revocation" if load.since.is_empty() && load.refused.is_empty() => {}
             "revocation" => add("revocation", format!("{files}, {}", since(&load.since))),
             _ if load.refused.is_empty() => {}
@@ -110,7 +110,7 @@ fn expires(seconds_left: i64) -> String {
 }
 
 /// The two largest units of a length of time.
-fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m{:02}s", seconds / 60, seconds % 60),

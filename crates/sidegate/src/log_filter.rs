@@ -1,0 +1,23 @@
+//! `sidegate log-filter`.
+
+use anyhow::Result;
+use sidegate_admin::v1;
+
+use crate::asked::refused;
+use crate::cli;
+use crate::say::say;
+
+/// Prints what a running sidecar logs, or changes it.
+pub(crate) fn log_filter(arguments: &cli::LogFilter) -> Result<()> {
+    let Some(filter) = &arguments.filter else {
+        let status = v1::GetStatusRequest {};
+        return say(&arguments
+            .asked
+            .ask(async |mut client| Ok(client.get_status(status).await.map_err(refused)?.into_inner().log_filter))?);
+    };
+    let request = v1::SetLogFilterRequest { filter: filter.clone() };
+    let previous =
+        arguments.asked.ask(async |mut client| Ok(client.set_log_filter(request).await.map_err(refused)?.into_inner().previous))?;
+    err!("{filter} (it was {previous})");
+    Ok(())
+}

@@ -94,8 +94,10 @@ impl Table {
         loop {
             let mut columns = left.clone();
             while total(&columns) > width {
-                // The widest of those that may get smaller.
-                let Some(widest) = columns.iter_mut().filter(|column| column.can_shrink()).max_by_key(|column| column.width) else { break };
+                // What loses nothing by it, then the widest of those that may get smaller.
+                let keeps = |column: &Column| column.least.is_some_and(|(_, keep)| keep == Keep::Beginning);
+                let smaller = columns.iter_mut().filter(|column| column.can_shrink());
+                let Some(widest) = smaller.max_by_key(|column| (keeps(column), column.width)) else { break };
                 widest.width -= 1;
             }
             // Three are always there.

@@ -24,7 +24,7 @@ pub fn line(record: &ConnectionRecord) -> String {
         let resumed = if tls.resumed { " resumed" } else { "" };
         let _ = write!(text, " TLS{} {} {}{resumed}", tls.version, tls.group.unwrap_or("-"), tls.cipher);
     } else if let Some(transport) = record.transport {
-        let _ = write!(text, " {transport:?}");
+        let _ = write!(text, " {}", transport.label());
     }
     if let Some(decision) = &record.decision {
         let _ = write!(text, " {} by {}", if decision.allowed { "allowed" } else { "DENIED" }, decision.rule);

@@ -1,4 +1,4 @@
-//! A connection as the log tells it, for whoever reads.
+//! A connection as the log tells it, as it is read.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,7 +60,7 @@ pub struct Connection {
     /// The other way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_down: Option<u64>,
-    /// Generation of what it was judged by.
+    /// Generation of what decided about it.
     pub generation: u64,
     /// Why it ended; when it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

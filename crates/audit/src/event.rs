@@ -19,7 +19,7 @@ pub type NewEvent = Event<ConnectionFacts>;
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum ConnectionFacts {
-    /// When it is let in.
+    /// When it is admitted.
     Admitted(Box<Admitted>),
     /// When it has ended.
     Ended(Arc<ConnectionRecord>),
@@ -29,22 +29,22 @@ pub enum ConnectionFacts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all_fields = "camelCase")]
 pub enum Event<C = Connection> {
-    /// A connection was let in: its handshake, its peer and the decision; or that it is plaintext.
+    /// A connection was admitted: its handshake, its peer and the decision; or that it is plaintext.
     #[serde(rename = "connection.admitted")]
     ConnectionAdmitted {
         /// What is known of it so far.
         connection: C,
     },
-    /// A connection that had been let in has ended, or a session was made in advance.
+    /// A connection that had been admitted has ended, or a session was made in advance.
     #[serde(rename = "connection.ended")]
     ConnectionEnded {
         /// All of it.
         connection: C,
-        /// It was let in only just before, and no record of its own says so: this one stands for both.
+        /// It was admitted only just before, and no record of its own says so: this one stands for both.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         admitted: bool,
     },
-    /// A connection was not let in: by its handshake, by policy, by a limit.
+    /// A connection was not admitted: by its handshake, by policy, by a limit.
     #[serde(rename = "connection.refused")]
     ConnectionRefused {
         /// All of it; `reason` says why.
@@ -366,7 +366,7 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Its name for people: the SPIFFE ID, or the digest of the bare key. What it says, not what is proved.
+    /// Its name: the SPIFFE ID, or the digest of the bare key. What it says, not what is proved.
     #[must_use]
     pub fn name(&self) -> String {
         match (&self.spiffe_id, &self.public_key) {

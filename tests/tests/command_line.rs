@@ -143,6 +143,45 @@ fn what_is_printed_is_a_configuration_again() {
     assert_eq!(print(&second), (true, printed, errors.replace("a.yaml", "b.yaml")));
 }
 
+/// Wherever a command is started, a file means the same; a variable of the environment is relative to where it is started.
+#[test]
+fn paths_of_a_configuration_begin_at_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["etc/policy", "elsewhere"] {
+        std::fs::create_dir_all(at(name)).unwrap();
+    }
+    let config = "policy: { files: [policy, more.yaml] }\nadmin: { socket: admin.sock }\naudit: { file: { folder: log } }\n";
+    std::fs::write(at("etc/sidegate.yaml"), config).unwrap();
+    let rule = |name: &str| format!("rules: [{{ name: {name}, action: allow, from: {{ spiffeIds: ['spiffe://a.b/{name}'] }} }}]\n");
+    std::fs::write(at("etc/policy/a.yaml"), rule("a")).unwrap();
+    let from = |folder: &str, arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(sidegate());
+        command.args(arguments).current_dir(at(folder)).envs(variables.iter().copied());
+        text(&command.output().unwrap())
+    };
+    let check = ["check", "--config", "../etc/sidegate.yaml", "--print-config"];
+    let (good, _, errors) = from("elsewhere", &check, &[]);
+    let missing = format!("{}/elsewhere/../etc/more.yaml can't be read", folder.path().display());
+    assert!(!good && errors.contains(&missing), "{errors}");
+    std::fs::write(at("etc/more.yaml"), rule("b")).unwrap();
+    for command in [&check[..], &["run", "--config", "../etc/sidegate.yaml", "--print-config"]] {
+        let (good, printed, errors) = from("elsewhere", command, &[("SIDEGATE__AUDIT__CHECKPOINT__KEY", "sign.pem")]);
+        assert!(good, "{errors}");
+        for path in ["../etc/policy", "../etc/more.yaml", "../etc/admin.sock", "../etc/log", "sign.pem"] {
+            assert!(printed.contains(&format!("{}/elsewhere/{path}", folder.path().display())), "{path}\n{printed}");
+        }
+    }
+    let (good, _, errors) = from("etc", &["check", "--config", "sidegate.yaml"], &[]);
+    assert!(good, "{errors}");
+    // The authority's sockets, too.
+    let authority = "sockets: [run/a.sock]\ntrustDomains: [{ name: a.b }]\nentries: [{ spiffeId: 'spiffe://a.b/x', socket: run/b.sock }]\n";
+    std::fs::write(at("etc/authority.yaml"), authority).unwrap();
+    let (good, _, errors) = from("elsewhere", &["authority", "--config", "../etc/authority.yaml"], &[]);
+    let place = format!("{}/elsewhere/../etc/run/b.sock", folder.path().display());
+    assert!(!good && errors.contains(&place), "{errors}");
+}
+
 #[test]
 fn the_rules_can_be_read_without_privilege() {
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sidegate_config::value::Span;
+use sidegate_config::value::{FilePath, Span};
 
 use crate::Fault;
 
@@ -14,6 +14,7 @@ use crate::Fault;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorityConfig {
     /// The Unix sockets on which the Workload API is served. Missing folders are made, a stale socket is replaced.
+    #[schemars(with = "Vec<FilePath>")]
     pub sockets: Vec<PathBuf>,
     /// The trust domains, each with keys of its own.
     pub trust_domains: Vec<TrustDomainConfig>,
@@ -59,6 +60,7 @@ pub struct Entry {
     pub path: Option<PathBuf>,
     /// Selector: the socket of this authority that the caller uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<FilePath>")]
     pub socket: Option<PathBuf>,
     /// What the workload is told this identity is for (SPIFFE_Workload_API.md, section 5.2.1). A caller
     /// of several entries gets each hint once, with the first of them.

@@ -150,7 +150,7 @@ pub(crate) fn coerce(json: &mut Json, schema: &Json, root: &Json) {
     }
 }
 
-fn resolve<'a>(schema: &'a Json, root: &'a Json) -> &'a Json {
+pub(crate) fn resolve<'a>(schema: &'a Json, root: &'a Json) -> &'a Json {
     match schema["$ref"].as_str().and_then(|r| r.strip_prefix("#/$defs/")) {
         Some(name) => &root["$defs"][name],
         None => schema,

@@ -11,6 +11,7 @@ mod environment;
 pub mod file;
 mod load;
 mod otel;
+mod paths;
 pub mod schema;
 mod validate;
 pub mod value;

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::check::{check, coerce};
 use crate::document::{Node, Place, Problem, Problems};
+use crate::paths::make_absolute;
 use crate::schema::Config;
 use crate::{environment, file, otel, validate};
 
@@ -23,7 +24,8 @@ pub fn load(file: &Path) -> Result<Config, Problems> {
     )
 }
 
-/// Checks and validates `text` as sidegate's configuration, without an environment.
+/// Checks and validates `text` as sidegate's configuration, without an environment. Paths in it are relative to the folder of the file
+/// `source`.
 ///
 /// # Errors
 /// Every mistake in it.
@@ -42,7 +44,7 @@ pub fn parse_with(source: &str, text: &str, variables: impl Iterator<Item = (Str
     let variables: Vec<(String, String)> = variables.collect();
     environment::apply(&mut root, &schema, &variables, &mut problems);
     otel::apply(&mut root, &variables, &mut problems);
-    match build::<Config>(&root, &schema) {
+    match build::<Config>(&mut root, &schema) {
         Ok(config) => {
             validate::validate(&config, &root, &mut problems);
             problems.or(config)
@@ -54,13 +56,14 @@ pub fn parse_with(source: &str, text: &str, variables: impl Iterator<Item = (Str
     }
 }
 
-/// Parses `text` as a document of type `T`, checked as a whole, and also yields the tree with its places.
+/// Parses `text` as a document of type `T`, checked as a whole, and also yields the tree with its places. Paths in it are relative to the
+/// folder of the file `source`.
 ///
 /// # Errors
 /// Every mistake in it.
 pub fn typed<T: DeserializeOwned + JsonSchema>(source: &str, text: &str) -> Result<(T, Node), Problems> {
-    let root = Node::parse(source, text)?;
-    let value = build(&root, &json_schema::<T>())?;
+    let mut root = Node::parse(source, text)?;
+    let value = build(&mut root, &json_schema::<T>())?;
     Ok((value, root))
 }
 
@@ -70,10 +73,11 @@ pub fn json_schema<T: JsonSchema>() -> serde_json::Value {
     schemars::schema_for!(T).to_value()
 }
 
-fn build<T: DeserializeOwned>(root: &Node, schema: &serde_json::Value) -> Result<T, Problems> {
+fn build<T: DeserializeOwned>(root: &mut Node, schema: &serde_json::Value) -> Result<T, Problems> {
     let mut problems = Problems::default();
     check(root, schema, schema, "", &mut problems);
     problems.or(())?;
+    make_absolute(root, schema, schema);
     let mut json = root.to_json();
     coerce(&mut json, schema, schema);
     serde_json::from_value(json)

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use live::{LiveConnections, OnChange};
 pub use revocation::{Denied, DenyList, Depth, Revocation, RevocationLists, Unsure};
 
-use crate::value::{Address, Cidr, DnsName, Domain, Endpoint, HostPort, Id, IdPattern, Ports, Span};
+use crate::value::{Address, Cidr, DnsName, Domain, Endpoint, FilePath, HostPort, Id, IdPattern, Ports, Span};
 
 /// What a file of sidegate's configuration holds.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -119,10 +119,13 @@ pub struct WorkloadApi {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Files {
     /// The X.509-SVID, leaf first, then intermediates.
+    #[schemars(with = "FilePath")]
     pub certificate: PathBuf,
     /// Its private key, PKCS#8 or SEC1. Only its owner may read it.
+    #[schemars(with = "FilePath")]
     pub key: PathBuf,
     /// Trust bundle of the SVID's own trust domain.
+    #[schemars(with = "FilePath")]
     pub bundle: PathBuf,
     /// Trust bundles of other trust domains.
     #[serde(default)]
@@ -136,6 +139,7 @@ pub struct FederatedBundle {
     /// Whose bundle it is.
     pub trust_domain: Domain,
     /// PEM file with its CA certificates.
+    #[schemars(with = "FilePath")]
     pub bundle: PathBuf,
 }
 
@@ -351,8 +355,9 @@ pub struct OutboundListener {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Policy {
-    /// Policy files, or directories of which every `*.yaml` and `*.yml` is one, in the order of their names. Read anew when they
-    /// change, also when files come or go. Without any rule every peer is denied.
+    /// Policy files, or directories of which every `*.yaml` and `*.yml` is one, in the order of their names. Read again when
+    /// they change, also when files come or go. Without any rule every peer is denied.
+    #[schemars(with = "Vec<FilePath>")]
     pub files: Vec<PathBuf>,
 }
 
@@ -549,6 +554,7 @@ pub struct Admin {
     pub listen: Option<Address>,
     /// A Unix socket for the admin API; `null` for none. Only its owner and root may use it. Default
     /// `/run/sidegate/admin.sock`, which is done without where it can't be made.
+    #[schemars(with = "Option<FilePath>")]
     pub socket: Option<PathBuf>,
 }
 

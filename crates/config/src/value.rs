@@ -56,6 +56,7 @@ macro_rules! text_values {
         pub(crate) fn check_format(format: &str, text: &str) -> Result<(), String> {
             match format {
                 $($format => $name::parse(text).map(drop),)*
+                "path" if text.is_empty() => Err("is empty; name a file or folder, or leave the key out".to_owned()),
                 "ip" => text.parse::<std::net::IpAddr>().map(drop).map_err(|_| format!("`{text}` is not an IP address")),
                 _ => Ok(()),
             }
@@ -94,6 +95,23 @@ text_values! {
     AgeRecipient(String) "age-recipient" parse_age_recipient;
     /// A Workload API endpoint: `unix:///path` or `tcp://127.0.0.1:PORT` (loopback only: it carries private keys).
     Endpoint(EndpointSocket) "endpoint-socket" EndpointSocket::parse;
+}
+
+/// The schema of a path in a configuration, for `#[schemars(with = "FilePath")]`: by its format it is known which texts are paths. Those
+/// are made absolute when a document is read; see the module `paths`.
+#[derive(Debug, Clone, Copy)]
+pub struct FilePath;
+
+impl JsonSchema for FilePath {
+    fn schema_name() -> Cow<'static, str> {
+        "FilePath".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "path" })
+    }
 }
 
 impl fmt::Display for Span {

@@ -22,6 +22,7 @@ pub(crate) fn reference(of: ReferenceOf) -> Result<()> {
 
 fn config() -> Result<()> {
     out!("# Configuration reference\n\nMade by `sidegate reference config`; a test compares it with the code.\n");
+    out!("A relative `path` begins at the folder of the configuration file; in a variable of the environment, at the working directory.\n");
     out!("| key | type | default | meaning |\n| --- | --- | --- | --- |");
     let schema = json_schema::<Config>();
     keys(&schema, &schema, &serde_json::to_value(Config::default())?, "");

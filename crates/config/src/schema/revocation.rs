@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::value::{Domain, IdPattern, Span, Url};
+use crate::value::{Domain, FilePath, IdPattern, Span, Url};
 
 /// Who is not to be trusted any more, although its certificate is valid.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -15,6 +15,7 @@ pub struct Revocation {
     /// their records say so.
     pub trust_domains: Vec<RevocationLists>,
     /// Files that name denied peers, read anew when they change; see `sidegate schema deny-list`.
+    #[schemars(with = "Vec<FilePath>")]
     pub deny_lists: Vec<PathBuf>,
 }
 
@@ -26,6 +27,7 @@ pub struct RevocationLists {
     pub trust_domain: Domain,
     /// Lists in files, PEM or DER, watched. In PEM also the certificates of intermediate CAs that have signed lists.
     #[serde(default)]
+    #[schemars(with = "Vec<FilePath>")]
     pub files: Vec<PathBuf>,
     /// Lists at `http://` or `https://`, PEM or DER, fetched again before they expire. A list is signed, so that plain HTTP
     /// is usual.

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use sidegate_core::Secret;
 
-use crate::value::{Collector, CollectorAddress, DnsName, IdPattern, Scheme, Span};
+use crate::value::{Collector, CollectorAddress, DnsName, FilePath, IdPattern, Scheme, Span};
 
 /// Export by OTLP. Whatever is left out here is taken from the standard `OTEL_*` variables of the environment.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -93,14 +93,17 @@ pub enum Compression {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CollectorTls {
     /// PEM file with the CA certificates that may vouch for the collector's name. Default: those of the system.
+    #[schemars(with = "Option<FilePath>")]
     pub ca: Option<PathBuf>,
     /// Instead: the collector is a SPIFFE workload and must have one of these IDs.
     pub spiffe_ids: Vec<IdPattern>,
     /// The name that the collector's certificate must have. Default: the endpoint's host.
     pub server_name: Option<DnsName>,
     /// PEM file with our certificate, for a collector that asks for one.
+    #[schemars(with = "Option<FilePath>")]
     pub certificate: Option<PathBuf>,
     /// PEM file with its private key.
+    #[schemars(with = "Option<FilePath>")]
     pub key: Option<PathBuf>,
     /// Instead of `certificate` and `key`: our X.509-SVID.
     pub svid: bool,

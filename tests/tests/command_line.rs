@@ -53,6 +53,70 @@ fn all_mistakes_are_reported_at_once_with_their_place() {
     }
 }
 
+/// Shape, sense, policy, conditions, files: no mistake waits for another to be fixed, `run` refuses with the very same list.
+#[test]
+fn no_mistake_hides_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    put(
+        "c.yaml",
+        "limits: { connections: many }
+inbound: { ports: [{ port: 80, mode: permissive }] }
+drain: {}
+drain: {}
+policy: { files: [a.yaml, gone.yaml, b.yaml] }
+revocation: { denyLists: [no-list.yaml, deny.yaml], trustDomains: [{ trustDomain: a.b, files: [gone.crl] }] }
+audit: { file: { folder: c.yaml/log }, checkpoint: { key: gone.pem } }
+admin: { socket: no/such/admin.sock }
+",
+    );
+    put("deny.yaml", "denied: [{}]\n");
+    put(
+        "a.yaml",
+        "rules:
+  - { name: a, action: allow, from: { spiffeIds: ['spiffe://a.b/x'] }, whn: x }
+  - { name: b, action: deny, when: peer.nam == 'x' }
+  - { name: b, action: maybe, when: 1 + }
+  - { name: c, action: allow }
+",
+    );
+    put("b.yaml", "rules: [{ name: a, action: deny }, { name: d, name: e, action: deny }]\n");
+    let mut said = Vec::new();
+    for command in ["check", "run"] {
+        let output = Command::new(sidegate()).args([command, "--config"]).arg(folder.path().join("c.yaml")).output().unwrap();
+        let errors = text(&output).2.replace(&format!("{}/", folder.path().display()), "");
+        assert_eq!(output.status.code(), Some(if command == "check" { 2 } else { 1 }), "{errors}");
+        let mut lines: Vec<String> = errors.lines().skip(1).map(str::to_owned).collect();
+        lines.sort();
+        said.push(lines);
+    }
+    assert_eq!(said[0], said[1]);
+    let wanted = [
+        "a.yaml:2:72: rules[0].whn: unknown key; did you mean `when`?",
+        "a.yaml:3:36: rules[1].when: `peer` has no `nam`",
+        "a.yaml:4:24: rules[2].action: `maybe` is not known; use allow, deny, audit",
+        "a.yaml:4:5: rules[2]: the name `b` is taken by the rule at a.yaml:3:5",
+        "a.yaml:4:37: rules[2].when: is not CEL",
+        "a.yaml:5:5: rules[3]: allows every peer of every trust domain; profile `production` refuses that",
+        "b.yaml:1:9: rules[0]: the name `a` is taken by the rule at a.yaml:2:5",
+        "b.yaml:1:47: `name` is given twice",
+        "c.yaml:1:24: limits.connections: expected a whole number, found `many`",
+        "c.yaml:2:38: inbound.ports[0].mode: port 80 is permissive: profile `production` wants the why in `reason`",
+        "c.yaml:4:1: `drain` is given twice, first on line 3; remove one",
+        "c.yaml:5:27: policy.files[1]: policy file gone.yaml can't be read: No such file",
+        "c.yaml:6:27: revocation.denyLists[0]: no-list.yaml can't be read: No such file",
+        "c.yaml:6:96: revocation.trustDomains[0].files[0]: gone.crl can't be read: No such file",
+        "c.yaml:7:26: audit.file.folder: c.yaml is no folder",
+        "c.yaml:7:59: audit.checkpoint.key: gone.pem holds no PEM private key, or can't be read",
+        "c.yaml:8:18: admin.socket: there is no folder no; make it, or name another",
+        "deny.yaml:1:10: denied[0]: names nobody",
+    ];
+    for line in wanted {
+        assert_eq!(said[0].iter().filter(|said| said.starts_with(line)).count(), 1, "{line}\n{}", said[0].join("\n"));
+    }
+    assert_eq!(said[0].len(), wanted.len(), "{}", said[0].join("\n"));
+}
+
 #[test]
 fn production_refuses_each_with_its_own_message() {
     let folder = tempfile::tempdir().unwrap();
@@ -78,7 +142,8 @@ fn production_refuses_each_with_its_own_message() {
         let (good, errors) = check(&config, &[]);
         assert!(!good && errors.contains(says), "{config}{errors}");
         let (good, errors) = check(&format!("profile: development\n{config}"), &[]);
-        assert!(good, "{config}{errors}");
+        // A policy for everybody is still worth a look.
+        assert!(good != config.starts_with("policy") && errors.contains(" profile development; "), "{config}{errors}");
     }
     let (good, errors) = check("inbound: { ports: [{ port: 80, mode: permissive, reason: 'until the batch jobs have sidecars' }] }\n", &[]);
     assert!(good, "{errors}");
@@ -160,6 +225,8 @@ fn paths_of_a_configuration_begin_at_its_folder() {
         command.args(arguments).current_dir(at(folder)).envs(variables.iter().copied());
         text(&command.output().unwrap())
     };
+    let key = Command::new("openssl").args(["genpkey", "-algorithm", "ed25519", "-out"]).arg(at("elsewhere/sign.pem")).output().unwrap();
+    assert!(key.status.success(), "{key:?}");
     let check = ["check", "--config", "../etc/sidegate.yaml", "--print-config"];
     let (good, _, errors) = from("elsewhere", &check, &[]);
     let missing = format!("{}/elsewhere/../etc/more.yaml can't be read", folder.path().display());

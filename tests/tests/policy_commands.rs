@@ -72,23 +72,47 @@ fn check_tells_good_from_questionable_from_bad() {
         .unwrap();
     let (code, said, errors) = policy(folder.path(), "check --policy bad.yaml --policy none.yaml");
     assert_eq!((code, said.as_str()), (2, ""));
-    assert!(errors.contains("policy file none.yaml can't be read"), "{errors}");
+    for mistake in ["policy file none.yaml can't be read", "rules[0].when: `peer` has no `nam`", "rules[1].nam: unknown key"] {
+        assert!(errors.contains(mistake), "{mistake}\n{errors}");
+    }
     let (code, _, errors) = policy(folder.path(), "check --policy bad.yaml");
     assert!(code == 2 && errors.contains("bad.yaml:3:7: rules[1].nam: unknown key; did you mean `name`?"), "{errors}");
     let (code, _, errors) = policy(folder.path(), "check --config none.yaml");
     assert!(code == 2 && errors.contains("name policy files with --policy"), "{errors}");
 }
 
+/// Runs `sidegate check`: exit code and standard error.
+fn check(folder: &Path) -> (i32, String) {
+    let output = Command::new(sidegate()).args(["check", "--config", "sidegate.yaml"]).current_dir(folder).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// `check` and `policy check` say the same of a policy, and end with the same code.
 #[test]
 fn check_of_a_configuration_knows_its_destinations() {
     let folder = folder();
-    let rules = "rules:\n  - { name: to-db, action: deny, to: { destinations: [dbb] } }\n";
-    std::fs::write(folder.path().join("out.yaml"), rules).unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let config = "policy: { files: [out.yaml] }\noutbound: { destinations: [{ name: db, cidrs: [10.1.0.0/16] }] }\n";
-    std::fs::write(folder.path().join("sidegate.yaml"), config).unwrap();
-    let (code, said, errors) = policy(folder.path(), "check --config sidegate.yaml");
-    assert_eq!(code, 1, "{errors}");
-    assert!(said.contains("rule `to-db` can never match: the configuration has no destination dbb; it has db"), "{said}");
+    put("sidegate.yaml", config);
+    let rule = |name: &str, to: &str| format!("rules:\n  - {{ name: {name}, action: deny, to: {{ destinations: [{to}] }} }}\n");
+    for (to, code, finding) in [
+        ("db", 0, ""),
+        ("dbb", 1, "rule `to-db` can never match: the configuration has no destination dbb; it has db"),
+        ("db, dbb, x", 1, "rule `to-db` names what is not there: the configuration has no destination dbb, x; it has db"),
+        ("db]", 2, "out.yaml:2:"),
+    ] {
+        put("out.yaml", &rule("to-db", to));
+        let (by_policy, said, errors) = policy(folder.path(), "check --config sidegate.yaml");
+        assert_eq!(by_policy, code, "{said}{errors}");
+        assert!((said + &errors).contains(finding), "{errors}");
+        let (by_check, errors) = check(folder.path());
+        assert_eq!(by_check, code, "{errors}");
+        assert!(errors.contains(finding), "{errors}");
+        let count = ["; 1 rule in 1 policy file, nothing to object to\n", "; 1 rule in 1 policy file, 1 finding\n", ""]
+            [usize::try_from(code).unwrap()];
+        assert!(errors.ends_with(count), "{errors}");
+    }
+    put("out.yaml", &rule("to-db", "db"));
     let (code, _, errors) =
         policy(folder.path(), "explain --config sidegate.yaml --from spiffe://a.b/x --to 10.1.0.1:5432 --destination cache");
     assert!(code == 2 && errors.contains("no destination `cache`; it has db"), "{errors}");

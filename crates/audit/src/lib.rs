@@ -33,7 +33,7 @@ pub use hex::{hex, sha256_hex};
 pub use identity::follow_identity;
 pub use read::{ReadError, Record, Records, log_files};
 pub use sealed::{AuditorKeyError, AuditorKeys};
-pub use signing::{KeyError, Trust};
+pub use signing::{KeyError, Trust, check_key};
 pub use state::IdentityCell;
 pub use verify::{Anchor, Finding, Given, OpenTail, Report, Verdict, anchors, verify};
 

@@ -42,6 +42,14 @@ pub enum KeyError {
     Public(String, String),
 }
 
+/// Whether the key in the PEM file can sign checkpoints.
+///
+/// # Errors
+/// Why not.
+pub fn check_key(path: &Path) -> Result<(), KeyError> {
+    SigningKey::load(path).map(drop)
+}
+
 /// A key that signs, and how it is named.
 #[derive(Debug, Clone)]
 pub(crate) struct SigningKey {

@@ -213,11 +213,16 @@ fn list(words: &[&str]) -> String {
 }
 
 fn unknown_key(key: &str, known: &[&str]) -> String {
-    let near = known.iter().map(|name| (distance(key, name), name)).min();
-    match near {
-        Some((steps, name)) if steps <= 2.max(key.len() / 3) => format!("unknown key; did you mean `{name}`?"),
-        _ => format!("unknown key; known here: {}", list(known)),
+    match meant(key, known) {
+        Some(name) => format!("unknown key; did you mean `{name}`?"),
+        None => format!("unknown key; known here: {}", list(known)),
     }
+}
+
+/// The key that an unknown one is most likely meant to be.
+pub(crate) fn meant<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let (steps, name) = known.iter().map(|name| (distance(key, name), *name)).min()?;
+    (steps <= 2.max(key.len() / 3)).then_some(name)
 }
 
 /// How far a word is from another: Levenshtein distance, case not counted.

@@ -115,10 +115,51 @@ impl Node {
     /// Parses one YAML document. An empty one is an empty mapping.
     ///
     /// # Errors
-    /// The first syntax error: what follows one can't be trusted.
+    /// Every key that is given twice, and the first syntax error: what follows one can't be trusted.
     pub fn parse(source: &str, text: &str) -> Result<Self, Problems> {
-        let mut reader = Reader { parser: Parser::new_from_str(text), source: source.into(), values: 0 };
-        reader.document().map_err(|problem| Problems(vec![problem]))
+        let (node, problems) = Self::read(source, text)?;
+        problems.or(node)
+    }
+
+    /// As [`Node::parse`], but a key that is given twice does not keep the rest from being looked at: the first counts.
+    ///
+    /// # Errors
+    /// The first syntax error, after every key that was given twice before it.
+    pub fn read(source: &str, text: &str) -> Result<(Self, Problems), Problems> {
+        let parser = Parser::new_from_str(text);
+        let mut reader = Reader { parser, source: source.into(), values: 0, twice: Problems::default() };
+        match reader.document() {
+            Ok(node) => Ok((node, reader.twice)),
+            Err(problem) => {
+                reader.twice.0.push(problem);
+                Err(reader.twice)
+            }
+        }
+    }
+
+    /// The elements of the list `key`; none if there is no such list.
+    #[must_use]
+    pub fn items(&self, key: &str) -> &[Self] {
+        match self.get(key).map(|node| &node.value) {
+            Some(Value::List(items)) => items,
+            _ => &[],
+        }
+    }
+
+    /// The value of `key`, if this is a mapping that has it.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        let Value::Map(entries) = &self.value else { return None };
+        entries.iter().find(|(name, _, _)| name == key).map(|(_, _, node)| node)
+    }
+
+    /// The text of `key`, if it is one.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match &self.get(key)?.value {
+            Value::Scalar(serde_json::Value::String(text)) => Some(text),
+            _ => None,
+        }
     }
 
     /// The node at `path`, as deep as it exists: for a missing key the place of its nearest parent.
@@ -152,6 +193,8 @@ struct Reader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
     source: Arc<str>,
     values: usize,
+    /// Keys that are given twice.
+    twice: Problems,
 }
 
 impl<'a> Reader<'a> {
@@ -230,8 +273,10 @@ impl<'a> Reader<'a> {
                         Event::Scalar(key, _, 0, None) => key.into_owned(),
                         _ => return Err(self.problem(span, "a key must be a plain word")),
                     };
-                    if let Some((_, first, _)) = entries.iter().find(|(k, _, _)| *k == key) {
-                        return Err(self.problem(span, format!("`{key}` is given twice, first on line {}", first.line)));
+                    let first = entries.iter().find(|(k, _, _)| *k == key).map(|(_, first, _)| first.line);
+                    if let Some(first) = first {
+                        let problem = self.problem(span, format!("`{key}` is given twice, first on line {first}; remove one"));
+                        self.twice.0.push(problem);
                     }
                     if entries.len() == MAX_KEYS {
                         return Err(self.problem(span, format!("more than {MAX_KEYS} keys in one mapping")));
@@ -239,7 +284,9 @@ impl<'a> Reader<'a> {
                     let key_place = self.place(span);
                     let (event, span) = self.next()?;
                     let node = self.node(event, span, depth + 1)?;
-                    entries.push((key, key_place, node));
+                    if first.is_none() {
+                        entries.push((key, key_place, node));
+                    }
                 }
             }
             _ => return Err(self.problem(span, "anchors, aliases and tags are not used here; write the value out")),

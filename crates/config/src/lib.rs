@@ -1,7 +1,7 @@
 //! The one schema of sidegate's configuration: profiles, defaults, validation.
 //!
 //! The schema is the Rust types in [`schema`]. A file is checked against it as a whole, so that all
-//! mistakes are reported at once, each with file, line, path and how to mend it.
+//! mistakes are reported at once, each with file, line, path and how to fix it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod aside;
@@ -13,6 +13,7 @@ mod load;
 mod otel;
 mod paths;
 pub mod schema;
+mod sound;
 mod validate;
 pub mod value;
 mod watch;
@@ -20,6 +21,6 @@ mod watch;
 pub use aside::aside;
 pub use check::distance;
 pub use document::{Node, Place, Problem, Problems};
-pub use load::{json_schema, load, parse, parse_with, typed};
+pub use load::{Draft, build_each, json_schema, load, parse, parse_with, typed};
 pub use schema::Config;
 pub use watch::FileWatch;

@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::check::{check, coerce};
-use crate::document::{Node, Place, Problem, Problems};
+use crate::document::{Node, Place, Problem, Problems, Value};
 use crate::paths::make_absolute;
-use crate::schema::Config;
+use crate::schema::{Config, Profile};
+use crate::sound::{LeftOut, sound};
 use crate::{environment, file, otel, validate};
 
 /// Reads, checks and validates sidegate's configuration, with the overrides of this process's environment.
@@ -16,12 +17,82 @@ use crate::{environment, file, otel, validate};
 /// # Errors
 /// Every mistake in the file and the overrides.
 pub fn load(file: &Path) -> Result<Config, Problems> {
-    let text = read(file)?;
-    parse_with(
-        &file.display().to_string(),
-        &text,
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-    )
+    Draft::read(file).accept()
+}
+
+/// A configuration that may have mistakes, to which others can be added: what it names is not looked at here.
+#[derive(Debug)]
+pub struct Draft {
+    /// What is sound in it; nothing if it can't be read at all.
+    pub config: Option<Config>,
+    /// Every mistake.
+    pub problems: Problems,
+    root: Node,
+    left_out: LeftOut,
+}
+
+impl Draft {
+    /// Reads, checks and validates `file` with the overrides of this process's environment.
+    #[must_use]
+    pub fn read(file: &Path) -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        match read(file) {
+            Ok(text) => Self::new(&file.display().to_string(), &text, variables),
+            Err(problems) => Self::useless(problems),
+        }
+    }
+
+    fn useless(problems: Problems) -> Self {
+        let place = Place { source: "".into(), line: 0, column: 0 };
+        Self { config: None, problems, root: Node { place, value: Value::Map(Vec::new()) }, left_out: LeftOut::default() }
+    }
+
+    fn new(source: &str, text: &str, variables: impl Iterator<Item = (String, String)>) -> Self {
+        let (mut root, mut problems) = match Node::read(source, text) {
+            Ok(read) => read,
+            Err(problems) => return Self::useless(problems),
+        };
+        let schema = json_schema::<Config>();
+        let variables: Vec<(String, String)> = variables.collect();
+        environment::apply(&mut root, &schema, &variables, &mut problems);
+        otel::apply(&mut root, &variables, &mut problems);
+        check(&root, &schema, &schema, "", &mut problems);
+        let mut left_out = LeftOut::default();
+        let Some(mut root) = sound(&root, &schema, &schema, "", &mut left_out) else { return Self::useless(problems) };
+        let config = match build::<Config>(&mut root, &schema) {
+            Ok(mut config) => {
+                if left_out.contains("profile") {
+                    // What production would refuse is not known to be meant.
+                    config.profile = Profile::Development;
+                }
+                let mut others = Problems::default();
+                validate::validate(&config, &root, &mut others);
+                problems.0.extend(others.0.into_iter().filter_map(|problem| left_out.translate(problem)));
+                Some(config)
+            }
+            Err(mut others) => {
+                problems.0.append(&mut others.0);
+                None
+            }
+        };
+        Self { config, problems, root, left_out }
+    }
+
+    /// Adds what is wrong with what the key at `path` of [`Draft::config`] names.
+    pub fn push(&mut self, path: &str, message: impl Into<String>) {
+        self.problems.push(&self.root.nearest(path).place, &self.left_out.original(path), message);
+    }
+
+    /// The configuration, if it has no mistake.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn accept(self) -> Result<Config, Problems> {
+        match self.config {
+            Some(config) => self.problems.or(config),
+            None => Err(self.problems),
+        }
+    }
 }
 
 /// Checks and validates `text` as sidegate's configuration, without an environment. Paths in it are relative to the folder of the file
@@ -38,22 +109,7 @@ pub fn parse(source: &str, text: &str) -> Result<Config, Problems> {
 /// # Errors
 /// Every mistake in the text and the overrides.
 pub fn parse_with(source: &str, text: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Config, Problems> {
-    let mut root = Node::parse(source, text)?;
-    let schema = json_schema::<Config>();
-    let mut problems = Problems::default();
-    let variables: Vec<(String, String)> = variables.collect();
-    environment::apply(&mut root, &schema, &variables, &mut problems);
-    otel::apply(&mut root, &variables, &mut problems);
-    match build::<Config>(&mut root, &schema) {
-        Ok(config) => {
-            validate::validate(&config, &root, &mut problems);
-            problems.or(config)
-        }
-        Err(mut others) => {
-            problems.0.append(&mut others.0);
-            Err(problems)
-        }
-    }
+    Draft::new(source, text, variables).accept()
 }
 
 /// Parses `text` as a document of type `T`, checked as a whole, and also yields the tree with its places. Paths in it are relative to the
@@ -62,9 +118,24 @@ pub fn parse_with(source: &str, text: &str, variables: impl Iterator<Item = (Str
 /// # Errors
 /// Every mistake in it.
 pub fn typed<T: DeserializeOwned + JsonSchema>(source: &str, text: &str) -> Result<(T, Node), Problems> {
-    let mut root = Node::parse(source, text)?;
-    let value = build(&mut root, &json_schema::<T>())?;
+    let (mut root, mut problems) = Node::read(source, text)?;
+    let schema = json_schema::<T>();
+    check(&root, &schema, &schema, "", &mut problems);
+    problems.or(())?;
+    let value = build(&mut root, &schema)?;
     Ok((value, root))
+}
+
+/// Each of `nodes` as a value of type `T`; none where it is not as the schema wants it.
+#[must_use]
+pub fn build_each<T: DeserializeOwned + JsonSchema>(nodes: &[Node]) -> Vec<Option<T>> {
+    let schema = json_schema::<T>();
+    let build_one = |node: &Node| {
+        let mut problems = Problems::default();
+        check(node, &schema, &schema, "", &mut problems);
+        problems.or(()).and_then(|()| build(&mut node.clone(), &schema)).ok()
+    };
+    nodes.iter().map(build_one).collect()
 }
 
 /// The JSON Schema of `T`.
@@ -73,10 +144,8 @@ pub fn json_schema<T: JsonSchema>() -> serde_json::Value {
     schemars::schema_for!(T).to_value()
 }
 
+/// The value of a tree that is as `schema` wants it; its paths are made absolute.
 fn build<T: DeserializeOwned>(root: &mut Node, schema: &serde_json::Value) -> Result<T, Problems> {
-    let mut problems = Problems::default();
-    check(root, schema, schema, "", &mut problems);
-    problems.or(())?;
     make_absolute(root, schema, schema);
     let mut json = root.to_json();
     coerce(&mut json, schema, schema);

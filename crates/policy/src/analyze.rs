@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use sidegate_config::document::Place;
 
 use crate::compile::{Compiled, Policy, too_wide};
 use crate::cover::{covers, never};
@@ -24,6 +25,8 @@ pub enum Doubt {
     AllowsEveryone,
     /// The rule's condition says nothing.
     IdleCondition,
+    /// The rule names a destination that the configuration does not have, beside others that it has.
+    UnknownDestination,
 }
 
 /// A questionable rule.
@@ -50,7 +53,35 @@ impl std::fmt::Display for Finding {
     }
 }
 
+impl Finding {
+    fn of(compiled: &Compiled, doubt: Doubt, message: String) -> Self {
+        let Place { source, line, column } = &compiled.place;
+        Self { doubt, rule: compiled.rule.name.clone(), file: source.to_string(), line: *line, column: *column, message }
+    }
+}
+
+/// What is wrong with the destinations of a rule, if some are not among the `known`, and whether none is.
+fn misdirected(compiled: &Compiled, known: &BTreeSet<String>) -> Option<(bool, String)> {
+    let named = &compiled.rule.to.destinations;
+    let unknown: Vec<&String> = named.iter().filter(|name| !known.contains(*name)).collect();
+    if unknown.is_empty() {
+        return None;
+    }
+    let list = |names: &mut dyn Iterator<Item = &String>| names.map(String::as_str).collect::<Vec<_>>().join(", ");
+    let known = if known.is_empty() { "none".to_owned() } else { list(&mut known.iter()) };
+    let why = format!("the configuration has no destination {}; it has {known}", list(&mut unknown.iter().copied()));
+    Some((unknown.len() == named.len(), why))
+}
+
 impl Policy {
+    /// The rules that name a destination which is not among `destinations`, as text: what they say of it has no effect.
+    pub fn misdirected<'a>(&'a self, destinations: &'a BTreeSet<String>) -> impl Iterator<Item = String> + 'a {
+        self.rules.iter().filter_map(|compiled| {
+            let (_, why) = misdirected(compiled, destinations)?;
+            Some(format!("{}: rule `{}` has no effect there: {why}", compiled.place, compiled.rule.name))
+        })
+    }
+
     /// Every finding, in the order of the rules. `destinations` are the names that the configuration has, where that is known.
     #[must_use]
     pub fn findings(&self, destinations: Option<&BTreeSet<String>>) -> Vec<Finding> {
@@ -59,24 +90,18 @@ impl Policy {
 
     fn doubts(&self, at: usize, destinations: Option<&BTreeSet<String>>) -> Vec<Finding> {
         let compiled = &self.rules[at];
-        let finding = |doubt, message: String| Finding {
-            doubt,
-            rule: compiled.rule.name.clone(),
-            file: compiled.place.source.to_string(),
-            line: compiled.place.line,
-            column: compiled.place.column,
-            message,
-        };
-        let named = &compiled.rule.to.destinations;
-        let unknown = destinations.filter(|known| !named.is_empty() && !named.iter().any(|name| known.contains(name)));
-        let unknown = unknown.map(|known| {
-            let known = if known.is_empty() { "none".to_owned() } else { known.iter().cloned().collect::<Vec<_>>().join(", ") };
-            format!("the configuration has no destination {}; it has {known}", named.join(", "))
-        });
-        if let Some(why) = never(compiled).or(unknown) {
-            return vec![finding(Doubt::NeverMatches, format!("can never match: {why}; mend or remove it"))];
+        let finding = |doubt, message: String| Finding::of(compiled, doubt, message);
+        if let Some(why) = never(compiled) {
+            return vec![finding(Doubt::NeverMatches, format!("can never match: {why}; correct or remove it"))];
         }
         let mut found = Vec::new();
+        match destinations.and_then(|known| misdirected(compiled, known)) {
+            Some((true, why)) => return vec![finding(Doubt::NeverMatches, format!("can never match: {why}; correct or remove it"))],
+            Some((false, why)) => {
+                found.push(finding(Doubt::UnknownDestination, format!("names what is not there: {why}; correct or remove it")));
+            }
+            None => {}
+        }
         if compiled.when.as_ref().is_some_and(|when| when.constant == Some(true)) {
             found.push(finding(Doubt::IdleCondition, "has a `when` that is true for every connection; leave it out".to_owned()));
         }

@@ -1,14 +1,12 @@
 //! From files to a [`Policy`].
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use sidegate_config::document::{Node, Place, Problem, Problems};
+use sidegate_config::document::{Node, Place, Problem, Problems, Value};
 use sidegate_config::schema::Profile;
 use sidegate_config::value::{Cidr, Ports};
 
-use crate::files::{self, PolicyError};
 use crate::index::Index;
 use crate::schema::{Action, PolicyFile, Rule};
 use crate::when::When;
@@ -54,15 +52,7 @@ impl Compiled {
 }
 
 impl Policy {
-    /// Reads, checks and compiles `paths`, files or directories. Nothing is used of a set in which one has a mistake.
-    ///
-    /// # Errors
-    /// Every mistake in all files, or the first file that can't be read.
-    pub fn load(paths: &[PathBuf], profile: Profile) -> Result<Self, PolicyError> {
-        Self::parse(&files::read(paths)?, profile).map_err(PolicyError::Invalid)
-    }
-
-    /// As [`Policy::load`], from texts with the names of their sources.
+    /// Checks and compiles texts, given with the names of their sources. Nothing is used of a set in which one has a mistake.
     ///
     /// # Errors
     /// Every mistake in all of them.
@@ -88,7 +78,10 @@ impl Policy {
                         compiler.rule(rule, dry_run, text, root.nearest(&path), &path);
                     }
                 }
-                Err(mut wrong) => compiler.problems.0.append(&mut wrong.0),
+                Err(mut wrong) => {
+                    compiler.problems.0.append(&mut wrong.0);
+                    compiler.look_over(source, text);
+                }
             }
         }
         let Compiler { mut policy, problems, .. } = compiler;
@@ -164,26 +157,55 @@ impl Compiler {
     /// Checks a rule, which is `node` of the file `text`, and adds it.
     fn rule(&mut self, rule: Rule, dry_run: bool, text: &str, node: &Node, path: &str) {
         let place = &node.place;
-        if rule.name.trim().is_empty() {
-            self.wrong(place, path, "give the rule a name; records show it".to_owned());
-        } else if let Some(first) = self.names.get(&rule.name) {
-            let message = format!("the name `{}` is taken by the rule at {first}; give one of them another", rule.name);
-            self.wrong(place, path, message);
-        } else {
-            self.names.insert(rule.name.clone(), place.clone());
-        }
-        if let Some(what) = too_wide(&rule).filter(|_| !dry_run) {
-            match self.profile {
-                Profile::Production => {
-                    self.wrong(place, path, format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs"));
-                }
-                Profile::Development => self.policy.warnings.push(format!("{place}: rule `{}` allows {what}", rule.name)),
-            }
-        }
+        self.name(&rule.name, node, path);
+        self.width(&rule, dry_run, node, path);
         let when = rule.when.as_ref().and_then(|condition| self.condition(condition, text, node.nearest("when"), &format!("{path}.when")));
         let label = format!("{} ({}:{})", rule.name, place.source, place.line).into();
         let size = size(&rule);
         self.policy.add(Compiled { rule, label, place: place.clone(), dry_run, when, size });
+    }
+
+    /// Checks what else can be checked in a file that is not as its schema wants it, so that this comes not one try later.
+    fn look_over(&mut self, source: &str, text: &str) {
+        let Ok((root, _)) = Node::read(source, text) else { return };
+        let of_all = root.get("dryRun").is_some_and(|node| node.value == Value::Scalar(true.into()));
+        let nodes = root.items("rules");
+        for (index, (node, rule)) in nodes.iter().zip(sidegate_config::build_each::<Rule>(nodes)).take(MAX_RULES).enumerate() {
+            let path = format!("rules[{index}]");
+            if let Some(name) = node.text("name") {
+                self.name(name, node, &path);
+            }
+            if let Some(condition) = node.text("when") {
+                self.condition(condition, text, node.nearest("when"), &format!("{path}.when"));
+            }
+            if let Some(rule) = rule {
+                self.width(&rule, of_all || rule.dry_run, node, &path);
+            }
+        }
+    }
+
+    /// A rule has a name, which no other has.
+    fn name(&mut self, name: &str, node: &Node, path: &str) {
+        let place = &node.place;
+        if name.trim().is_empty() {
+            self.wrong(place, path, "give the rule a name; records show it".to_owned());
+        } else if let Some(first) = self.names.get(name) {
+            let message = format!("the name `{name}` is taken by the rule at {first}; give one of them another");
+            self.wrong(place, path, message);
+        } else {
+            self.names.insert(name.to_owned(), place.clone());
+        }
+    }
+
+    /// What a rule allows is not more than the profile lets be.
+    fn width(&mut self, rule: &Rule, dry_run: bool, node: &Node, path: &str) {
+        let Some(what) = too_wide(rule).filter(|_| !dry_run) else { return };
+        match self.profile {
+            Profile::Production => {
+                self.wrong(&node.place, path, format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs"));
+            }
+            Profile::Development => self.policy.warnings.push(format!("{}: rule `{}` allows {what}", node.place, rule.name)),
+        }
     }
 
     fn condition(&mut self, condition: &str, text: &str, node: &Node, path: &str) -> Option<When> {

@@ -26,6 +26,6 @@ pub use compile::Policy;
 pub use decide::Verdict;
 pub use environment::{Type, VARIABLES};
 pub use explain::RuleRef;
-pub use files::{PolicyError, read};
+pub use files::{Unreadable, read};
 pub use query::{PeerCertificate, Query, TlsFacts};
 pub use suggest::Usage;

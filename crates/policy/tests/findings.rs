@@ -44,10 +44,11 @@ fn rules_that_never_match() {
         "from: { spiffeIds: ['spiffe://a.b/x'], cidrs: [10.0.0.0/8], not: { cidrs: [10.1.0.0/16] } }",
         "from: { spiffeIds: ['spiffe://a.b/x'], not: { cidrs: [0.0.0.0/0] } }",
         "from: { spiffeIds: ['spiffe://a.b/x'] }, when: time.hour > 25",
-        "from: { spiffeIds: ['spiffe://a.b/x'] }, to: { destinations: [dbb, db] }",
+        "from: { spiffeIds: ['spiffe://a.b/x'] }, to: { destinations: [db] }",
     ] {
         assert!(doubts(sometimes).is_empty(), "{sometimes}");
     }
+    assert_eq!(doubts("from: { spiffeIds: ['spiffe://a.b/x'] }, to: { destinations: [dbb, db] }"), ["x UnknownDestination"]);
 }
 
 #[test]

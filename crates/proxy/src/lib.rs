@@ -45,7 +45,7 @@ pub use capture::{Capture, prove_capture};
 pub use limits::{TooFewDescriptors, check_descriptors, raise_descriptor_limit};
 pub use listener::{BindError, Listeners};
 pub use loads::{Load, Loads, Refusal, Subject};
-pub use publisher::{PolicySource, Publisher};
+pub use publisher::{PolicyError, PolicySource, Publisher};
 pub use registry::{Admission, Live, Registry};
 pub use revocation::{RevocationError, RevocationSource};
 pub use settings::Settings;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sidegate_audit::{Event, FileDigest};
+use sidegate_config::document::Problems;
 use sidegate_config::schema::Profile;
 use sidegate_config::{FileWatch, aside};
 use sidegate_identity::{IdentityState, Material};
-use sidegate_policy::{Policy, PolicyError};
+use sidegate_policy::{Policy, Unreadable};
 use sidegate_tls::revocation::Revocation;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,23 +31,48 @@ pub struct PolicySource {
 }
 
 impl PolicySource {
-    /// Reads `paths`.
+    /// Reads `paths`. At the start there is no good policy to go on with.
     ///
     /// # Errors
-    /// Every mistake in them: at the start there is no good policy to go on with.
+    /// What can't be read, and every mistake in what can.
     pub fn load(paths: Vec<PathBuf>, profile: Profile) -> Result<Self, PolicyError> {
-        let texts = sidegate_policy::read(&paths)?;
-        let first = Policy::parse(&texts, profile).map_err(PolicyError::Invalid)?;
-        for warning in &first.warnings {
-            tracing::warn!(event = event::POLICY_WARNING, "{warning}");
+        let (texts, unreadable) = sidegate_policy::read(&paths);
+        match (unreadable.is_empty(), Policy::parse(&texts, profile)) {
+            (true, Ok(first)) => Ok(Self { paths, profile, first: Arc::new(first), digests: digests(&texts) }),
+            (_, parsed) => Err(PolicyError { unreadable, problems: parsed.err().unwrap_or_default() }),
         }
-        Ok(Self { paths, profile, first: Arc::new(first), digests: digests(&texts) })
     }
 
-    /// How many rules there were at the first reading.
+    /// What the first reading found.
     #[must_use]
-    pub fn rules(&self) -> usize {
-        self.first.len()
+    pub fn policy(&self) -> &Policy {
+        &self.first
+    }
+
+    /// How many files that was.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.digests.len()
+    }
+}
+
+/// Why policy files can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.lines())]
+pub struct PolicyError {
+    /// What can't be read.
+    pub unreadable: Vec<Unreadable>,
+    /// Every mistake in what can.
+    pub problems: Problems,
+}
+
+impl PolicyError {
+    fn lines(&self) -> String {
+        let mut lines: Vec<String> = self.unreadable.iter().map(ToString::to_string).collect();
+        if !self.problems.0.is_empty() {
+            lines.push(self.problems.to_string());
+        }
+        lines.join("\n")
     }
 }
 
@@ -98,7 +124,8 @@ type Found = Result<Vec<FileDigest>, String>;
 
 /// Reads and compiles the policy; nothing if the files hold what was found in them `last`.
 fn look(paths: &[PathBuf], profile: Profile, last: Option<&Found>) -> Option<(Found, Result<Arc<Policy>, String>)> {
-    let texts = sidegate_policy::read(paths).map_err(|error| error.to_string());
+    let (texts, unreadable) = sidegate_policy::read(paths);
+    let texts = if unreadable.is_empty() { Ok(texts) } else { Err(PolicyError { unreadable, problems: Problems::default() }.lines()) };
     let found = texts.as_deref().map(digests).map_err(Clone::clone);
     if last == Some(&found) {
         return None;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sidegate_audit::{Event, FileDigest};
+use sidegate_config::document::Problems;
 use sidegate_config::schema::{self, Denied, DenyList};
 use sidegate_config::value::CollectorAddress;
 use sidegate_config::{FileWatch, aside};
@@ -80,7 +81,7 @@ type Answer = (usize, FileDigest, Content);
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationError {
     /// A file can't be read.
-    #[error("{0} can't be read: {1}; check `revocation`")]
+    #[error("{0} can't be read: {1}")]
     Read(PathBuf, std::io::Error),
     /// A list does not count.
     #[error("{0}: its list by `{1}` {2}")]
@@ -90,7 +91,7 @@ pub enum RevocationError {
     List(String, ListError),
     /// There are mistakes in a deny list.
     #[error("{1}")]
-    DenyList(PathBuf, String),
+    DenyList(PathBuf, Problems),
     /// They can't be looked at.
     #[error("revocation lists can't be looked at: {0}")]
     Thread(std::io::Error),
@@ -111,27 +112,37 @@ impl RevocationError {
 }
 
 impl RevocationSource {
-    /// Reads the files that `config` names.
+    /// Reads the files that `config` names. At the start there is no good state to go on with.
     ///
     /// # Errors
-    /// The first that can't be used: at the start there is no good state to go on with.
-    pub fn load(config: schema::Revocation) -> Result<Self, RevocationError> {
+    /// Every file that can't be used, each with the key that names it.
+    pub fn load(config: schema::Revocation) -> Result<Self, Vec<(String, RevocationError)>> {
         let mut sources = vec![Source::new(None, Place::WorkloadApi)];
         let mut domains = BTreeMap::new();
-        for lists in &config.trust_domains {
+        let mut wrong = Vec::new();
+        for (at, lists) in config.trust_domains.iter().enumerate() {
             let name = lists.trust_domain.get();
-            for file in &lists.files {
+            for (index, file) in lists.files.iter().enumerate() {
                 let mut source = Source::new(Some(name), Place::File(file.clone()));
-                let (digest, content) = source.look(file)?;
-                content.lists.iter().try_for_each(Unproven::check).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
-                source.take(digest, content);
-                sources.push(source);
+                match source.look_first(file) {
+                    Ok(()) => sources.push(source),
+                    Err(error) => wrong.push((format!("revocation.trustDomains[{at}].files[{index}]"), error)),
+                }
             }
             sources.extend(lists.urls.iter().map(|url| Source::new(Some(name), Place::Url(url.get().clone(), Arc::default()))));
             let (depth, on_unknown, on_expired) = (lists.depth, lists.on_unknown, lists.on_expired);
             domains.insert(name.clone(), DomainLists { lists: ProvenLists::default(), depth, on_unknown, on_expired });
         }
-        let denied = config.deny_lists.iter().map(|file| read_denied(file)).collect::<Result<_, _>>()?;
+        let mut denied = Vec::new();
+        for (index, file) in config.deny_lists.iter().enumerate() {
+            match read_denied(file) {
+                Ok(read) => denied.push(read),
+                Err(error) => wrong.push((format!("revocation.denyLists[{index}]"), error)),
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
         Ok(Self { config, sources, domains, denied, authorities: BTreeMap::new(), material: None, seen_at: 0 })
     }
 
@@ -424,6 +435,14 @@ impl Source {
         }
     }
 
+    /// Reads its file for the first time.
+    fn look_first(&mut self, file: &Path) -> Result<(), RevocationError> {
+        let (digest, content) = self.look(file)?;
+        content.lists.iter().try_for_each(Unproven::check).map_err(|e| RevocationError::List(file.display().to_string(), e))?;
+        self.take(digest, content);
+        Ok(())
+    }
+
     /// Reads its file; what is in it already is not looked at again.
     fn look(&self, file: &Path) -> Result<(FileDigest, Content), RevocationError> {
         let bytes = read(file)?;
@@ -465,9 +484,9 @@ fn read(file: &Path) -> Result<Vec<u8>, RevocationError> {
 fn read_denied(file: &Path) -> Result<(String, Vec<Denied>), RevocationError> {
     let text =
         sidegate_config::file::read_text(file, sidegate_config::file::LARGE).map_err(|e| RevocationError::Read(file.to_owned(), e))?;
-    let (list, root) = sidegate_config::typed::<DenyList>(&file.display().to_string(), &text)
-        .map_err(|problems| RevocationError::DenyList(file.to_owned(), problems.to_string()))?;
-    let mut wrong = sidegate_config::document::Problems::default();
+    let wrong_in = |problems| RevocationError::DenyList(file.to_owned(), problems);
+    let (list, root) = sidegate_config::typed::<DenyList>(&file.display().to_string(), &text).map_err(wrong_in)?;
+    let mut wrong = Problems::default();
     for (index, denied) in list.denied.iter().enumerate() {
         let path = format!("denied[{index}]");
         let mut say = |message: &str| wrong.push(&root.nearest(&path).place, &path, message.to_owned());
@@ -478,10 +497,7 @@ fn read_denied(file: &Path) -> Result<(String, Vec<Denied>), RevocationError> {
             say("`serialNumber` is not hexadecimal");
         }
     }
-    match wrong.or(list.denied) {
-        Ok(denied) => Ok((text, denied)),
-        Err(problems) => Err(RevocationError::DenyList(file.to_owned(), problems.to_string())),
-    }
+    wrong.or((text, list.denied)).map_err(wrong_in)
 }
 
 /// How long to wait after so many failures.

@@ -1,27 +1,118 @@
 //! `sidegate check`.
 
-use anyhow::{Result, anyhow};
-use sidegate_config::Config;
-use sidegate_config::schema::Otherwise;
-use sidegate_policy::Policy;
-use sidegate_proxy::RevocationSource;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use crate::say::say_lines;
+use anyhow::{Result, anyhow};
+use sidegate_config::schema::{ADMIN_SOCKET, Otherwise, Profile};
+use sidegate_config::{Config, Draft, Problems};
+use sidegate_policy::Policy;
+use sidegate_proxy::{PolicySource, RevocationError, RevocationSource};
+
+use crate::outcome::Outcome;
+use crate::say::{count, say_lines};
 use crate::{cli, yaml};
 
-/// What is allowed, but a person should know.
-pub(crate) fn warnings(config: &Config, rules: usize) -> impl Iterator<Item = &'static str> {
-    let denies_all = (rules == 0 && config.inbound.is_served()).then_some("there is no policy rule: every peer will be denied");
+/// A configuration that the sidecar can start with, and what it names.
+pub(crate) struct Examined {
+    pub(crate) config: Config,
+    pub(crate) policy: PolicySource,
+    pub(crate) revocation: RevocationSource,
+}
+
+/// Reads a configuration and the files that it names.
+///
+/// # Errors
+/// Everything that keeps the sidecar from starting, at once.
+pub(crate) fn examine(file: &Path) -> Result<Examined> {
+    let mut draft = Draft::read(file);
+    let Some(config) = draft.config.clone() else { return Err(unusable(&draft.problems)) };
+    let policy = policy_of(&mut draft, &config);
+    let revocation = match RevocationSource::load(config.revocation.clone()) {
+        Ok(revocation) => Some(revocation),
+        Err(wrong) => {
+            for (key, error) in wrong {
+                match error {
+                    // It has places of its own.
+                    RevocationError::DenyList(_, mut problems) => draft.problems.0.append(&mut problems.0),
+                    error => draft.push(&key, error.to_string()),
+                }
+            }
+            None
+        }
+    };
+    on_this_host(&mut draft, &config);
+    match (policy, revocation) {
+        (Some(policy), Some(revocation)) if draft.problems.0.is_empty() => Ok(Examined { config, policy, revocation }),
+        _ => Err(unusable(&draft.problems)),
+    }
+}
+
+/// The policy of a configuration; what is wrong with it is added to the mistakes.
+pub(crate) fn policy_of(draft: &mut Draft, config: &Config) -> Option<PolicySource> {
+    match PolicySource::load(config.policy.files.clone(), config.profile) {
+        Ok(policy) => Some(policy),
+        Err(mut error) => {
+            for unreadable in error.unreadable {
+                draft.push(&format!("policy.files[{}]", unreadable.index), unreadable.to_string());
+            }
+            draft.problems.0.append(&mut error.problems.0);
+            None
+        }
+    }
+}
+
+pub(crate) fn unusable(problems: &Problems) -> anyhow::Error {
+    anyhow!("the configuration can't be used:\n{problems}")
+}
+
+/// What the sidecar opens or makes when it starts, as far as it can be told without doing so.
+fn on_this_host(draft: &mut Draft, config: &Config) {
+    if let Some(key) = &config.audit.checkpoint.key
+        && let Err(error) = sidegate_audit::check_key(key)
+    {
+        draft.push("audit.checkpoint.key", error.to_string());
+    }
+    if let Some(file) = config.audit.file.as_ref().filter(|_| config.audit.is_on())
+        && let Some(other) = file.folder.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.is_dir())
+    {
+        draft.push("audit.file.folder", format!("{} is no folder; name another, or move that file away", other.display()));
+    }
+    // The default one is done without where it can't be made.
+    if let Some(socket) = config.admin.socket.as_deref().filter(|socket| *socket != Path::new(ADMIN_SOCKET)) {
+        // The last folder is made if it is not there.
+        let above =
+            socket.parent().map_or(Path::new("/"), |folder| if folder.exists() { folder } else { folder.parent().unwrap_or(folder) });
+        if !above.is_dir() {
+            draft.push("admin.socket", format!("there is no folder {}; make it, or name another", above.display()));
+        }
+    }
+}
+
+/// The names of the destinations of a configuration.
+pub(crate) fn destinations(config: &Config) -> BTreeSet<String> {
+    let outbound = &config.outbound;
+    outbound.destinations.iter().map(|d| &d.name).chain(outbound.listeners.iter().map(|l| &l.name)).cloned().collect()
+}
+
+/// What is allowed, but wants a look.
+pub(crate) fn doubts(config: &Config) -> impl Iterator<Item = &'static str> {
     let by_name = config.outbound.destinations.iter().any(|d| !d.dns.is_empty());
     let may_leak = (by_name && config.outbound.otherwise == Otherwise::Passthrough).then_some(
         "with `otherwise: passthrough` an address that the application learns of before sidegate does goes out in plaintext, though it is a destination's by `dns`; name its `cidrs` too",
     );
+    may_leak.into_iter()
+}
+
+/// What is worth to know, though nothing is wrong: what errs on the safe side, and what is not the configuration's.
+pub(crate) fn notes(config: &Config, policy: &Policy) -> impl Iterator<Item = &'static str> {
+    let denies_all = (policy.is_empty() && config.inbound.is_served()).then_some("there is no policy rule: every peer will be denied");
     let captures = config.inbound.listen.is_some() || config.outbound.listen.is_some() || config.outbound.listen6.is_some();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let walks_past = (captures && may_send_raw(&status)).then_some(
         "this process has CAP_NET_RAW, which container runtimes give by default: a workload that has it too can send past the kernel's rules (raw packets, and since Linux 5.17 marked ones); take it from every container of the pod: `capabilities: { drop: [ALL] }`",
     );
-    denies_all.into_iter().chain(may_leak).chain(walks_past)
+    denies_all.into_iter().chain(walks_past)
 }
 
 /// Whether CAP_NET_RAW is among the effective capabilities of a process's `status`.
@@ -31,20 +122,29 @@ fn may_send_raw(status: &str) -> bool {
     effective.is_some_and(|capabilities| capabilities & (1 << CAP_NET_RAW) != 0)
 }
 
-/// Checks the configuration and the policy files that it names.
-pub(crate) fn check(arguments: &cli::Check) -> Result<()> {
+/// Checks the configuration and the files that it names.
+pub(crate) fn check(arguments: &cli::Check) -> Result<Outcome> {
     let file = &arguments.config.config;
-    let config = sidegate_config::load(file).map_err(|problems| anyhow!("the configuration can't be used:\n{problems}"))?;
+    let Examined { config, policy: source, .. } = examine(file)?;
     if arguments.print_config {
         say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
     }
-    let policy = Policy::load(&config.policy.files, config.profile).map_err(|e| anyhow!("the policy can't be used:\n{e}"))?;
-    RevocationSource::load(config.revocation.clone()).map_err(|e| anyhow!("revocation can't be checked:\n{e}"))?;
-    policy.warnings.iter().for_each(|warning| err!("warning: {warning}"));
-    warnings(&config, policy.len()).for_each(|warning| err!("warning: {warning}"));
-    let profile = format!("{:?}", config.profile).to_lowercase();
-    err!("{}: good for profile {profile}; {} policy rules in {} files", file.display(), policy.len(), config.policy.files.len());
-    Ok(())
+    let policy = source.policy();
+    let mut found = 0;
+    let of_policy = policy.findings(Some(&destinations(&config)));
+    let of_config = doubts(&config).map(|doubt| format!("{}: {doubt}", file.display()));
+    for finding in of_policy.iter().map(ToString::to_string).chain(of_config) {
+        found += 1;
+        err!("warning: {finding}");
+    }
+    notes(&config, policy).for_each(|note| err!("note: {note}"));
+    let profile = if config.profile == Profile::Production { "production" } else { "development" };
+    let (rules, files) = (count(policy.len(), "rule"), count(source.files(), "policy file"));
+    match found {
+        0 => err!("{}: good for profile {profile}; {rules} in {files}, nothing to object to", file.display()),
+        _ => err!("{}: can be used with profile {profile}; {rules} in {files}, {}", file.display(), count(found, "finding")),
+    }
+    Ok(Outcome::finding_if(found > 0))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
+use crate::outcome::Outcome;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -56,19 +57,18 @@ fn main() -> ExitCode {
 /// Runs a command; its exit code.
 fn run_command(command: Command) -> ExitCode {
     let result = match command {
-        // Has exit codes of its own.
+        // These say by their exit code what they have found.
         Command::Policy(arguments) => return policy::run(&arguments.command),
+        Command::Check(arguments) => return Outcome::exit_code(check::check(&arguments)),
+        Command::Redirect(arguments) => return Outcome::exit_code(redirect::redirect(&arguments)),
+        Command::Audit(arguments) => return audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
-        Command::Check(arguments) => check::check(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Connections(arguments) => connections::connections(&arguments),
         Command::Cut(arguments) => connections::cut(&arguments),
         Command::LogFilter(arguments) => log_filter::log_filter(&arguments),
         Command::Drain(arguments) => drain::drain(&arguments),
-        Command::Redirect(arguments) => return outcome::Outcome::exit_code(redirect::redirect(&arguments)),
-        // Which says by its exit status what it has found.
-        Command::Audit(arguments) => return audit::audit(&arguments),
         Command::Authority(arguments) => authority::authority(&arguments),
         #[cfg(feature = "development")]
         Command::Demo(arguments) => demo::demo(&arguments),

@@ -23,7 +23,7 @@ use sidegate_tls::CollectorConfig;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::check::warnings;
+use crate::check::{Examined, destinations, doubts, examine, notes, unusable};
 use crate::logging::Logging;
 use crate::say::say_lines;
 use crate::{cli, logging, redirect, yaml};
@@ -31,11 +31,12 @@ use crate::{cli, logging, redirect, yaml};
 /// Runs the sidecar until it is told to end.
 pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let file = &arguments.config.config;
-    let config = sidegate_config::load(file).map_err(|problems| anyhow::anyhow!("the configuration can't be used:\n{problems}"))?;
     if arguments.print_config {
+        let config = sidegate_config::load(file).map_err(|problems| unusable(&problems))?;
         say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
         return Ok(());
     }
+    let Examined { config, policy, revocation } = examine(file)?;
     let exports_events = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.events;
     let (layer, events) = if exports_events { Some(sidegate_telemetry::events()) } else { None }.unzip();
     let logging = logging::start(&arguments.log, layer)?;
@@ -47,9 +48,9 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     if let Err(error) = raise_descriptor_limit() {
         tracing::warn!(event = event::HARDENING_FAILED, "the limit of descriptors could not be raised: {error}");
     }
-    let policy = PolicySource::load(config.policy.files.clone(), config.profile).context("the policy can't be used")?;
-    let revocation = RevocationSource::load(config.revocation.clone()).context("revocation can't be checked")?;
-    warnings(&config, policy.rules()).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
+    policy.policy().warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
+    policy.policy().misdirected(&destinations(&config)).for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
+    doubts(&config).chain(notes(&config, policy.policy())).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
     in_plaintext(&config).iter().for_each(|what| tracing::warn!(event = event::CONFIG_PLAINTEXT, "{what}"));
     let settings = Settings::new(&config);
     let workers = config.workers.map_or_else(cpu_quota, usize::from);

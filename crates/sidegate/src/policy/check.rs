@@ -2,19 +2,19 @@
 
 use anyhow::Result;
 
-use super::{Outcome, count, load};
+use super::{Outcome, load};
 use crate::cli::PolicyCheck;
-use crate::say::{say_lines, say_pretty_json};
+use crate::say::{count, say_lines, say_pretty_json};
 
 /// Says what is questionable about a policy that can be used.
 pub(super) fn check(arguments: &PolicyCheck) -> Result<Outcome> {
     let loaded = load(&arguments.files)?;
-    let findings = loaded.policy.findings(loaded.destinations.as_ref());
+    let findings = loaded.policy().findings(loaded.destinations().as_ref());
     if arguments.json {
         say_pretty_json(&findings)?;
     } else {
         findings.iter().try_for_each(|finding| say_lines(&finding.to_string()))?;
-        let rules = count(loaded.policy.len(), "rule");
+        let rules = count(loaded.policy().len(), "rule");
         match findings.len() {
             0 => out!("{rules}, nothing to object to"),
             found => out!("{rules}, {}", count(found, "finding")),

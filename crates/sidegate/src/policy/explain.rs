@@ -37,7 +37,7 @@ pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
         bail!("only a connection from the workload has a --server; name its --destination too");
     }
     let loaded = load(&arguments.files)?;
-    if let (Some(name), Some(known)) = (&arguments.destination, &loaded.destinations)
+    if let (Some(name), Some(known)) = (&arguments.destination, &loaded.destinations())
         && !known.contains(name)
     {
         bail!("the configuration has no destination `{name}`; it has {}", known.iter().cloned().collect::<Vec<_>>().join(", "));
@@ -51,9 +51,9 @@ pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
         destination: arguments.destination.as_deref(),
         ..Query::inbound(arguments.from.as_ref().map(Id::get), address, *arguments.to.get(), time)
     };
-    let judged = loaded.policy.judge(&query);
+    let judged = loaded.policy().judge(&query);
     let decision = &judged.decision;
-    let matching: Vec<_> = loaded.policy.matching(&query).collect();
+    let matching: Vec<_> = loaded.policy().matching(&query).collect();
     if arguments.json {
         let matching = matching.iter().map(|rule| Matching { rule: rule.label, action: rule.action, dry_run: rule.dry_run });
         let answer = Answer { decision, reason: judged.reason.map(sidegate_core::Reason::label), matching: matching.collect() };

@@ -15,11 +15,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use sidegate_config::schema::Profile;
+use sidegate_config::{Config, Draft};
 use sidegate_core::Decision;
 use sidegate_policy::Policy;
+use sidegate_proxy::PolicySource;
 
+use crate::check::{destinations, policy_of, unusable};
 use crate::cli::{PolicyCommand, PolicyFiles};
 use crate::outcome::Outcome;
+use crate::say::count;
 
 /// Runs a command; its exit code.
 pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
@@ -35,26 +39,38 @@ pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
 
 /// A policy that was read for a command.
 struct Loaded {
-    policy: Policy,
+    source: PolicySource,
+    /// The configuration that names it, if one does.
+    config: Option<Config>,
+}
+
+impl Loaded {
+    fn policy(&self) -> &Policy {
+        self.source.policy()
+    }
+
     /// Names of destinations, where there is a configuration.
-    destinations: Option<BTreeSet<String>>,
+    fn destinations(&self) -> Option<BTreeSet<String>> {
+        self.config.as_ref().map(destinations)
+    }
 }
 
 /// Reads the policy that is meant. Alone it is judged as in development, so that what production would refuse is a finding and
 /// not an error.
 fn load(files: &PolicyFiles) -> Result<Loaded> {
-    let unusable = |error| anyhow!("the policy can't be used:\n{error}");
     if !files.policy.is_empty() {
-        let policy = Policy::load(&files.policy, Profile::Development).map_err(unusable)?;
-        return Ok(Loaded { policy, destinations: None });
+        let source = PolicySource::load(files.policy.clone(), Profile::Development)
+            .map_err(|error| anyhow!("the policy can't be used:\n{error}"))?;
+        return Ok(Loaded { source, config: None });
     }
-    let config = sidegate_config::load(&files.config)
-        .map_err(|problems| anyhow!("the configuration can't be used:\n{problems}"))
-        .context("name policy files with --policy, or a configuration with --config")?;
-    let outbound = &config.outbound;
-    let names = outbound.destinations.iter().map(|d| &d.name).chain(outbound.listeners.iter().map(|l| &l.name));
-    let destinations = Some(names.cloned().collect());
-    Ok(Loaded { policy: Policy::load(&config.policy.files, config.profile).map_err(unusable)?, destinations })
+    let mut draft = Draft::read(&files.config);
+    let Some(config) = draft.config.clone() else {
+        return Err(unusable(&draft.problems)).context("name policy files with --policy, or a configuration with --config");
+    };
+    match policy_of(&mut draft, &config) {
+        Some(source) if draft.problems.0.is_empty() => Ok(Loaded { source, config: Some(config) }),
+        _ => Err(unusable(&draft.problems)),
+    }
 }
 
 /// `allowed by RULE`, or `DENIED by RULE`.
@@ -73,12 +89,7 @@ fn explanation(decision: &Decision, indent: &str) -> String {
         text += &format!("{indent}{remark}\n");
     }
     if explanation.remarks_left_out > 0 {
-        text += &format!("{indent}and {} remarks more\n", explanation.remarks_left_out);
+        text += &format!("{indent}and {} more\n", count(explanation.remarks_left_out as usize, "remark"));
     }
     text
-}
-
-/// `1 rule`, `2 rules`.
-fn count(number: usize, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }

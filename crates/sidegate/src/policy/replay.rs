@@ -23,7 +23,8 @@ struct Difference {
 
 /// Judges recorded connections anew.
 pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
-    let policy = load(&arguments.files)?.policy;
+    let loaded = load(&arguments.files)?;
+    let policy = loaded.policy();
     let mut differences: BTreeMap<Key, Difference> = BTreeMap::new();
     let reading = seen::read(&arguments.recorded, |seen| {
         let now = policy.judge(&seen.query()).decision;

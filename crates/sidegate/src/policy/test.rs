@@ -5,19 +5,20 @@ use serde_json::json;
 use sidegate_config::file::{LARGE, read_text};
 use sidegate_policy::suite::{Outcome as Tested, Suite};
 
-use super::{Outcome, count, explanation, load};
+use super::{Outcome, explanation, load};
 use crate::cli::PolicyTest;
-use crate::say::{say, say_lines, say_pretty_json};
+use crate::say::{count, say, say_lines, say_pretty_json};
 
 /// Runs suites of expectations.
 pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
-    let policy = load(&arguments.files)?.policy;
+    let loaded = load(&arguments.files)?;
+    let policy = loaded.policy();
     let mut outcomes: Vec<Tested> = Vec::new();
     // A rule is covered if any suite covers it.
     let mut uncovered: Option<Vec<String>> = None;
     for file in &arguments.suites {
         let text = read_text(file, LARGE).with_context(|| format!("the suite {} can't be read", file.display()))?;
-        let report = Suite::run(&file.display().to_string(), &text, &policy).map_err(|p| anyhow!("the suite can't be used:\n{p}"))?;
+        let report = Suite::run(&file.display().to_string(), &text, policy).map_err(|p| anyhow!("the suite can't be used:\n{p}"))?;
         outcomes.extend(report.outcomes);
         uncovered = Some(match uncovered {
             None => report.uncovered,

@@ -231,7 +231,7 @@ fn replay_and_suggest_read_what_was_recorded() {
         record(Some(ops), 22, false, "denied_by_default"),
         record(Some(lab), 8080, false, "denied_by_default"),
         record(None, 8080, true, "closed"),
-        record(Some(web), 8080, true, "warmed"),
+        record(Some(web), 8080, true, "prepared"),
         "{ \"sequence\": 8, \"configuration\": {} }".to_owned(),
         "not JSON".to_owned(),
         "{ \"connectionId\": \"x\", \"direction\": \"inbound\" }".to_owned(),

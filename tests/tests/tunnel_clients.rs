@@ -142,7 +142,7 @@ fn a_session_may_be_made_in_advance() {
     let world = ByClient::new("");
     let mut tunnel = world.tunnel("web");
     tunnel.send(&Frame::Warm.of(b""));
-    let record = world.gate.sidecar.reason("warmed");
+    let record = world.gate.sidecar.reason("prepared");
     assert_eq!((&record["tunnel"], &record["peerId"]), (&"new".into(), &id("web").into()));
     let idle = "sidegate_tunnels_idle{direction=\"inbound\"}";
     eventually("the session to wait", || (world.gate.sidecar.metric(idle) == 1.0).then_some(()));

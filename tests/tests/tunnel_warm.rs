@@ -17,7 +17,7 @@ fn idle(sidecar: &Sidecar, direction: &str) -> f64 {
 /// Of the records that are of connections, the tunnels; those of sessions made in advance are left out.
 fn tunnels(sidecar: &Sidecar) -> Vec<String> {
     let records = sidecar.records();
-    records.iter().filter(|r| r["reason"] != "warmed").map(|r| r["tunnel"].as_str().unwrap_or("none").to_owned()).collect()
+    records.iter().filter(|r| r["reason"] != "prepared").map(|r| r["tunnel"].as_str().unwrap_or("none").to_owned()).collect()
 }
 
 /// Two connections at the same time need two sessions: after the first has taken the one that waits, another is made.
@@ -39,9 +39,9 @@ fn a_session_is_there_before_the_connection() {
     for sidecar in [&pair.web, &pair.api] {
         eventually("all records", || (tunnels(sidecar).len() == 4).then_some(()));
         assert_eq!(tunnels(sidecar), ["new", "reused", "reused", "reused"]);
-        let warmed = sidecar.reason("warmed");
-        assert_eq!((&warmed["tunnel"], &warmed["bytesUp"], &warmed["transport"]), (&"new".into(), &0.into(), &"mtls".into()));
-        assert!(warmed["stages"]["handshake"].is_number() && warmed["decision"]["allowed"] == true, "{warmed:#}");
+        let prepared = sidecar.reason("prepared");
+        assert_eq!((&prepared["tunnel"], &prepared["bytesUp"], &prepared["transport"]), (&"new".into(), &0.into(), &"mtls".into()));
+        assert!(prepared["stages"]["handshake"].is_number() && prepared["decision"]["allowed"] == true, "{prepared:#}");
     }
 }
 
@@ -69,7 +69,7 @@ fn a_server_that_is_gone_is_not_called_again_and_again() {
     eventually("a session to wait", || (idle(&pair.web, "outbound") == 1.0).then_some(()));
     pair.api.kill();
     eventually("the client to notice", || (idle(&pair.web, "outbound") == 0.0).then_some(()));
-    let failed = || pair.web.records().iter().filter(|r| !["closed", "warmed"].contains(&r["reason"].as_str().unwrap())).count();
+    let failed = || pair.web.records().iter().filter(|r| !["closed", "prepared"].contains(&r["reason"].as_str().unwrap())).count();
     std::thread::sleep(Duration::from_secs(4));
     assert!(failed() <= 1, "{:#?}", pair.web.records());
     // Once somebody calls it, it is looked for again.
@@ -126,7 +126,7 @@ fn who_drains_makes_no_sessions() {
     // Longer than the round in which they are made.
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(idle(&pair.web, "outbound"), 0.0);
-    assert!(pair.web.records().iter().all(|r| r["reason"] != "warmed"));
+    assert!(pair.web.records().iter().all(|r| r["reason"] != "prepared"));
     drop(server);
     assert_eq!(read_all(&mut client).unwrap(), b"");
 }

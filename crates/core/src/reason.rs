@@ -160,7 +160,7 @@ reasons! {
     NotOpened "not_opened" Authorize Peer "The peer's sidecar opened nothing, also on a new session." "It is draining, or its limits are reached." "Nothing if it is just being replaced; else see the peer's limits and its log.";
     OpenTimeout "open_timeout" Authorize Peer "The peer's sidecar did not answer in time whether it opens the connection." "The peer vanished without a word while a session to it was kept, or its application does not take connections." "See that the peer is up; a new connection goes to its address anew.";
     TunnelProtocolError "tunnel_protocol_error" Authorize Peer "The peer broke the tunnel protocol." "A sidecar of another version that is faulty, or somebody who probes the port." "Read in `detail` how; compare both sidecars' versions.";
-    Warmed "warmed" Authorize Normal "A session was made in advance; connections on it have records of their own." "The client's sidecar keeps a session ready for the next connection." "Nothing.";
+    Prepared "prepared" Authorize Normal "A session was made in advance; connections on it have records of their own." "The client's sidecar keeps a session ready for the next connection." "Nothing.";
     // relay
     PeerAborted "peer_aborted" Relay Peer "The peer's sidecar ended the connection and said why." "The reason that it gives is in `detail`." "Look up that reason here; the peer's record of the same `connectionId` has the whole of it.";
     PeerAlert "peer_alert" Relay Peer "The peer ended the session with a fatal TLS alert after the handshake." "Its TLS library met an error, in what it received or in its own process; the alert is in `detail`." "Read the alert in `detail`, then the peer's log of that moment.";

@@ -255,7 +255,7 @@ impl Client {
             Ok(Ok(First::Warm)) => {
                 // Nobody may keep a place here who may not use it.
                 authorize_client(snapshot, &self.secure.session, record.downstream.ip(), self.to, record)?;
-                record.reason = Reason::Warmed;
+                record.reason = Reason::Prepared;
                 // On a permissive port it was dialled for a client that turns out to have nothing to say yet.
                 app.iter().for_each(socket::end_in_order);
                 Ok(Admitted::Waiting(self))

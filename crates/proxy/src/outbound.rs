@@ -218,7 +218,7 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
             return Err(Failure::new(Reason::NoCommonAlpn));
         }
         record.tunnel = Some(TunnelUse::New);
-        record.reason = Reason::Warmed;
+        record.reason = Reason::Prepared;
         secure.warm(to, renewal, &tcp).await.map_err(|error| {
             Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &tcp)), 0)
         })?;

@@ -179,7 +179,7 @@ impl End {
     /// Why it can have no other end in the log that is about `other`.
     fn apart_from(&self, other: &About) -> Option<Apart> {
         let stage = Reason::ALL.iter().find(|reason| self.reason.as_deref() == Some(reason.label())).map(|reason| reason.stage());
-        if self.reason.as_deref() == Some("warmed") {
+        if self.reason.as_deref() == Some("prepared") {
             Some(Apart::MadeAhead)
         } else if self.transport.as_deref() == Some("plaintext") {
             Some(Apart::Plaintext)
@@ -379,7 +379,7 @@ mod tests {
         let reason = |reason: &str, peer: &str| End { reason: Some(reason.to_owned()), ..end("outbound", "web", peer) };
         let text = |text: &str| Some(text.to_owned());
         for (end, apart) in [
-            (reason("warmed", "api"), Apart::MadeAhead),
+            (reason("prepared", "api"), Apart::MadeAhead),
             (reason("not_in_mesh", ""), Apart::BeforeHandshake),
             (reason("dial_refused", ""), Apart::BeforeHandshake),
             (End { transport: text("plaintext"), ..end("outbound", "web", "") }, Apart::Plaintext),

@@ -224,7 +224,7 @@ impl Record {
     fn judged(self) -> Result<Option<Seen>> {
         let (Some(decision), Some(to)) = (self.decision, self.original_destination) else { return Ok(None) };
         // No connection, or one about which the configuration decides.
-        let elsewhere = [Reason::Warmed, Reason::UnexpectedPeer, Reason::NotInMesh].iter().any(|reason| reason.label() == self.reason);
+        let elsewhere = [Reason::Prepared, Reason::UnexpectedPeer, Reason::NotInMesh].iter().any(|reason| reason.label() == self.reason);
         let direction = match self.direction.as_str() {
             "inbound" => Direction::Inbound,
             "outbound" => Direction::Outbound,

@@ -135,7 +135,7 @@ impl Summary {
         match &record.event {
             Event::ConnectionAdmitted { connection } => self.admitted(connection),
             Event::ConnectionEnded { connection, admitted } => {
-                if !*admitted && connection.reason.as_deref() == Some("warmed") {
+                if !*admitted && connection.reason.as_deref() == Some("prepared") {
                     // It was never admitted as a connection.
                     self.connections.made_ahead += 1;
                     self.handshake(connection);

@@ -219,6 +219,7 @@ fn what_is_shown_fits_the_terminal() {
     let echo = Echo::start();
     let pair = Pair::start(echo.address, HOUR, "");
     let _held = open(&pair);
+    let connection = listed(&pair)[0]["id"].as_str().unwrap().to_owned();
     let shown = |columns: u16, socket: &std::path::Path| {
         let size = nix::pty::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(&size, None).unwrap();
@@ -234,7 +235,8 @@ fn what_is_shown_fits_the_terminal() {
     for columns in [40, 80, 120, 300] {
         let text = shown(columns, &pair.api.socket);
         assert!(text.lines().count() == 2 && text.lines().all(|line| line.chars().count() <= columns.into()), "{columns}: {text}");
-        assert_eq!(text.contains('…'), columns < 200, "{columns}: {text}");
+        assert!(text.contains(&connection[..12]), "{columns}: {text}");
+        assert_eq!(text.contains(&connection), columns == 300, "{columns}: {text}");
     }
 }
 

@@ -82,7 +82,7 @@ fn the_two_ends_of_each_connection_have_one_name_and_are_joined() {
     assert!(out.lines().any(|line| line.contains(&struck) && line.contains("in A only")), "{out}");
     let (status, report) = api.verify_at(&api.folder);
     assert_eq!(status, 1);
-    assert!(report["findings"][0]["what"].as_str().unwrap().contains("are missing before it"), "{report:#}");
+    assert!(report["findings"][0]["what"].as_str().unwrap().contains("missing before it"), "{report:#}");
 }
 
 /// What an audit log tells policy: what would be decided differently, and the rules that would have been enough.

@@ -299,7 +299,9 @@ impl<'a> Verifier<'a> {
             return;
         };
         if head.seq > expected.seq {
-            self.find(Some(head.seq), format!("records {} to {} are missing before it", expected.seq, head.seq - 1));
+            let last = head.seq - 1;
+            let what = if expected.seq == last { format!("record {last} is") } else { format!("records {} to {last} are", expected.seq) };
+            self.find(Some(head.seq), format!("{what} missing before it"));
         } else if head.seq < expected.seq {
             self.find(Some(head.seq), format!("it stands where record {} should: it was moved, repeated or inserted", expected.seq));
         } else if line.prev != expected.prev {

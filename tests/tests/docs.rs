@@ -142,9 +142,37 @@ fn the_kubernetes_example_is_good() {
         let body = text.split(&format!("  {name}: |\n")).nth(1).unwrap();
         body.lines().take_while(|l| l.starts_with("    ")).map(|l| format!("{}\n", &l[4..])).collect()
     };
-    sidegate_config::parse("sidegate.yaml", &block("sidegate.yaml")).unwrap_or_else(|p| panic!("{p}"));
+    let config = sidegate_config::parse("sidegate.yaml", &block("sidegate.yaml")).unwrap_or_else(|p| panic!("{p}"));
+    // The kubelet reaches the application's probes, which are on ports of mode plaintext, and the sidecar's.
+    let application = text.split("  containers:\n").nth(1).unwrap();
+    let probes: Vec<u16> = application
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("httpGet:")?.split("port: ").nth(1)?.trim_end_matches(" }").parse().ok())
+        .collect();
+    assert_eq!(probes.len(), 2);
+    for probe in probes {
+        let port = config.inbound.ports.iter().find(|port| port.port.get().contains(probe)).unwrap();
+        assert_eq!(port.mode, sidegate_config::schema::Mode::Plaintext);
+    }
+    let api_server: std::net::IpAddr = "10.96.0.1".parse().unwrap();
+    assert!(config.redirect.outbound.exclude_cidrs.iter().any(|block| block.get().contains(&api_server)));
+    assert!(text.matches(concat!("image: sidegate:", env!("CARGO_PKG_VERSION"), "\n")).count() == 2);
     let policy = [("policy.yaml".to_owned(), block("policy.yaml"))];
     sidegate_policy::Policy::parse(&policy, sidegate_config::schema::Profile::Production).unwrap_or_else(|p| panic!("{p}"));
+}
+
+/// The image is built by the toolchain of the project, and has what the init container and the sidecar of the example need.
+#[test]
+fn the_image_has_what_the_example_needs() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
+    let (image, toolchain) = (read("deploy/docker/Dockerfile"), read("rust-toolchain.toml"));
+    let channel = toolchain.split("channel = \"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(image.contains(&format!("rust:{channel}-bookworm AS build\n")), "{image}");
+    for part in ["nftables", "USER 1337:1337\n", "--no-default-features", concat!("sidegate:", env!("CARGO_PKG_VERSION"))] {
+        assert!(image.contains(part), "{part}");
+    }
+    let example = read("deploy/kubernetes/example.yaml");
+    assert!(example.contains("runAsUser: 1337\n") && example.contains("exemptUid: 1337\n"));
 }
 
 /// SECURITY.md says what has which bound, and which test proves it: each of them exists, in the file that is named.

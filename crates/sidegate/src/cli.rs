@@ -223,7 +223,7 @@ pub(crate) struct Wait {
     #[command(flatten)]
     pub(crate) asked: Asked,
     /// Its probes' address instead, where neither its socket nor its configuration can be seen
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["socket", "config"])]
+    #[arg(long, value_name = "ADDRESS")]
     pub(crate) admin: Option<SocketAddr>,
     /// Give up after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = span)]

@@ -124,7 +124,7 @@ fn every_security_event_is_on_record() {
     let _ = exchange(pair.port, b"GET / HTTP/1.1\r\n\r\n");
     let refused = log.record("a refusal", event("connection.refused"));
     assert_eq!(refused["connection"]["reason"], "plaintext_refused");
-    for arguments in [&["log-filter", "debug"][..], &["status", "--config"], &["cut", "--peer", "spiffe://nobody.test/x"]] {
+    for arguments in [&["log-filter", "debug"][..], &["status", "--print-config"], &["cut", "--peer", "spiffe://nobody.test/x"]] {
         pair.api.command(arguments);
     }
     pair.set_policy("rules: []\n");

@@ -74,7 +74,7 @@ fn what_asks_a_sidecar_or_reads_its_log_ends_quietly_when_nobody_reads() {
     std::io::Write::write_all(&mut &held, b"x").unwrap();
     std::io::Read::read_exact(&mut &held, &mut [0]).unwrap();
     let socket = pair.api.socket.display().to_string();
-    for arguments in [&["status"][..], &["status", "--json"], &["status", "--config"], &["connections"], &["connections", "--json"]] {
+    for arguments in [&["status"][..], &["status", "--json"], &["status", "--print-config"], &["connections"], &["connections", "--json"]] {
         judge(&[arguments, &["--socket", &socket]].concat());
     }
     drop(held);

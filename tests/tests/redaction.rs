@@ -95,7 +95,7 @@ fn nothing_marked_comes_out_anywhere(protocol: &str) {
         outputs.push((format!("{name}'s records"), format!("{:?}", sidecar.records()).into_bytes()));
         outputs.push((format!("{name}'s scrape"), sidecar.ask("/metrics").unwrap().1.into_bytes()));
         outputs.push((format!("{name}'s readiness"), sidecar.ask("/readyz").unwrap().1.into_bytes()));
-        for command in [&["status"][..], &["status", "--json"], &["status", "--config"], &["connections", "--json"]] {
+        for command in [&["status"][..], &["status", "--json"], &["status", "--print-config"], &["connections", "--json"]] {
             let (_, out, err) = sidecar.command(command);
             outputs.push((format!("{name}'s {command:?}"), (out + &err).into_bytes()));
         }

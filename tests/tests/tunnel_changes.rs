@@ -297,7 +297,10 @@ fn a_limit_that_is_reached_is_told_on_a_used_session() {
     assert_reset_at(entry);
     let record = web.wait_records(2)[1].clone();
     // Nothing was opened on the session that waited, and a new one is not let in either: it is reset, sooner or later.
-    assert!(["dial_refused", "handshake_reset", "handshake_closed"].contains(&record["reason"].as_str().unwrap()), "{record:#}");
+    assert!(
+        ["dial_refused", "dial_reset", "handshake_reset", "handshake_closed"].contains(&record["reason"].as_str().unwrap()),
+        "{record:#}"
+    );
     assert!(record["tunnel"].is_null() && record["bytesUp"] == 0);
     let refused = || api.records().iter().filter(|r| r["reason"] == "connection_limit").count();
     eventually("both refusals", || (refused() >= 2).then_some(()));

@@ -66,6 +66,8 @@ fn telemetry() {
     }
     out!("\n## Reasons\n");
     out!("Why a connection ended: the field `reason` of its record, the attribute of the metrics, the span's `error.type`.\n");
+    let no_failures: Vec<String> = Reason::ALL.iter().filter(|reason| !reason.is_failure()).map(|reason| format!("`{reason}`")).collect();
+    out!("No failures are {}; all others are, wherever failures are counted.\n", no_failures.join(", "));
     out!("| reason | stage | meaning | likely cause | what to do |\n| --- | --- | --- | --- | --- |");
     for reason in Reason::ALL {
         let stage = reason.stage().label();

@@ -45,7 +45,7 @@ fn status_is_one_screen_and_json() {
         "expires in ",
         "bundle      test.sidegate: 1 CA, the last expires in ",
         "source      workload API unix://",
-        "policy      1 rule, 1 file, since ",
+        "policy      1 rule, 1 file, in force for ",
         "snapshot    generation ",
         "inbound     1 open, 0 in handshake; 1 ended",
         "traces      not exported",
@@ -95,7 +95,9 @@ fn what_was_refused_is_shown_until_it_is_of_use() {
         let refusal = load(subject)["refused"][0].clone();
         assert!(refusal["why"].as_str().unwrap().contains(why), "{refusal}");
         let (_, screen, _) = api.command(&["status"]);
-        assert!(screen.lines().any(|line| line.contains("REFUSED since ") && line.contains(why)), "{screen}");
+        let words = screen.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.split("REFUSED for ").skip(1).any(|refusal| refusal.contains(why)), "{screen}");
+        assert!(screen.lines().all(|line| line.len() <= 120 || !line.trim().contains(' ')), "{screen}");
         assert_eq!(api.metric(&format!("sidegate_load_refused{{subject=\"{subject}\"}}")), 1.0);
     }
     assert_eq!(load("policy")["since"], before["since"], "what is in force is the old one");

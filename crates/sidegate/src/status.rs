@@ -8,7 +8,7 @@ use sidegate_core::{counted, printable_json, without_controls};
 
 use crate::asked::refused;
 use crate::cli;
-use crate::say::say_lines;
+use crate::say::{say_lines, wrapped};
 
 /// `sidegate status`.
 pub(crate) fn status(arguments: &cli::Status) -> Result<()> {
@@ -33,7 +33,10 @@ fn screen(status: &v1::Status) -> String {
         if status.ready { "ready" } else { "NOT READY" }
     )];
     // What an agent says has no lines of its own, which could look like ours.
-    let mut add = |name: &str, text: String| lines.push(without_controls(&format!("{name:<12}{text}")));
+    let mut add = |name: &str, text: String| {
+        let block = wrapped(&without_controls(&format!("{:12}{text}", "")), 2);
+        lines.push(format!("{name:<12}{}", block.get(12..).unwrap_or_default()));
+    };
     if !status.drain_ends.is_empty() {
         add("", format!("draining; ends by {} at the latest", status.drain_ends));
     }
@@ -64,9 +67,9 @@ fn screen(status: &v1::Status) -> String {
     for load in &status.loads {
         let files = counted(load.files.len() as u64, "file");
         match load.subject.as_str() {
-            "policy" => add("policy", format!("{}, {files}, {}", counted(status.policy_rules, "rule"), since(&load.since))),
+            "policy" => add("policy", format!("{}, {files}, in force {}", counted(status.policy_rules, "rule"), since(&load.since))),
             "revocation" if load.since.is_empty() && load.refused.is_empty() => {}
-            "revocation" => add("revocation", format!("{files}, {}", since(&load.since))),
+            "revocation" => add("revocation", format!("{files}, in force {}", since(&load.since))),
             _ if load.refused.is_empty() => {}
             subject => add(subject, format!("in use {}", since(&load.since))),
         }
@@ -96,12 +99,12 @@ fn screen(status: &v1::Status) -> String {
     lines.join("\n") + "\n"
 }
 
-/// `since 3m05s ago (2026-01-31T08:00:00Z)`, of an RFC 3339 time.
+/// `for 3m05s (since 2026-01-31T08:00:00Z)`, of an RFC 3339 time.
 fn since(time: &str) -> String {
     let ago = humantime::parse_rfc3339(time).ok().map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
     match ago {
-        Some(ago) => format!("since {} ago ({time})", span(i64::try_from(ago.as_secs()).unwrap_or(i64::MAX))),
-        None => "not loaded yet".to_owned(),
+        Some(ago) => format!("for {} (since {time})", span(i64::try_from(ago.as_secs()).unwrap_or(i64::MAX))),
+        None => "not yet".to_owned(),
     }
 }
 

@@ -134,6 +134,10 @@ fn look(paths: &[PathBuf], profile: Profile, last: Option<&Found>) -> Option<(Fo
     Some((found, policy.map(Arc::new)))
 }
 
+/// What of the policy is refused: what is in its files, or that these could not be looked at.
+const FILES: &str = "policy files";
+const THREAD: &str = "looking at policy files";
+
 /// Reads the policy again when its files change, on a thread of its own: the file system may not answer, and to compile many rules
 /// takes long. A bad file never replaces a good one.
 async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>, shared: Arc<Shared>) {
@@ -141,9 +145,9 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
     if let Some(why) = unwatched {
         tracing::warn!(event = event::FILES_UNWATCHED, "policy: {why}");
     }
-    let refused = |files: Vec<FileDigest>, why: &str| {
+    let refused = |source: &str, files: Vec<FileDigest>, why: &str| {
         shared.telemetry.metrics.policy_reloads(false).inc();
-        shared.loads.refused(Subject::Policy, "policy files", why);
+        shared.loads.refused(Subject::Policy, source, why);
         shared.audit.record(Event::PolicyRefused { files, why: one_line(why) });
         tracing::error!(event = event::POLICY_REFUSED, "the policy was not reloaded, the last good one stays: {why}");
     };
@@ -152,10 +156,14 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
     loop {
         let (paths, profile, before) = (source.paths.clone(), source.profile, last.clone());
         let late = || tracing::warn!(event = event::POLICY_WARNING, "the policy files are not read yet; the file system may not answer");
-        match aside("policy", move || look(&paths, profile, before.as_ref()), late).await {
+        let looked = aside("policy", move || look(&paths, profile, before.as_ref()), late).await;
+        if looked.is_ok() {
+            shared.loads.accepted(Subject::Policy, THREAD);
+        }
+        match looked {
             Ok(None) => {}
             Ok(Some((found, Ok(policy)))) => {
-                shared.loads.accepted(Subject::Policy, "policy files");
+                shared.loads.accepted(Subject::Policy, FILES);
                 if last.is_some() {
                     shared.loads.loaded(Subject::Policy, found.clone().unwrap_or_default());
                     shared.telemetry.metrics.policy_reloads(true).inc();
@@ -168,10 +176,10 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
                 last = Some(found);
             }
             Ok(Some((found, Err(why)))) => {
-                refused(found.clone().unwrap_or_default(), &why);
+                refused(FILES, found.clone().unwrap_or_default(), &why);
                 last = Some(found);
             }
-            Err(error) => refused(Vec::new(), &error.to_string()),
+            Err(error) => refused(THREAD, Vec::new(), &error.to_string()),
         }
         watch.changed().await;
     }

@@ -9,6 +9,7 @@ use sidegate_core::{ConnectionRecord, Direction, Reason, RevocationStatus, Says,
 use crate::bounded::{Bounded, Series};
 use crate::catalog::{self, Cause, Instrument, Way};
 use crate::instruments::{Counter, Distribution, Exemplar, Histogram, UpDownCounter};
+use crate::observation::Observation;
 use crate::process;
 use crate::view::Views;
 
@@ -43,25 +44,6 @@ pub(crate) struct Stream {
     pub(crate) points: Vec<Point>,
     /// Of series that were given up: they count where a view does not tell keys apart, so that its sums never fall.
     pub(crate) retired: Vec<Point>,
-}
-
-/// What is looked up only when somebody asks: readiness, expiry, sources.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Observation {
-    /// Whether connections can be served.
-    pub ready: bool,
-    /// Seconds until our SVID expires.
-    pub svid_time_left: Option<i64>,
-    /// Trust domains, with the seconds until the last CA certificate of each expires.
-    pub bundles_time_left: Vec<(Arc<str>, i64)>,
-    /// Whether the kernel sends the pod's traffic here; none if nobody looks.
-    pub captured: Option<bool>,
-    /// What can be loaded again, how long it has been in force, and how many of its sources offer what is refused.
-    pub loads: Vec<(&'static str, Option<Duration>, usize)>,
-    /// Bytes that the buffers of all connections hold, and may hold.
-    pub buffered: (usize, usize),
-    /// Identity sources, and whether each is healthy.
-    pub sources: Vec<(Arc<str>, bool)>,
 }
 
 type Observer = Box<dyn Fn() -> Observation + Send + Sync>;
@@ -490,7 +472,7 @@ fn decided(direction: Direction, allowed: bool) -> usize {
 }
 
 /// Points on their way into their streams.
-struct Streams(Vec<Stream>);
+pub(crate) struct Streams(Vec<Stream>);
 
 impl Streams {
     fn push(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: Value) {
@@ -534,33 +516,8 @@ impl Streams {
         self.number(instrument, owned(attributes), level as f64);
     }
 
-    fn number(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: f64) {
+    pub(crate) fn number(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: f64) {
         self.push(instrument, attributes, Value::Number(value));
-    }
-
-    #[allow(clippy::cast_precision_loss, reason = "seconds")]
-    fn observed(&mut self, seen: Observation) {
-        self.number(&catalog::READY, Vec::new(), f64::from(u8::from(seen.ready)));
-        if let Some(captured) = seen.captured {
-            self.number(&catalog::CAPTURE_PROVEN, Vec::new(), f64::from(u8::from(captured)));
-        }
-        for (subject, age, refused) in seen.loads {
-            if let Some(age) = age {
-                self.number(&catalog::LOAD_AGE, vec![("subject", subject.into())], age.as_secs_f64());
-            }
-            self.number(&catalog::LOAD_REFUSED, vec![("subject", subject.into())], refused as f64);
-        }
-        if let Some(left) = seen.svid_time_left {
-            self.number(&catalog::SVID_TIME_LEFT, Vec::new(), left as f64);
-        }
-        for (domain, left) in seen.bundles_time_left {
-            self.number(&catalog::BUNDLE_TIME_LEFT, vec![("trust_domain", domain)], left as f64);
-        }
-        self.number(&catalog::BUFFERED, Vec::new(), seen.buffered.0 as f64);
-        self.number(&catalog::BUFFERED_LIMIT, Vec::new(), seen.buffered.1 as f64);
-        for (source, healthy) in seen.sources {
-            self.number(&catalog::SOURCE_HEALTHY, vec![("source", source)], f64::from(u8::from(healthy)));
-        }
     }
 }
 

@@ -148,6 +148,89 @@ fn explain_says_whether_and_why() {
     assert_eq!((code, said.as_str()), (0, "allowed by mode permissive\n"));
 }
 
+/// With a configuration the answer is the sidecar's: modes of ports, what destinations cover, who may answer there.
+#[test]
+fn explain_with_a_configuration_names_what_decided() {
+    let folder = folder();
+    let config = "
+policy: { files: [policy.yaml] }
+inbound: { ports: [{ port: 80, mode: permissive, reason: x }, { port: 81-90, mode: plaintext, reason: x }], listeners: [{ listen: '127.0.0.1:7001', to: '127.0.0.1:70' }] }
+redirect: { inbound: { excludePorts: [2222] } }
+outbound:
+  destinations:
+    - { name: db, cidrs: [10.1.0.0/16], ports: [5432], spiffeIds: ['spiffe://prod.example/db'] }
+    - { name: cache, dns: [cache.svc] }
+    - { name: rest, cidrs: [10.0.0.0/8] }
+  listeners: [{ name: mail, listen: '127.0.0.1:7025', to: '10.2.0.1:25' }]
+";
+    std::fs::write(folder.path().join("sidegate.yaml"), config).unwrap();
+    let explain = |rest: &str| policy(folder.path(), &format!("explain --config sidegate.yaml {rest}"));
+    let web = "--from spiffe://prod.example/web";
+    for (arguments, code, wanted) in [
+        ("--to :8080", 1, "DENIED by mode strict\n  every other port has mode strict by `inbound.defaultMode`\n"),
+        (
+            "--to :80",
+            0,
+            "allowed by mode permissive\n  port 80 has mode permissive by `inbound.ports[0]`\n  it is in plaintext on the network\n",
+        ),
+        (
+            "--to :85 --from spiffe://prod.example/web",
+            0,
+            "allowed by mode plaintext\n  port 81-90 has mode plaintext by `inbound.ports[1]`\n",
+        ),
+        ("--to 127.0.0.1:9005", 1, "DENIED: 127.0.0.1:9005 is not an address of this pod that others may reach\n"),
+        ("--to 127.0.0.1:70", 1, "DENIED by mode strict\n"),
+        ("--to 10.0.0.7:15006", 1, "DENIED: 10.0.0.7:15006 is sidegate itself\n"),
+        (
+            "--outbound --to 192.0.2.1:1 --resolved cache.svc=10.3.0.1",
+            1,
+            "DENIED by outbound.otherwise: refuse\n  no destination covers 192.0.2.1:1\n",
+        ),
+        (
+            "--outbound --to 192.0.2.1:1",
+            1,
+            "DENIED: `cache.svc` has not been resolved yet, so it is not known whether 192.0.2.1:1 is in the mesh\n",
+        ),
+        (
+            "--to 10.1.0.9:5432 --server spiffe://prod.example/db",
+            0,
+            "allowed by destination db\n  it goes to destination db, `outbound.destinations[0]`\n",
+        ),
+        (
+            "--to 10.1.0.9:5432 --server spiffe://prod.example/x",
+            1,
+            "DENIED by destination db\n  it goes to destination db, `outbound.destinations[0]`\n  expected spiffe://prod.example/db\n",
+        ),
+        ("--to 10.3.0.1:1 --server spiffe://prod.example/x --resolved cache.svc=10.3.0.1", 0, "allowed by destination cache\n"),
+        ("--to 10.2.0.1:25 --destination mail", 0, "allowed by destination mail\n  it goes to destination mail, `outbound.listeners[0]`\n"),
+    ] {
+        let from = if arguments.contains("--server") { web } else { "" };
+        let (got, said, errors) = explain(&format!("{arguments} {from}"));
+        assert!(got == code && said.starts_with(wanted), "{arguments}: {got}\n{said}{errors}");
+    }
+    for (arguments, mistake) in [
+        ("--to 10.9.0.1:5432 --destination db", "destination `db` does not get 10.9.0.1:5432: destination `rest` does"),
+        ("--to 10.1.0.1:5433 --destination db", "destination `db` does not get 10.1.0.1:5433: destination `rest` does"),
+        ("--to 10.1.0.1:5432 --destination rest", "destination `rest` does not get 10.1.0.1:5432: destination `db` does"),
+        ("--to 192.0.2.1:1 --destination db", "destination `db` does not cover 192.0.2.1:1, nor does another"),
+        ("--to 10.2.0.2:25 --destination mail", "outbound listener `mail` leads to 10.2.0.1:25, not to 10.2.0.2:25"),
+        ("--to :25 --outbound", "--to has no address, which says where a connection from the workload goes"),
+    ] {
+        let (code, said, errors) = explain(arguments);
+        assert!(code == 2 && said.is_empty() && errors.contains(mistake), "{arguments}: {said}{errors}");
+    }
+    let (_, _, notes) = explain("--to 10.9.0.1:80 --destination cache");
+    assert!(notes.contains("`cache.svc` is taken to stand for the address, since nothing is resolved here"), "{notes}");
+    let (_, _, notes) = explain("--to 10.0.0.7:2222");
+    assert!(notes.contains("the kernel rules leave this connection out, by section `redirect`"), "{notes}");
+    let (_, _, notes) = policy(folder.path(), "explain --policy policy.yaml --to :80");
+    assert!(notes.contains("without a configuration the modes of ports, and what destinations cover, are not considered"), "{notes}");
+    let (_, said, _) = explain("--to :8080 --json");
+    let answer: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&answer["allowed"], &answer["reason"]), (&false.into(), &"plaintext_refused".into()));
+    assert_eq!(answer["port"], serde_json::json!({ "ports": "1-65535", "mode": "strict", "key": "inbound.defaultMode" }));
+}
+
 #[test]
 fn test_holds_a_policy_against_expectations() {
     let folder = folder();

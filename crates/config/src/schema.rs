@@ -202,6 +202,18 @@ pub enum Mode {
     Plaintext,
 }
 
+impl Mode {
+    /// The word in the file.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Permissive => "permissive",
+            Self::Plaintext => "plaintext",
+        }
+    }
+}
+
 /// A port of the application that differs from the default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

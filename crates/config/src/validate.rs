@@ -295,18 +295,15 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
 
 fn production(config: &Config, say: &mut impl FnMut(&str, String)) {
     let unwritten = |reason: &Option<String>| reason.as_ref().is_none_or(|text| text.trim().is_empty());
-    let mode_name = |mode: Mode| if mode == Mode::Permissive { "permissive" } else { "plaintext" };
     for (i, port) in config.inbound.ports.iter().enumerate() {
         if port.mode != Mode::Strict && unwritten(&port.reason) {
-            let message = format!("port {} is {}: profile `production` wants the why in `reason`", port.port, mode_name(port.mode));
+            let message = format!("port {} is {}: profile `production` wants the why in `reason`", port.port, port.mode.label());
             say(&format!("inbound.ports[{i}].mode"), message);
         }
     }
     if config.inbound.default_mode != Mode::Strict && unwritten(&config.inbound.reason) {
-        let message = format!(
-            "every other port is {}: profile `production` wants the why in `inbound.reason`",
-            mode_name(config.inbound.default_mode)
-        );
+        let message =
+            format!("every other port is {}: profile `production` wants the why in `inbound.reason`", config.inbound.default_mode.label());
         say("inbound.defaultMode", message);
     }
     if config.access_log.format == LogFormat::Off && !config.audit.is_on() {

@@ -3,32 +3,40 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime};
 
-use sidegate_core::{ConnectionRecord, Decision, Direction, HandshakeFacts, Lap, Reason};
+use sidegate_config::schema::Mode;
+use sidegate_core::{ConnectionRecord, Direction, HandshakeFacts, Lap};
 use sidegate_policy::{PeerCertificate, Query, TlsFacts, Verdict};
 use sidegate_tls::{PeerIdentity, Session};
 
 use crate::attempt::Failure;
+use crate::course::{judge_inbound, judge_outbound, unexpected};
 use crate::settings::Destination;
 use crate::snapshot::{Snapshot, Tls};
 
-/// What policy says of a client.
-pub(crate) fn judge_client(snapshot: &Snapshot, peer: &PeerIdentity, facts: &HandshakeFacts, from: IpAddr, to: SocketAddr) -> Verdict {
+/// What is said of a client at a port of this mode.
+pub(crate) fn judge_client(
+    snapshot: &Snapshot,
+    mode: Mode,
+    (peer, facts): (&PeerIdentity, &HandshakeFacts),
+    from: IpAddr,
+    to: SocketAddr,
+) -> Verdict {
     let query = Query {
         client: Some(&peer.id),
         server: snapshot.tls.as_ref().map(|tls| &tls.id),
         ..of_session(peer, facts, Query::inbound(None, from, to, SystemTime::now()))
     };
-    snapshot.policy.decide(&query)
+    judge_inbound(&snapshot.policy, mode, &query)
 }
 
-/// What policy says of a client without identity, on a port where those may pass: a deny rule still counts.
-pub(crate) fn judge_plaintext(snapshot: &Snapshot, from: IpAddr, to: SocketAddr, mode: &'static str) -> Verdict {
+/// What is said of a client without identity: where those may pass a deny rule still counts.
+pub(crate) fn judge_plaintext(snapshot: &Snapshot, mode: Mode, from: IpAddr, to: SocketAddr) -> Verdict {
     let server = snapshot.tls.as_ref().map(|tls| &tls.id);
     let query = Query { server, ..Query::inbound(None, from, to, SystemTime::now()) };
-    snapshot.policy.decide_plaintext(&query, mode)
+    judge_inbound(&snapshot.policy, mode, &query)
 }
 
-/// What policy says of a server; none if it is not one that may answer at the destination.
+/// What is said of a server; nothing if it is not one that may answer at the destination.
 pub(crate) fn judge_server(
     snapshot: &Snapshot,
     destination: &Destination,
@@ -37,42 +45,32 @@ pub(crate) fn judge_server(
     from: IpAddr,
     to: SocketAddr,
 ) -> Option<Verdict> {
-    if !destination.expects(&peer.id, &tls.trust_domain) {
-        return None;
-    }
     let query = Query {
         direction: Direction::Outbound,
         client: Some(&tls.id),
         server: Some(&peer.id),
-        destination: Some(&destination.name),
         ..of_session(peer, facts, Query::inbound(None, from, to, SystemTime::now()))
     };
-    Some(snapshot.policy.decide_outbound(&query, &destination.rule))
+    judge_outbound(&snapshot.policy, destination, &tls.trust_domain, &query)
 }
 
 /// Whether policy lets the client in.
 pub(crate) fn authorize_client(
     snapshot: &Snapshot,
+    mode: Mode,
     session: &Session,
-    from: IpAddr,
     to: SocketAddr,
     record: &mut ConnectionRecord,
 ) -> Result<(), Failure> {
     let start = Instant::now();
-    let verdict = judge_client(snapshot, &session.peer, &session.facts, from, to);
+    let verdict = judge_client(snapshot, mode, (&session.peer, &session.facts), record.downstream.ip(), to);
     record.stages.authorize = Some(Lap::since(start));
     settle(verdict, record)
 }
 
 /// Whether a client without identity may use a port where those may pass.
-pub(crate) fn authorize_plaintext(
-    snapshot: &Snapshot,
-    from: IpAddr,
-    to: SocketAddr,
-    mode: &'static str,
-    record: &mut ConnectionRecord,
-) -> Result<(), Failure> {
-    settle(judge_plaintext(snapshot, from, to, mode), record)
+pub(crate) fn authorize_plaintext(snapshot: &Snapshot, mode: Mode, to: SocketAddr, record: &mut ConnectionRecord) -> Result<(), Failure> {
+    settle(judge_plaintext(snapshot, mode, record.downstream.ip(), to), record)
 }
 
 /// Whether the server is one that may answer at the destination, and policy lets us talk to it.
@@ -91,8 +89,9 @@ pub(crate) fn authorize_server(
     match verdict {
         Some(verdict) => settle(verdict, record),
         None => {
-            record.decision = Some(Decision::new(false, destination.rule.clone()));
-            Err(Failure::with(Reason::UnexpectedPeer, format!("expected {}", destination.expected(&tls.trust_domain))))
+            let (decision, reason, detail) = unexpected(destination, &tls.trust_domain);
+            record.decision = Some(decision);
+            Err(Failure::with(reason, detail))
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::attempt::{Failure, attempt, canonical};
 use crate::authorize::{authorize_client, authorize_plaintext};
 use crate::copy::Copier;
+use crate::course::not_reachable;
 use crate::detect::{Detected, detect};
 use crate::dial::dial_app;
 use crate::handshake::{establish, shake_hands};
@@ -127,7 +128,7 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
         }
         Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, live, stranger).await,
         Mode::Plaintext => {
-            authorize_plaintext(&snapshot, record.downstream.ip(), to, "mode plaintext", record)?;
+            authorize_plaintext(&snapshot, port.mode, to, record)?;
             let app = dial_app(to, settings, record).await?;
             plaintext(shared, port, record, live)?;
             Ok(Admitted::Plaintext { tcp, app, first: Vec::new(), _stranger: stranger })
@@ -138,12 +139,11 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
 /// The original destination, if it is an address of this pod and none of sidegate's own ports.
 fn own_address(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> {
     let (_, to) = original_destination(tcp)?;
-    if shared.settings.own_ports.contains(&to.port()) {
-        return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
+    if let Some(detail) = shared.settings.out_of_bounds(Direction::Inbound, to) {
+        return Err(Failure::with(Reason::OwnPort, detail));
     }
-    // Redirection can't bring loopback from outside; and what listens on localhost only is to stay private.
-    if to.ip().is_loopback() || !is_local(to.ip())? {
-        return Err(Failure::with(Reason::OwnPort, format!("{to} is not an address of this pod that others may reach")));
+    if !is_local(to.ip())? {
+        return Err(Failure::with(Reason::OwnPort, not_reachable(to)));
     }
     Ok(to)
 }
@@ -206,7 +206,7 @@ async fn permissive(
             client.established(shared, snapshot, (reached_at, renewal), Some(app), record, live).await
         }
         Detected::Plaintext(first) => {
-            authorize_plaintext(snapshot, record.downstream.ip(), to, "mode permissive", record)?;
+            authorize_plaintext(snapshot, port.mode, to, record)?;
             plaintext(shared, port, record, live)?;
             Ok(Admitted::Plaintext { tcp, app, first, _stranger: stranger })
         }
@@ -254,7 +254,7 @@ impl Client {
             Ok(Ok(First::Open(open))) => reopen(shared, record, live, self, &open, app).await,
             Ok(Ok(First::Warm)) => {
                 // Nobody may keep a place here who may not use it.
-                authorize_client(snapshot, &self.secure.session, record.downstream.ip(), self.to, record)?;
+                authorize_client(snapshot, shared.settings.mode_of(self.to.port()), &self.secure.session, self.to, record)?;
                 record.reason = Reason::Prepared;
                 // On a permissive port it was dialled for a client that turns out to have nothing to say yet.
                 app.iter().for_each(socket::end_in_order);
@@ -313,7 +313,7 @@ impl Client {
         record: &mut ConnectionRecord,
         live: &Live,
     ) -> Result<TcpStream, Failure> {
-        authorize_client(snapshot, &self.secure.session, record.downstream.ip(), self.to, record)?;
+        authorize_client(snapshot, shared.settings.mode_of(self.to.port()), &self.secure.session, self.to, record)?;
         let session = &self.secure.session;
         admit(shared, live, record, Judged::Client { peer: session.peer.clone(), facts: session.facts.clone() })?;
         match app {

@@ -10,6 +10,7 @@ mod by_source;
 mod capture;
 mod clients;
 mod copy;
+mod course;
 mod detect;
 mod dial;
 mod fetch;
@@ -42,6 +43,7 @@ mod tunnel;
 mod workers;
 
 pub use capture::{Capture, prove_capture};
+pub use course::{Asked, Course, Elsewhere, Meets};
 pub use limits::{TooFewDescriptors, check_descriptors, raise_descriptor_limit};
 pub use listener::{BindError, Listeners};
 pub use loads::{Load, Loads, Refusal, Subject};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sidegate_config::schema::{Otherwise, TunnelMode};
+use sidegate_config::schema::TunnelMode;
 use sidegate_config::value::HostAndPort;
-use sidegate_core::{ConnectionRecord, Decision, Direction, Lap, Reason, Transport, TunnelUse, event};
+use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, TunnelUse, event};
 use sidegate_identity::unix_now;
 use sidegate_tls::{Role, ServerName, Session, TUNNEL};
 use tokio::net::TcpStream;
@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use crate::attempt::{Failure, attempt};
 use crate::authorize::authorize_server;
 use crate::clients;
+use crate::course::Towards;
 use crate::dial::{dial_in_advance, dial_peer};
 use crate::handshake::{establish, shake_hands};
 use crate::limits::IdlePlace;
@@ -92,10 +93,10 @@ async fn reach(
             redirected = not_ourselves(shared, tcp, record.downstream)?;
             record.original_destination = Some(redirected);
             live.heads_for(redirected);
-            match settings.destination_index(redirected, &snapshot.resolved) {
-                Some(index) => (std::slice::from_ref(&redirected), index),
-                None => {
-                    let (peer, own) = not_in_mesh(shared, &snapshot, redirected, record, live).await?;
+            match settings.towards(redirected, &snapshot.resolved) {
+                Towards::Destination(index) => (std::slice::from_ref(&redirected), index),
+                outside => {
+                    let (peer, own) = not_in_mesh(shared, outside, redirected, record, live).await?;
                     return Ok(Reached::Plaintext { peer, _own: own });
                 }
             }
@@ -349,8 +350,11 @@ fn not_ourselves(shared: &Shared, tcp: &TcpStream, from: SocketAddr) -> Result<S
             format!("this is the sidecar's own connection to {to}, which the kernel rules captured: run `sidegate redirect verify`");
         return Err(Failure::with(Reason::OwnPort, detail));
     }
-    if to == local || (to.ip().is_loopback() && shared.settings.own_ports.contains(&to.port())) {
+    if to == local {
         return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
+    }
+    if let Some(detail) = shared.settings.out_of_bounds(Direction::Outbound, to) {
+        return Err(Failure::with(Reason::OwnPort, detail));
     }
     Ok(to)
 }
@@ -391,20 +395,16 @@ async fn dial_one(
 /// What becomes of a connection out of the mesh: it is refused, or dialled.
 async fn not_in_mesh(
     shared: &Shared,
-    snapshot: &Snapshot,
+    outside: Towards<'_>,
     to: SocketAddr,
     record: &mut ConnectionRecord,
     live: &Live,
 ) -> Result<(TcpStream, Option<OwnDial>), Failure> {
-    if let Some(name) = shared.settings.unresolved(to, &snapshot.resolved) {
-        let detail = format!("`{name}` has not been resolved yet, so it is not known whether {to} is in the mesh");
-        return Err(Failure::with(Reason::NotReady, detail));
+    let (decision, refused) = outside.judge(to);
+    record.decision = decision;
+    if let Some((reason, detail)) = refused {
+        return Err(Failure::with(reason, detail));
     }
-    if shared.settings.otherwise == Otherwise::Refuse {
-        record.decision = Some(Decision::new(false, "outbound.otherwise: refuse".into()));
-        return Err(Failure::with(Reason::NotInMesh, format!("no destination covers {to}")));
-    }
-    record.decision = Some(Decision::new(true, "outbound.otherwise: passthrough".into()));
     record.transport = Some(Transport::Plaintext);
     admit(shared, live, record, Judged::Outside)?;
     shared.telemetry.metrics.plaintext(Direction::Outbound);

@@ -58,8 +58,8 @@ fn judge(shared: &Shared, snapshot: &Snapshot, live: &Live) -> Option<Cut> {
         return Some(cut);
     }
     let verdict = match &admission.judged {
-        Judged::Client { peer, facts } => judge_client(snapshot, peer, facts, from, to),
-        Judged::Plaintext => judge_plaintext(snapshot, from, to, "plaintext"),
+        Judged::Client { peer, facts } => judge_client(snapshot, shared.settings.mode_of(to.port()), (peer, facts), from, to),
+        Judged::Plaintext => judge_plaintext(snapshot, shared.settings.mode_of(to.port()), from, to),
         Judged::Server { peer, facts, destination } => {
             let destination = shared.settings.destinations.get(*destination)?;
             match judge_server(snapshot, destination, tls, (peer, facts), from, to) {

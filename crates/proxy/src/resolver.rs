@@ -41,7 +41,7 @@ impl Addresses {
         self.seen.iter().any(|(seen, _)| *seen == ip)
     }
 
-    fn with(&self, mut current: Vec<IpAddr>, now: Instant) -> Self {
+    pub(crate) fn with(&self, mut current: Vec<IpAddr>, now: Instant) -> Self {
         current.sort_unstable();
         current.truncate(MOST_CURRENT);
         let mut seen: Vec<(IpAddr, Instant)> = current.iter().map(|ip| (*ip, now)).collect();

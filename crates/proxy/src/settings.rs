@@ -134,6 +134,11 @@ impl Settings {
         self.ports.iter().position(|p| p.range.contains(port)).unwrap_or(self.ports.len() - 1)
     }
 
+    /// The mode of an inbound port.
+    pub(crate) fn mode_of(&self, port: u16) -> Mode {
+        self.ports[self.port_index(port)].mode
+    }
+
     /// Index of the first destination that covers `address`.
     pub(crate) fn destination_index(&self, address: SocketAddr, resolved: &Resolved) -> Option<usize> {
         self.destinations[..self.matched].iter().position(|d| d.covers(address, resolved))
@@ -155,7 +160,7 @@ impl Settings {
 }
 
 impl Destination {
-    fn serves_port(&self, port: u16) -> bool {
+    pub(crate) fn serves_port(&self, port: u16) -> bool {
         self.ports.is_empty() || self.ports.iter().any(|p| p.contains(port))
     }
 
@@ -173,7 +178,7 @@ impl Destination {
         if self.ids.is_empty() { peer.trust_domain() == own } else { self.ids.iter().any(|pattern| pattern.matches(peer)) }
     }
 
-    /// Who may answer, for people.
+    /// Who may answer, as text.
     pub(crate) fn expected(&self, own: &TrustDomain) -> String {
         if self.ids.is_empty() {
             return format!("any workload of {own}");

@@ -112,7 +112,7 @@ pub(crate) struct Policy {
 pub(crate) enum PolicyCommand {
     /// Rules that never match, that others cover, that allow everybody, and every mistake
     Check(PolicyCheck),
-    /// May A call B, and why? Ends with 1 if not
+    /// May A call B, and why? As the sidecar would decide with the configuration, or policy files alone. Ends with 1 if not
     Explain(PolicyExplain),
     /// Hold a policy against a suite of expectations, for CI
     Test(PolicyTest),
@@ -146,7 +146,7 @@ pub(crate) struct PolicyCheck {
 pub(crate) struct PolicyExplain {
     #[command(flatten)]
     pub(crate) files: PolicyFiles,
-    /// Who connects; without it a client in plaintext, on a port where that may pass
+    /// Who connects; without it a client in plaintext. On a connection from the workload that is the workload
     #[arg(long, value_name = "SPIFFE-ID", value_parser = Id::parse)]
     pub(crate) from: Option<Id>,
     /// The address that they connect from
@@ -158,12 +158,18 @@ pub(crate) struct PolicyExplain {
     /// The server name that they ask for
     #[arg(long, value_name = "NAME")]
     pub(crate) sni: Option<String>,
-    /// The configured destination, if the connection is from the workload
+    /// The connection is from the workload; by its address the configuration says which destination it meets
+    #[arg(long)]
+    pub(crate) outbound: bool,
+    /// The configured destination or outbound listener, if the connection is from the workload
     #[arg(long, value_name = "NAME")]
     pub(crate) destination: Option<String>,
     /// Who answers, if the connection is from the workload
     #[arg(long, value_name = "SPIFFE-ID", value_parser = Id::parse)]
     pub(crate) server: Option<Id>,
+    /// What a name in `dns` of a destination stands for, since nothing is resolved here; may be repeated
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = resolved)]
+    pub(crate) resolved: Vec<(String, IpAddr)>,
     /// When, such as 2026-01-31T14:30:00Z; default now
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     pub(crate) at: Option<Moment>,
@@ -414,4 +420,9 @@ pub(crate) enum SchemaOf {
 
 fn span(text: &str) -> Result<Duration, String> {
     Span::parse(text).map(|span| span.duration())
+}
+
+fn resolved(text: &str) -> Result<(String, IpAddr), String> {
+    let parsed = text.split_once('=').and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)));
+    parsed.ok_or_else(|| format!("`{text}` is no name and address; write for example db.default.svc=10.1.0.7"))
 }

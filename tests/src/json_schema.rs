@@ -1,6 +1,8 @@
 //! Validates a document by a JSON Schema as schemars writes them (draft 2020-12). A keyword that is not known here is a
 //! failure, so that nothing passes since nobody looked at it.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 /// What is wrong with `value`; nothing if it is as `schema`, a part of `root`, says.
@@ -30,6 +32,11 @@ pub fn schema_problems(schema: &Value, root: &Value, value: &Value, path: &str) 
                 problems.extend(known.flat_map(|(name, rule, value)| schema_problems(rule, root, value, &format!("{path}.{name}"))));
                 true
             }
+            // Beside `properties`.
+            "additionalProperties" if *rule == Value::Bool(false) => {
+                let known = schema.get("properties").and_then(Value::as_object);
+                value.as_object().into_iter().flatten().all(|(name, _)| known.is_some_and(|known| known.contains_key(name)))
+            }
             "items" => {
                 let items = value.as_array().into_iter().flatten().enumerate();
                 problems.extend(items.flat_map(|(i, item)| schema_problems(rule, root, item, &format!("{path}[{i}]"))));
@@ -42,6 +49,13 @@ pub fn schema_problems(schema: &Value, root: &Value, value: &Value, path: &str) 
         }
     }
     problems
+}
+
+/// What is wrong with `value` by the schema `deploy/schema/NAME.json`.
+pub fn problems_by(name: &str, value: &Value) -> Vec<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(format!("deploy/schema/{name}.json"));
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    schema_problems(&schema, &schema, value, "")
 }
 
 fn is_of_type(value: &Value, name: &Value) -> bool {

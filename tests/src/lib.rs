@@ -22,7 +22,7 @@ pub use authority::{Identities, TRUST_DOMAIN, id};
 pub use collector::{Attributes, Collector, attributes};
 pub use envoy::Envoy;
 pub use gate::{Gate, Owner};
-pub use json_schema::schema_problems;
+pub use json_schema::{problems_by, schema_problems};
 pub use net::{Echo, echo_bytes, exchange, free_port, pattern, read_all};
 pub use pair::{Pair, client_config, server_config};
 pub use peers::{program, require, skipped};

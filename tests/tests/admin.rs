@@ -11,7 +11,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sidegate_authority::Fault;
-use sidegate_tests::{DEADLINE, Echo, Identities, Pair, Process, Sidecar, echo_bytes, eventually, free_port, id, server_config, sidegate};
+use sidegate_tests::{
+    DEADLINE, Echo, Identities, Pair, Process, Sidecar, echo_bytes, eventually, free_port, id, problems_by, server_config, sidegate,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -118,6 +120,53 @@ fn what_was_refused_is_shown_until_it_is_of_use() {
     }
 }
 
+/// What tools read is as the schemas say, and an open connection has the names, and the values, of its record.
+#[test]
+fn what_tools_read_is_as_the_schemas_say() {
+    let echo = Echo::start();
+    let pair = Pair::start(echo.address, HOUR, "");
+    let valid = |name: &str, value: &Value| {
+        let problems = problems_by(name, value);
+        assert!(problems.is_empty(), "{name}: {problems:?}\n{value:#}");
+    };
+    let mut watching = Command::new(sidegate());
+    watching.args(["connections", "--watch", "--json", "--socket"]).arg(&pair.api.socket).stdout(Stdio::piped());
+    let mut watching = watching.spawn().unwrap();
+    let mut lines =
+        BufReader::new(watching.stdout.take().unwrap()).lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let held = open(&pair);
+    let opened = lines.by_ref().inspect(|line| valid("connections", line)).find(|line| line["opened"]["admitted"] == true).unwrap();
+    let listed = listed(&pair).remove(0);
+    valid("connections", &listed);
+    let (_, status, _) = pair.api.command(&["status", "--json"]);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    valid("status", &status);
+    drop(held);
+    let ended = lines.by_ref().inspect(|line| valid("connections", line)).find(|line| line["ended"].is_object()).unwrap();
+    let record = pair.api.reason("closed");
+    assert_eq!(ended["ended"], record);
+    let _ = (watching.kill(), watching.wait());
+    // One that gets no further than its handshake has other fields.
+    std::net::TcpStream::connect(pair.port).unwrap().write_all(b"no TLS at all").unwrap();
+    pair.api.reason("plaintext_refused");
+    for record in pair.api.records().iter().chain(&pair.web.records()) {
+        valid("access-log", record);
+        let mut changed = record.clone();
+        changed["reason"] = "closedx".into();
+        assert!(!problems_by("access-log", &changed).is_empty(), "the schema takes anything for a reason");
+    }
+    for (name, value) in listed.as_object().unwrap().iter().filter(|(name, _)| *name != "admitted") {
+        assert_eq!(&record[name], value, "{name}");
+        // It may be seen before its first bytes.
+        assert!(&opened["opened"][name] == value || name.starts_with("bytes"), "{name}: {opened:#}");
+    }
+    let (svid, certificate) = (&status["identities"]["svid"], &record["localCertificate"]);
+    for name in ["serial", "sha256", "notBefore", "notAfter"] {
+        assert!(svid[name].is_string() && svid[name] == certificate[name], "{name}: {svid:#} {certificate:#}");
+    }
+    assert_eq!(svid["spiffeId"], record["localId"]);
+}
+
 #[test]
 fn connections_are_listed_watched_and_cut() {
     let echo = Echo::start();
@@ -129,10 +178,10 @@ fn connections_are_listed_watched_and_cut() {
     let all = listed(&pair);
     assert_eq!(all.len(), 1, "{all:?}");
     let one = &all[0];
-    assert_eq!((one["direction"].as_str(), one["peer"].as_str()), (Some("inbound"), Some(&*id("web"))));
+    assert_eq!((one["direction"].as_str(), one["peerId"].as_str()), (Some("inbound"), Some(&*id("web"))));
     assert_eq!((one["transport"].as_str(), one["bytesUp"].as_u64(), one["bytesDown"].as_u64()), (Some("mtls"), Some(5), Some(5)));
-    assert!(one["rule"].as_str().unwrap().starts_with("web ("), "{one}");
-    let connection = one["id"].as_str().unwrap();
+    assert!(one["decision"]["rule"].as_str().unwrap().starts_with("web ("), "{one}");
+    let connection = one["connectionId"].as_str().unwrap();
     // It may be seen first while it shakes hands.
     let opened = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("open ")).unwrap();
     assert!(opened.contains(connection), "{opened}");
@@ -184,7 +233,7 @@ fn an_id_that_is_not_whole_must_mean_one() {
     let pair = Pair::start(echo.address, HOUR, "");
     // With more connections than digits two IDs begin alike.
     let mut held: Vec<TcpStream> = (0..17).map(|_| open(&pair)).collect();
-    let ids: Vec<String> = listed(&pair).iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    let ids: Vec<String> = listed(&pair).iter().map(|one| one["connectionId"].as_str().unwrap().to_owned()).collect();
     assert_eq!(ids.len(), 17);
     let start = ids.iter().map(|id| &id[..1]).find(|start| ids.iter().filter(|id| id.starts_with(start)).count() > 1).unwrap();
     let (status, _, err) = pair.api.command(&["cut", start]);
@@ -221,7 +270,7 @@ fn what_is_shown_fits_the_terminal() {
     let echo = Echo::start();
     let pair = Pair::start(echo.address, HOUR, "");
     let _held = open(&pair);
-    let connection = listed(&pair)[0]["id"].as_str().unwrap().to_owned();
+    let connection = listed(&pair)[0]["connectionId"].as_str().unwrap().to_owned();
     let shown = |columns: u16, socket: &std::path::Path| {
         let size = nix::pty::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(&size, None).unwrap();

@@ -283,6 +283,9 @@ fn generated_documents_are_current() {
         (&["schema", "policy-test"], "deploy/schema/policy-test.json"),
         (&["schema", "authority"], "deploy/schema/authority.json"),
         (&["schema", "audit"], "deploy/schema/audit.json"),
+        (&["schema", "access-log"], "deploy/schema/access-log.json"),
+        (&["schema", "connections"], "deploy/schema/connections.json"),
+        (&["schema", "status"], "deploy/schema/status.json"),
         (&["reference", "config"], "docs/reference.md"),
         (&["reference", "telemetry"], "docs/telemetry.md"),
     ] {

@@ -296,7 +296,7 @@ fn record(peer: Option<&str>, port: u16, allowed: bool, reason: &str) -> String 
         "downstream": "10.1.0.1:40000", "originalDestination": format!("10.0.0.7:{port}"), "peerId": peer,
         "localId": "spiffe://prod.example/api", "decision": { "allowed": allowed, "rule": rule }, "reason": reason,
         "tls": peer.map(|_| serde_json::json!({ "version": "1.3", "cipher": "c", "group": null, "resumed": true })),
-        "peerCertificate": peer.map(|_| serde_json::json!({ "serial": "01", "sha256": "00", "notBefore": 1, "notAfter": 2_000_000_000 })),
+        "peerCertificate": peer.map(|_| serde_json::json!({ "serial": "01", "sha256": "00", "notBefore": "2026-01-01T00:00:00Z", "notAfter": "2033-05-18T03:33:20Z" })),
     });
     record.to_string()
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -35,14 +36,13 @@ fn expected(record: &Value) -> Attributes {
     let (downstream, to) = (split("/downstream"), split("/originalDestination"));
     let peer = if inbound { downstream } else { to };
     let (ours, theirs) = if inbound { ("server", "client") } else { ("client", "server") };
-    let moment = |pointer: &str| sidegate_core::rfc3339(record.pointer(pointer)?.as_i64()?);
     let success = ["closed", "downstream_reset", "upstream_reset"].contains(&record["reason"].as_str().unwrap());
-    let shaken = record["stages"]["handshake"].is_number();
+    let shaken = record["stages"]["handshakeMicros"].is_number();
     let certificate = |side: &str, which: &str| {
         [
-            (format!("tls.{side}.hash.sha256"), text(&format!("/{which}/sha256")).filter(|_| shaken)),
-            (format!("tls.{side}.not_before"), moment(&format!("/{which}/notBefore")).filter(|_| shaken)),
-            (format!("tls.{side}.not_after"), moment(&format!("/{which}/notAfter")).filter(|_| shaken)),
+            (format!("tls.{side}.hash.sha256"), text(&format!("/{which}/sha256")).map(|hex| hex.to_uppercase()).filter(|_| shaken)),
+            (format!("tls.{side}.not_before"), text(&format!("/{which}/notBefore")).filter(|_| shaken)),
+            (format!("tls.{side}.not_after"), text(&format!("/{which}/notAfter")).filter(|_| shaken)),
         ]
     };
     let ip = |address: Option<SocketAddr>| address.map(|a| a.ip().to_string());
@@ -89,6 +89,41 @@ fn expected(record: &Value) -> Attributes {
     all.extend(certificate(ours, "localCertificate"));
     all.extend(certificate(theirs, "peerCertificate"));
     all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+/// The fields of an object as a schema has them; those of objects in it by their path.
+fn fields(schema: &Value, object: &Value, path: &str, all: &mut BTreeSet<String>) {
+    for (name, field) in object["properties"].as_object().unwrap() {
+        let nested = field["$ref"].as_str().or_else(|| field["anyOf"][0]["$ref"].as_str());
+        let nested =
+            nested.map(|name| &schema["$defs"][name.strip_prefix("#/$defs/").unwrap()]).filter(|def| def["properties"].is_object());
+        match nested {
+            Some(nested) => fields(schema, nested, &format!("{path}{name}."), all),
+            None => _ = all.insert(format!("{path}{name}")),
+        }
+    }
+}
+
+/// The table of docs/observability.md has each field of the record, and each attribute.
+#[test]
+fn the_docs_say_which_attribute_is_which_field() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let schema: Value = serde_json::from_str(&read("deploy/schema/access-log.json")).unwrap();
+    let mut wanted = BTreeSet::new();
+    fields(&schema, &schema, "", &mut wanted);
+    let docs = read("docs/observability.md");
+    let table = docs.split_once("| in the record | as an attribute |\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let (mut of_record, mut of_otlp) = (BTreeSet::new(), BTreeSet::new());
+    for row in table.lines().skip(1) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        let [field, attribute] = cells[..] else { panic!("{row}") };
+        of_record.extend(words(field));
+        of_otlp.extend(words(attribute));
+    }
+    assert_eq!(of_record, wanted);
+    assert_eq!(of_otlp, ATTRIBUTES.iter().map(|(key, _, _)| (*key).to_owned()).collect());
 }
 
 /// The spans of one end of a connection, its root first: through a tunnel the trace has the other end's, too.
@@ -139,7 +174,8 @@ fn a_connection_is_a_trace_a_log_record_and_counted() {
         said.extend(found.into_keys());
         assert_eq!((root.name.as_str(), root.kind), (direction, if direction == "inbound" { 2 } else { 3 }));
         let stages = record["stages"].as_object().unwrap();
-        for (stage, micros) in stages.iter().filter(|(name, _)| *name != "total") {
+        let stages: Vec<(&str, &Value)> = stages.iter().map(|(name, micros)| (name.strip_suffix("Micros").unwrap(), micros)).collect();
+        for (stage, micros) in stages.iter().copied().filter(|(name, _)| *name != "total") {
             let span = child(&trace, stage);
             let took = (span.end_time_unix_nano - span.start_time_unix_nano) / 1000;
             assert_eq!(took, micros.as_u64().unwrap(), "{stage}");

@@ -41,7 +41,7 @@ fn a_session_is_there_before_the_connection() {
         assert_eq!(tunnels(sidecar), ["new", "reused", "reused", "reused"]);
         let prepared = sidecar.reason("prepared");
         assert_eq!((&prepared["tunnel"], &prepared["bytesUp"], &prepared["transport"]), (&"new".into(), &0.into(), &"mtls".into()));
-        assert!(prepared["stages"]["handshake"].is_number() && prepared["decision"]["allowed"] == true, "{prepared:#}");
+        assert!(prepared["stages"]["handshakeMicros"].is_number() && prepared["decision"]["allowed"] == true, "{prepared:#}");
     }
 }
 

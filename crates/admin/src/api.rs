@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_audit::{AdminAction, Event};
-use sidegate_core::{ConnectionRecord, Direction, Reason, SpiffeId, SpiffeIdPattern, Transport, event, rfc3339};
+use sidegate_core::{ConnectionRecord, Direction, Reason, SpiffeId, SpiffeIdPattern, event, rfc3339};
 use sidegate_identity::unix_now;
 use sidegate_proxy::{Capture, Live, Load, Phase, Readiness, Shared, Subject};
 use tokio::sync::broadcast::error::RecvError;
@@ -84,8 +84,8 @@ impl v1::admin_server::Admin for Api {
         };
         let exports = shared.telemetry.exports().into_iter().map(|export| v1::Export {
             signal: export.signal.label().to_owned(),
-            endpoint: export.target.unwrap_or_default(),
-            error: export.error.unwrap_or_default(),
+            endpoint: export.target,
+            error: export.error,
             exported: export.exported,
             dropped: export.dropped,
         });
@@ -104,7 +104,7 @@ impl v1::admin_server::Admin for Api {
             profile: self.controls.profile.clone(),
             capture: Some(capture(&shared.capture.borrow())),
             loads: Subject::ALL.map(|subject| load(subject, shared.loads.get(subject))).into(),
-            drain_ends: self.controls.drain.ends().map(time).unwrap_or_default(),
+            drain_ends: self.controls.drain.ends().map(time),
         }))
     }
 
@@ -224,7 +224,7 @@ async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionCh
             _ = look.tick() => {
                 let with_state = |live: Arc<Live>| (live.admission().is_some(), live);
                 let all: Vec<(bool, Arc<Live>)> = shared.registry.all().into_iter().map(with_state).collect();
-                // When it is first seen, and again when it has been let in since.
+                // When it is first seen, and again when it has been admitted since.
                 let is_news = |(admitted, live): &&(bool, Arc<Live>)| known.get(&live.key()).is_none_or(|before| *admitted && !before);
                 let opened: Vec<Change> = all.iter().filter(is_news).map(|(_, live)| Change::Opened(connection(live))).collect();
                 known = all.iter().map(|(admitted, live)| (live.key(), *admitted)).collect();
@@ -255,19 +255,13 @@ fn capture(capture: &Capture) -> v1::Capture {
         Capture::Proven { since } => ("proven", Some(*since)),
         Capture::Missing { .. } => ("missing", None),
     };
-    let missing = capture.missing().unwrap_or_default().to_owned();
-    v1::Capture { state: state.to_owned(), since: since.map(time).unwrap_or_default(), missing }
+    v1::Capture { state: state.to_owned(), since: since.map(time), why: capture.missing().map(str::to_owned) }
 }
 
 fn load(subject: Subject, load: Load) -> v1::Load {
     let files = load.files.into_iter().map(|file| v1::File { file: file.file, sha256: file.sha256 });
     let refused = load.refused.into_iter().map(|(source, refusal)| v1::Refusal { source, since: time(refusal.since), why: refusal.why });
-    v1::Load {
-        subject: subject.label().to_owned(),
-        since: load.since.map(time).unwrap_or_default(),
-        files: files.collect(),
-        refused: refused.collect(),
-    }
+    v1::Load { subject: subject.label().to_owned(), since: load.since.map(time), files: files.collect(), refused: refused.collect() }
 }
 
 fn of_record(record: &ConnectionRecord) -> v1::EndedConnection {
@@ -307,17 +301,21 @@ fn identities(shared: &Shared) -> v1::Identities {
         let facts = material.svid.facts();
         v1::Svid {
             spiffe_id: material.svid.id.to_string(),
-            sha256: facts.sha256_hex(),
+            sha256: facts.sha256(),
             serial: facts.serial,
-            not_before: rfc3339(facts.not_before).unwrap_or_default(),
-            not_after: rfc3339(facts.not_after).unwrap_or_default(),
+            not_before: rfc3339(facts.not_before),
+            not_after: rfc3339(facts.not_after),
             seconds_left: facts.not_after - now,
         }
     });
-    let bundles = state.material.iter().flat_map(|material| &material.bundles).map(|(domain, bundle)| v1::Bundle {
-        trust_domain: domain.to_string(),
-        authorities: u32::try_from(bundle.authorities.len()).unwrap_or(u32::MAX),
-        seconds_left: bundle.authorities.iter().map(|a| a.not_after).max().map_or(0, |last| last - now),
+    let bundles = state.material.iter().flat_map(|material| &material.bundles).map(|(domain, bundle)| {
+        let last = bundle.authorities.iter().map(|a| a.not_after).max();
+        v1::Bundle {
+            trust_domain: domain.to_string(),
+            authorities: u32::try_from(bundle.authorities.len()).unwrap_or(u32::MAX),
+            seconds_left: last.map_or(0, |last| last - now),
+            not_after: last.and_then(rfc3339),
+        }
     });
     let sources = state.sources.iter().map(|s| v1::Source { name: s.name.clone(), healthy: s.healthy, message: s.message.clone() });
     v1::Identities { svid, bundles: bundles.collect(), sources: sources.collect(), rotations: state.rotations }
@@ -325,18 +323,18 @@ fn identities(shared: &Shared) -> v1::Identities {
 
 fn connection(live: &Live) -> v1::Connection {
     let admission = live.admission();
-    let text = |field: Option<&Arc<str>>| field.map(ToString::to_string).unwrap_or_default();
-    let transport = admission.as_ref().and_then(|a| a.transport).map_or("", Transport::label);
+    let admission = admission.as_deref();
+    let rule = admission.and_then(|a| a.rule.as_ref());
     v1::Connection {
-        id: live.id().to_string(),
+        connection_id: live.id().to_string(),
+        time: humantime::format_rfc3339_micros(live.since).to_string(),
         direction: live.direction.label().to_owned(),
         downstream: live.downstream.to_string(),
-        destination: live.destination().map(|d| d.to_string()).unwrap_or_default(),
-        since: humantime::format_rfc3339_millis(live.since).to_string(),
+        original_destination: live.destination().map(|d| d.to_string()),
         admitted: admission.is_some(),
-        peer: text(admission.as_ref().and_then(|a| a.peer.as_ref())),
-        transport: transport.to_owned(),
-        rule: text(admission.as_ref().and_then(|a| a.rule.as_ref())),
+        transport: admission.and_then(|a| a.transport).map(|transport| transport.label().to_owned()),
+        peer_id: admission.and_then(|a| a.peer.as_ref()).map(ToString::to_string),
+        decision: rule.map(|rule| v1::Decision { allowed: true, rule: rule.to_string() }),
         bytes_up: live.bytes_up.load(Ordering::Relaxed),
         bytes_down: live.bytes_down.load(Ordering::Relaxed),
     }

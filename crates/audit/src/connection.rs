@@ -51,7 +51,7 @@ pub struct Connection {
     /// What policy said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
-    /// How long each stage took, microseconds; when it has ended.
+    /// How long each stage took; when it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stages: Option<Stages>,
     /// Application bytes from downstream to upstream; when it has ended.
@@ -78,10 +78,10 @@ pub struct Certificate {
     pub serial: String,
     /// SHA-256 of its DER.
     pub sha256: String,
-    /// Seconds since the epoch.
-    pub not_before: i64,
-    /// Seconds since the epoch.
-    pub not_after: i64,
+    /// Since when it is valid, RFC 3339; null for a time before 1970.
+    pub not_before: Option<String>,
+    /// Until when it is valid.
+    pub not_after: Option<String>,
 }
 
 /// What a TLS handshake found.
@@ -146,25 +146,25 @@ pub struct Remark {
     pub detail: Option<String>,
 }
 
-/// How long each stage took, microseconds.
+/// How long each stage took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stages {
     /// Telling TLS from plaintext.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detect: Option<u64>,
+    pub detect_micros: Option<u64>,
     /// The TLS handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub handshake: Option<u64>,
+    pub handshake_micros: Option<u64>,
     /// Verification of the peer, a part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verify: Option<u64>,
+    pub verify_micros: Option<u64>,
     /// The decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub authorize: Option<u64>,
+    pub authorize_micros: Option<u64>,
     /// TCP connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dial: Option<u64>,
+    pub dial_micros: Option<u64>,
     /// From accept to close.
-    pub total: u64,
+    pub total_micros: u64,
 }

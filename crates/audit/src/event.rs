@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sidegate_core::{CertificateFacts, ConnectionRecord};
+use sidegate_core::{CertificateFacts, ConnectionRecord, rfc3339};
 
 use crate::admitted::Admitted;
 use crate::connection::Connection;
@@ -391,18 +391,18 @@ pub struct SvidFacts {
     pub serial: String,
     /// SHA-256 of its DER.
     pub sha256: String,
-    /// Seconds since the epoch.
-    pub not_before: i64,
-    /// Seconds since the epoch.
-    pub not_after: i64,
+    /// Since when it is valid, RFC 3339; null for a time before 1970.
+    pub not_before: Option<String>,
+    /// Until when it is valid.
+    pub not_after: Option<String>,
 }
 
 impl SvidFacts {
     /// Of a certificate.
     #[must_use]
     pub fn new(spiffe_id: String, facts: &CertificateFacts) -> Self {
-        let sha256 = facts.sha256_hex().to_lowercase();
-        Self { spiffe_id, serial: facts.serial.clone(), sha256, not_before: facts.not_before, not_after: facts.not_after }
+        let (not_before, not_after) = (rfc3339(facts.not_before), rfc3339(facts.not_after));
+        Self { spiffe_id, serial: facts.serial.clone(), sha256: facts.sha256(), not_before, not_after }
     }
 }
 

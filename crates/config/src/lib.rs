@@ -21,6 +21,6 @@ mod watch;
 pub use aside::aside;
 pub use check::distance;
 pub use document::{Node, Place, Problem, Problems};
-pub use load::{Draft, build_each, json_schema, load, parse, parse_with, typed};
+pub use load::{Draft, build_each, json_schema, json_schema_of_output, load, parse, parse_with, typed};
 pub use schema::Config;
 pub use watch::FileWatch;

@@ -144,6 +144,13 @@ pub fn json_schema<T: JsonSchema>() -> serde_json::Value {
     schemars::schema_for!(T).to_value()
 }
 
+/// The JSON Schema of what is written of `T`.
+#[must_use]
+pub fn json_schema_of_output<T: JsonSchema>() -> serde_json::Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
+
 /// The value of a tree that is as `schema` wants it; its paths are made absolute.
 fn build<T: DeserializeOwned>(root: &mut Node, schema: &serde_json::Value) -> Result<T, Problems> {
     make_absolute(root, schema, schema);

@@ -3,17 +3,19 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod event;
+mod id;
 mod printable;
 mod reason;
 mod record;
 mod secret;
 mod spiffe_id;
 
+pub use id::{ConnectionId, SpanId};
 pub use printable::{counted, innermost, is_control_or_bidi, long, one_line, printable, printable_json, rfc3339, without_controls};
 pub use reason::{Reason, Side, Stage};
 pub use record::{
-    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, Explanation, HandshakeFacts, Lap, NearestRule, Remark,
-    RevocationStatus, Says, SpanId, Stages, Transport, TunnelUse,
+    CertificateFacts, ConnectionRecord, Decision, Direction, Explanation, HandshakeFacts, Lap, NearestRule, Remark, RevocationStatus, Says,
+    Stages, Transport, TunnelUse,
 };
 pub use secret::Secret;
 pub use spiffe_id::{PatternError, Segment, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};

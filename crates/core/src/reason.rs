@@ -188,6 +188,19 @@ impl fmt::Display for Reason {
     }
 }
 
+impl schemars::JsonSchema for Reason {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Reason".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let each = Self::ALL
+            .iter()
+            .map(|reason| schemars::json_schema!({ "type": "string", "const": reason.label(), "description": reason.meaning() }));
+        schemars::json_schema!({ "description": "Why a connection ended.", "oneOf": each.collect::<Vec<_>>() })
+    }
+}
+
 impl serde::Serialize for Reason {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.label())

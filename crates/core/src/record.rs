@@ -5,101 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use crate::Reason;
-
-/// 16 random bytes that name a connection; also its trace ID where no parent context came.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ConnectionId([u8; 16]);
-
-impl ConnectionId {
-    /// A new random ID. Never all zero, which is no valid trace ID.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(random())
-    }
-
-    /// The ID that a peer has chosen; none if it is not 16 bytes, or all zero.
-    #[must_use]
-    pub fn from_peer(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().filter(|bytes| *bytes != [0; 16]).map(Self)
-    }
-
-    /// The bytes: a trace ID as W3C Trace Context has it.
-    #[must_use]
-    pub fn bytes(&self) -> [u8; 16] {
-        self.0
-    }
-}
-
-/// The span ID of a connection's root span. Each end of a connection has its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SpanId(pub [u8; 8]);
-
-impl SpanId {
-    /// A new random ID. Never all zero, which is no valid span ID.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(random())
-    }
-
-    /// The ID that a peer has chosen; none if it is not 8 bytes, or all zero.
-    #[must_use]
-    pub fn from_peer(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().filter(|bytes| *bytes != [0; 8]).map(Self)
-    }
-}
-
-impl fmt::Display for SpanId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(text(&hex_digits::<16>(&self.0, b"0123456789abcdef")))
-    }
-}
-
-/// A connection's name and its span's, by one call of the generator.
-fn ids() -> (ConnectionId, SpanId) {
-    let mut bytes: [u8; 24] = random();
-    let (connection, span) = bytes.split_at_mut(16);
-    connection[15] |= u8::from(connection.iter().all(|b| *b == 0));
-    span[7] |= u8::from(span.iter().all(|b| *b == 0));
-    let (mut connection_id, mut span_id) = ([0; 16], [0; 8]);
-    connection_id.copy_from_slice(connection);
-    span_id.copy_from_slice(span);
-    (ConnectionId(connection_id), SpanId(span_id))
-}
-
-/// Random bytes, never all zero.
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // aws-lc's generator lives in user space and can only fail where the system has no entropy;
-    // an ID is no secret, so a fixed one is better than an end of service.
-    if aws_lc_rs::rand::fill(&mut bytes).is_err() || bytes == [0; N] {
-        bytes[N - 1] = 1;
-    }
-    bytes
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(text(&hex_digits::<32>(&self.0, b"0123456789abcdef")))
-    }
-}
-
-impl fmt::Debug for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for ConnectionId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+use crate::id::{ConnectionId, LOWER, SpanId, UPPER, hex_digits, ids, text};
+use crate::printable;
 
 /// Which way a connection goes, as the workload sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Towards the workload.
@@ -120,7 +34,7 @@ impl Direction {
 }
 
 /// How the bytes travelled on the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// Mutual TLS with SPIFFE identities at both ends.
@@ -141,7 +55,7 @@ impl Transport {
 }
 
 /// On whose session a connection went through a tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelUse {
     /// On one that was made for it.
@@ -162,7 +76,7 @@ impl TunnelUse {
 }
 
 /// Whether a peer's chain was looked up in revocation lists, and what became of it if that was not sure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RevocationStatus {
     /// Its trust domain has no lists.
@@ -189,7 +103,7 @@ impl RevocationStatus {
 }
 
 /// What the TLS handshake found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HandshakeFacts {
     /// `1.3` or `1.2`.
@@ -209,17 +123,23 @@ pub struct HandshakeFacts {
 }
 
 /// What names a certificate without showing it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateFacts {
     /// Serial number, hexadecimal.
     pub serial: String,
-    /// SHA-256 digest of its DER.
+    /// SHA-256 of its DER, hexadecimal.
     #[serde(serialize_with = "hex")]
+    #[schemars(with = "String")]
     pub sha256: [u8; 32],
-    /// Seconds since the epoch.
+    // Written as RFC 3339, though kept in seconds since the epoch.
+    /// Since when it is valid; null for a time before 1970.
+    #[serde(serialize_with = "moment")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_before: i64,
-    /// Seconds since the epoch.
+    /// Until when it is valid.
+    #[serde(serialize_with = "moment")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_after: i64,
 }
 
@@ -232,38 +152,30 @@ impl CertificateFacts {
         Self { serial, sha256, not_before, not_after }
     }
 
+    /// The digest in hexadecimal, as everywhere but in OpenTelemetry's attributes.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        text(&hex_digits::<64>(&self.sha256, LOWER)).to_owned()
+    }
+
     /// The digest in upper-case hexadecimal, as OpenTelemetry's `tls.*.hash.sha256` wants it.
     #[must_use]
-    pub fn sha256_hex(&self) -> String {
-        text(&upper_hex(&self.sha256)).to_owned()
+    pub fn sha256_upper(&self) -> String {
+        text(&hex_digits::<64>(&self.sha256, UPPER)).to_owned()
     }
-}
-
-fn upper_hex(bytes: &[u8; 32]) -> [u8; 64] {
-    hex_digits(bytes, b"0123456789ABCDEF")
-}
-
-/// Two of `digits` for each byte. Several of these stand in every record, so they are written without the formatter.
-fn hex_digits<const N: usize>(bytes: &[u8], digits: &[u8; 16]) -> [u8; N] {
-    let mut hex = [b'0'; N];
-    for (pair, byte) in hex.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = digits[usize::from(byte >> 4)];
-        pair[1] = digits[usize::from(byte & 15)];
-    }
-    hex
-}
-
-/// Digits are always text.
-fn text(digits: &[u8]) -> &str {
-    std::str::from_utf8(digits).unwrap_or_default()
 }
 
 fn hex<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(text(&upper_hex(bytes)))
+    serializer.serialize_str(text(&hex_digits::<64>(bytes, LOWER)))
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn moment<S: Serializer>(seconds: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    printable::rfc3339(*seconds).serialize(serializer)
 }
 
 /// What policy said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
     /// Whether the connection may be.
@@ -284,7 +196,7 @@ impl Decision {
 }
 
 /// What a decision has beside its rule.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     /// Where no rule allowed the connection: the rules that came nearest, best first, at most three.
@@ -312,17 +224,17 @@ fn is_zero(count: &u32) -> bool {
 }
 
 /// An allow rule that lacked one condition only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NearestRule {
     /// The rule, with file and line.
     pub rule: Arc<str>,
-    /// The condition that it lacked, for people.
+    /// The condition that it lacked.
     pub lacked: String,
 }
 
 /// What a rule that did not decide has to say about a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Remark {
     /// The rule, with file and line.
@@ -335,7 +247,7 @@ pub struct Remark {
 }
 
 /// What a rule says that does not decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Says {
     /// An audit rule matched.
@@ -404,35 +316,41 @@ fn micros<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Err
     serializer.serialize_u64(u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// How long each stage took; written in microseconds. A stage that was not reached has none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// How long each stage took. A stage that was not reached has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Stages {
     /// Waiting for the first bytes on a permissive port.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "detectMicros", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
     pub detect: Option<Lap>,
     /// The TLS handshake, verification included.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "handshakeMicros", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
     pub handshake: Option<Lap>,
     /// Verification of the peer's chain, a part of the handshake.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "verifyMicros", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
     pub verify: Option<Lap>,
     /// The policy decision.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "authorizeMicros", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
     pub authorize: Option<Lap>,
     /// TCP connect to the destination.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "dialMicros", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
     pub dial: Option<Lap>,
     /// From accept to close.
-    #[serde(serialize_with = "micros")]
+    #[serde(rename = "totalMicros", serialize_with = "micros")]
+    #[schemars(with = "u64")]
     pub total: Duration,
 }
 
 /// The one record that every connection ends in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionRecord {
-    /// Its name.
+    /// Its ID; the same at both ends where it went through a tunnel.
+    #[schemars(with = "String")]
     pub connection_id: ConnectionId,
     /// The trace that it belongs to, if that is not named by the connection ID.
     #[serde(skip)]
@@ -445,6 +363,7 @@ pub struct ConnectionRecord {
     pub parent_span: Option<SpanId>,
     /// When it was accepted, by the clock on the wall.
     #[serde(serialize_with = "rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub time: SystemTime,
     /// The same moment by the clock that the stages are measured with.
     #[serde(skip)]
@@ -452,9 +371,11 @@ pub struct ConnectionRecord {
     /// Which way it went.
     pub direction: Direction,
     /// Who connected to us.
+    #[schemars(with = "String")]
     pub downstream: SocketAddr,
     /// Where it was meant to go.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub original_destination: Option<SocketAddr>,
     /// Name of the configured destination (outbound) that covered it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -495,11 +416,11 @@ pub struct ConnectionRecord {
     pub bytes_up: u64,
     /// Application bytes from upstream to downstream.
     pub bytes_down: u64,
-    /// Generation of the snapshot that it was judged by.
+    /// Generation of the snapshot that decided about it.
     pub generation: u64,
     /// Why it ended.
     pub reason: Reason,
-    /// What exactly happened, for people.
+    /// What exactly happened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }

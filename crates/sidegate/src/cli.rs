@@ -63,7 +63,7 @@ pub(crate) enum Command {
     /// Show it all on this machine: two workloads, an intruder, rotation
     #[cfg(feature = "development")]
     Demo(Demo),
-    /// Print the JSON Schema of a file
+    /// Print the JSON Schema of a file, or of what a command prints
     Schema(Schema),
     /// Print a reference that is made from the code, as in docs
     Reference(Reference),
@@ -397,7 +397,7 @@ pub(crate) enum DemoMode {
 
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// Of which file
+    /// Of what
     #[arg(value_enum, default_value = "config")]
     pub(crate) of: SchemaOf,
 }
@@ -414,6 +414,12 @@ pub(crate) enum SchemaOf {
     PolicyTest,
     /// A record of the audit log
     Audit,
+    /// A line of the access log in JSON: the record of a connection
+    AccessLog,
+    /// A line of `sidegate connections --json`, with --watch or without
+    Connections,
+    /// What `sidegate status --json` prints
+    Status,
     /// The embedded authority's configuration
     Authority,
 }

@@ -5,23 +5,48 @@ mod table;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sidegate_admin::v1;
 use sidegate_admin::v1::admin_client::AdminClient;
 use sidegate_admin::v1::connection_change::Change;
 use sidegate_admin::v1::cut_connections_request::Which;
-use sidegate_core::{counted, printable_json};
+use sidegate_core::{ConnectionRecord, counted};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 use self::table::{Column, Keep, Table};
 use crate::asked::refused;
 use crate::cli;
-use crate::say::say;
+use crate::say::{say, say_json};
 use crate::status::span;
 
 /// As many digits of an ID are shown where there is little room.
 const SHORT_ID: usize = 12;
+
+/// A line of `sidegate connections --json`: a connection that is open, or with --watch what happens to one.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum Line {
+    /// It is open.
+    Open(Box<v1::Connection>),
+    /// It opens or ends.
+    Change(Changed),
+}
+
+/// A line of `sidegate connections --watch --json`.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Changed {
+    /// It is open now: when it is first seen, and again once it has been admitted.
+    Opened(Box<v1::Connection>),
+    /// It has ended: its record, as in the access log.
+    Ended(#[schemars(with = "ConnectionRecord")] Box<RawValue>),
+    /// This number of ends was missed, since they come faster than they are read.
+    Missed(u64),
+}
 
 /// `sidegate connections`.
 pub(crate) fn connections(arguments: &cli::Connections) -> Result<()> {
@@ -32,7 +57,7 @@ async fn list(mut client: AdminClient<Channel>, arguments: &cli::Connections) ->
     let request = v1::ListConnectionsRequest { limit: arguments.limit };
     let answer = client.list_connections(request).await.map_err(refused)?.into_inner();
     if arguments.json {
-        answer.connections.iter().try_for_each(|connection| say(&json(connection)?))?;
+        answer.connections.iter().try_for_each(|connection| say_json(&Line::Open(Box::new(connection.clone()))))?;
     } else if answer.open == 0 {
         say("no connection is open")?;
     } else {
@@ -47,17 +72,17 @@ async fn list(mut client: AdminClient<Channel>, arguments: &cli::Connections) ->
 
 /// The columns, those first that are left out last.
 fn table(connections: &[v1::Connection], now: SystemTime) -> Table {
-    let column = |head, of: &dyn Fn(&v1::Connection) -> String| Column::new(head, connections.iter().map(|c| or_dash(&of(c))));
+    let column = |head, of: &dyn Fn(&v1::Connection) -> String| Column::new(head, connections.iter().map(of));
     Table(vec![
-        column("ID", &|c| c.id.clone()).least(SHORT_ID, Keep::Beginning).rank(0),
-        column("AGE", &|c| age(&c.since, now)).right().rank(4),
+        column("ID", &|c| c.connection_id.clone()).least(SHORT_ID, Keep::Beginning).rank(0),
+        column("AGE", &|c| age(&c.time, now)).right().rank(4),
         column("DIRECTION", &|c| c.direction.clone()).rank(3),
         column("STATE", &|c| state(c).to_owned()).rank(5),
         column("FROM", &|c| c.downstream.clone()).rank(6),
-        column("TO", &|c| c.destination.clone()).rank(1),
-        column("PEER", &|c| c.peer.clone()).least(20, Keep::End).rank(2),
-        column("TRANSPORT", &|c| c.transport.clone()).rank(8),
-        column("RULE", &|c| c.rule.clone()).least(12, Keep::Start).rank(9),
+        column("TO", &|c| text(c.original_destination.as_ref())).rank(1),
+        column("PEER", &|c| text(c.peer_id.as_ref())).least(20, Keep::End).rank(2),
+        column("TRANSPORT", &|c| text(c.transport.as_ref())).rank(8),
+        column("RULE", &|c| rule(c)).least(12, Keep::Start).rank(9),
         column("UP", &|c| c.bytes_up.to_string()).right().rank(7),
         column("DOWN", &|c| c.bytes_down.to_string()).right().rank(7),
     ])
@@ -73,8 +98,12 @@ fn state(connection: &v1::Connection) -> &'static str {
     if connection.admitted { "open" } else { "opening" }
 }
 
-fn or_dash(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+fn text(known: Option<&String>) -> String {
+    known.map_or_else(|| "-".to_owned(), Clone::clone)
+}
+
+fn rule(connection: &v1::Connection) -> String {
+    text(connection.decision.as_ref().map(|decision| &decision.rule))
 }
 
 /// How wide the terminal is; none where there is none.
@@ -92,10 +121,11 @@ async fn watch(mut client: AdminClient<Channel>, json_lines: bool) -> Result<()>
     // However the stream ends, it is the sidecar that has ended: it closes none before.
     while let Some(Ok(change)) = changes.next().await {
         match change.change {
-            Some(Change::Opened(connection)) if json_lines => say(&format!("{{\"opened\":{}}}", json(&connection)?))?,
+            Some(Change::Opened(connection)) if json_lines => say_json(&Line::Change(Changed::Opened(Box::new(connection))))?,
             Some(Change::Opened(connection)) => say(&clipped(opened(&connection)))?,
-            Some(Change::Ended(ended)) if json_lines => say(&format!("{{\"ended\":{}}}", printable_json(&ended.json)))?,
+            Some(Change::Ended(ended)) if json_lines => say_json(&Line::Change(Changed::Ended(RawValue::from_string(ended.json)?)))?,
             Some(Change::Ended(end)) => say(&clipped(ended(&end)))?,
+            Some(Change::Missed(count)) if json_lines => say_json(&Line::Change(Changed::Missed(count)))?,
             Some(Change::Missed(count)) => {
                 let were = if count == 1 { "was missed: it came" } else { "were missed: they come" };
                 err!("… {} {were} faster than can be shown", counted(count, "end"));
@@ -107,16 +137,16 @@ async fn watch(mut client: AdminClient<Channel>, json_lines: bool) -> Result<()>
     Ok(())
 }
 
-fn json(connection: &v1::Connection) -> Result<String> {
-    Ok(printable_json(&serde_json::to_string(connection)?).into_owned())
-}
-
 /// What is watched comes line by line, so only what is first has a column.
 fn opened(connection: &v1::Connection) -> String {
-    let v1::Connection { downstream, destination, peer, transport, rule, .. } = connection;
-    let to = or_dash(destination);
-    let rest = if connection.admitted { format!(" {} {} {}", or_dash(peer), or_dash(transport), or_dash(rule)) } else { String::new() };
-    format!("{:<8}{} {:<8} {downstream} -> {to}{rest}", state(connection), shown_id(&connection.id), connection.direction)
+    let v1::Connection { downstream, original_destination, peer_id, transport, .. } = connection;
+    let to = text(original_destination.as_ref());
+    let rest = if connection.admitted {
+        format!(" {} {} {}", text(peer_id.as_ref()), text(transport.as_ref()), rule(connection))
+    } else {
+        String::new()
+    };
+    format!("{:<8}{} {:<8} {downstream} -> {to}{rest}", state(connection), shown_id(&connection.connection_id), connection.direction)
 }
 
 /// The end of a connection: its reason, and the record as a line of the access log has it.
@@ -157,20 +187,20 @@ mod tests {
 
     fn all() -> [v1::Connection; 2] {
         let open = v1::Connection {
-            id: "5538989ccab157b8addea246aacc4c42".to_owned(),
+            connection_id: "5538989ccab157b8addea246aacc4c42".to_owned(),
             direction: "inbound".to_owned(),
             downstream: "10.77.0.1:50122".to_owned(),
-            destination: "10.77.0.2:8080".to_owned(),
-            since: "2026-01-31T08:00:00.000Z".to_owned(),
+            original_destination: Some("10.77.0.2:8080".to_owned()),
+            time: "2026-01-31T08:00:00.000000Z".to_owned(),
             admitted: true,
-            peer: "spiffe://prod.example/ns/shop/sa/web".to_owned(),
-            transport: "mtls".to_owned(),
-            rule: "web-may-call-api (/etc/sidegate/policy.yaml:2)".to_owned(),
+            peer_id: Some("spiffe://prod.example/ns/shop/sa/web".to_owned()),
+            transport: Some("mtls".to_owned()),
+            decision: Some(v1::Decision { allowed: true, rule: "web-may-call-api (/etc/sidegate/policy.yaml:2)".to_owned() }),
             bytes_up: 54,
             bytes_down: 1_330_000,
         };
         let opening = v1::Connection {
-            id: "f".repeat(32),
+            connection_id: "f".repeat(32),
             direction: "outbound".to_owned(),
             downstream: "10.77.0.1:50122".to_owned(),
             ..Default::default()
@@ -203,6 +233,12 @@ mod tests {
             }
         }
         assert_eq!(table.lines(Some(250)), full);
+    }
+
+    #[test]
+    fn what_is_missed_is_a_line_too() {
+        let line = serde_json::to_value(Line::Change(Changed::Missed(3))).unwrap_or_default();
+        assert_eq!(line, serde_json::json!({ "missed": 3 }));
     }
 
     #[test]

@@ -1,22 +1,28 @@
 //! `sidegate schema`.
 
 use anyhow::Result;
+use sidegate_admin::v1::Status;
 use sidegate_config::schema::DenyList;
-use sidegate_config::{Config, json_schema};
+use sidegate_config::{Config, json_schema, json_schema_of_output};
+use sidegate_core::ConnectionRecord;
 use sidegate_policy::schema::PolicyFile;
 use sidegate_policy::suite::Suite;
 
 use crate::cli::{self, SchemaOf};
+use crate::connections::Line;
 use crate::say::say_pretty_json;
 
-/// Prints the JSON Schema of a file.
+/// Prints a JSON Schema.
 pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
     let schema = match arguments.of {
         SchemaOf::Config => json_schema::<Config>(),
-        SchemaOf::Audit => json_schema::<sidegate_audit::Record>(),
         SchemaOf::Policy => json_schema::<PolicyFile>(),
         SchemaOf::DenyList => json_schema::<DenyList>(),
         SchemaOf::PolicyTest => json_schema::<Suite>(),
+        SchemaOf::Audit => json_schema::<sidegate_audit::Record>(),
+        SchemaOf::AccessLog => json_schema_of_output::<ConnectionRecord>(),
+        SchemaOf::Connections => json_schema_of_output::<Line>(),
+        SchemaOf::Status => json_schema_of_output::<Status>(),
         #[cfg(feature = "development")]
         SchemaOf::Authority => json_schema::<sidegate_authority::AuthorityConfig>(),
         #[cfg(not(feature = "development"))]

@@ -37,14 +37,14 @@ fn screen(status: &v1::Status) -> String {
         let block = wrapped(&without_controls(&format!("{:12}{text}", "")), 2);
         lines.push(format!("{name:<12}{}", block.get(12..).unwrap_or_default()));
     };
-    if !status.drain_ends.is_empty() {
-        add("", format!("draining; ends by {} at the latest", status.drain_ends));
+    if let Some(ends) = &status.drain_ends {
+        add("", format!("draining; ends by {ends} at the latest"));
     }
     for line in &status.missing {
         add("", line.clone());
     }
     if let Some(capture) = status.capture.as_ref().filter(|capture| capture.state != "not_proved") {
-        let state = if capture.missing.is_empty() { format!("proven, {}", since(&capture.since)) } else { "MISSING".to_owned() };
+        let state = if capture.why.is_none() { format!("proven, {}", since(capture.since.as_ref())) } else { "MISSING".to_owned() };
         add("capture", state);
     }
     let identities = status.identities.clone().unwrap_or_default();
@@ -67,14 +67,16 @@ fn screen(status: &v1::Status) -> String {
     for load in &status.loads {
         let files = counted(load.files.len() as u64, "file");
         match load.subject.as_str() {
-            "policy" => add("policy", format!("{}, {files}, in force {}", counted(status.policy_rules, "rule"), since(&load.since))),
-            "revocation" if load.since.is_empty() && load.refused.is_empty() => {}
-            "revocation" => add("revocation", format!("{files}, in force {}", since(&load.since))),
+            "policy" => {
+                add("policy", format!("{}, {files}, in force {}", counted(status.policy_rules, "rule"), since(load.since.as_ref())))
+            }
+            "revocation" if load.since.is_none() && load.refused.is_empty() => {}
+            "revocation" => add("revocation", format!("{files}, in force {}", since(load.since.as_ref()))),
             _ if load.refused.is_empty() => {}
-            subject => add(subject, format!("in use {}", since(&load.since))),
+            subject => add(subject, format!("in use {}", since(load.since.as_ref()))),
         }
         for refusal in &load.refused {
-            add("", format!("REFUSED {}: {}", since(&refusal.since), refusal.why));
+            add("", format!("REFUSED {}: {}", since(Some(&refusal.since)), refusal.why));
         }
     }
     add("snapshot", format!("generation {}", status.generation));
@@ -88,10 +90,10 @@ fn screen(status: &v1::Status) -> String {
         }
     }
     for export in &status.exports {
-        let text = match (export.endpoint.as_str(), export.error.as_str()) {
-            ("", _) => "not exported".to_owned(),
-            (to, "") => format!("{} to {to}, {} dropped", export.exported, export.dropped),
-            (to, error) => format!("{} to {to}, {} dropped; FAILING: {error}", export.exported, export.dropped),
+        let text = match (&export.endpoint, &export.error) {
+            (None, _) => "not exported".to_owned(),
+            (Some(to), None) => format!("{} to {to}, {} dropped", export.exported, export.dropped),
+            (Some(to), Some(error)) => format!("{} to {to}, {} dropped; FAILING: {error}", export.exported, export.dropped),
         };
         add(&export.signal, text);
     }
@@ -100,10 +102,10 @@ fn screen(status: &v1::Status) -> String {
 }
 
 /// `for 3m05s (since 2026-01-31T08:00:00Z)`, of an RFC 3339 time.
-fn since(time: &str) -> String {
-    let ago = humantime::parse_rfc3339(time).ok().map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
-    match ago {
-        Some(ago) => format!("for {} (since {time})", span(i64::try_from(ago.as_secs()).unwrap_or(i64::MAX))),
+fn since(time: Option<&String>) -> String {
+    let ago = |time: &str| Some(SystemTime::now().duration_since(humantime::parse_rfc3339(time).ok()?).unwrap_or_default());
+    match time.and_then(|time| Some((time, ago(time)?))) {
+        Some((time, ago)) => format!("for {} (since {time})", span(i64::try_from(ago.as_secs()).unwrap_or(i64::MAX))),
         None => "not yet".to_owned(),
     }
 }
@@ -144,8 +146,8 @@ mod tests {
             }],
             exports: vec![v1::Export {
                 signal: "traces".to_owned(),
-                endpoint: "https://o:4317".to_owned(),
-                error: "refused".to_owned(),
+                endpoint: Some("https://o:4317".to_owned()),
+                error: Some("refused".to_owned()),
                 ..v1::Export::default()
             }],
             ..v1::Status::default()

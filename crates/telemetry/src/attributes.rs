@@ -123,7 +123,7 @@ impl<'a> Attributes<'a> {
         } else {
             [TLS_SERVER_HASH_SHA256, TLS_SERVER_NOT_BEFORE, TLS_SERVER_NOT_AFTER]
         };
-        self.text(hash, &facts.sha256_hex());
+        self.text(hash, &facts.sha256_upper());
         self.optional(not_before, rfc3339(facts.not_before).as_deref());
         self.optional(not_after, rfc3339(facts.not_after).as_deref());
     }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::Result;
-use sidegate_audit::{AdminAction, Connection, Event, ReadError, Record, Records};
+use sidegate_audit::{AdminAction, Connection, Event, ReadError, Record, Records, SvidFacts};
 use sidegate_core::{SpiffeId, SpiffeIdPattern, counted, without_controls};
 
 use super::{Outcome, complain, keys, say, say_json};
@@ -79,9 +79,9 @@ fn sentence(event: &Event) -> String {
         Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection, .. } | Event::ConnectionRefused { connection } => {
             of_connection(connection)
         }
-        Event::IdentityReceived { svid } => format!("{} serial {}, valid until {}", svid.spiffe_id, svid.serial, time(svid.not_after)),
+        Event::IdentityReceived { svid } => format!("{} serial {}, valid until {}", svid.spiffe_id, svid.serial, until(svid)),
         Event::IdentityRotated { svid, previous_serial } => {
-            format!("{} serial {} after {previous_serial}, valid until {}", svid.spiffe_id, svid.serial, time(svid.not_after))
+            format!("{} serial {} after {previous_serial}, valid until {}", svid.spiffe_id, svid.serial, until(svid))
         }
         Event::IdentityLost { svid, expired } => {
             format!("{} serial {} {}", svid.spiffe_id, svid.serial, if *expired { "has expired" } else { "was withdrawn" })
@@ -159,6 +159,6 @@ fn digests(files: &[sidegate_audit::FileDigest]) -> String {
     if all.is_empty() { "no file".to_owned() } else { all.join(", ") }
 }
 
-pub(super) fn time(seconds: i64) -> String {
-    sidegate_core::rfc3339(seconds).unwrap_or_else(|| "a time that no clock shows".to_owned())
+fn until(svid: &SvidFacts) -> &str {
+    svid.not_after.as_deref().unwrap_or("a time that no clock shows")
 }

@@ -36,8 +36,9 @@ pub(super) fn print(records: &[Seen], all: bool) {
 
 fn row(seen: &Seen) -> Vec<String> {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-    let micros =
-        |stage: &str| seen.record.pointer(&format!("/stages/{stage}")).and_then(Value::as_u64).map_or("-".to_owned(), |n| n.to_string());
+    let micros = |stage: &str| {
+        seen.record.pointer(&format!("/stages/{stage}Micros")).and_then(Value::as_u64).map_or("-".to_owned(), |n| n.to_string())
+    };
     let resumed = match seen.record.pointer("/tls/resumed") {
         Some(Value::Bool(true)) => "yes",
         Some(_) => "no",

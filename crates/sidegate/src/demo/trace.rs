@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn print(collector: &Sink, records: &[Seen]) -> bool {
     let at_api = |reason: &str| {
         // Not the one that stays open all the time.
-        let is_short = |r: &Seen| r.record.pointer("/stages/total").and_then(Value::as_u64).is_some_and(|micros| micros < 1_000_000);
+        let is_short = |r: &Seen| r.record.pointer("/stages/totalMicros").and_then(Value::as_u64).is_some_and(|micros| micros < 1_000_000);
         let fits = |r: &&Seen| r.workload == Workload::Api && r.text("/reason") == reason && !r.text("/peerId").is_empty() && is_short(r);
         records.iter().find(fits).map(|r| r.text("/connectionId").to_owned())
     };

@@ -35,7 +35,8 @@ pub(super) struct Seen {
     sni: Option<String>,
     pub(super) destination: Option<String>,
     tls: Option<Tls>,
-    certificate: Option<Certificate>,
+    /// Serial number of the peer's certificate, and its end in seconds since the epoch.
+    certificate: Option<(String, i64)>,
     pub(super) time: SystemTime,
     /// What was decided.
     pub(super) allowed: bool,
@@ -92,11 +93,11 @@ struct Tls {
     resumed: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Certificate {
     serial: String,
-    not_after: i64,
+    not_after: Option<String>,
 }
 
 /// What a line is.
@@ -219,6 +220,15 @@ fn connected(record: Value) -> Result<Line> {
     Ok(record.judged()?.map_or(Line::NotJudged, |seen| Line::Seen(Box::new(seen))))
 }
 
+fn time(text: &str) -> Result<SystemTime> {
+    humantime::parse_rfc3339(text).with_context(|| format!("`{text}` is no time"))
+}
+
+/// Since the epoch, before which no time is read.
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
 impl Record {
     /// The connection; none where policy had no say.
     fn judged(self) -> Result<Option<Seen>> {
@@ -236,6 +246,10 @@ impl Record {
         let id = |text: Option<String>| text.map(|text| parse_canonical(&text).map_err(|e| anyhow::anyhow!("`{text}`: {e}"))).transpose();
         let (local, peer) = (id(self.local_id)?, id(self.peer_id)?);
         let (client, server) = if direction == Direction::Inbound { (peer, local) } else { (local, peer) };
+        let certificate = match self.peer_certificate {
+            Some(Certificate { serial, not_after: Some(end) }) => Some((serial, seconds(time(&end)?))),
+            _ => None,
+        };
         Ok(Some(Seen {
             id: self.connection_id,
             direction,
@@ -246,8 +260,8 @@ impl Record {
             sni: self.tls.as_ref().and_then(|tls| tls.sni.clone()),
             destination: self.destination,
             tls: self.tls,
-            certificate: self.peer_certificate,
-            time: humantime::parse_rfc3339(&self.time).with_context(|| format!("`{}` is no time", self.time))?,
+            certificate,
+            time: time(&self.time)?,
             allowed: decision.allowed,
             rule: decision.rule,
             denied_by_default: self.reason == Reason::DeniedByDefault.label(),
@@ -267,7 +281,7 @@ impl Seen {
             sni: self.sni.as_deref(),
             destination: self.destination.as_deref(),
             tls: self.tls.as_ref().map(|t| TlsFacts { version: &t.version, group: t.group.as_deref(), resumed: t.resumed }),
-            certificate: self.certificate.as_ref().map(|c| PeerCertificate { serial: &c.serial, not_after: c.not_after }),
+            certificate: self.certificate.as_ref().map(|(serial, not_after)| PeerCertificate { serial, not_after: *not_after }),
             time: self.time,
         }
     }

@@ -12,7 +12,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use sidegate_authority::Fault;
 use sidegate_tests::{
-    DEADLINE, Echo, Identities, Pair, Process, Sidecar, echo_bytes, eventually, free_port, id, problems_by, server_config, sidegate,
+    DEADLINE, Echo, Identities, Pair, Process, Sidecar, echo_bytes, eventually, free_port, id, on_a_terminal, problems_by, server_config,
+    sidegate,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -272,16 +273,11 @@ fn what_is_shown_fits_the_terminal() {
     let _held = open(&pair);
     let connection = listed(&pair)[0]["connectionId"].as_str().unwrap().to_owned();
     let shown = |columns: u16, socket: &std::path::Path| {
-        let size = nix::pty::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(&size, None).unwrap();
         let mut command = Command::new(sidegate());
-        let status = command.args(["connections", "--socket"]).arg(socket).stdout(slave).status().unwrap();
-        // The terminal ends with the last that holds it.
-        drop(command);
-        assert!(status.success());
-        let (mut text, mut master) = (Vec::new(), std::fs::File::from(master));
-        let _ = master.read_to_end(&mut text);
-        String::from_utf8(text).unwrap()
+        command.args(["connections", "--socket"]).arg(socket);
+        let (status, text) = on_a_terminal(columns, command);
+        assert!(status.success(), "{text}");
+        text
     };
     for columns in [40, 80, 120, 300] {
         let text = shown(columns, &pair.api.socket);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use sidegate_core::is_control_or_bidi;
-use sidegate_tests::{AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, id, sidegate};
+use sidegate_tests::{AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, id, on_a_terminal, sidegate};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// In YAML: moves the cursor, clears the screen, and turns the order of what follows.
@@ -133,6 +133,48 @@ fn hostile_agent(mut stream: UnixStream) -> std::io::Result<()> {
             // HEADERS, with END_HEADERS and END_STREAM.
             let length = u8::try_from(fields.len()).unwrap();
             stream.write_all(&[&[0, 0, length, 1, 5][..], &id, &fields].concat())?;
+        }
+    }
+}
+
+/// Colours are for eyes: on a terminal, unless somebody wants none, and never in a pipe.
+#[test]
+fn colours_are_for_terminals_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    put("good.yaml", "profile: development\n");
+    put("doubt.yaml", "profile: development\npolicy: { files: [all.yaml] }\n");
+    put("bad.yaml", "profile: x\n");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap();
+    put("taken.yaml", &format!("profile: development\nadmin: {{ listen: '{listen}', socket: null }}\n"));
+    put("all.yaml", "rules: [{ name: all, action: allow }]\n");
+    put("suite.yaml", "expectations: [{ name: a, from: spiffe://a.b/c, to: ':80', expect: deny }]\n");
+    let command = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(sidegate());
+        command.current_dir(folder.path()).args(arguments).envs(variables.iter().copied());
+        if !variables.iter().any(|(name, _)| *name == "NO_COLOR") {
+            command.env_remove("NO_COLOR");
+        }
+        command
+    };
+    let terminal = ("TERM", "xterm");
+    for (arguments, coloured) in [
+        (&["check", "--config", "doubt.yaml"][..], "\u{1b}[1;33mwarning:\u{1b}[0m "),
+        (&["check", "--config", "bad.yaml"], "\u{1b}[1;31msidegate:\u{1b}[0m "),
+        (&["policy", "test", "suite.yaml", "--policy", "all.yaml"], "\u{1b}[1;31mFAILED\u{1b}[0m "),
+        // Started in vain: what the log says is coloured, too.
+        (&["run", "--config", "taken.yaml"], "\u{1b}[33m WARN\u{1b}[0m"),
+        (&["--help"], "\u{1b}["),
+    ] {
+        let shown = |variables: &[(&str, &str)]| on_a_terminal(120, command(arguments, variables)).1;
+        let text = shown(&[terminal]);
+        assert!(text.contains(coloured), "{arguments:?}: {text:?}");
+        assert!(shown(&[terminal, ("NO_COLOR", "")]).contains(coloured), "an empty NO_COLOR is none");
+        let output = command(arguments, &[terminal]).output().unwrap();
+        let piped = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        for plain in [shown(&[terminal, ("NO_COLOR", "1")]), shown(&[("TERM", "dumb")]), piped] {
+            assert!(!plain.contains('\u{1b}') && !plain.is_empty(), "{arguments:?}: {plain:?}");
         }
     }
 }

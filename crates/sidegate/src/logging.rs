@@ -15,6 +15,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use crate::style;
+
 /// Lines that wait for whoever reads them; beyond that they are dropped, for a worker must not wait for a reader.
 const QUEUE: usize = 4096;
 
@@ -104,7 +106,8 @@ pub(crate) fn start(filter: &str, events: Option<EventLayer>) -> Result<Logging>
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(std::io::stderr());
     let lost = writer.error_counter();
     let lines = if std::io::stderr().is_terminal() {
-        fmt::layer().with_writer(writer).fmt_fields(format::debug_fn(field).delimited(" ")).boxed()
+        let is_coloured = style::is_coloured(&std::io::stderr());
+        fmt::layer().with_writer(writer).with_ansi(is_coloured).fmt_fields(format::debug_fn(field).delimited(" ")).boxed()
     } else {
         let lines = fmt::layer().with_writer(move || Json(writer.clone()));
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()

@@ -23,6 +23,7 @@ mod reference;
 mod run;
 mod schema;
 mod status;
+mod style;
 mod wait;
 mod yaml;
 
@@ -46,8 +47,8 @@ fn main() -> ExitCode {
                 let _ = error.print();
             } else {
                 let help = error.render();
-                let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
-                say::print_anyway((if is_terminal { help.ansi().to_string() } else { help.to_string() }).trim_end());
+                let is_coloured = style::is_coloured(&std::io::stdout());
+                say::print_anyway((if is_coloured { help.ansi().to_string() } else { help.to_string() }).trim_end());
             }
             say::exit_code(ExitCode::from(code))
         }

@@ -10,6 +10,8 @@ use anyhow::Result;
 use serde::Serialize;
 use sidegate_core::{printable_json, without_controls};
 
+use crate::style;
+
 /// As `println!`, for commands that go on where nobody reads any more: [`exit_code`] tells what became of it.
 macro_rules! out {
     ($($text:tt)*) => { $crate::say::print_anyway(&$crate::say::lines(&format!($($text)*))) };
@@ -28,6 +30,13 @@ pub(crate) fn say(line: &str) -> Result<()> {
 /// Writes text of as many lines as it has, each with a newline at its end.
 pub(crate) fn say_lines(text: &str) -> Result<()> {
     text.lines().try_for_each(say)
+}
+
+/// As [`say_lines`], with the verdict of each line in colour on a terminal.
+pub(crate) fn say_verdicts(text: &str) -> Result<()> {
+    let is_coloured = style::is_coloured(&std::io::stdout());
+    let shown = |line: &str| if is_coloured { style::verdict(line) } else { line.to_owned() };
+    text.lines().try_for_each(|line| print(&shown(&without_controls(line))))
 }
 
 /// Lines are this wide at most, where their words allow it.
@@ -117,7 +126,9 @@ pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
 
 /// Says on standard error what is wrong. Where that is closed there is nobody to say it to.
 pub(crate) fn complain(what: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", lines(what));
+    let text = lines(what);
+    let text = if style::is_coloured(&std::io::stderr()) { style::prefix(&text) } else { text };
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Errors of configurations and policies have many lines.

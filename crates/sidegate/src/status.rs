@@ -4,22 +4,21 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use sidegate_admin::v1;
-use sidegate_core::{counted, printable_json, without_controls};
+use sidegate_core::{counted, without_controls};
 
 use crate::asked::refused;
 use crate::cli;
-use crate::say::{say_lines, wrapped};
+use crate::say::{say_lines, say_pretty_json, say_verdicts, wrapped};
 
 /// `sidegate status`.
 pub(crate) fn status(arguments: &cli::Status) -> Result<()> {
-    let text = arguments.asked.ask(async |mut client| {
+    arguments.asked.ask(async |mut client| {
         if arguments.print_config {
-            return Ok(client.get_config(v1::GetConfigRequest {}).await.map_err(refused)?.into_inner().yaml);
+            return say_lines(&client.get_config(v1::GetConfigRequest {}).await.map_err(refused)?.into_inner().yaml);
         }
         let status = client.get_status(v1::GetStatusRequest {}).await.map_err(refused)?.into_inner();
-        Ok(if arguments.json { printable_json(&serde_json::to_string_pretty(&status)?).into_owned() } else { screen(&status) })
-    })?;
-    say_lines(&text)
+        if arguments.json { say_pretty_json(&status) } else { say_verdicts(&screen(&status)) }
+    })
 }
 
 /// A status as a person reads it.

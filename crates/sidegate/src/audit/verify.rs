@@ -10,7 +10,7 @@ use sidegate_core::counted;
 
 use super::{Outcome, given, say_json};
 use crate::cli::audit::{Proof, Verify};
-use crate::say::{say_lines, wrapped};
+use crate::say::{say_verdicts, wrapped};
 
 /// As many findings are shown one by one.
 const SHOWN: usize = 20;
@@ -125,7 +125,7 @@ pub(super) fn verify(arguments: &Verify) -> Result<Outcome> {
     if arguments.json {
         say_json(&verified)?;
     } else {
-        verified.lines().iter().try_for_each(|line| say_lines(&wrapped(line, 2)))?;
+        verified.lines().iter().try_for_each(|line| say_verdicts(&wrapped(line, 2)))?;
     }
     Ok(verified.outcome(&arguments.proof))
 }

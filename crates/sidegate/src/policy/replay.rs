@@ -9,7 +9,7 @@ use sidegate_core::{Decision, Direction};
 use super::seen::Seen;
 use super::{Outcome, explanation, load, seen, verdict};
 use crate::cli::PolicyReplay;
-use crate::say::{say, say_lines, say_pretty_json};
+use crate::say::{say, say_lines, say_pretty_json, say_verdicts};
 
 /// What the connections of one difference have in common.
 type Key = (bool, String, String, String, String);
@@ -21,7 +21,7 @@ struct Difference {
     now: Decision,
 }
 
-/// Judges recorded connections anew.
+/// Judges recorded connections again.
 pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
     let loaded = load(&arguments.files)?;
     let policy = loaded.policy();
@@ -51,8 +51,8 @@ pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
         for ((allowed, who, to, before, _), difference) in &differences {
             let word = if *allowed { "DENIED" } else { "allowed" };
             say(&format!("{} x  {who} -> {to}, first {}", difference.count, difference.first))?;
-            say(&format!("  before: {word} by {before}"))?;
-            say(&format!("  now:    {}", verdict(&difference.now)))?;
+            say_verdicts(&format!("  before: {word} by {before}"))?;
+            say_verdicts(&format!("  now:    {}", verdict(&difference.now)))?;
             say_lines(&explanation(&difference.now, "    "))?;
         }
         out!("{differing} of {} connections would be decided differently", reading.seen);

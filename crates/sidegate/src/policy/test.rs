@@ -7,7 +7,7 @@ use sidegate_policy::suite::{Outcome as Tested, Suite};
 
 use super::{Outcome, explanation, load};
 use crate::cli::PolicyTest;
-use crate::say::{count, say, say_lines, say_pretty_json};
+use crate::say::{count, say, say_lines, say_pretty_json, say_verdicts};
 
 /// Runs suites of expectations.
 pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
@@ -42,7 +42,7 @@ pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
     } else {
         for outcome in &outcomes {
             if let Some(failure) = &outcome.failure {
-                say(&format!("FAILED {}: {}", outcome.place, outcome.expectation.name))?;
+                say_verdicts(&format!("FAILED {}: {}", outcome.place, outcome.expectation.name))?;
                 say_lines(&format!("  {failure}"))?;
                 say_lines(&explanation(&outcome.verdict.decision, "  "))?;
             }

@@ -67,7 +67,7 @@ fn screen(status: &v1::Status) -> String {
         let files = counted(load.files.len() as u64, "file");
         match load.subject.as_str() {
             "policy" => {
-                add("policy", format!("{}, {files}, in force {}", counted(status.policy_rules, "rule"), since(load.since.as_ref())))
+                add("policy", format!("{}, {files}, in force {}", counted(status.policy_rules, "rule"), since(load.since.as_ref())));
             }
             "revocation" if load.since.is_none() && load.refused.is_empty() => {}
             "revocation" => add("revocation", format!("{files}, in force {}", since(load.since.as_ref()))),

@@ -243,7 +243,7 @@ fn test_holds_a_policy_against_expectations() {
     std::fs::write(folder.path().join("suite.yaml"), suite).unwrap();
     let test = |rest: &str| policy(folder.path(), &format!("test --policy policy.yaml {rest}"));
     let (code, said, errors) = test("suite.yaml --require-coverage");
-    assert_eq!((code, said.as_str()), (0, "4 hold, 0 failed; 4 of 4 rules covered\n"), "{errors}");
+    assert_eq!((code, said.as_str()), (0, "4 expectations met, 0 failed; 4 of 4 rules covered\n"), "{errors}");
     let wrong = "expectations:
   - { name: web may, from: 'spiffe://prod.example/web', to: ':8081', expect: allow }
   - { name: web by ops, from: 'spiffe://prod.example/web', to: ':8080', expect: allow, rule: office-hours }
@@ -255,7 +255,7 @@ fn test_holds_a_policy_against_expectations() {
         "FAILED wrong.yaml:2:5: web may\n  expected to be allowed, is denied by default (no allow rule matches)\n  nearest: web (policy.yaml:2)\n",
         "FAILED wrong.yaml:3:5: web by ops\n  expected to be decided by office-hours (policy.yaml:6), is by web (policy.yaml:2)\n",
         "3 rules that no expectation covers:\n  office-hours (policy.yaml:6)\n  not-from-lab (policy.yaml:11)\n  watch-22 (policy.yaml:14)\n",
-        "0 hold, 2 failed; 1 of 4 rules covered\n",
+        "0 expectations met, 2 failed; 1 of 4 rules covered\n",
     ] {
         assert!(said.contains(line), "{line}\n{said}");
     }
@@ -330,7 +330,7 @@ fn replay_and_suggest_read_what_was_recorded() {
         "1 x  spiffe://prod.example/ops -> :22, first",
         "  before: DENIED by default (no allow rule matches)\n  now:    allowed by office-hours (policy.yaml:6)\n    audit watch-22",
         "3 of 6 connections would be decided differently",
-        "read: 6 connections, 1 that policy had not judged, 1 other lines, 2 unreadable",
+        "read: 6 connections, 1 that policy had not judged, 1 other line, 2 unreadable",
     ] {
         assert!(said.contains(line), "{line}\n{said}");
     }

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use sidegate_core::counted;
+
 pub use exported::{Anchor, anchors};
 pub use report::{Finding, OpenTail, Report, Verdict};
 
@@ -224,9 +226,13 @@ impl<'a> Verifier<'a> {
     fn torn(&mut self, text: &[u8], is_last: bool) {
         let bytes = text.len();
         if is_last && self.is_part(text) {
-            self.report.unproven.push(format!("{} ends in {bytes} bytes of a record: it is being written, or was cut off", self.file));
+            self.report.unproven.push(format!(
+                "{} ends in {} of a record: it is being written, or was cut off",
+                self.file,
+                counted(bytes as u64, "byte")
+            ));
         } else {
-            self.find(self.expected.map(|e| e.seq), format!("{bytes} bytes that are no whole record: it was cut off"));
+            self.find(self.expected.map(|e| e.seq), format!("what is left of a record, {}: it was cut off", counted(bytes as u64, "byte")));
         }
     }
 

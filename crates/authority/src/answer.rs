@@ -84,7 +84,7 @@ pub(crate) fn jwt_bundles(state: &mut State, caller: &Caller) -> Update<JwtBundl
 /// `FetchJWTSVID` (section 6.2.1).
 pub(crate) fn jwt_svids(state: &mut State, caller: &Caller, request: &JwtsvidRequest) -> Result<JwtsvidResponse, Status> {
     if request.audience.iter().all(String::is_empty) {
-        return Err(Status::invalid_argument("the audience is missing; say whom the token is for"));
+        return Err(Status::invalid_argument("the audience is missing; say which service the token is for"));
     }
     let wanted = match request.spiffe_id.as_str() {
         "" => None,
@@ -126,13 +126,13 @@ pub(crate) fn validate(state: &mut State, caller: &Caller, request: &ValidateJwt
         _ => {}
     }
     if request.audience.is_empty() {
-        return Err(Status::invalid_argument("the audience is missing; say whom the token has to be for"));
+        return Err(Status::invalid_argument("the audience is missing; say which service the token has to be for"));
     }
     state.tidy();
     let check = || -> Result<(SpiffeId, Struct), String> {
         let id = jwt::claimed_subject(&request.svid)?;
         let domain = visible.get(id.trust_domain()).and_then(|name| state.domains.get(name));
-        let domain = domain.ok_or_else(|| format!("trust domain {:?} is not trusted", id.trust_domain().as_str()))?;
+        let domain = domain.ok_or_else(|| format!("the trust domain `{}` is not trusted", id.trust_domain()))?;
         let claims = jwt::verify(&request.svid, &request.audience, domain.jwt_keys())?;
         Ok((id, structure(claims)))
     };

@@ -115,7 +115,7 @@ impl Problems {
             let at = format!("trustDomains[{index}]");
             let name = self.domain(format!("{at}.name"), &domain.name);
             if names.iter().take(index).any(|other| *other == domain.name) {
-                self.add(format!("{at}.name"), format!("{:?} is there twice; remove one", domain.name));
+                self.add(format!("{at}.name"), format!("`{}` is there twice; remove one", domain.name));
             }
             self.ttl(format!("{at}.ttl"), domain.ttl.0);
             let federates_with = self.federation(&format!("{at}.federatesWith"), &domain.name, &domain.federates_with, &known);
@@ -147,7 +147,7 @@ impl Problems {
             let id = self.id(format!("{at}.spiffeId"), &entry.spiffe_id);
             let domain = id.as_ref().map(SpiffeId::trust_domain);
             if let Some(domain) = domain.filter(|domain| !domains.contains_key(domain)) {
-                let what = format!("trust domain {:?} is not configured; add it to trustDomains", domain.as_str());
+                let what = format!("the trust domain `{}` is not configured; add it to trustDomains", domain.as_str());
                 self.add(format!("{at}.spiffeId"), what);
             }
             if let Some(ttl) = &entry.ttl {
@@ -176,7 +176,7 @@ impl Problems {
         match TrustDomain::new(text) {
             Ok(domain) if domain.as_str() == text => Some(domain),
             Ok(domain) => {
-                self.add(at, format!("{text:?} is not written as it is compared; write {:?}", domain.as_str()));
+                self.add(at, format!("`{text}` is not written as it is compared; write `{}`", domain.as_str()));
                 None
             }
             Err(error) => {

@@ -4,15 +4,17 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use sidegate_core::counted;
+
 /// Why the authority could not start, change or issue.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// What the authority was told contradicts itself or a standard; every problem is listed.
-    #[error("the authority cannot do what it was told for {} problem(s); correct each:{}", .0.len(), list(.0))]
+    #[error("the authority can't do what it was told for {}; correct each:{}", counted(.0.len() as u64, "problem"), list(.0))]
     Config(Vec<Problem>),
 
     /// A socket could not be made ready.
-    #[error("cannot serve the Workload API on {path:?}: {source}; check that its folder is writable")]
+    #[error("can't serve the Workload API on {}: {source}; check that its folder is writable", path.display())]
     Socket {
         /// The socket.
         path: PathBuf,
@@ -21,15 +23,15 @@ pub enum AuthorityError {
     },
 
     /// Somebody answers on a socket.
-    #[error("cannot serve the Workload API on {0:?}: another process serves it; stop that one or choose another path")]
+    #[error("can't serve the Workload API on {}: another process serves it; stop that one or choose another path", .0.display())]
     SocketInUse(PathBuf),
 
     /// What stands where a socket should be is none.
-    #[error("cannot serve the Workload API on {0:?}: a file that is no socket is there; move it or choose another path")]
+    #[error("can't serve the Workload API on {}: a file that is no socket is there; move it or choose another path", .0.display())]
     NotASocket(PathBuf),
 
     /// No such trust domain here.
-    #[error("trust domain {name:?} is not one of this authority's ({known}); use one of those or configure it")]
+    #[error("the trust domain `{name}` is not one of this authority's ({known}); use one of those or configure it")]
     UnknownTrustDomain {
         /// What was asked for.
         name: String,

@@ -73,6 +73,14 @@ pub enum Profile {
     Development,
 }
 
+impl Profile {
+    /// Its name, as it is configured.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        if matches!(self, Self::Production) { "production" } else { "development" }
+    }
+}
+
 /// Where our X.509-SVID and the trust bundles come from.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -347,7 +355,7 @@ pub struct OutboundListener {
     /// Its name in records and metrics.
     #[schemars(length(max = 256))]
     pub name: String,
-    /// Where it listens; loopback, for it gives whoever connects our identity.
+    /// Where it listens; loopback, for it gives anyone who connects our identity.
     pub listen: Address,
     /// The peer; a name is resolved and refreshed.
     pub to: HostPort,

@@ -249,7 +249,7 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
             if telemetry.own(signal).0.endpoint.is_some() { format!("{own}.endpoint") } else { "telemetry.otlp.endpoint".to_owned() };
         if config.profile == Profile::Production && target.address.scheme == Scheme::Http && !target.address.is_local() {
             let message = format!(
-                "{} would leave this host without TLS, with who talks to whom; profile `production` refuses that: write https://",
+                "{} would leave this host without TLS, with the names of who talks to which peer; profile `production` refuses that: write https://",
                 signal.label()
             );
             say(&path, message);
@@ -309,7 +309,7 @@ fn production(config: &Config, say: &mut impl FnMut(&str, String)) {
     if config.access_log.format == LogFormat::Off && !config.audit.is_on() {
         say(
             "accessLog.format",
-            "without an access log or an audit log nobody can say who was let in: profile `production` refuses that".to_owned(),
+            "without an access log or an audit log nobody can say who was admitted: profile `production` refuses that".to_owned(),
         );
     }
     if config.outbound.otherwise == Otherwise::Passthrough && unwritten(&config.outbound.reason) {

@@ -89,7 +89,7 @@ impl From {
     }
 }
 
-/// Who is left out of `from`: whoever is in any of these.
+/// Who is left out of `from`: anyone who is in any of these.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Not {

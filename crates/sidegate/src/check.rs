@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use sidegate_config::schema::{ADMIN_SOCKET, Otherwise, Profile};
+use sidegate_config::schema::{ADMIN_SOCKET, Otherwise};
 use sidegate_config::{Config, Draft, Problems};
+use sidegate_core::counted;
 use sidegate_policy::Policy;
 use sidegate_proxy::{PolicySource, RevocationError, RevocationSource};
 
 use crate::outcome::Outcome;
-use crate::say::{count, say_lines};
+use crate::say::say_lines;
 use crate::{cli, yaml};
 
 /// A configuration that the sidecar can start with, and what it names.
@@ -138,11 +139,11 @@ pub(crate) fn check(arguments: &cli::Check) -> Result<Outcome> {
         err!("warning: {finding}");
     }
     notes(&config, policy).for_each(|note| err!("note: {note}"));
-    let profile = if config.profile == Profile::Production { "production" } else { "development" };
-    let (rules, files) = (count(policy.len(), "rule"), count(source.files(), "policy file"));
+    let profile = config.profile.label();
+    let (rules, files) = (counted(policy.len() as u64, "rule"), counted(source.files() as u64, "policy file"));
     match found {
         0 => err!("{}: good for profile {profile}; {rules} in {files}, nothing to object to", file.display()),
-        _ => err!("{}: can be used with profile {profile}; {rules} in {files}, {}", file.display(), count(found, "finding")),
+        _ => err!("{}: can be used with profile {profile}; {rules} in {files}, {}", file.display(), counted(found, "finding")),
     }
     Ok(Outcome::finding_if(found > 0))
 }

@@ -30,11 +30,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the sidecar
     Run(Run),
-    /// Check a configuration and the files that it names, and say everything that is wrong with them, at once.
+    /// Check a configuration and the files that it names, and say everything that is wrong with them, at once
     ///
     /// It ends with 0 if there is nothing to object to, with 1 if there is something to look at (what `sidegate policy check` finds, or a
     /// warning), with 2 if the sidecar would not start. A note changes nothing about that.
-    #[command(verbatim_doc_comment)]
     Check(Check),
     /// What a policy says: check it, ask it, test it, hold it against what was recorded
     Policy(Policy),

@@ -54,7 +54,7 @@ fn telemetry() {
     for (name, kind, meaning) in ATTRIBUTES {
         out!("| `{name}` | {kind} | {meaning} |");
     }
-    out!("\n## Resource\n\nOf whom all telemetry speaks; scraped as the labels of `target_info`.\n");
+    out!("\n## Resource\n\nThe sidecar that all telemetry is of; scraped as the labels of `target_info`.\n");
     out!("| attribute | value |\n| --- | --- |");
     for (name, meaning) in RESOURCE {
         out!("| `{name}` | {meaning} |");

@@ -146,7 +146,7 @@ fn first_records(audit: &Audit, config: &Config, file: &Path) {
     audit.record(Event::ProcessStarted {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        profile: format!("{:?}", config.profile).to_lowercase(),
+        profile: config.profile.label().to_owned(),
         config: digest,
         effective_sha256: effective,
     });
@@ -343,7 +343,7 @@ fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Ar
     Ok(Controls {
         shared: shared.clone(),
         config: yaml::to_yaml(&serde_json::to_value(config)?),
-        profile: format!("{:?}", config.profile).to_lowercase(),
+        profile: config.profile.label().to_owned(),
         log_filter: Box::new(move || told.text()),
         set_log_filter: Box::new(move |text| changed.set(text)),
         drain: drain.clone(),

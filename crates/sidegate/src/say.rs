@@ -136,11 +136,6 @@ pub(crate) fn lines(text: &str) -> String {
     text.split('\n').map(without_controls).collect::<Vec<_>>().join("\n")
 }
 
-/// `1 rule`, `2 rules`.
-pub(crate) fn count(number: usize, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

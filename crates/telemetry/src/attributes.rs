@@ -66,7 +66,7 @@ attributes! {
     STAGE_VERIFY "sidegate.stage.verify", "int" "How long the stage took, µs.";
     STAGE_AUTHORIZE "sidegate.stage.authorize", "int" "How long the stage took, µs.";
     STAGE_TOTAL "sidegate.stage.total", "int" "From accept to close, µs.";
-    GENERATION "sidegate.generation", "int" "Generation of identity, policy and names that the connection was judged by.";
+    GENERATION "sidegate.generation", "int" "Generation of identity, policy and names that decided about the connection.";
 }
 
 /// Attributes under construction: repeated `KeyValue`s in one field of a message.

@@ -97,9 +97,9 @@ instruments! {
     BUNDLE_TIME_LEFT "sidegate.bundle.time_left" Gauge "s" ["trust_domain"] "Until the last CA certificate of a trust bundle expires.";
     ROTATIONS "sidegate.identity.rotations" Counter "{rotation}" ["outcome"] "SVID or bundles were replaced (success), or what a source offered could not be used (failure).";
     SOURCE_HEALTHY "sidegate.identity.source.healthy" Gauge "" ["source"] "1 while the last thing that an identity source said was of use.";
-    POLICY_RELOADS "sidegate.policy.reloads" Counter "{reload}" ["outcome"] "Policy files were read anew (success), or refused so that the last good policy stays (failure).";
-    REVOCATION_RELOADS "sidegate.revocation.reloads" Counter "{reload}" ["outcome"] "Revocation lists or deny lists were read or fetched anew (success), or could not be used so that the last good ones stay (failure).";
-    REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" ["status"] "Handshakes with peers of whom it is not known whether they are revoked, and whom the configuration lets in all the same.";
+    POLICY_RELOADS "sidegate.policy.reloads" Counter "{reload}" ["outcome"] "Policy files were read again (success), or refused so that the last good policy stays (failure).";
+    REVOCATION_RELOADS "sidegate.revocation.reloads" Counter "{reload}" ["outcome"] "Revocation lists or deny lists were read or fetched again (success), or could not be used so that the last good ones stay (failure).";
+    REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" ["status"] "Handshakes with peers that may be revoked or not, for no list says, and that the configuration admits all the same.";
     READY "sidegate.ready" Gauge "" [] "1 while ready.";
     CAPTURE_PROVEN "sidegate.capture.proven" Gauge "" [] "1 while the kernel rules of this configuration are in place, 0 while they are not: then traffic may pass the sidecar by. Absent where nothing is redirected or redirect.withoutProof is set.";
     LOAD_AGE "sidegate.load.age" Gauge "s" ["subject"] "How long the policy, the revocation data or the identity material that is in force has been so.";

@@ -175,7 +175,7 @@ impl Pipeline {
             tracing::warn!(
                 event = event::TELEMETRY_LOST,
                 more,
-                "the access log can't keep up, or nobody reads it: {more} lines were dropped"
+                "the access log can't keep up, or nobody reads it; lines that were dropped: {more}"
             );
         }
     }

@@ -28,7 +28,7 @@ impl Metrics {
                 family(&mut text, &stream);
             }
         }
-        let _ = writeln!(text, "# TYPE target info\n# HELP target Of whom all this speaks.");
+        let _ = writeln!(text, "# TYPE target info\n# HELP target The sidecar that these metrics are of.");
         let labels = labels(resource.iter().map(|(key, value)| (key.as_str(), value.as_str())), None);
         let _ = writeln!(text, "target_info{labels} 1");
         text.push_str("# EOF\n");

@@ -9,7 +9,7 @@ use crate::value::Span;
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LiveConnections {
-    /// What becomes of a connection that would not be let in any more. Default: cut.
+    /// What becomes of a connection that would not be admitted any more. Default: cut.
     pub on_change: OnChange,
     /// What becomes of a connection whose peer's certificate expires while it is open. Default: keep, for the peer has a new one
     /// and uses it with its next handshake.

@@ -14,7 +14,7 @@ pub struct Revocation {
     /// Certificate revocation lists (RFC 5280 §5), for the trust domains that have them. Peers of others are not checked, and
     /// their records say so.
     pub trust_domains: Vec<RevocationLists>,
-    /// Files that name denied peers, read anew when they change; see `sidegate schema deny-list`.
+    /// Files that name denied peers, read again when they change; see `sidegate schema deny-list`.
     #[schemars(with = "Vec<FilePath>")]
     pub deny_lists: Vec<PathBuf>,
 }
@@ -70,14 +70,14 @@ pub enum Depth {
     Leaf,
 }
 
-/// What becomes of a peer of whom it is not known whether it is revoked.
+/// What becomes of a peer that may be revoked or not, for no list says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unsure {
     /// It is refused.
     #[default]
     Reject,
-    /// It is let in, which its record says and a metric counts.
+    /// It is admitted, which its record says and a metric counts.
     Allow,
 }
 

@@ -1,10 +1,11 @@
 //! `sidegate policy check`.
 
 use anyhow::Result;
+use sidegate_core::counted;
 
 use super::{Outcome, load};
 use crate::cli::PolicyCheck;
-use crate::say::{count, say_lines, say_pretty_json};
+use crate::say::{say_lines, say_pretty_json};
 
 /// Says what is questionable about a policy that can be used.
 pub(super) fn check(arguments: &PolicyCheck) -> Result<Outcome> {
@@ -14,10 +15,10 @@ pub(super) fn check(arguments: &PolicyCheck) -> Result<Outcome> {
         say_pretty_json(&findings)?;
     } else {
         findings.iter().try_for_each(|finding| say_lines(&finding.to_string()))?;
-        let rules = count(loaded.policy().len(), "rule");
+        let rules = counted(loaded.policy().len() as u64, "rule");
         match findings.len() {
             0 => out!("{rules}, nothing to object to"),
-            found => out!("{rules}, {}", count(found, "finding")),
+            found => out!("{rules}, {}", counted(found as u64, "finding")),
         }
     }
     Ok(Outcome::finding_if(!findings.is_empty()))

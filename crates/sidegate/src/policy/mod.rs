@@ -16,14 +16,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use sidegate_config::schema::Profile;
 use sidegate_config::{Config, Draft};
-use sidegate_core::Decision;
+use sidegate_core::{Decision, counted};
 use sidegate_policy::Policy;
 use sidegate_proxy::PolicySource;
 
 use crate::check::{destinations, policy_of, unusable};
 use crate::cli::{PolicyCommand, PolicyFiles};
 use crate::outcome::Outcome;
-use crate::say::count;
 
 /// Runs a command; its exit code.
 pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
@@ -89,7 +88,7 @@ fn explanation(decision: &Decision, indent: &str) -> String {
         text += &format!("{indent}{remark}\n");
     }
     if explanation.remarks_left_out > 0 {
-        text += &format!("{indent}and {} more\n", count(explanation.remarks_left_out as usize, "remark"));
+        text += &format!("{indent}and {} more\n", counted(explanation.remarks_left_out.into(), "remark"));
     }
     text
 }

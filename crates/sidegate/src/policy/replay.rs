@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde_json::json;
-use sidegate_core::{Decision, Direction};
+use sidegate_core::{Decision, Direction, counted};
 
 use super::seen::Seen;
 use super::{Outcome, explanation, load, seen, verdict};
@@ -55,7 +55,7 @@ pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
             say_verdicts(&format!("  now:    {}", verdict(&difference.now)))?;
             say_lines(&explanation(&difference.now, "    "))?;
         }
-        out!("{differing} of {} connections would be decided differently", reading.seen);
+        out!("{differing} of {} would be decided differently", counted(reading.seen, "connection"));
         out!("read: {reading}");
     }
     Ok(Outcome::finding_if(differing > 0))

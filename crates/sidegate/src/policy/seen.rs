@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 use sidegate_audit::{Event, Records};
-use sidegate_core::{Direction, Reason, SpiffeId, parse_canonical, without_controls};
+use sidegate_core::{Direction, Reason, SpiffeId, counted, parse_canonical, without_controls};
 use sidegate_policy::{PeerCertificate, Query, TlsFacts};
 
 use crate::audit::keys;
@@ -156,7 +156,8 @@ pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Re
 impl std::fmt::Display for Reading {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { seen, not_judged, others, unreadable } = self;
-        write!(f, "{seen} connections, {not_judged} that policy had not judged, {others} other lines, {unreadable} unreadable")
+        let (seen, others) = (counted(*seen, "connection"), counted(*others, "other line"));
+        write!(f, "{seen}, {not_judged} that policy had not judged, {others}, {unreadable} unreadable")
     }
 }
 

@@ -3,11 +3,12 @@
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use sidegate_config::file::{LARGE, read_text};
+use sidegate_core::counted;
 use sidegate_policy::suite::{Outcome as Tested, Suite};
 
 use super::{Outcome, explanation, load};
 use crate::cli::PolicyTest;
-use crate::say::{count, say, say_lines, say_pretty_json, say_verdicts};
+use crate::say::{say, say_lines, say_pretty_json, say_verdicts};
 
 /// Runs suites of expectations.
 pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
@@ -48,11 +49,15 @@ pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
             }
         }
         if !uncovered.is_empty() {
-            out!("{} that no expectation covers:", count(uncovered.len(), "rule"));
+            out!("{} that no expectation covers:", counted(uncovered.len() as u64, "rule"));
             uncovered.iter().try_for_each(|rule| say(&format!("  {rule}")))?;
         }
         let covered = policy.len() - uncovered.len();
-        out!("{} hold, {failed} failed; {covered} of {} covered", outcomes.len() - failed, count(policy.len(), "rule"));
+        out!(
+            "{} met, {failed} failed; {covered} of {} covered",
+            counted((outcomes.len() - failed) as u64, "expectation"),
+            counted(policy.len() as u64, "rule")
+        );
     }
     Ok(Outcome::finding_if(failed > 0 || (arguments.require_coverage && !uncovered.is_empty())))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use sidegate_tests::{
-    AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, exchange, free_port, id, problems_by, server_config, sidegate,
+    AuditLog, Echo, Pair, Sidecar, echo_bytes, eventually, exchange, free_port, id, on_a_terminal, problems_by, server_config, sidegate,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -200,6 +200,12 @@ fn a_log_is_shown_and_reported() {
     );
     assert_eq!(show(&["--reason", "plaintext_refused"]).lines().count(), 1);
     assert_eq!(show(&["--until", "1h"]), "");
+    let mut on_screen = Command::new(sidegate());
+    on_screen.args(["audit", "show"]).arg(&log.folder);
+    let (status, text) = on_a_terminal(80, on_screen);
+    assert!(status.success() && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let words = |text: &str| text.split_whitespace().collect::<String>();
+    assert_eq!(words(&text), words(&show(&[])), "nothing is left out");
     let first: serde_json::Value = serde_json::from_str(show(&["--json"]).lines().next().unwrap()).unwrap();
     assert_eq!((&first["seq"], &first["event"]), (&1.into(), &"log.opened".into()));
     // Those that ended at once have one record for both.

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use self::table::{Column, Keep, Table};
 use crate::asked::refused;
 use crate::cli;
-use crate::say::{say, say_json};
+use crate::say::{say, say_json, width};
 use crate::status::span;
 
 /// As many digits of an ID are shown where there is little room.
@@ -104,12 +104,6 @@ fn text(known: Option<&String>) -> String {
 
 fn rule(connection: &v1::Connection) -> String {
     text(connection.decision.as_ref().map(|decision| &decision.rule))
-}
-
-/// How wide the terminal is; none where there is none.
-fn width() -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|width| *width > 0)
 }
 
 async fn watch(mut client: AdminClient<Channel>, json_lines: bool) -> Result<()> {

@@ -39,6 +39,38 @@ pub(crate) fn say_verdicts(text: &str) -> Result<()> {
     text.lines().try_for_each(|line| print(&shown(&without_controls(line))))
 }
 
+/// How wide the terminal on standard output is; none where there is none.
+pub(crate) fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|width| *width > 0)
+}
+
+/// Writes text whose lines go on below, set in by `indent`, where they would be wider than the terminal. Elsewhere each is one line.
+pub(crate) fn say_fitted(text: &str, indent: usize) -> Result<()> {
+    let width = width();
+    let fitted = |line: &str| width.map_or_else(|| line.to_owned(), |width| folded(line, indent, width));
+    text.lines().try_for_each(|line| print(&fitted(&without_controls(line))))
+}
+
+/// `line` in lines of at most `width` columns: broken at spaces, and within a word that is wider itself.
+fn folded(line: &str, indent: usize, width: usize) -> String {
+    let indent = indent.min(width / 2);
+    let (mut out, mut room) = (String::new(), width);
+    let mut rest: Vec<char> = line.chars().collect();
+    while rest.len() > room {
+        let has_words = |at: usize| rest.iter().take(at).any(|c| *c != ' ');
+        let space = (1..=room).rev().find(|at| rest.get(*at) == Some(&' ') && has_words(*at));
+        let next = rest.split_off(space.unwrap_or(room));
+        out.extend(rest);
+        out.push('\n');
+        out.push_str(&" ".repeat(indent));
+        rest = next.into_iter().skip_while(|c| *c == ' ').collect();
+        room = width - indent;
+    }
+    out.extend(rest);
+    out
+}
+
 /// Lines are this wide at most, where their words allow it.
 const WIDTH: usize = 120;
 
@@ -152,6 +184,19 @@ mod tests {
         assert_eq!(lines.concat().matches("word").count(), 60);
         let long = "x".repeat(200);
         assert_eq!(wrapped(&long, 2), long);
+    }
+
+    #[test]
+    fn a_folded_line_says_all_of_it_in_the_width_that_there_is() {
+        let line = "       7 2026-01-31T08:00:00.000Z connection.ended  spiffe://prod.example/ns/shop/sa/web closed 5538989ccab157b8";
+        let words = |text: &str| text.split_whitespace().collect::<String>();
+        for width in 1..130 {
+            let text = folded(line, 9, width);
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");
+            assert_eq!(words(&text), words(line), "{width}");
+        }
+        assert_eq!(folded(line, 9, 130), line);
+        assert_eq!(folded("a bc def", 2, 5), "a bc\n  def");
     }
 
     #[test]

@@ -8,9 +8,9 @@ use serde::Serialize;
 use sidegate_audit::{AuditorKeys, Connection, Event, Records};
 use sidegate_core::{Reason, Stage, counted};
 
-use super::{Outcome, keys, say, say_json};
+use super::{Outcome, keys, say_json};
 use crate::cli::audit::{Join, Period};
-use crate::say::say_lines;
+use crate::say::say_fitted;
 
 /// What an end says of a connection, as far as it is compared.
 #[derive(Debug, Clone, Serialize)]
@@ -100,6 +100,9 @@ struct Who {
     server: Option<String>,
 }
 
+/// Of what does not fit into the line that it belongs to.
+const INDENT: usize = 4;
+
 pub(super) fn join(arguments: &Join) -> Result<Outcome> {
     let keys = keys(arguments.identity.as_deref())?;
     let (mut a, about_a) = connections(&arguments.a, &keys, &arguments.period)?;
@@ -122,16 +125,16 @@ pub(super) fn join(arguments: &Join) -> Result<Outcome> {
         if let Some(why) = joined.apart {
             *apart.entry(why).or_default() += 1;
         }
-        if arguments.json { say_json(joined)? } else { say_lines(&lines(joined))? }
+        if arguments.json { say_json(joined)? } else { say_fitted(&lines(joined), INDENT)? }
     }
     if !arguments.json {
         let differ = match differ {
             1 => "1 differs, or should be in both and is not".to_owned(),
             _ => format!("{differ} differ, or should be in both and are not"),
         };
-        say(&format!("{} in both logs; {differ}", counted(both, "connection")))?;
+        say_fitted(&format!("{} in both logs; {differ}", counted(both, "connection")), INDENT)?;
         for (why, count) in &apart {
-            say(&format!("{count} in one log only, which can have no other end here: {}", why.said()))?;
+            say_fitted(&format!("{count} in one log only, which can have no other end here: {}", why.said()), INDENT)?;
         }
     }
     Ok(Outcome::finding_if(all.iter().any(|joined| joined.difference.is_some())))

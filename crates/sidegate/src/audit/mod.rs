@@ -18,7 +18,7 @@ use sidegate_tls::verify::TrustStore;
 
 use crate::cli::audit::{Audit, AuditCommand, Period, Proof};
 use crate::outcome::Outcome;
-use crate::say::{complain, say, say_json, say_pretty_json};
+use crate::say::{complain, say_json, say_pretty_json};
 
 #[cfg(feature = "development")]
 pub(crate) use verify::Verified;

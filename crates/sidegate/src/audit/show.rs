@@ -7,11 +7,15 @@ use anyhow::Result;
 use sidegate_audit::{AdminAction, Connection, Event, ReadError, Record, Records, SvidFacts};
 use sidegate_core::{SpiffeId, SpiffeIdPattern, counted, without_controls};
 
-use super::{Outcome, complain, keys, say, say_json};
+use super::{Outcome, complain, keys, say_json};
 use crate::cli::audit::Show;
+use crate::say::say_fitted;
 
 /// How often a log that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// What does not fit stands under the time of its record.
+const INDENT: usize = 9;
 
 pub(super) fn show(arguments: &Show) -> Result<Outcome> {
     let keys = keys(arguments.log.identity.as_deref())?;
@@ -24,7 +28,7 @@ pub(super) fn show(arguments: &Show) -> Result<Outcome> {
                     if arguments.json {
                         say_json(&record)?;
                     } else {
-                        say(&line(&record))?;
+                        say_fitted(&line(&record), INDENT)?;
                     }
                 }
                 Ok(_) => {}

@@ -75,7 +75,7 @@ impl Settings {
         }
     }
 
-    /// Why a redirected connection may not go to `to`, whoever it is from: that is sidegate itself, or not for others.
+    /// Why a redirected connection may not go to `to`: that is sidegate itself, or not for others.
     pub(crate) fn out_of_bounds(&self, direction: Direction, to: SocketAddr) -> Option<String> {
         let is_own_port = self.own_ports.contains(&to.port());
         match direction {

@@ -130,7 +130,7 @@ enum Gets {
 /// How far the demo is when it comes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Moment {
-    /// The process has begun.
+    /// The process has begun, and would hear of it.
     Begun,
     /// It has made its folder.
     Folder,
@@ -147,6 +147,13 @@ fn processes(folder: &Path) -> Vec<String> {
     let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
     let all = all.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
     all.filter(|line| line.contains(folder.to_str().unwrap())).collect()
+}
+
+/// Whether a process has a handler for SIGINT. Before, the signal ends it; or does nothing, if who has started these tests ignores it.
+fn catches_interrupts(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    caught.is_some_and(|signals| signals & (1 << (Signal::SIGINT as u32 - 1)) != 0)
 }
 
 /// What the machine has of namespaces with names and of tables.
@@ -182,7 +189,7 @@ fn interrupt(mode: &str, user: Option<u32>, gets: Gets, moment: Moment) {
             std::fs::read_to_string(output.with_extension("errors")).unwrap()
         );
         let come = match moment {
-            Moment::Begun => true,
+            Moment::Begun => catches_interrupts(child.id()),
             Moment::Folder => std::fs::read_dir(folder.path()).unwrap().next().is_some(),
             Moment::Sidecar => !processes(folder.path()).is_empty(),
             Moment::Traffic => said().contains("Three sidecars are ready"),

@@ -62,6 +62,14 @@ pub struct Config {
     pub poll_microseconds: u16,
 }
 
+impl Config {
+    /// Whether the kernel is to send anything here.
+    #[must_use]
+    pub fn is_redirected(&self) -> bool {
+        self.inbound.listen.is_some() || self.outbound.is_redirected()
+    }
+}
+
 /// How strict the configuration is judged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -290,7 +298,13 @@ impl Outbound {
     /// Whether the workload can connect to anybody through sidegate.
     #[must_use]
     pub fn is_served(&self) -> bool {
-        self.listen.is_some() || self.listen6.is_some() || !self.listeners.is_empty()
+        self.is_redirected() || !self.listeners.is_empty()
+    }
+
+    /// Whether the kernel is to send here what leaves.
+    #[must_use]
+    pub fn is_redirected(&self) -> bool {
+        self.listen.is_some() || self.listen6.is_some()
     }
 }
 

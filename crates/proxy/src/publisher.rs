@@ -165,9 +165,9 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
             Ok(Some((found, Ok(policy)))) => {
                 shared.loads.accepted(Subject::Policy, FILES);
                 if last.is_some() {
-                    shared.loads.loaded(Subject::Policy, found.clone().unwrap_or_default());
                     shared.telemetry.metrics.policy_reloads(true).inc();
                     let files = found.clone().unwrap_or_default();
+                    shared.loads.loaded(Subject::Policy, files.clone());
                     shared.audit.record(Event::PolicyLoaded { rules: policy.len() as u64, files });
                     tracing::info!(event = event::POLICY_RELOADED, rules = policy.len(), "policy reloaded");
                     policy.warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));

@@ -8,6 +8,7 @@ use sidegate_admin::v1::admin_client::AdminClient;
 use sidegate_config::schema;
 use tonic::transport::Channel;
 
+use crate::check::unusable;
 use crate::cli;
 
 /// Where a sidecar can be asked.
@@ -26,7 +27,7 @@ impl cli::Asked {
             return Ok(Doors { socket: Some(socket.clone()), listen: None });
         }
         if let Some(file) = &self.config {
-            let config = sidegate_config::load(file).map_err(|problems| anyhow!("the configuration can't be used:\n{problems}"))?;
+            let config = sidegate_config::load(file).map_err(|problems| unusable(&problems))?;
             return Ok(of(config.admin));
         }
         // Nobody has named it: it need not be there, nor be of use.

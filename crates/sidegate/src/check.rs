@@ -108,9 +108,8 @@ pub(crate) fn doubts(config: &Config) -> impl Iterator<Item = &'static str> {
 /// What is worth to know, though nothing is wrong: what errs on the safe side, and what is not the configuration's.
 pub(crate) fn notes(config: &Config, policy: &Policy) -> impl Iterator<Item = &'static str> {
     let denies_all = (policy.is_empty() && config.inbound.is_served()).then_some("there is no policy rule: every peer will be denied");
-    let captures = config.inbound.listen.is_some() || config.outbound.listen.is_some() || config.outbound.listen6.is_some();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let walks_past = (captures && may_send_raw(&status)).then_some(
+    let walks_past = (config.is_redirected() && may_send_raw(&status)).then_some(
         "this process has CAP_NET_RAW, which container runtimes give by default: a workload that has it too can send past the kernel's rules (raw packets, and since Linux 5.17 marked ones); take it from every container of the pod: `capabilities: { drop: [ALL] }`",
     );
     denies_all.into_iter().chain(walks_past)

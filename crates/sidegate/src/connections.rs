@@ -21,7 +21,7 @@ use self::table::{Column, Keep, Table};
 use crate::asked::refused;
 use crate::cli;
 use crate::say::{say, say_json, width};
-use crate::status::span;
+use crate::status::age;
 
 /// As many digits of an ID are shown where there is little room.
 const SHORT_ID: usize = 12;
@@ -75,7 +75,7 @@ fn table(connections: &[v1::Connection], now: SystemTime) -> Table {
     let column = |head, of: &dyn Fn(&v1::Connection) -> String| Column::new(head, connections.iter().map(of));
     Table(vec![
         column("ID", &|c| c.connection_id.clone()).least(SHORT_ID, Keep::Beginning).rank(0),
-        column("AGE", &|c| age(&c.time, now)).right().rank(4),
+        column("AGE", &|c| age(&c.time, now).unwrap_or_default()).right().rank(4),
         column("DIRECTION", &|c| c.direction.clone()).rank(3),
         column("STATE", &|c| state(c).to_owned()).rank(5),
         column("FROM", &|c| c.downstream.clone()).rank(6),
@@ -86,12 +86,6 @@ fn table(connections: &[v1::Connection], now: SystemTime) -> Table {
         column("UP", &|c| c.bytes_up.to_string()).right().rank(7),
         column("DOWN", &|c| c.bytes_down.to_string()).right().rank(7),
     ])
-}
-
-fn age(since: &str, now: SystemTime) -> String {
-    let since = humantime::parse_rfc3339(since).ok();
-    let age = since.map(|since| now.duration_since(since).unwrap_or_default());
-    age.map_or_else(String::new, |age| span(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)))
 }
 
 fn state(connection: &v1::Connection) -> &'static str {

@@ -1,12 +1,13 @@
 //! `sidegate redirect`.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use sidegate_config::Config;
 use sidegate_config::schema;
 use sidegate_config::value::{Address, Ports};
 use sidegate_core::counted;
 use sidegate_redirect::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
 
+use crate::check::unusable;
 use crate::cli::{self, RedirectAction};
 use crate::outcome::Outcome;
 use crate::say::{say, say_lines};
@@ -21,8 +22,7 @@ pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<Outcome> {
         err!("{}", if there { "removed" } else { "there were no rules" });
         return Ok(Outcome::Good);
     }
-    let config =
-        sidegate_config::load(&arguments.config.config).map_err(|problems| anyhow!("the configuration can't be used:\n{problems}"))?;
+    let config = sidegate_config::load(&arguments.config.config).map_err(|problems| unusable(&problems))?;
     let plan = plan(&config);
     match arguments.action {
         RedirectAction::Show => say_lines(&sidegate_redirect::render(&plan)?)?,

@@ -194,9 +194,8 @@ fn collector_tls(target: &Target, identity: IdentityCell) -> TlsSource {
 
 /// The kernel's rules exempt one user. As another, sidegate's own connections would be captured, by itself.
 fn check_user(config: &Config) -> Result<()> {
-    let captures = config.outbound.listen.is_some() || config.outbound.listen6.is_some();
     let (uid, exempt) = (nix::unistd::geteuid().as_raw(), redirect::exempt_uid(config));
-    if !captures || config.redirect.exempt_mark.is_some() || uid == exempt {
+    if !config.outbound.is_redirected() || config.redirect.exempt_mark.is_some() || uid == exempt {
         return Ok(());
     }
     let message = format!(
@@ -303,7 +302,7 @@ fn in_plaintext(config: &Config) -> Vec<String> {
 
 /// What proves that the kernel sends the pod's traffic here, if it has to and nothing else sees to that.
 fn capture_proof(config: &Config) -> Result<Option<Proof>> {
-    if !captures(config) {
+    if !config.is_redirected() {
         return Ok(None);
     }
     if let Some(reason) = &config.redirect.without_proof {
@@ -311,11 +310,6 @@ fn capture_proof(config: &Config) -> Result<Option<Proof>> {
         return Ok(None);
     }
     Ok(Some(Proof::of(&redirect::plan(config))?))
-}
-
-/// Whether the kernel is to redirect anything to this sidecar.
-fn captures(config: &Config) -> bool {
-    config.inbound.listen.is_some() || config.outbound.listen.is_some() || config.outbound.listen6.is_some()
 }
 
 /// Once the start is over its code is only a burden: of the program, about half is never needed again.

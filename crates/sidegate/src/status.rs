@@ -102,11 +102,16 @@ fn screen(status: &v1::Status) -> String {
 
 /// `for 3m05s (since 2026-01-31T08:00:00Z)`, of an RFC 3339 time.
 fn since(time: Option<&String>) -> String {
-    let ago = |time: &str| Some(SystemTime::now().duration_since(humantime::parse_rfc3339(time).ok()?).unwrap_or_default());
-    match time.and_then(|time| Some((time, ago(time)?))) {
-        Some((time, ago)) => format!("for {} (since {time})", span(i64::try_from(ago.as_secs()).unwrap_or(i64::MAX))),
+    match time.and_then(|time| Some((time, age(time, SystemTime::now())?))) {
+        Some((time, age)) => format!("for {age} (since {time})"),
         None => "not yet".to_owned(),
     }
+}
+
+/// How long an RFC 3339 time has been past at `now`.
+pub(crate) fn age(time: &str, now: SystemTime) -> Option<String> {
+    let age = now.duration_since(humantime::parse_rfc3339(time).ok()?).unwrap_or_default();
+    Some(span(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)))
 }
 
 fn expires(seconds_left: i64) -> String {
@@ -114,7 +119,7 @@ fn expires(seconds_left: i64) -> String {
 }
 
 /// The two largest units of a length of time.
-pub(crate) fn span(seconds: i64) -> String {
+fn span(seconds: i64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m{:02}s", seconds / 60, seconds % 60),

@@ -193,7 +193,7 @@ fn passes_by(config: &Config, query: &Query<'_>, by_listener: bool) -> Option<St
     let to = query.to;
     let (is_captured, captured, far) = match query.direction {
         Direction::Inbound => (config.inbound.listen.is_some(), &config.redirect.inbound, query.client_address),
-        Direction::Outbound => (config.outbound.listen.is_some() || config.outbound.listen6.is_some(), &config.redirect.outbound, to.ip()),
+        Direction::Outbound => (config.outbound.is_redirected(), &config.redirect.outbound, to.ip()),
     };
     if by_listener {
         return None;

@@ -20,9 +20,14 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
 /// any.
 #[must_use]
 pub fn rfc3339(seconds: i64) -> Option<String> {
+    rfc3339_time(seconds).map(|time| time.to_string())
+}
+
+/// What [`rfc3339`] writes, where it needs no memory of its own.
+pub(crate) fn rfc3339_time(seconds: i64) -> Option<humantime::Rfc3339Timestamp> {
     const END_OF_9999: u64 = 253_402_300_799;
     let seconds = u64::try_from(seconds).ok().filter(|s| *s <= END_OF_9999)?;
-    Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string())
+    Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)))
 }
 
 /// A length of time in one unit: `42 seconds`, `3.5 hours`, `6.9 years`.

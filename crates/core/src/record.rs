@@ -171,7 +171,10 @@ fn hex<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn moment<S: Serializer>(seconds: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    printable::rfc3339(*seconds).serialize(serializer)
+    match printable::rfc3339_time(*seconds) {
+        Some(time) => serializer.collect_str(&time),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// What policy said.

@@ -58,8 +58,11 @@ fn main() {
             "telemetry: {{ otlp: {{ endpoint: \"http://{to}\" }}, traces: {{ sampler: {{ perSecond: 0 }} }}, metrics: {{ interval: 1s }} }}\n"
         )
     };
+    let default = format!("telemetry: {{ otlp: {{ endpoint: \"http://{}\" }} }}\n", collectors[0].address);
     let mut pairs: Vec<Pair> = [
         ("none", "accessLog: { format: \"off\" }\n".to_owned()),
+        ("no collector", String::new()),
+        ("default, to a collector", default),
         ("all, to a collector", everything(collectors[0].address)),
         ("all, collector hangs", everything(collectors[1].address)),
         ("all, collector slow", everything(collectors[2].address)),
@@ -227,11 +230,11 @@ fn print(pairs: &[Pair]) {
         ("CPU us/connection", |r| r.cpu_per_connection),
     ];
     println!("medians of {ROUNDS} rounds; in brackets the median of the ratios to `{}`, round by round", pairs[0].name);
-    print!("{:<22}", "telemetry");
+    print!("{:<24}", "telemetry");
     columns.iter().for_each(|(title, _)| print!("{title:>22}"));
     println!("{:>30}", "dropped: traces, logs");
     for pair in pairs {
-        print!("{:<22}", pair.name);
+        print!("{:<24}", pair.name);
         for (_, field) in columns {
             print!("{:>22}", format!("{:.0} ({:.3})", median(pair, field), ratio(pair, &pairs[0], field)));
         }

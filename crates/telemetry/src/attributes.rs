@@ -1,9 +1,11 @@
 //! What is said of a connection, on its span and on its log record alike: OpenTelemetry's names where it has some.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry_semantic_conventions::attribute as semconv;
 use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, RevocationStatus, Transport, TunnelUse, rfc3339};
 
@@ -69,50 +71,133 @@ attributes! {
     GENERATION "sidegate.generation", "int" "Generation of identity, policy and names that decided about the connection.";
 }
 
-/// Attributes under construction: repeated `KeyValue`s in one field of a message.
+/// A connection that went well seldom has more.
+pub(crate) const USUAL: usize = 32;
+
+/// How many attributes a span or a log record has at most, and how many characters each of its texts
+/// (OpenTelemetry specification, "Attribute limits").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    count: usize,
+    /// None for no bound.
+    value_length: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { count: 128, value_length: None }
+    }
+}
+
+impl Limits {
+    fn cut(self, text: &str) -> &str {
+        let end = self.value_length.and_then(|most| text.char_indices().nth(most));
+        end.map_or(text, |(end, _)| &text[..end])
+    }
+}
+
+/// What becomes of attributes.
+enum Form<'a> {
+    /// Repeated `KeyValue`s in a field of a log record, encoded at once.
+    LogRecord(&'a mut Buffer, u32),
+    /// The list of the SDK's span.
+    Span(&'a mut Vec<KeyValue>),
+}
+
+/// Attributes under construction.
 pub(crate) struct Attributes<'a> {
-    out: &'a mut Buffer,
-    field: u32,
+    form: Form<'a>,
+    limits: Limits,
+    count: usize,
+    dropped: u32,
 }
 
 impl<'a> Attributes<'a> {
-    pub(crate) fn new(out: &'a mut Buffer, field: u32) -> Self {
-        Self { out, field }
+    /// Those of a log record, in its field `field`.
+    pub(crate) fn of_log_record(out: &'a mut Buffer, field: u32, limits: Limits) -> Self {
+        Self { form: Form::LogRecord(out, field), limits, count: 0, dropped: 0 }
     }
 
-    pub(crate) fn text(&mut self, key: &str, value: &str) {
-        self.out.text_attribute(self.field, key, value);
+    /// Those of a span.
+    pub(crate) fn of_span(list: &'a mut Vec<KeyValue>, limits: Limits) -> Self {
+        Self { form: Form::Span(list), limits, count: 0, dropped: 0 }
     }
 
-    pub(crate) fn optional(&mut self, key: &str, value: Option<&str>) {
+    /// Whether there is room for one more; counts it either way.
+    fn is_room(&mut self) -> bool {
+        let room = self.count < self.limits.count;
+        if room {
+            self.count += 1;
+        } else {
+            self.dropped += 1;
+        }
+        room
+    }
+
+    pub(crate) fn text(&mut self, key: impl Into<Cow<'static, str>>, value: &str) {
+        if !self.is_room() {
+            return;
+        }
+        let value = self.limits.cut(value);
+        match &mut self.form {
+            Form::LogRecord(out, field) => out.text_attribute(*field, &key.into(), value),
+            Form::Span(all) => all.push(KeyValue::new(key.into(), value.to_owned())),
+        }
+    }
+
+    pub(crate) fn optional(&mut self, key: &'static str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, value);
         }
     }
 
-    pub(crate) fn shown(&mut self, key: &str, value: impl fmt::Display) {
-        let mut text = std::mem::take(&mut self.out.scratch);
-        text.clear();
-        let _ = write!(text, "{value}");
-        self.text(key, &text);
-        self.out.scratch = text;
+    pub(crate) fn shown(&mut self, key: &'static str, value: impl fmt::Display) {
+        match &mut self.form {
+            Form::LogRecord(out, _) => {
+                let mut text = std::mem::take(&mut out.scratch);
+                text.clear();
+                let _ = write!(text, "{value}");
+                self.text(key, &text);
+                if let Form::LogRecord(out, _) = &mut self.form {
+                    out.scratch = text;
+                }
+            }
+            Form::Span(_) => self.text(key, &value.to_string()),
+        }
     }
 
-    pub(crate) fn boolean(&mut self, key: &str, value: bool) {
-        self.out.varint_attribute(self.field, key, 2, value.into());
+    pub(crate) fn boolean(&mut self, key: impl Into<Cow<'static, str>>, value: bool) {
+        if !self.is_room() {
+            return;
+        }
+        match &mut self.form {
+            Form::LogRecord(out, field) => out.varint_attribute(*field, &key.into(), 2, value.into()),
+            Form::Span(all) => all.push(KeyValue::new(key.into(), value)),
+        }
     }
 
-    pub(crate) fn number(&mut self, key: &str, value: u64) {
-        // An int64: what is larger would read as negative.
-        self.out.varint_attribute(self.field, key, 3, value.min(i64::MAX.unsigned_abs()));
+    /// An int64, the largest for what is larger.
+    pub(crate) fn number(&mut self, key: &'static str, value: u64) {
+        self.integer(key, i64::try_from(value).unwrap_or(i64::MAX));
     }
 
-    /// An int64, negative ones in two's complement as protobuf has them.
-    pub(crate) fn integer(&mut self, key: &str, value: i64) {
-        self.out.varint_attribute(self.field, key, 3, value.cast_unsigned());
+    pub(crate) fn integer(&mut self, key: impl Into<Cow<'static, str>>, value: i64) {
+        if !self.is_room() {
+            return;
+        }
+        match &mut self.form {
+            // Negative ones in two's complement, as protobuf has them.
+            Form::LogRecord(out, field) => out.varint_attribute(*field, &key.into(), 3, value.cast_unsigned()),
+            Form::Span(all) => all.push(KeyValue::new(key.into(), value)),
+        }
     }
 
-    fn address(&mut self, ip_key: &str, port_key: &str, address: SocketAddr) {
+    /// How many had no room.
+    pub(crate) fn dropped(&self) -> u32 {
+        self.dropped
+    }
+
+    fn address(&mut self, ip_key: &'static str, port_key: &'static str, address: SocketAddr) {
         self.shown(ip_key, address.ip());
         self.number(port_key, address.port().into());
     }
@@ -283,13 +368,39 @@ pub(crate) mod tests {
         for direction in [Direction::Inbound, Direction::Outbound] {
             let mut out = Buffer::default();
             let record = full(direction, Reason::Expired);
-            connection(&record, &mut Attributes::new(&mut out, 1));
-            stages(&record, &mut Attributes::new(&mut out, 1));
+            let mut all = Attributes::of_log_record(&mut out, 1, Limits::default());
+            connection(&record, &mut all);
+            stages(&record, &mut all);
             let attributes = KeyValueList::decode(out.into_bytes().as_slice()).unwrap().values;
             let keys: BTreeSet<String> = attributes.iter().map(|a| a.key.clone()).collect();
             assert_eq!(keys.len(), attributes.len(), "nothing is said twice");
             said.extend(keys);
         }
         assert_eq!(said, ATTRIBUTES.iter().map(|(key, _, _)| (*key).to_owned()).collect());
+    }
+
+    #[test]
+    fn both_forms_say_the_same_within_the_limits() {
+        let record = full(Direction::Inbound, Reason::Expired);
+        for limits in [Limits::default(), Limits { count: 7, value_length: Some(5) }, Limits { count: 0, value_length: Some(0) }] {
+            let (mut out, mut list) = (Buffer::default(), Vec::new());
+            let mut of_log = Attributes::of_log_record(&mut out, 1, limits);
+            connection(&record, &mut of_log);
+            let dropped = of_log.dropped();
+            let mut of_span = Attributes::of_span(&mut list, limits);
+            connection(&record, &mut of_span);
+            assert_eq!(of_span.dropped(), dropped);
+            let encoded = KeyValueList::decode(out.into_bytes().as_slice()).unwrap().values;
+            let converted: Vec<_> = list.iter().map(opentelemetry_proto::tonic::common::v1::KeyValue::from).collect();
+            assert_eq!(encoded, converted);
+            assert!(encoded.len() <= limits.count && (encoded.len() + dropped as usize) > 30);
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let limits = |most| Limits { count: 1, value_length: most };
+        assert_eq!([limits(None), limits(Some(9)), limits(Some(2)), limits(Some(0))].map(|l| l.cut("Größe")), ["Größe", "Größe", "Gr", ""]);
+        assert_eq!(limits(Some(3)).cut("Größe"), "Grö");
     }
 }

@@ -52,7 +52,9 @@ pub use resource::{RESOURCE, Resource};
 pub use spans::SPANS;
 pub use text::{duration, line};
 
+use attributes::Limits;
 use otlp::export::State;
+use otlp::traces::Encoder;
 use pipeline::Pipeline;
 
 /// Some seconds of a busy data plane; about 8 MiB at the worst.
@@ -121,7 +123,7 @@ impl Telemetry {
     /// Starts the threads.
     ///
     /// # Errors
-    /// If the system gives no thread or runtime.
+    /// If the system gives no thread or runtime, or OpenTelemetry's exporter can't be built.
     pub fn start(options: Options<'_>) -> std::io::Result<(Self, Writers)> {
         let metrics = Arc::new(Metrics::new(&options.config.metrics));
         if let Some(events) = &options.events {
@@ -139,6 +141,8 @@ impl Telemetry {
         };
         let resource = Arc::new(Resource::new(options.config, |name| std::env::var(name).ok()));
         let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| State::new(&target)));
+        let traces = states[Signal::Traces as usize].is_some().then(|| Encoder::new(resource.clone(), Limits::default()));
+        let traces = traces.transpose().map_err(std::io::Error::other)?;
         let (records, receiver) = mpsc::channel(QUEUE);
         let (watchers, _) = broadcast::channel(WATCH);
         let (end, known_end) = watch::channel(None);
@@ -153,6 +157,7 @@ impl Telemetry {
             fold: options.fold,
             end: known_end,
             states: states.clone(),
+            traces,
             complained: 0,
         };
         let (config, mark, tls) = (options.config.clone(), options.mark, options.tls);

@@ -6,11 +6,11 @@ use std::time::SystemTime;
 use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
 use sidegate_core::{ConnectionRecord, event};
 
-use crate::attributes::{self, Attributes};
+use crate::attributes::{self, Attributes, Limits};
 use crate::audit_lines::AuditLine;
-use crate::spans::{NOT_SAMPLED, SAMPLED, nanos};
+use crate::spans::{NOT_SAMPLED, SAMPLED};
 use crate::text;
-use crate::wire::Buffer;
+use crate::wire::{Buffer, nanos};
 
 /// An event, as it was reported.
 #[derive(Debug)]
@@ -50,6 +50,7 @@ mod field {
     pub(super) const SEVERITY_TEXT: u32 = 3;
     pub(super) const BODY: u32 = 5;
     pub(super) const ATTRIBUTES: u32 = 6;
+    pub(super) const DROPPED_ATTRIBUTES: u32 = 7;
     pub(super) const FLAGS: u32 = 8;
     pub(super) const TRACE_ID: u32 = 9;
     pub(super) const SPAN_ID: u32 = 10;
@@ -58,10 +59,10 @@ mod field {
 }
 
 /// Writes `entry` as a log record into field `records` of a `ScopeLogs`.
-pub(crate) fn write(entry: &Entry, records: u32, out: &mut Buffer) {
+pub(crate) fn write(entry: &Entry, limits: Limits, records: u32, out: &mut Buffer) {
     out.message(records, |log| match entry {
-        Entry::Connection(record, sampled) => connection(record, *sampled, log),
-        Entry::Event(event) => of_event(event, log),
+        Entry::Connection(record, sampled) => connection(record, *sampled, limits, log),
+        Entry::Event(event) => of_event(event, limits, log),
         Entry::Audit(line) => of_audit(line, log),
     });
 }
@@ -74,16 +75,18 @@ fn head(time: SystemTime, severity: SeverityNumber, severity_text: &str, body: &
     log.message(field::BODY, |value| value.bytes(1, body.as_bytes()));
 }
 
-fn connection(record: &ConnectionRecord, sampled: bool, log: &mut Buffer) {
+fn connection(record: &ConnectionRecord, sampled: bool, limits: Limits, log: &mut Buffer) {
     let (severity, word) = if record.is_success() { (SeverityNumber::Info, "INFO") } else { (SeverityNumber::Warn, "WARN") };
     head(record.time + record.stages.total, severity, word, &text::line(record), log);
     log.bytes(field::EVENT_NAME, event::CONNECTION_ENDED.as_bytes());
-    let mut attributes = Attributes::new(log, field::ATTRIBUTES);
+    let mut attributes = Attributes::of_log_record(log, field::ATTRIBUTES, limits);
     attributes::connection(record, &mut attributes);
     attributes::stages(record, &mut attributes);
+    let dropped = attributes.dropped();
+    log.varint(field::DROPPED_ATTRIBUTES, dropped.into());
     log.bytes(field::TRACE_ID, &record.trace().bytes());
     log.bytes(field::SPAN_ID, &record.span_id.0);
-    log.fixed32(field::FLAGS, if sampled { SAMPLED } else { NOT_SAMPLED });
+    log.fixed32(field::FLAGS, if sampled { SAMPLED } else { NOT_SAMPLED }.into());
 }
 
 /// Its body is the record as the audit log has it, so that whoever collects has what is verified.
@@ -92,7 +95,7 @@ fn of_audit(line: &AuditLine, log: &mut Buffer) {
     log.bytes(field::EVENT_NAME, event::AUDIT_RECORD.as_bytes());
 }
 
-fn of_event(event: &Event, log: &mut Buffer) {
+fn of_event(event: &Event, limits: Limits, log: &mut Buffer) {
     let (severity, word) = match event.level {
         tracing::Level::ERROR => (SeverityNumber::Error, "ERROR"),
         tracing::Level::WARN => (SeverityNumber::Warn, "WARN"),
@@ -105,18 +108,20 @@ fn of_event(event: &Event, log: &mut Buffer) {
         log.bytes(field::EVENT_NAME, name.as_bytes());
     }
     let mut trace_id = None;
-    let mut attributes = Attributes::new(log, field::ATTRIBUTES);
+    let mut attributes = Attributes::of_log_record(log, field::ATTRIBUTES, limits);
     attributes.text("sidegate.module", event.target);
     for (key, value) in &event.fields {
         let name = format!("sidegate.{key}");
         match value {
             // The connection that an event is about is its trace.
             Field::Text(text) if *key == "connection_id" => trace_id = from_hex(text),
-            Field::Text(text) => attributes.text(&name, text),
-            Field::Number(number) => attributes.integer(&name, *number),
-            Field::Boolean(truth) => attributes.boolean(&name, *truth),
+            Field::Text(text) => attributes.text(name, text),
+            Field::Number(number) => attributes.integer(name, *number),
+            Field::Boolean(truth) => attributes.boolean(name, *truth),
         }
     }
+    let dropped = attributes.dropped();
+    log.varint(field::DROPPED_ATTRIBUTES, dropped.into());
     if let Some(trace_id) = trace_id {
         log.bytes(field::TRACE_ID, &trace_id);
     }
@@ -140,7 +145,7 @@ mod tests {
 
     fn log_record(entry: &Entry) -> LogRecord {
         let mut out = Buffer::default();
-        write(entry, 2, &mut out);
+        write(entry, Limits::default(), 2, &mut out);
         ScopeLogs::decode(out.into_bytes().as_slice()).unwrap().log_records.remove(0)
     }
 
@@ -149,7 +154,7 @@ mod tests {
         let record = Arc::new(full(Direction::Inbound, Reason::Expired));
         let log = log_record(&Entry::Connection(record.clone(), true));
         assert_eq!((log.trace_id.as_slice(), log.span_id.as_slice()), (&record.connection_id.bytes()[..], &record.span_id.0[..]));
-        assert_eq!((log.severity_text.as_str(), log.flags, log.event_name.as_str()), ("WARN", SAMPLED, event::CONNECTION_ENDED));
+        assert_eq!((log.severity_text.as_str(), log.flags, log.event_name.as_str()), ("WARN", SAMPLED.into(), event::CONNECTION_ENDED));
         assert_eq!(log.body.unwrap().value.unwrap(), Value::StringValue(text::line(&record)));
         assert_eq!(log.time_unix_nano, nanos(record.time + record.stages.total));
         assert!(log.attributes.len() > 30 && log.observed_time_unix_nano >= log.time_unix_nano - 50_000_000);

@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
+use crate::attributes::Limits;
 use crate::audit_lines::AuditLine;
 use crate::catalog::{Cause, Way};
 use crate::events::Events;
@@ -54,6 +55,8 @@ pub(crate) struct Pipeline {
     /// When the thread has to have ended, once that is known.
     pub(crate) end: watch::Receiver<Option<std::time::Instant>>,
     pub(crate) states: [Option<Arc<State>>; 3],
+    /// What makes requests of traces, if they are exported.
+    pub(crate) traces: Option<otlp::traces::Encoder>,
     /// How many lost lines of the access log have been spoken of.
     pub(crate) complained: u64,
 }
@@ -133,7 +136,7 @@ impl Pipeline {
     }
 
     fn start(
-        &self,
+        &mut self,
         config: &schema::Telemetry,
         mark: Option<u32>,
         tls: &impl Fn(&schema::Target) -> TlsSource,
@@ -147,16 +150,17 @@ impl Pipeline {
             Some((exporter, state))
         };
         let room = |batch: &schema::Batch| usize::try_from(batch.queue).unwrap_or(usize::MAX);
-        let traces = exporter(Signal::Traces).map(|(exporter, state)| {
+        let traces = exporter(Signal::Traces).zip(self.traces.take()).map(|((exporter, state), mut encoder)| {
             let (sender, queue) = mpsc::channel(room(&config.traces.batch));
-            let resource = self.resource.clone();
-            exporters.spawn(export::run(queue, config.traces.batch.clone(), exporter, move |some| otlp::traces(some, &resource)));
+            let encode = move |some: &[Arc<ConnectionRecord>]| encoder.encode(some);
+            exporters.spawn(export::run(queue, config.traces.batch.clone(), exporter, |record| spans::count(record), encode));
             (sender, Sampler::new(&config.traces), state)
         });
         let logs = exporter(Signal::Logs).map(|(exporter, state)| {
             let (sender, queue) = mpsc::channel(room(&config.logs.batch));
             let resource = self.resource.clone();
-            exporters.spawn(export::run(queue, config.logs.batch.clone(), exporter, move |some| otlp::logs(some, &resource)));
+            let encode = move |some: &[Entry]| Ok(otlp::logs(some, Limits::default(), &resource));
+            exporters.spawn(export::run(queue, config.logs.batch.clone(), exporter, |_| 1, encode));
             (sender, Failures::new(config.logs.failures_per_second), state)
         });
         if let Some((exporter, _)) = exporter(Signal::Metrics) {

@@ -1,13 +1,13 @@
 //! A connection as a trace: one span for the whole, a child for each stage at its true time.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use sidegate_core::{ConnectionRecord, Direction, Lap, Stage};
 
-use crate::attributes::{self, Attributes};
-use crate::wire::Buffer;
+use crate::attributes::{self, Attributes, Limits};
 
 /// The spans: name, kind, meaning.
 pub const SPANS: &[(&str, &str, &str)] = &[
@@ -21,14 +21,9 @@ pub const SPANS: &[(&str, &str, &str)] = &[
 ];
 
 /// The trace flags "sampled" and "random" (W3C Trace Context level 2 §3.2.2.5).
-pub(crate) const SAMPLED: u32 = 3;
+pub(crate) const SAMPLED: u8 = 3;
 /// The trace flag "random" alone.
-pub(crate) const NOT_SAMPLED: u32 = 2;
-
-/// Nanoseconds since the epoch.
-pub(crate) fn nanos(time: SystemTime) -> u64 {
-    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
-}
+pub(crate) const NOT_SAMPLED: u8 = 2;
 
 /// The stages of `record` that were reached, in the order of their spans.
 fn stages(record: &ConnectionRecord) -> [(Stage, Option<Lap>); 5] {
@@ -42,60 +37,46 @@ fn stages(record: &ConnectionRecord) -> [(Stage, Option<Lap>); 5] {
     ]
 }
 
-/// How many spans [`write`] makes of `record`.
+/// How many spans [`push`] makes of `record`.
 pub(crate) fn count(record: &ConnectionRecord) -> u64 {
     1 + stages(record).iter().filter(|(_, lap)| lap.is_some()).count() as u64
 }
 
-/// Fields of `opentelemetry.proto.trace.v1.Span`.
-mod field {
-    pub(super) const TRACE_ID: u32 = 1;
-    pub(super) const SPAN_ID: u32 = 2;
-    pub(super) const PARENT_SPAN_ID: u32 = 4;
-    pub(super) const NAME: u32 = 5;
-    pub(super) const KIND: u32 = 6;
-    pub(super) const START: u32 = 7;
-    pub(super) const END: u32 = 8;
-    pub(super) const ATTRIBUTES: u32 = 9;
-    pub(super) const STATUS: u32 = 15;
-    pub(super) const FLAGS: u32 = 16;
-}
-
 /// What a span is called, where it hangs and when it was.
-struct Frame<'a> {
+struct Frame {
     id: [u8; 8],
+    /// None for the root of a trace.
     parent: Option<[u8; 8]>,
-    name: &'a str,
+    parent_is_remote: bool,
+    name: &'static str,
     kind: SpanKind,
-    start: u64,
+    start: SystemTime,
     took: Duration,
     failed: bool,
 }
 
-/// Writes the spans of `record`, the whole first, each into field `spans` of a `ScopeSpans`. How many they are.
-pub(crate) fn write(record: &ConnectionRecord, spans: u32, out: &mut Buffer) -> u64 {
+/// Adds the spans of `record` to `spans`, the whole first.
+pub(crate) fn push(record: &ConnectionRecord, scope: &InstrumentationScope, limits: Limits, spans: &mut Vec<SpanData>) {
     let root_id = record.span_id.0;
-    let start = nanos(record.time);
-    let at = |instant: Instant| start + u64::try_from(instant.saturating_duration_since(record.accepted).as_nanos()).unwrap_or(0);
-    let kind = match record.direction {
-        Direction::Inbound => SpanKind::Server,
-        Direction::Outbound => SpanKind::Client,
-    };
-    let failed = !record.is_success();
+    let at = |instant: Instant| record.time + instant.saturating_duration_since(record.accepted);
     let root = Frame {
         id: root_id,
         parent: record.parent_span.map(|span| span.0),
+        parent_is_remote: record.parent_span.is_some(),
         name: record.direction.label(),
-        kind,
-        start,
+        kind: match record.direction {
+            Direction::Inbound => SpanKind::Server,
+            Direction::Outbound => SpanKind::Client,
+        },
+        start: record.time,
         took: record.stages.total,
-        failed,
+        failed: !record.is_success(),
     };
-    out.message(spans, |span| {
-        frame(record, &root, span);
-        attributes::connection(record, &mut Attributes::new(span, field::ATTRIBUTES));
-    });
-    let mut count = 1;
+    let mut all = Vec::with_capacity(attributes::USUAL);
+    let mut of_span = Attributes::of_span(&mut all, limits);
+    attributes::connection(record, &mut of_span);
+    let dropped = of_span.dropped();
+    spans.push(span(record, root, all, dropped, scope));
     for (stage, lap) in stages(record) {
         let Some(lap) = lap else { continue };
         let parent =
@@ -103,43 +84,47 @@ pub(crate) fn write(record: &ConnectionRecord, spans: u32, out: &mut Buffer) -> 
         let child = Frame {
             id: child_id(root_id, stage),
             parent: Some(parent),
+            parent_is_remote: false,
             name: stage.label(),
             kind: SpanKind::Internal,
             start: at(lap.start),
             took: lap.took,
             failed: is_place_of_failure(record, stage),
         };
-        out.message(spans, |span| {
-            frame(record, &child, span);
-            if child.failed {
-                Attributes::new(span, field::ATTRIBUTES).text(attributes::ERROR_TYPE, record.reason.label());
-            }
-        });
-        count += 1;
+        let mut all = Vec::new();
+        let mut of_span = Attributes::of_span(&mut all, limits);
+        if child.failed {
+            of_span.text(attributes::ERROR_TYPE, record.reason.label());
+        }
+        let dropped = of_span.dropped();
+        spans.push(span(record, child, all, dropped, scope));
     }
-    count
 }
 
-fn frame(record: &ConnectionRecord, frame: &Frame<'_>, span: &mut Buffer) {
-    span.bytes(field::TRACE_ID, &record.trace().bytes());
-    span.bytes(field::SPAN_ID, &frame.id);
-    if let Some(parent) = frame.parent {
-        span.bytes(field::PARENT_SPAN_ID, &parent);
-    }
-    span.bytes(field::NAME, frame.name.as_bytes());
-    span.varint(field::KIND, frame.kind as u64);
-    span.fixed64(field::START, frame.start);
-    span.fixed64(field::END, frame.start + u64::try_from(frame.took.as_nanos()).unwrap_or(0));
+fn span(record: &ConnectionRecord, frame: Frame, attributes: Vec<KeyValue>, dropped: u32, scope: &InstrumentationScope) -> SpanData {
+    let (trace, id) = (TraceId::from_bytes(record.trace().bytes()), SpanId::from_bytes(frame.id));
     // Unset where nothing went wrong, for an operator's judgement stands above ours (OpenTelemetry trace API, status).
-    if frame.failed {
+    let status = if frame.failed {
         let meaning = record.reason.meaning();
-        let message = record.detail.as_ref().map_or_else(|| meaning.to_owned(), |detail| format!("{meaning} {detail}"));
-        span.message(field::STATUS, |status| {
-            status.bytes(2, message.as_bytes());
-            status.varint(3, StatusCode::Error as u64);
-        });
+        Status::error(record.detail.as_ref().map_or_else(|| meaning.to_owned(), |detail| format!("{meaning} {detail}")))
+    } else {
+        Status::Unset
+    };
+    SpanData {
+        span_context: SpanContext::new(trace, id, TraceFlags::new(SAMPLED), false, TraceState::NONE),
+        parent_span_id: frame.parent.map_or(SpanId::INVALID, SpanId::from_bytes),
+        parent_span_is_remote: frame.parent_is_remote,
+        span_kind: frame.kind,
+        name: frame.name.into(),
+        start_time: frame.start,
+        end_time: frame.start + frame.took,
+        attributes,
+        dropped_attributes_count: dropped,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status,
+        instrumentation_scope: scope.clone(),
     }
-    span.fixed32(field::FLAGS, SAMPLED);
 }
 
 /// A failure of verification is one of the handshake too.
@@ -169,26 +154,25 @@ fn child_id(root: [u8; 8], stage: Stage) -> [u8; 8] {
 mod tests {
     use super::*;
     use crate::attributes::tests::full;
-    use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span};
-    use prost::Message;
     use sidegate_core::Reason;
 
-    fn spans(record: &ConnectionRecord) -> Vec<Span> {
-        let mut out = Buffer::default();
-        assert_eq!(write(record, 2, &mut out), count(record));
-        ScopeSpans::decode(out.into_bytes().as_slice()).unwrap().spans
+    fn spans(record: &ConnectionRecord) -> Vec<SpanData> {
+        let mut spans = Vec::new();
+        push(record, &InstrumentationScope::default(), Limits::default(), &mut spans);
+        assert_eq!(spans.len() as u64, count(record));
+        spans
     }
 
     #[test]
     fn stages_are_children_at_their_true_times() {
-        let record = full(Direction::Inbound, Reason::Closed);
+        let mut record = full(Direction::Inbound, Reason::Closed);
         let all = spans(&record);
-        assert_eq!(all.len() as u64, count(&record));
         let span = |name: &str| all.iter().find(|s| s.name == name).unwrap();
         let root = span("inbound");
-        assert_eq!((root.kind, root.trace_id.as_slice()), (SpanKind::Server as i32, &record.connection_id.bytes()[..]));
-        assert_eq!((root.end_time_unix_nano - root.start_time_unix_nano, root.status.clone()), (50_000_000, None));
-        assert_eq!((root.flags, root.attributes.len() > 30), (SAMPLED, true));
+        assert_eq!((&root.span_kind, root.span_context.trace_id().to_bytes()), (&SpanKind::Server, record.connection_id.bytes()));
+        assert_eq!((root.start_time, root.end_time, &root.status), (record.time, record.time + Duration::from_millis(50), &Status::Unset));
+        assert_eq!((root.span_context.trace_flags().to_u8(), root.attributes.len() > 30), (SAMPLED, true));
+        assert_eq!((root.parent_span_id, root.parent_span_is_remote), (SpanId::INVALID, false));
         for (name, from, took, parent) in [
             ("detect", 0, 100, "inbound"),
             ("dial", 100, 200, "inbound"),
@@ -197,13 +181,18 @@ mod tests {
             ("authorize", 1300, 5, "inbound"),
         ] {
             let child = span(name);
-            assert_eq!(child.start_time_unix_nano - root.start_time_unix_nano, from * 1000, "{name}");
-            assert_eq!(child.end_time_unix_nano - child.start_time_unix_nano, took * 1000, "{name}");
-            assert_eq!((&child.parent_span_id, &child.trace_id), (&span(parent).span_id, &root.trace_id), "{name}");
+            assert_eq!(child.start_time, root.start_time + Duration::from_micros(from), "{name}");
+            assert_eq!(child.end_time, child.start_time + Duration::from_micros(took), "{name}");
+            assert_eq!((child.parent_span_id, child.parent_span_is_remote), (span(parent).span_context.span_id(), false), "{name}");
+            assert_eq!(child.span_context.trace_id(), root.span_context.trace_id(), "{name}");
         }
-        let ids: std::collections::HashSet<_> = all.iter().map(|s| &s.span_id).collect();
+        let ids: std::collections::HashSet<_> = all.iter().map(|s| s.span_context.span_id()).collect();
         assert_eq!(ids.len(), all.len());
-        assert_eq!(spans(&full(Direction::Outbound, Reason::Closed))[0].kind, SpanKind::Client as i32);
+        assert_eq!(spans(&full(Direction::Outbound, Reason::Closed))[0].span_kind, SpanKind::Client);
+        record.parent_span = Some(sidegate_core::SpanId([7; 8]));
+        let of_peer = spans(&record);
+        assert_eq!((of_peer[0].parent_span_id, of_peer[0].parent_span_is_remote), (SpanId::from_bytes([7; 8]), true));
+        assert!(of_peer[1..].iter().all(|child| !child.parent_span_is_remote));
     }
 
     #[test]
@@ -220,7 +209,7 @@ mod tests {
             if !established {
                 record.tls = None;
             }
-            let failed: Vec<String> = spans(&record).into_iter().filter(|s| s.status.is_some()).map(|s| s.name).collect();
+            let failed: Vec<_> = spans(&record).into_iter().filter(|s| s.status != Status::Unset).map(|s| s.name).collect();
             assert_eq!(failed, places, "{reason}");
         }
     }
@@ -229,7 +218,7 @@ mod tests {
     fn the_reference_lists_every_span() {
         let mut made: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
         for direction in [Direction::Inbound, Direction::Outbound] {
-            made.extend(spans(&full(direction, Reason::Closed)).into_iter().map(|s| s.name));
+            made.extend(spans(&full(direction, Reason::Closed)).into_iter().map(|s| s.name.into_owned()));
         }
         assert_eq!(made, SPANS.iter().map(|(name, _, _)| (*name).to_owned()).collect());
     }

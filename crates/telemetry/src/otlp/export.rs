@@ -23,6 +23,8 @@ const WAIT_MOST: Duration = Duration::from_secs(30);
 const WAIT_AT_THE_END: Duration = Duration::from_millis(200);
 /// After so long a batch makes room for newer ones.
 const RETRY_FOR: Duration = Duration::from_secs(60);
+/// A collector that wants to be left alone for longer is asked again after this time.
+const QUIET_MOST: Duration = Duration::from_secs(300);
 
 /// How the export of a signal is doing.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub(crate) struct Exporter {
     transport: Transport,
     metrics: Arc<Metrics>,
     state: Arc<State>,
+    /// Until when the collector wants to be left alone.
+    quiet_until: Option<Instant>,
     /// True once the process ends.
     pub(crate) closing: watch::Receiver<bool>,
 }
@@ -72,7 +76,7 @@ impl Exporter {
         state: Arc<State>,
         closing: watch::Receiver<bool>,
     ) -> Self {
-        Self { signal, transport: Transport::new(signal, target, mark, tls), metrics, state, closing }
+        Self { signal, transport: Transport::new(signal, target, mark, tls), metrics, state, quiet_until: None, closing }
     }
 
     fn drop(&self, cause: Cause, items: u64) {
@@ -81,7 +85,10 @@ impl Exporter {
 
     /// Sends `body`, which holds `items`, and tries again for a while. Whether it arrived.
     pub(crate) async fn deliver(&mut self, body: Bytes, items: u64) -> bool {
-        let since = Instant::now();
+        if let Some(until) = self.quiet_until.take() {
+            sleep_until(until).await;
+        }
+        let give_up = Instant::now() + RETRY_FOR;
         let mut wait = WAIT_FIRST;
         let arrived = loop {
             let failure = match self.transport.send(body.clone()).await {
@@ -94,23 +101,33 @@ impl Exporter {
             };
             self.metrics.exports(self.signal, false).inc();
             self.failed(&failure.message);
-            let left = RETRY_FOR.saturating_sub(since.elapsed());
-            if !failure.retry || left.is_zero() {
+            let now = Instant::now();
+            self.quiet_until = failure.after.map(|after| now + after.min(QUIET_MOST));
+            if !failure.retry || now >= give_up || self.quiet_until.is_some_and(|until| until > give_up) {
                 self.drop(if failure.retry { Cause::ExportFailed } else { Cause::Rejected }, items);
                 break false;
             }
-            if *self.closing.borrow() {
-                // As often as the flush leaves time for; when it is over this task ends, and what is left is counted.
+            if let Some(until) = self.quiet_until.take() {
+                // At the end too: the flush ends this task where that takes too long, and counts what is left.
+                sleep_until(until).await;
+            } else if *self.closing.borrow() {
+                // As often as the flush leaves time for.
                 sleep(WAIT_AT_THE_END).await;
-                continue;
+            } else {
+                let pause = wait.mul_f64(0.5 + fastrand::f64() / 2.0).min(give_up - now);
+                let _ = timeout(pause, self.closing.wait_for(|closing| *closing)).await;
+                wait = (wait * 2).min(WAIT_MOST);
             }
-            let backoff = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
-            let pause = failure.after.map_or(backoff, |after| after.max(backoff)).min(left);
-            let _ = timeout(pause, self.closing.wait_for(|closing| *closing)).await;
-            wait = (wait * 2).min(WAIT_MOST);
         };
         self.state.pending.fetch_sub(items, Ordering::Relaxed);
         arrived
+    }
+
+    /// Counts `items` that no request could be made of.
+    fn unencoded(&self, items: u64, why: &str) {
+        self.failed(&format!("they can't be encoded: {why}"));
+        self.drop(Cause::ExportFailed, items);
+        self.state.pending.fetch_sub(items, Ordering::Relaxed);
     }
 
     fn succeeded(&self, answer: &[u8], items: u64) {
@@ -164,9 +181,15 @@ fn rejected(signal: Signal, answer: &[u8]) -> (u64, String) {
     partial.map_or((0, String::new()), |(count, message)| (u64::try_from(count).unwrap_or(0), message))
 }
 
-/// Sends what comes out of `queue` until it is closed and empty; `encode` makes a request of some and says how many
-/// items it holds.
-pub(crate) async fn run<T>(mut queue: mpsc::Receiver<T>, batch: Batch, mut exporter: Exporter, encode: impl Fn(&[T]) -> (Bytes, u64)) {
+/// Sends what comes out of `queue` until it is closed and empty; `encode` makes a request of some, and each makes `items`
+/// of the signal.
+pub(crate) async fn run<T>(
+    mut queue: mpsc::Receiver<T>,
+    batch: Batch,
+    mut exporter: Exporter,
+    items: impl Fn(&T) -> u64,
+    mut encode: impl FnMut(&[T]) -> Result<Bytes, String>,
+) {
     let size = usize::try_from(batch.size).unwrap_or(usize::MAX);
     let mut gathered = Vec::new();
     let mut closing = exporter.closing.clone();
@@ -188,9 +211,14 @@ pub(crate) async fn run<T>(mut queue: mpsc::Receiver<T>, batch: Batch, mut expor
                 }
             }
         }
-        let (body, items) = encode(&gathered);
+        let (body, count) = (encode(&gathered), gathered.iter().map(&items).sum());
         gathered.clear();
-        exporter.deliver(body, items).await;
+        match body {
+            Ok(body) => {
+                exporter.deliver(body, count).await;
+            }
+            Err(why) => exporter.unencoded(count, &why),
+        }
     }
 }
 

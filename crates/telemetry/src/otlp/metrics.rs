@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
     self as proto, AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, HistogramDataPoint, Metric,
     NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, exemplar, number_data_point,
 };
+use opentelemetry_semantic_conventions::SCHEMA_URL;
 use prost::Message;
 use sidegate_config::schema::telemetry::{HistogramShape, Temporality};
 
@@ -22,7 +23,7 @@ use crate::instruments::{Distribution, Exemplar, ZERO_THRESHOLD};
 use crate::metrics::{Metrics, Point, Stream, Value};
 use crate::prometheus::{BOUNDS, bound};
 use crate::resource::{Resource, text_attribute};
-use crate::spans::nanos;
+use crate::wire::nanos;
 
 /// A point by its stream's name, its attributes and its generation.
 type Key = (String, Vec<(&'static str, Arc<str>)>, u64);
@@ -74,9 +75,9 @@ impl Encoder {
                 scope_metrics: vec![ScopeMetrics {
                     scope: Some(scope()),
                     metrics: streams.into_iter().map(|s| metric(s, metrics, self.temporality, &time)).collect(),
-                    ..ScopeMetrics::default()
+                    schema_url: SCHEMA_URL.to_owned(),
                 }],
-                ..ResourceMetrics::default()
+                schema_url: SCHEMA_URL.to_owned(),
             }],
         };
         (request.encode_to_vec().into(), points)

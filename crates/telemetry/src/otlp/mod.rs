@@ -3,20 +3,19 @@
 pub(crate) mod connect;
 pub(crate) mod export;
 pub(crate) mod metrics;
+pub(crate) mod traces;
 mod transport;
-
-use std::sync::Arc;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_semantic_conventions::SCHEMA_URL;
 use prost::Message;
-use sidegate_core::ConnectionRecord;
 
 pub use transport::TlsSource;
 
+use crate::attributes::Limits;
 use crate::logs::{self, Entry};
 use crate::resource::Resource;
-use crate::spans;
 use crate::wire::Buffer;
 
 /// Who made the telemetry.
@@ -24,30 +23,49 @@ fn scope() -> InstrumentationScope {
     InstrumentationScope { name: "sidegate".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), ..InstrumentationScope::default() }
 }
 
-/// Both signals are nested alike: the request's field 1 holds the resource (field 1) and the scope's items (field 2); in
-/// these the scope is field 1, and each item a field 2.
-const ITEMS: u32 = 2;
+/// Fields of `ExportLogsServiceRequest`, `ResourceLogs` and `ScopeLogs` (OTLP, `logs.proto`).
+mod field {
+    pub(super) const RESOURCE_LOGS: u32 = 1;
+    /// Of `ResourceLogs` the resource, of `ScopeLogs` the scope.
+    pub(super) const ORIGIN: u32 = 1;
+    /// Of `ResourceLogs` the scopes, of `ScopeLogs` the records.
+    pub(super) const PARTS: u32 = 2;
+    pub(super) const SCHEMA_URL: u32 = 3;
+}
 
-/// A request with what `write` puts into it, and what that says.
-fn request<T>(resource: &Resource, write: impl FnOnce(&mut Buffer) -> T) -> (Bytes, T) {
+/// `entries` as a request.
+pub(crate) fn logs(entries: &[Entry], limits: Limits, resource: &Resource) -> Bytes {
     let mut out = Buffer::default();
-    let result = out.message(1, |of_resource| {
-        of_resource.bytes(1, &resource.message().encode_to_vec());
-        of_resource.message(2, |of_scope| {
-            of_scope.bytes(1, &scope().encode_to_vec());
-            write(of_scope)
-        })
+    out.message(field::RESOURCE_LOGS, |of_resource| {
+        of_resource.bytes(field::ORIGIN, &resource.message().encode_to_vec());
+        of_resource.message(field::PARTS, |of_scope| {
+            of_scope.bytes(field::ORIGIN, &scope().encode_to_vec());
+            entries.iter().for_each(|entry| logs::write(entry, limits, field::PARTS, of_scope));
+            of_scope.bytes(field::SCHEMA_URL, SCHEMA_URL.as_bytes());
+        });
+        of_resource.bytes(field::SCHEMA_URL, SCHEMA_URL.as_bytes());
     });
-    (out.into_bytes().into(), result)
+    out.into_bytes().into()
 }
 
-/// The traces of `records` as a request, and how many spans it holds.
-pub(crate) fn traces(records: &[Arc<ConnectionRecord>], resource: &Resource) -> (Bytes, u64) {
-    request(resource, |out| records.iter().map(|record| spans::write(record, ITEMS, out)).sum())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::tests::full;
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use sidegate_config::schema::telemetry as schema;
+    use sidegate_core::{Direction, Reason};
+    use std::sync::Arc;
 
-/// `entries` as a request, and how many log records it holds.
-pub(crate) fn logs(entries: &[Entry], resource: &Resource) -> (Bytes, u64) {
-    let (body, ()) = request(resource, |out| entries.iter().for_each(|entry| logs::write(entry, ITEMS, out)));
-    (body, entries.len() as u64)
+    #[test]
+    fn a_request_of_log_records_is_whole() {
+        let resource = Resource::new(&schema::Telemetry::default(), |_| None);
+        let entries = [Reason::Closed, Reason::Expired].map(|reason| Entry::Connection(Arc::new(full(Direction::Outbound, reason)), true));
+        let request = ExportLogsServiceRequest::decode(logs(&entries, Limits::default(), &resource)).unwrap();
+        let [of_resource] = &request.resource_logs[..] else { panic!("one resource") };
+        let [of_scope] = &of_resource.scope_logs[..] else { panic!("one scope") };
+        assert_eq!(of_resource.resource, Some(resource.message()));
+        assert_eq!((of_scope.scope.clone(), of_scope.log_records.len()), (Some(scope()), 2));
+        assert_eq!([&of_resource.schema_url, &of_scope.schema_url], [SCHEMA_URL; 2]);
+    }
 }

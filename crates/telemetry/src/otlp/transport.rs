@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BufMut, Bytes};
 use flate2::Compression as Level;
@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use prost::Message;
 use rustls::ClientConfig;
 use sidegate_config::schema::telemetry::{Compression, Protocol, Signal, Target};
 use sidegate_config::value::Scheme;
@@ -23,11 +24,14 @@ use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, En
 use tonic::metadata::{MetadataKey, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
+use tonic_types::{StatusExt, pb};
 
 use super::connect::{connect, port};
 
 /// A collector's answer is a few bytes; one that sends more is none.
 const LARGEST_ANSWER: usize = 64 * 1024;
+
+const PROTOBUF: &str = "application/x-protobuf";
 
 /// Makes the TLS configuration of new connections; what it gives is what holds now, after a rotation another.
 pub type TlsSource = Arc<dyn Fn() -> Result<Arc<ClientConfig>, String> + Send + Sync>;
@@ -192,28 +196,34 @@ async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body:
     client.unary(request, path, Raw).await.map(tonic::Response::into_inner).map_err(|status| refused(&status))
 }
 
-/// Which answers invite another try: OTLP specification, "Failures" (gRPC). An exhausted resource is taken for
-/// a message that is too large, which no repetition mends: what a collector says of when to come again (RetryInfo) is not
-/// read.
+/// Which answers invite another try: OTLP specification, "Failures" (gRPC). An exhausted resource does only where the
+/// collector says when to come again (RetryInfo): without that it stands for a message that is too large.
 fn refused(status: &Status) -> Failure {
-    let retry = matches!(
-        status.code(),
-        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::Unavailable | Code::DataLoss
-    );
+    let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let retry = match status.code() {
+        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::Unavailable | Code::DataLoss => true,
+        Code::ResourceExhausted => after.is_some(),
+        _ => false,
+    };
     // With a cause it is the connection's end, put as a status; without one it is the collector's own word.
     let cause = std::error::Error::source(status);
     let why = cause.map_or_else(|| status.message().to_owned(), innermost);
-    Failure {
-        message: printable(&format!("{:?}: {why}", status.code())),
-        retry: retry || cause.is_some(),
-        after: None,
-        broken: cause.is_some(),
+    Failure { message: printable(&format!("{:?}: {why}", status.code())), retry: retry || cause.is_some(), after, broken: cause.is_some() }
+}
+
+/// When to come again: seconds, or a date (RFC 9110 §10.2.3).
+fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
     }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
     let bad = |what: &str| Failure::never(format!("{what} is not fit for an HTTP request"));
-    let mut request = Request::post(&target.path).header(HOST, host(target)).header(CONTENT_TYPE, "application/x-protobuf");
+    let mut request = Request::post(&target.path).header(HOST, host(target)).header(CONTENT_TYPE, PROTOBUF);
     for (name, value) in &target.headers {
         let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad(name))?;
         value.set_sensitive(true);
@@ -231,15 +241,20 @@ async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, bod
     sender.ready().await.map_err(|e| Failure::broken(&e))?;
     let response = sender.send_request(request).await.map_err(|e| Failure::broken(&e))?;
     let status = response.status();
-    let after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-    let answer = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+    let after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+    let is_protobuf = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(PROTOBUF.as_bytes()));
+    let answer = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.map(http_body_util::Collected::to_bytes);
     if status.is_success() {
-        return answer.map(http_body_util::Collected::to_bytes).map_err(|e| Failure { broken: true, ..Failure::again(e.to_string()) });
+        return answer.map_err(|e| Failure { broken: true, ..Failure::again(e.to_string()) });
     }
     // OTLP specification, "Retryable Response Codes" (HTTP).
     let retry = [StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT]
         .contains(&status);
-    Err(Failure { message: format!("it answered {status}"), retry, after, broken: answer.is_err() })
+    // The body of a failure is a Status (OTLP specification, "OTLP/HTTP Response", Failures).
+    let said = answer.as_ref().ok().filter(|_| is_protobuf).and_then(|body| pb::Status::decode(body.clone()).ok());
+    let said = said.map(|status| status.message).filter(|message| !message.is_empty());
+    let said = said.map_or_else(String::new, |message| format!(": {message}"));
+    Err(Failure { message: printable(&format!("it answered {status}{said}")), retry, after, broken: answer.is_err() })
 }
 
 /// Messages that are encoded already: one way for all signals and both protocols.
@@ -276,5 +291,48 @@ impl Decoder for Raw {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+    use tonic_types::ErrorDetails;
+
+    #[test]
+    fn a_collector_says_when_to_come_again() {
+        let wait = Duration::from_secs(7);
+        let status = |code, details: Option<ErrorDetails>| match details {
+            Some(details) => Status::with_error_details(code, "full", details),
+            None => Status::new(code, "full"),
+        };
+        for (code, details, retry, after) in [
+            (Code::Unavailable, Some(ErrorDetails::with_retry_info(Some(wait))), true, Some(wait)),
+            (Code::Unavailable, None, true, None),
+            (Code::ResourceExhausted, Some(ErrorDetails::with_retry_info(Some(wait))), true, Some(wait)),
+            (Code::ResourceExhausted, Some(ErrorDetails::with_debug_info(Vec::<String>::new(), "x")), false, None),
+            (Code::ResourceExhausted, None, false, None),
+            (Code::InvalidArgument, None, false, None),
+        ] {
+            let failure = refused(&status(code, details));
+            assert_eq!((failure.retry, failure.after), (retry, after), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_as_good_as_seconds() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (value, after) in [
+            ("120", Some(120)),
+            (" 0", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sunday, 06-Nov-94 08:49:38 GMT", Some(1)),
+            ("Sun, 06 Nov 1994 08:49:36 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(retry_after(&HeaderValue::from_static(value), now), after.map(Duration::from_secs), "{value}");
+        }
     }
 }

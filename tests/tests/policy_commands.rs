@@ -186,11 +186,7 @@ outbound:
             1,
             "DENIED by outbound.otherwise: refuse\n  no destination covers 192.0.2.1:1\n",
         ),
-        (
-            "--outbound --to 192.0.2.1:1",
-            1,
-            "DENIED: `cache.svc` has not been resolved yet, so it is not known whether 192.0.2.1:1 is in the mesh\n",
-        ),
+        ("--outbound --to 192.0.2.1:1", 1, "DENIED: `cache.svc` has not been resolved yet, so it is not known where 192.0.2.1:1 belongs\n"),
         (
             "--to 10.1.0.9:5432 --server spiffe://prod.example/db",
             0,

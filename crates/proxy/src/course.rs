@@ -46,11 +46,11 @@ pub(crate) enum Towards<'a> {
 }
 
 impl Towards<'_> {
-    /// What is decided of a connection to `to` which no destination covers, and why it can't be if so.
+    /// What is decided of a connection to `to` that leads to no destination, and why it can't be if so.
     pub(crate) fn judge(self, to: SocketAddr) -> (Option<Decision>, Option<(Reason, String)>) {
         match self {
             Self::Unknown(name) => {
-                let detail = format!("`{name}` has not been resolved yet, so it is not known whether {to} is in the mesh");
+                let detail = format!("`{name}` has not been resolved yet, so it is not known where {to} belongs");
                 (None, Some((Reason::NotReady, detail)))
             }
             Self::Refused => {
@@ -65,13 +65,12 @@ impl Towards<'_> {
 impl Settings {
     /// Where a redirected connection from the workload leads.
     pub(crate) fn towards(&self, to: SocketAddr, resolved: &Resolved) -> Towards<'_> {
-        match (self.destination_index(to, resolved), self.otherwise) {
-            (Some(index), _) => Towards::Destination(index),
-            (None, otherwise) => match (self.unresolved(to, resolved), otherwise) {
-                (Some(name), _) => Towards::Unknown(name),
-                (None, Otherwise::Refuse) => Towards::Refused,
-                (None, Otherwise::Passthrough) => Towards::Outside,
-            },
+        let found = self.destination_index(to, resolved);
+        match (self.unresolved(to, found, resolved), found, self.otherwise) {
+            (Some(name), ..) => Towards::Unknown(name),
+            (None, Some(index), _) => Towards::Destination(index),
+            (None, None, Otherwise::Refuse) => Towards::Refused,
+            (None, None, Otherwise::Passthrough) => Towards::Outside,
         }
     }
 

@@ -64,6 +64,10 @@ struct Source {
     is_new: bool,
     /// Whether what it held last was dropped, since nobody who may has signed it.
     is_refused: bool,
+    /// Whether a list that it holds was dropped, for whatever cause: it stays refused until the source holds something else.
+    holds_refused: bool,
+    /// What it held when all of that was last taken in.
+    in_force: Option<FileDigest>,
 }
 
 #[derive(Debug, Clone)]
@@ -209,13 +213,13 @@ impl RevocationSource {
                 }
                 if is_kept {
                     pending.push(list);
+                } else {
+                    self.sources[at].holds_refused = true;
                 }
             }
             let source = &mut self.sources[at];
             source.pending = pending;
-            if (is_new || others_may_sign) && !failed && source.pending.is_empty() {
-                shared.loads.accepted(Subject::Revocation, &source.place.to_string());
-            }
+            source.settle(shared);
             if is_new && !failed && matches!(source.place, Place::Url(..)) {
                 shared.telemetry.metrics.revocation_reloads(true).inc();
             }
@@ -335,18 +339,23 @@ impl RevocationSource {
             if source.is_refused || source.found.as_ref() != Some(&digest) {
                 source.take(digest, Content { authorities: Vec::new(), ..content });
             } else {
-                source.is_there(shared);
+                source.settle(shared);
             }
         }
         let before = self.material.as_ref().map(Arc::as_ptr);
         if let Some(material) = material.filter(|material| signers_change || Some(Arc::as_ptr(material)) != before) {
             let is_same = self.material.as_ref().is_some_and(|before| before.lists == material.lists);
             if !is_same && let Some(source) = self.sources.iter_mut().find(|source| matches!(source.place, Place::WorkloadApi)) {
-                let read = |der: &Vec<u8>| {
-                    let unreadable = |error| trouble(shared, &RevocationError::List(Place::WorkloadApi.to_string(), error));
-                    Unproven::read(der.clone()).map_err(unreadable).ok()
-                };
-                (source.pending, source.is_new) = (material.lists.iter().filter_map(read).collect(), true);
+                (source.pending, source.is_new, source.holds_refused) = (Vec::new(), true, false);
+                for der in &material.lists {
+                    match Unproven::read(der.clone()) {
+                        Ok(list) => source.pending.push(list),
+                        Err(error) => {
+                            source.holds_refused = true;
+                            trouble(shared, &RevocationError::List(Place::WorkloadApi.to_string(), error));
+                        }
+                    }
+                }
             }
             let changed = self.find_authorities(&material);
             self.material = Some(material);
@@ -374,7 +383,7 @@ impl RevocationSource {
 
     /// What is in force was made of these.
     fn files(&self) -> Vec<FileDigest> {
-        let of_lists = self.sources.iter().filter_map(|source| source.found.clone());
+        let of_lists = self.sources.iter().filter_map(|source| source.in_force.clone());
         let of_denials = self
             .config
             .deny_lists
@@ -390,7 +399,7 @@ impl RevocationSource {
         for source in &mut self.sources {
             let Place::File(file) = &source.place else { continue };
             match source.look(file) {
-                Ok((digest, _)) if source.found.as_ref() == Some(&digest) => source.is_there(shared),
+                Ok((digest, _)) if source.found.as_ref() == Some(&digest) => source.settle(shared),
                 Ok((digest, content)) => {
                     signers_change |= source.authorities != content.authorities;
                     source.take(digest, content);
@@ -419,18 +428,28 @@ impl RevocationSource {
 
 impl Source {
     fn new(domain: Option<&TrustDomain>, place: Place) -> Self {
-        let (pending, authorities) = (Vec::new(), Vec::new());
-        Self { domain: domain.cloned(), place, found: None, pending, authorities, is_new: false, is_refused: false }
+        Self {
+            domain: domain.cloned(),
+            place,
+            found: None,
+            pending: Vec::new(),
+            authorities: Vec::new(),
+            is_new: false,
+            is_refused: false,
+            holds_refused: false,
+            in_force: None,
+        }
     }
 
     fn take(&mut self, digest: FileDigest, content: Content) {
         (self.found, self.pending, self.authorities) = (Some(digest), content.lists, content.authorities);
-        (self.is_new, self.is_refused) = (true, false);
+        (self.is_new, self.is_refused, self.holds_refused) = (true, false, false);
     }
 
-    /// It holds what it held before, and could not be read or fetched meanwhile.
-    fn is_there(&self, shared: &Shared) {
-        if self.pending.is_empty() && !self.is_refused {
+    /// Where all that it holds is taken in, nothing of it is refused any more.
+    fn settle(&mut self, shared: &Shared) {
+        if self.pending.is_empty() && !self.holds_refused && !self.is_new {
+            self.in_force = self.found.clone();
             shared.loads.accepted(Subject::Revocation, &self.place.to_string());
         }
     }

@@ -151,10 +151,13 @@ impl Settings {
         !self.timeouts.tunnel_idle.duration().is_zero() && self.limits.idle_tunnels > 0
     }
 
-    /// A name that has never been resolved and may stand for `address`: as long as there is one, it is not known whether
-    /// the address is in the mesh.
-    pub(crate) fn unresolved(&self, address: SocketAddr, resolved: &Resolved) -> Option<&str> {
-        let candidates = self.destinations[..self.matched].iter().filter(|d| d.serves_port(address.port()));
+    /// A name that has never been resolved, may stand for `address`, and would lead it elsewhere than to destination `found`: as long as
+    /// there is one, it is not known where the address belongs. Of earlier destinations only those count that expect other servers, so that a
+    /// name that does not exist holds up no more than it has to.
+    pub(crate) fn unresolved(&self, address: SocketAddr, found: Option<usize>, resolved: &Resolved) -> Option<&str> {
+        let earlier = &self.destinations[..found.unwrap_or(self.matched)];
+        let expects_others = |d: &&Destination| found.is_none_or(|found| d.ids != self.destinations[found].ids);
+        let candidates = earlier.iter().filter(|d| d.serves_port(address.port())).filter(expects_others);
         candidates.flat_map(|d| &d.dns).find(|name| !resolved.contains_key(*name)).map(String::as_str)
     }
 }

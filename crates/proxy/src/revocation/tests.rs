@@ -82,6 +82,46 @@ fn a_list_of_the_workload_api_stays_when_a_message_is_without_it() {
 }
 
 #[test]
+fn an_older_list_stays_refused_until_the_source_holds_another() {
+    let (shared, root) = (shared(), ca("root", None));
+    let pem = |made| list(&root, made).pem().unwrap();
+    let file = file("older.crl", &pem(2021));
+    let mut source = source(&format!("files: ['{}']", file.display()));
+    let material = material(&root, &[]);
+    let refused = || shared.loads.get(Subject::Revocation).refused.len();
+    let digests = |source: &RevocationSource| source.files().into_iter().map(|digest| digest.sha256).collect::<Vec<_>>();
+    source.round(true, true, material.clone(), None, &shared).unwrap();
+    let before = digests(&source);
+    assert_eq!((refused(), before.len()), (0, 1));
+    std::fs::write(&file, pem(2020)).unwrap();
+    for _ in 0..3 {
+        assert!(source.round(true, false, material.clone(), None, &shared).is_none());
+        assert_eq!((refused(), digests(&source)), (1, before.clone()), "what is in force is the newer one");
+    }
+    assert_eq!(shared.telemetry.metrics.revocation_reloads(false).get(), 1, "it is told of once");
+    std::fs::write(&file, pem(2022)).unwrap();
+    assert!(source.round(true, false, material, None, &shared).is_some());
+    assert_eq!(refused(), 0);
+    assert_ne!(digests(&source), before);
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn an_unreadable_list_of_the_workload_api_stays_refused() {
+    let (shared, root) = (shared(), ca("root", None));
+    let mut source = RevocationSource::load(schema::Revocation::default()).unwrap();
+    let mut garbage = Arc::into_inner(material(&root, &[list(&root, 2021)]).unwrap()).unwrap();
+    garbage.lists.push(b"no list".to_vec());
+    let garbage = Some(Arc::new(garbage));
+    for _ in 0..2 {
+        source.round(false, true, garbage.clone(), None, &shared).unwrap();
+        assert_eq!((shared.loads.get(Subject::Revocation).refused.len(), count(&source)), (1, 1));
+    }
+    source.round(false, false, material(&root, &[list(&root, 2021)]), None, &shared);
+    assert_eq!(shared.loads.get(Subject::Revocation).refused.len(), 0);
+}
+
+#[test]
 fn a_signers_certificate_makes_lists_of_other_sources_count_and_may_go_again() {
     let (shared, root) = (shared(), ca("root", None));
     let inner = ca("inner", Some(&root));

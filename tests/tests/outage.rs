@@ -21,7 +21,7 @@ fn an_outage_is_survived_and_named() {
         (Fault::Unavailable, "Unavailable"),
         (Fault::Garbage, "its message can't be used"),
         (Fault::Empty, "its message can't be used"),
-        (Fault::Expired, " ago ("),
+        (Fault::Expired, "expired at 20"),
         (Fault::ClockSkew(HOUR), "is not valid before"),
         (Fault::Reset, ""),
     ] {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use sidegate_core::{CertificateFacts, SpiffeId, TrustDomain, long, parse_canonical, rfc3339};
+use sidegate_core::{CertificateFacts, SpiffeId, TrustDomain, parse_canonical, rfc3339};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::names::{foreign_signing_name, uri_names};
@@ -91,7 +91,7 @@ pub enum MaterialError {
     NotValidNow {
         /// Whose.
         id: SpiffeId,
-        /// `expired` or `is not valid before`, with the time.
+        /// `expired at` or `is not valid before`, with the time.
         when: String,
     },
     /// There is no bundle for the SVID's own trust domain.
@@ -237,15 +237,12 @@ impl Material {
         at_most("CA certificates of all bundles", bundles.values().map(|bundle| bundle.authorities.len()).sum(), MOST_AUTHORITIES)?;
         let now = unix_now();
         if !svid.is_valid_at(now) {
+            // No age: the text is the same at each look, so that one refusal is told of once.
+            let at = |time| rfc3339(time).unwrap_or_else(|| "a time that no clock shows".to_owned());
             let when = if now < svid.not_before {
-                let in_long = long((svid.not_before - now).unsigned_abs());
-                format!(
-                    "is not valid before {}, in {in_long}",
-                    rfc3339(svid.not_before).unwrap_or_else(|| "a time that no clock shows".to_owned())
-                )
+                format!("is not valid before {}", at(svid.not_before))
             } else {
-                let date = rfc3339(svid.not_after).and_then(|time| Some(format!(" ({})", time.get(..10)?))).unwrap_or_default();
-                format!("expired {} ago{date}", long(now.abs_diff(svid.not_after)))
+                format!("expired at {}", at(svid.not_after))
             };
             return Err(MaterialError::NotValidNow { id: svid.id, when });
         }

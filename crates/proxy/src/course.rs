@@ -178,7 +178,9 @@ impl Settings {
         };
         let destination = &self.destinations[index];
         let course = Course::of(Meets::Destination(destination.name.to_string()));
-        let Some(own) = query.client.or(query.server).map(sidegate_core::SpiffeId::trust_domain) else {
+        // Where the destination names its servers, our own trust domain does not matter.
+        let named = query.server.filter(|_| !destination.ids.is_empty());
+        let Some(own) = query.client.or(named).map(sidegate_core::SpiffeId::trust_domain) else {
             let Verdict { decision, reason } =
                 policy.decide_outbound(&Query { destination: Some(&destination.name), ..*query }, &destination.rule);
             return Ok(Course { decision: Some(decision), reason, ..course });

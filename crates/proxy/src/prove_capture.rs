@@ -24,27 +24,31 @@ const PROVEN: Duration = Duration::from_secs(10);
 const UNPROVEN: Duration = Duration::from_secs(1);
 /// Loopback answers at once, unless the kernel is out of something.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// So many looks in a row that find out nothing are as bad as missing rules.
+const IN_THE_DARK: u32 = 3;
 
 /// Proves the rules until the task is dropped, and tells `shared` of each change.
 pub async fn prove_capture(shared: Arc<Shared>, proof: Proof) {
+    let mut in_the_dark = 0;
     loop {
         let found = missing_rules(&proof, shared.settings.mark).await;
         let before = shared.capture.borrow().clone();
         let was_proven = !before.is_new();
         let missing = |why: String| Capture::Missing { why: why.into(), was_proven };
+        in_the_dark = if found.is_err() { in_the_dark + 1 } else { 0 };
         let now = match (found, &before) {
             (Ok(None), Capture::Proven { .. }) => before.clone(),
             (Ok(None), _) => Capture::Proven { since: SystemTime::now() },
             (Ok(Some(why)), _) => missing(why.to_owned()),
-            // It could not be found out: that is no news.
-            (Err(_), _) if was_proven => before.clone(),
+            // Once in a while the system is out of something: that is no news.
+            (Err(_), _) if was_proven && in_the_dark < IN_THE_DARK => before.clone(),
             (Err(error), _) => missing(format!("whether the kernel rules are in place can't be found out: {error}")),
         };
         if now != before {
             tell(&shared, &now);
             shared.capture.send_replace(now.clone());
         }
-        sleep(if now.missing().is_some() { UNPROVEN } else { PROVEN }).await;
+        sleep(if now.missing().is_some() || in_the_dark > 0 { UNPROVEN } else { PROVEN }).await;
     }
 }
 

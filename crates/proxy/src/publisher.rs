@@ -123,11 +123,11 @@ fn digests(texts: &[(String, String)]) -> Vec<FileDigest> {
 type Found = Result<Vec<FileDigest>, String>;
 
 /// Reads and compiles the policy; nothing if the files hold what was found in them `last`.
-fn look(paths: &[PathBuf], profile: Profile, last: Option<&Found>) -> Option<(Found, Result<Arc<Policy>, String>)> {
+fn look(paths: &[PathBuf], profile: Profile, last: &Found) -> Option<(Found, Result<Arc<Policy>, String>)> {
     let (texts, unreadable) = sidegate_policy::read(paths);
     let texts = if unreadable.is_empty() { Ok(texts) } else { Err(PolicyError { unreadable, problems: Problems::default() }.lines()) };
     let found = texts.as_deref().map(digests).map_err(Clone::clone);
-    if last == Some(&found) {
+    if *last == found {
         return None;
     }
     let policy = texts.and_then(|texts| Policy::parse(&texts, profile).map_err(|problems| problems.to_string()));
@@ -151,12 +151,12 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
         shared.audit.record(Event::PolicyRefused { files, why: one_line(why) });
         tracing::error!(event = event::POLICY_REFUSED, "the policy was not reloaded, the last good one stays: {why}");
     };
-    // The first look compares with nothing, so that a change while we started is not missed.
-    let mut last: Option<Found> = None;
+    // A change while we started is found by the first look.
+    let mut last: Found = Ok(source.digests.clone());
     loop {
         let (paths, profile, before) = (source.paths.clone(), source.profile, last.clone());
         let late = || tracing::warn!(event = event::POLICY_WARNING, "the policy files are not read yet; the file system may not answer");
-        let looked = aside("policy", move || look(&paths, profile, before.as_ref()), late).await;
+        let looked = aside("policy", move || look(&paths, profile, &before), late).await;
         if looked.is_ok() {
             shared.loads.accepted(Subject::Policy, THREAD);
         }
@@ -164,20 +164,18 @@ async fn follow_policy(source: PolicySource, sender: watch::Sender<Arc<Policy>>,
             Ok(None) => {}
             Ok(Some((found, Ok(policy)))) => {
                 shared.loads.accepted(Subject::Policy, FILES);
-                if last.is_some() {
-                    shared.telemetry.metrics.policy_reloads(true).inc();
-                    let files = found.clone().unwrap_or_default();
-                    shared.loads.loaded(Subject::Policy, files.clone());
-                    shared.audit.record(Event::PolicyLoaded { rules: policy.len() as u64, files });
-                    tracing::info!(event = event::POLICY_RELOADED, rules = policy.len(), "policy reloaded");
-                    policy.warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
-                }
+                shared.telemetry.metrics.policy_reloads(true).inc();
+                let files = found.clone().unwrap_or_default();
+                shared.loads.loaded(Subject::Policy, files.clone());
+                shared.audit.record(Event::PolicyLoaded { rules: policy.len() as u64, files });
+                tracing::info!(event = event::POLICY_RELOADED, rules = policy.len(), "policy reloaded");
+                policy.warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
                 sender.send_replace(policy);
-                last = Some(found);
+                last = found;
             }
             Ok(Some((found, Err(why)))) => {
                 refused(FILES, found.clone().unwrap_or_default(), &why);
-                last = Some(found);
+                last = found;
             }
             Err(error) => refused(THREAD, Vec::new(), &error.to_string()),
         }

@@ -59,7 +59,7 @@ pub(crate) struct Destination {
     cidrs: Vec<ipnet::IpNet>,
     pub(crate) dns: Vec<String>,
     ports: Vec<PortRange>,
-    ids: Vec<SpiffeIdPattern>,
+    pub(crate) ids: Vec<SpiffeIdPattern>,
     pub(crate) sni: Option<ServerName<'static>>,
     pub(crate) alpn: Vec<String>,
     pub(crate) tunnel: TunnelMode,

@@ -9,10 +9,11 @@ use sidegate_config::{Config, Draft, Problems};
 use sidegate_core::counted;
 use sidegate_policy::Policy;
 use sidegate_proxy::{PolicySource, RevocationError, RevocationSource};
+use sidegate_redirect::Proof;
 
 use crate::outcome::Outcome;
 use crate::say::say_lines;
-use crate::{cli, yaml};
+use crate::{cli, redirect, yaml};
 
 /// A configuration that the sidecar can start with, and what it names.
 pub(crate) struct Examined {
@@ -78,6 +79,12 @@ fn on_this_host(draft: &mut Draft, config: &Config) {
         && let Some(other) = file.folder.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.is_dir())
     {
         draft.push("audit.file.folder", format!("{} is no folder; name another, or move that file away", other.display()));
+    }
+    if config.is_redirected()
+        && config.redirect.without_proof.is_none()
+        && let Err(error) = Proof::of(&redirect::plan(config))
+    {
+        draft.push("redirect", error.to_string());
     }
     // The default one is done without where it can't be made.
     if let Some(socket) = config.admin.socket.as_deref().filter(|socket| *socket != Path::new(ADMIN_SOCKET)) {

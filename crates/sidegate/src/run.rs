@@ -36,6 +36,8 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
         return Ok(());
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = early_signals(&runtime)?;
     let Examined { config, policy, revocation } = examine(file)?;
     let exports_events = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.events;
     let (layer, events) = if exports_events { Some(sidegate_telemetry::events()) } else { None }.unzip();
@@ -52,6 +54,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     policy.policy().misdirected(&destinations(&config)).for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
     doubts(&config).chain(notes(&config, policy.policy())).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
     in_plaintext(&config).iter().for_each(|what| tracing::warn!(event = event::CONFIG_PLAINTEXT, "{what}"));
+    let proof = capture_proof(&config)?;
     let settings = Settings::new(&config);
     let workers = config.workers.map_or_else(cpu_quota, usize::from);
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.
@@ -84,15 +87,13 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let lost = logging.lost.clone();
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
     let shared = Shared::new(settings, Arc::new(telemetry), Arc::new(audit));
-    let proof = capture_proof(&config)?;
     shared.capture.send_replace(Capture::new(proof.as_ref()));
     // Whatever fails from here on is the log's last record.
     let served = (|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let workers = Workers::start(&shared, listeners)?;
         tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
         let doors = Doors { admin, socket };
-        let controlled = runtime.block_on(control(&config, &shared, (policy, revocation, proof), doors, &identity, &logging));
+        let controlled = runtime.block_on(control(&config, &shared, (policy, revocation, proof), doors, &identity, &logging, signals));
         // A name that is still being resolved is nothing to wait for.
         runtime.shutdown_background();
         let until = *controlled.as_ref().unwrap_or(&Instant::now().add(reserve(&config)));
@@ -230,8 +231,9 @@ async fn control(
     doors: Doors,
     identity_cell: &IdentityCell,
     logging: &Logging,
+    signals: Option<Signals>,
 ) -> Result<Instant> {
-    let mut signals = Signals::new()?;
+    let mut signals = signals.map_or_else(Signals::new, Ok)?;
     let identity = Identity::start(&config.identity, config.profile)?;
     let _ = identity_cell.set(identity.subscribe());
     // Ended with the runtime.
@@ -373,6 +375,13 @@ async fn drain(config: &Config, shared: &Shared, deadline: Instant) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Signals to a process that is the first of its container, which the kernel drops as long as nobody takes them: one that comes during the
+/// start is obeyed after it. Any other process they end, which is right as long as nothing is served.
+fn early_signals(runtime: &tokio::runtime::Runtime) -> Result<Option<Signals>> {
+    let _entered = runtime.enter();
+    (std::process::id() == 1).then(Signals::new).transpose()
 }
 
 /// SIGTERM and SIGINT.

@@ -79,4 +79,9 @@ impl Period {
         let of = |moment: Option<SystemTime>, inside: fn(SystemTime, SystemTime) -> bool| moment.is_none_or(|moment| inside(time, moment));
         of(self.since, |time, since| time >= since) && of(self.until, |time, until| time < until)
     }
+
+    /// Whether a record is from before it.
+    fn is_after(&self, record: &Record) -> bool {
+        humantime::parse_rfc3339(&record.time).is_ok_and(|time| self.since.is_some_and(|since| time < since))
+    }
 }

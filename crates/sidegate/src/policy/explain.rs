@@ -99,7 +99,8 @@ pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
 
 /// What the arguments leave open.
 fn missing(arguments: &PolicyExplain, is_outbound: bool) -> Vec<String> {
-    let from = if is_outbound { "who the workload is, is not known" } else { "the client has no identity" };
+    let from =
+        if is_outbound { "who the workload is, is not known, and so which trust domain is its own" } else { "the client has no identity" };
     [
         (arguments.from.is_none(), format!("--from was not given: {from}")),
         (arguments.from_address.is_none() && !is_outbound, "--from-address was not given: rules with `from.cidrs` do not match".to_owned()),

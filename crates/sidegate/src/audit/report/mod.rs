@@ -90,14 +90,19 @@ fn sum(records: Records<'_>, arguments: &Report, verified: &mut Read) -> Result<
             anyhow::bail!("{} is encrypted; give an auditor's key with --identity", log.display());
         }
         // What came since was not verified.
-        if record.seq > verified.last_seq || !period.has(&record) {
+        if record.seq > verified.last_seq || !(period.has(&record) || period.is_after(&record)) {
+            continue;
+        }
+        let at = verified.proved.partition_point(|part| *part.end() < record.seq);
+        let is_proved = is_intact && verified.proved.get(at).is_some_and(|part| part.contains(&record.seq));
+        if period.is_after(&record) {
+            sums.all.iter_mut().chain(is_proved.then_some(&mut sums.proved)).for_each(|summary| summary.before(&record));
             continue;
         }
         if let Some(all) = &mut sums.all {
             all.add(&record);
         }
-        let at = verified.proved.partition_point(|part| *part.end() < record.seq);
-        if is_intact && verified.proved.get(at).is_some_and(|part| part.contains(&record.seq)) {
+        if is_proved {
             sums.proved.add(&record);
         } else if verified.open_tail.as_ref().is_some_and(|tail| record.seq >= tail.first) {
             sums.open += 1;

@@ -45,7 +45,10 @@ pub(super) fn points(summary: &Summary, proved: &Proved) -> Vec<Point> {
     let strong = shown(!ciphers.is_empty(), ciphers.keys().all(|cipher| is_strong(cipher)));
     let approved = shown(!ciphers.is_empty(), ciphers.keys().all(|cipher| is_approved(cipher)));
     let cryptography = version.zip(strong).map(|(version, strong)| version && strong);
-    let (encrypted, authenticated, judged) = (all(c.mtls), all(c.authenticated), all(c.judged));
+    // What passed the sidecar by is on no record: what is there then shows nothing of all connections.
+    let of_all = |met: Option<bool>| met.filter(|met| !*met || !summary.uncaptured);
+    let (encrypted, authenticated, judged) = (of_all(all(c.mtls)), of_all(all(c.authenticated)), of_all(all(c.judged)));
+    let past = if summary.uncaptured { "; kernel rules were missing for a time, when traffic may have passed the sidecar by" } else { "" };
     let identity = &summary.identity;
     let dynamic = shown(identity.received + identity.rotated > 0, identity.expired == 0);
     // Of the log itself: what is wrong with it is shown by it, and that it is right only by a proof.
@@ -55,14 +58,14 @@ pub(super) fn points(summary: &Summary, proved: &Proved) -> Vec<Point> {
     let seen_versions = format!("TLS versions seen: {}", names(versions));
     let seen_ciphers = format!("cipher suites seen: {}", names(ciphers));
     let admitted = counted(c.admitted, "admitted connection");
-    let in_tls = format!("{} of {admitted} over mutual TLS, {} plaintext", c.mtls, c.plaintext);
+    let in_tls = format!("{} of {admitted} over mutual TLS, {} plaintext{past}", c.mtls, c.plaintext);
     let who = format!(
-        "{} of {admitted} with both ends authenticated by X.509-SVID; {}",
+        "{} of {admitted} with both ends authenticated by X.509-SVID; {}{past}",
         c.authenticated,
         counted(summary.peers.keys().filter(|peer| peer.starts_with("spiffe://")).count() as u64, "peer")
     );
     let access = format!(
-        "{} of {admitted} by a decision of policy or of the destination; {} refused, {} of these by a decision",
+        "{} of {admitted} by a decision of policy or of the destination; {} refused, {} of these by a decision{past}",
         c.judged, c.refused, c.denied
     );
     let rotations = counted(identity.rotated, "rotation");
@@ -162,6 +165,22 @@ mod tests {
         assert!(met(&summary, &Proved { unproved: 1, ..proved }).iter().all(Option::is_none));
         // The end of a log that is still written.
         assert!(met(&summary, &Proved { open: 1, ..proved }).iter().all(|met| *met == Some(true)));
+    }
+
+    /// The sidecar's records say nothing of what it never saw.
+    #[test]
+    fn nothing_is_shown_of_all_connections_while_rules_were_missing() {
+        let (mut summary, proved) = good();
+        summary.uncaptured = true;
+        let all = points(&summary, &proved);
+        for name in ["Use TLS for all", "Client certificates", "3.5", "2.1 tenet 2", "2.1 tenet 3", "CC6.1", "CC6.7", "8.5", "1(a)"] {
+            let point = all.iter().find(|point| point.point.starts_with(name)).unwrap();
+            assert!(point.met.is_none() && point.evidence.contains("rules were missing"), "{name}");
+        }
+        assert_eq!((of(&all, "3.1"), of(&all, "8.15")), (Some(true), Some(true)));
+        // What was seen to be wrong is wrong all the same.
+        summary.connections.mtls = 1;
+        assert_eq!(of(&points(&summary, &proved), "CC6.7"), Some(false));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) struct Summary {
     pub(super) identity: Identity,
     pub(super) policies: Vec<Row>,
     pub(super) starts: Vec<Row>,
+    /// Whether at any time of the period it was not sure that the kernel sends the pod's traffic to the sidecar.
+    pub(super) uncaptured: bool,
     pub(super) admin: Vec<Row>,
     pub(super) secrets: u64,
     pub(super) missing: u64,
@@ -123,6 +125,15 @@ impl Summary {
         self.handshake(connection);
     }
 
+    /// Takes a record from before the period: only how things stood at its beginning counts.
+    pub(super) fn before(&mut self, record: &Record) {
+        match &record.event {
+            Event::CaptureMissing { .. } => self.uncaptured = true,
+            Event::CaptureProven {} => self.uncaptured = false,
+            _ => {}
+        }
+    }
+
     /// Takes one record more, in the order of the log.
     pub(super) fn add(&mut self, record: &Record) {
         if self.from.is_empty() {
@@ -175,7 +186,10 @@ impl Summary {
             }
             Event::IdentityRefused { source, why } => self.policies.push(row("identity refused".to_owned(), format!("{source}: {why}"))),
             Event::CaptureProven {} => self.starts.push(row("capture proven".to_owned(), String::new())),
-            Event::CaptureMissing { why } => self.starts.push(row("capture missing".to_owned(), why.clone())),
+            Event::CaptureMissing { why } => {
+                self.uncaptured = true;
+                self.starts.push(row("capture missing".to_owned(), why.clone()));
+            }
             Event::ProcessStarted { version, profile, config, .. } => {
                 self.starts.push(row(format!("started: version {version}, profile {profile}"), digests(std::slice::from_ref(config))));
             }

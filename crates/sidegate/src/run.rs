@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use sidegate_admin::{Admin, AdminSocket, Controls, Drain};
 use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity};
 use sidegate_config::Config;
-use sidegate_config::schema::telemetry::{Signal, Target};
+use sidegate_config::schema::telemetry::{LogLevel, Signal, Target};
 use sidegate_config::schema::{ADMIN_SOCKET, Mode, Otherwise, Profile};
 use sidegate_core::{Reason, event};
 use sidegate_identity::Identity;
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let Examined { config, policy, revocation } = examine(file)?;
     let exports_events = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.events;
     let (layer, events) = if exports_events { Some(sidegate_telemetry::events()) } else { None }.unzip();
-    let logging = logging::start(&arguments.log, layer)?;
+    let logging = logging::start(&log_filter(&arguments.log, config.telemetry.log_level), layer)?;
     harden(arguments.with_parent);
     if config.profile == Profile::Development {
         tracing::warn!(event = event::PROFILE_DEVELOPMENT, "profile `development`: what weakens protection is only a warning");
@@ -114,6 +114,11 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     audit_thread.join(halfway(until));
     writers.join();
     served.map(drop)
+}
+
+/// What is logged: `filter`, before which stands the level for telemetry. The last word about a module counts.
+fn log_filter(filter: &str, of_telemetry: Option<LogLevel>) -> String {
+    of_telemetry.map_or_else(|| filter.to_owned(), |level| format!("sidegate_telemetry={},{filter}", level.label()))
 }
 
 /// How much of `drain.deadline` is for what comes after the connections: the workers' end, the last records of the audit log,

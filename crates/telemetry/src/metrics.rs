@@ -201,7 +201,7 @@ impl Metrics {
         }
     }
 
-    /// Makes a connection whose trace is exported the example of its durations.
+    /// Makes a connection the example of its durations.
     pub(crate) fn exemplify(&self, record: &ConnectionRecord) {
         let exemplar = |took: Duration| Exemplar {
             trace_id: record.trace(),

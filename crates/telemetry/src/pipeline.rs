@@ -66,6 +66,7 @@ struct Outlets {
     traces: Option<(mpsc::Sender<Arc<ConnectionRecord>>, Sampler, Arc<State>)>,
     logs: Option<(mpsc::Sender<Entry>, Failures, Arc<State>)>,
     access_log: bool,
+    exemplars: schema::Exemplars,
 }
 
 impl Pipeline {
@@ -167,7 +168,7 @@ impl Pipeline {
             let encoder = otlp::metrics::Encoder::new(config.metrics.temporality, self.resource.clone());
             exporters.spawn(export::run_metrics(self.metrics.clone(), config.metrics.interval.duration(), exporter, encoder));
         }
-        Outlets { traces, logs, access_log: config.logs.access_log }
+        Outlets { traces, logs, access_log: config.logs.access_log, exemplars: config.metrics.exemplars }
     }
 
     /// Says that the access log loses lines, if it does. Not where it happens, for that is on a worker.
@@ -199,13 +200,20 @@ impl Pipeline {
                     Ok(()) => {
                         sampled = true;
                         state.hand_over(count);
-                        self.metrics.exemplify(&record);
                     }
                     Err(_) => self.metrics.dropped(Way::Traces, Cause::QueueFull).add(count),
                 },
                 Choice::TooMany => self.metrics.dropped(Way::Traces, Cause::RateLimited).add(count),
                 Choice::Leave => {}
             }
+        }
+        let is_exemplar = match outlets.exemplars {
+            schema::Exemplars::TraceBased => sampled,
+            schema::Exemplars::AlwaysOn => true,
+            schema::Exemplars::AlwaysOff => false,
+        };
+        if is_exemplar {
+            self.metrics.exemplify(&record);
         }
         if outlets.access_log {
             if let Some((_, failures, _)) = &mut outlets.logs
@@ -235,5 +243,55 @@ async fn next_event(events: &mut Option<Events>) -> Option<Box<crate::logs::Even
     match events {
         Some(events) => events.0.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use sidegate_config::schema::LogFormat;
+    use sidegate_config::schema::telemetry::Exemplars;
+    use sidegate_config::value::{Collector, Span};
+    use sidegate_core::{Direction, Reason};
+
+    use super::*;
+    use crate::{Options, Telemetry};
+
+    /// Whether a finished connection is an exemplar of its duration. The collector is not there: what is exported is decided before.
+    fn is_exemplar(exemplars: Exemplars, exports: bool, ratio: f64) -> bool {
+        let mut config = schema::Telemetry { flush: Span::parse("0s").unwrap(), ..schema::Telemetry::default() };
+        config.metrics.exemplars = exemplars;
+        config.traces.sampler.ratio = ratio;
+        config.otlp.endpoint = exports.then(|| Collector::parse("unix:///nowhere.sock").unwrap());
+        let options = Options {
+            access_log: LogFormat::Off,
+            config: &config,
+            mark: None,
+            tls: Box::new(|_| Arc::new(|| Err("no TLS here".to_owned()))),
+            events: None,
+            fold: Fold::default(),
+        };
+        let (telemetry, writers) = Telemetry::start(options).unwrap();
+        let metrics = telemetry.metrics.clone();
+        let mut record = ConnectionRecord::new(Direction::Inbound, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        record.reason = Reason::Closed;
+        telemetry.record(Arc::new(record));
+        // When the thread has ended, it has taken the record.
+        drop(telemetry);
+        writers.join();
+        let scrape = metrics.scrape(&[]);
+        assert!(scrape.contains("sidegate_connection_duration_seconds_count{direction=\"inbound\"} 1\n"), "{scrape}");
+        scrape.contains("# {trace_id=")
+    }
+
+    #[test]
+    fn exemplars_are_as_configured() {
+        assert!(is_exemplar(Exemplars::TraceBased, true, 1.0));
+        assert!(!is_exemplar(Exemplars::TraceBased, true, 0.0));
+        assert!(!is_exemplar(Exemplars::TraceBased, false, 1.0));
+        assert!(is_exemplar(Exemplars::AlwaysOn, true, 0.0));
+        assert!(is_exemplar(Exemplars::AlwaysOn, false, 1.0));
+        assert!(!is_exemplar(Exemplars::AlwaysOff, true, 1.0));
     }
 }

@@ -28,6 +28,9 @@ pub struct Telemetry {
     pub resource: BTreeMap<String, String>,
     /// At the end, how long the last export may take. Default 3s.
     pub flush: Span,
+    /// From which level on sidegate logs what becomes of telemetry itself: exports that fail, what is dropped. Default: as everything
+    /// else, by `sidegate run --log`, whose word about `sidegate_telemetry` comes first.
+    pub log_level: Option<LogLevel>,
 }
 
 impl Default for Telemetry {
@@ -40,6 +43,40 @@ impl Default for Telemetry {
             service_name: None,
             resource: BTreeMap::new(),
             flush: Span::seconds(3),
+            log_level: None,
+        }
+    }
+}
+
+/// From which level on something is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// Errors.
+    Error,
+    /// Warnings too.
+    Warn,
+    /// What happens seldom too.
+    Info,
+    /// What helps to find a fault too.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// Its name in a log filter.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
         }
     }
 }
@@ -124,11 +161,20 @@ pub struct Traces {
     pub failures_per_second: u32,
     /// How they are gathered.
     pub batch: Batch,
+    /// How many attributes each may have, and how long.
+    pub attribute_limits: AttributeLimits,
 }
 
 impl Default for Traces {
     fn default() -> Self {
-        Self { enabled: true, otlp: Otlp::default(), sampler: Sampler::default(), failures_per_second: 10, batch: Batch::default() }
+        Self {
+            enabled: true,
+            otlp: Otlp::default(),
+            sampler: Sampler::default(),
+            failures_per_second: 10,
+            batch: Batch::default(),
+            attribute_limits: AttributeLimits::default(),
+        }
     }
 }
 
@@ -186,6 +232,22 @@ impl Default for Batch {
     }
 }
 
+/// Limits of the attributes of a span or a log record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AttributeLimits {
+    /// How many attributes it has at most; further ones are left out. Default 128.
+    pub count: u32,
+    /// How many characters a text has at most; longer ones are cut. Default: no limit.
+    pub value_length: Option<u32>,
+}
+
+impl Default for AttributeLimits {
+    fn default() -> Self {
+        Self { count: 128, value_length: None }
+    }
+}
+
 /// Metrics.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -200,6 +262,8 @@ pub struct Metrics {
     pub temporality: Temporality,
     /// What histograms become in OTLP. Default exponential. `/metrics` always has classic buckets.
     pub histograms: HistogramShape,
+    /// Which connections are exemplars of their durations. Default traceBased.
+    pub exemplars: Exemplars,
     /// How many peers have a series of their own; the rest is `other`. Default 100.
     #[schemars(range(min = 0, max = 10_000))]
     pub peers: u16,
@@ -218,6 +282,7 @@ impl Default for Metrics {
             interval: Span::seconds(60),
             temporality: Temporality::default(),
             histograms: HistogramShape::default(),
+            exemplars: Exemplars::default(),
             peers: 100,
             rules: 200,
             views: Vec::new(),
@@ -245,6 +310,19 @@ pub enum HistogramShape {
     Exponential,
     /// The classic buckets that `/metrics` has.
     Explicit,
+}
+
+/// Which connections are exemplars of their durations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Exemplars {
+    /// Those whose trace is exported.
+    #[default]
+    TraceBased,
+    /// Every connection that ended, also where its trace can't be found.
+    AlwaysOn,
+    /// None.
+    AlwaysOff,
 }
 
 /// A change to an instrument.
@@ -288,11 +366,21 @@ pub struct Logs {
     pub failures_per_second: u32,
     /// How they are gathered.
     pub batch: Batch,
+    /// How many attributes each may have, and how long.
+    pub attribute_limits: AttributeLimits,
 }
 
 impl Default for Logs {
     fn default() -> Self {
-        Self { enabled: true, otlp: Otlp::default(), access_log: true, events: true, failures_per_second: 100, batch: Batch::default() }
+        Self {
+            enabled: true,
+            otlp: Otlp::default(),
+            access_log: true,
+            events: true,
+            failures_per_second: 100,
+            batch: Batch::default(),
+            attribute_limits: AttributeLimits::default(),
+        }
     }
 }
 

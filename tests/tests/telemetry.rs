@@ -308,6 +308,70 @@ fn the_standard_variables_are_enough() {
     eventually("the deltas of three connections", || (connections() == 3).then_some(()));
 }
 
+/// Values that sidegate can't use, as a namespace may have them for others: each is a warning, and the default holds.
+#[test]
+fn standard_variables_that_are_of_no_use_keep_nothing_from_starting() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let pair = Pair::start(echo.address, HOUR, "");
+    let entry = (std::net::Ipv4Addr::LOCALHOST, sidegate_tests::free_port()).into();
+    let endpoint = format!("http://{}", collector.address);
+    let ignored = [
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "t0ken"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "zipkin:9411/api?v=2"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1"),
+        ("OTEL_SDK_DISABLED", "1"),
+    ];
+    let good = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+        ("OTEL_LOG_LEVEL", "ERROR"),
+        // It can't be read, so these exports fail, and nothing else does.
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://localhost:9"),
+        ("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", "/nowhere/logs.pem"),
+    ];
+    let variables = [&ignored[..], &good[..]].concat();
+    let config = client_config(&pair.identities, entry, pair.port);
+    let sidecar = Sidecar::start_with(pair.identities.folder(), "by-bad-variables", &config, &variables);
+    sidecar.wait_ready();
+    echo_bytes(entry, 1000, 1).unwrap();
+    eventually("a trace", || collector.sink.spans().iter().any(|span| span.parent_span_id.is_empty()).then_some(()));
+    let received = collector.sink.received();
+    // By gRPC, without compression and headers.
+    let plain =
+        |r: &sidegate_telemetry::sink::Received| r.path.ends_with("TraceService/Export") && !r.headers.contains_key("grpc-encoding");
+    assert!(received.iter().all(plain), "{received:?}");
+    let why = "can't be read as PEM";
+    eventually("why logs are not exported", || sidecar.command(&["status"]).1.contains(why).then_some(()));
+    let log = sidecar.log();
+    let warned: Vec<&str> = log.lines().filter(|line| line.contains("\"sidegate.config.variable\"")).collect();
+    for (name, _) in ignored.iter().chain(&good[4..]) {
+        let of_it = warned.iter().filter(|line| line.contains(&format!("environment variable {name}: "))).count();
+        assert_eq!(of_it, 1, "{name}: {warned:?}");
+    }
+    assert_eq!(warned.len(), ignored.len() + 1, "{warned:?}");
+    assert!(!log.contains("t0ken"), "{log}");
+    assert!(!log.contains("sidegate.telemetry.export_failing"), "a warning, and OTEL_LOG_LEVEL is for errors: {log}");
+
+    let file = pair.identities.folder().join("by-bad-variables.yaml");
+    let output = std::process::Command::new(sidegate_tests::sidegate())
+        .args(["check", "--config"])
+        .arg(&file)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("warning: environment variable OTEL_")).count(), ignored.len() + 1, "{said}");
+}
+
 fn leaf(identities: &Identities, name: &str) -> Vec<u8> {
     use rustls::pki_types::pem::PemObject;
     let (certificate, _, _) = identities.files(name);

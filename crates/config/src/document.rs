@@ -68,6 +68,11 @@ impl Problems {
         if self.0.is_empty() { Ok(value) } else { Err(self) }
     }
 
+    /// Whether `problem` is among these, wherever it stands.
+    pub(crate) fn says(&self, problem: &Problem) -> bool {
+        self.0.iter().any(|other| other.path == problem.path && other.message == problem.message)
+    }
+
     /// Adds what is wrong at `place`, the value of `path`.
     pub fn push(&mut self, place: &Place, path: &str, message: impl Into<String>) {
         self.0.push(Problem { place: place.clone(), path: path.to_owned(), message: message.into() });

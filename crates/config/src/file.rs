@@ -1,6 +1,6 @@
 //! Reading the files that a configuration names: only what is a file, and no more of it than it may have.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -17,12 +17,8 @@ pub const LARGE: usize = 16 * 1024 * 1024;
 /// # Errors
 /// If it can't be read, is no regular file, or has more than `most` bytes.
 pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
-    // To open a pipe without a writer would wait for one.
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?;
+    let file = open(path)?;
     let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
     let limit = most as u64 + 1;
     // With room for all of it: bytes that are moved while they are read would leave copies of a key.
     let mut bytes = Vec::with_capacity(usize::try_from(about.len().min(limit)).unwrap_or(0) + 1);
@@ -31,6 +27,16 @@ pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
     }
     Ok(bytes)
+}
+
+/// Opens a regular file to read it.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    // To open a pipe without a writer would wait for one.
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    Ok(file)
 }
 
 /// As [`read`], as text.

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::check::{check, coerce};
 use crate::document::{Node, Place, Problem, Problems, Value};
+use crate::otel::Given;
 use crate::paths::make_absolute;
 use crate::schema::{Config, Profile};
 use crate::sound::{LeftOut, sound};
@@ -27,6 +28,8 @@ pub struct Draft {
     pub config: Option<Config>,
     /// Every mistake.
     pub problems: Problems,
+    /// What is wrong with `OTEL_*` variables. They are ignored where they can't be used, so this keeps nothing from starting.
+    pub warnings: Problems,
     root: Node,
     left_out: LeftOut,
 }
@@ -37,17 +40,24 @@ impl Draft {
     pub fn read(file: &Path) -> Self {
         let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         match read(file) {
-            Ok(text) => Self::new(&file.display().to_string(), &text, variables),
+            Ok(text) => Self::parse(&file.display().to_string(), &text, variables),
             Err(problems) => Self::useless(problems),
         }
     }
 
     fn useless(problems: Problems) -> Self {
         let place = Place { source: "".into(), line: 0, column: 0 };
-        Self { config: None, problems, root: Node { place, value: Value::Map(Vec::new()) }, left_out: LeftOut::default() }
+        Self {
+            config: None,
+            problems,
+            warnings: Problems::default(),
+            root: Node { place, value: Value::Map(Vec::new()) },
+            left_out: LeftOut::default(),
+        }
     }
 
-    fn new(source: &str, text: &str, variables: impl Iterator<Item = (String, String)>) -> Self {
+    /// As [`Draft::read`], of `text`. Paths in it are relative to the folder of the file `source`.
+    pub(crate) fn parse(source: &str, text: &str, variables: impl Iterator<Item = (String, String)>) -> Self {
         let (mut root, mut problems) = match Node::read(source, text) {
             Ok(read) => read,
             Err(problems) => return Self::useless(problems),
@@ -55,11 +65,37 @@ impl Draft {
         let schema = json_schema::<Config>();
         let variables: Vec<(String, String)> = variables.collect();
         environment::apply(&mut root, &schema, &variables, &mut problems);
-        otel::apply(&mut root, &variables, &mut problems);
-        check(&root, &schema, &schema, "", &mut problems);
+        let given = otel::given(&variables);
+        let mut kept: Vec<&Given> = given.iter().collect();
+        let with = |some: &[&Given]| Self::with(root.clone(), problems.clone(), some, &schema);
+        let mut draft = with(&kept);
+        let mut ignored = Problems::default();
+        if !draft.problems.0.is_empty() {
+            let of_the_file = with(&[]).problems;
+            // What is wrong only with the variables is their fault: some are ignored, and all else is looked at again.
+            while let Some(problem) = draft.problems.0.iter().find(|problem| !of_the_file.says(problem)).cloned() {
+                let at_fault = otel::at_fault(&kept, &problem.path, |some| with(some).problems.says(&problem));
+                if at_fault.is_empty() {
+                    break;
+                }
+                ignored.0.extend(at_fault.iter().map(|one| otel::ignored(one, &problem)));
+                kept.retain(|one| !at_fault.iter().any(|other| std::ptr::eq(*one, *other)));
+                draft = with(&kept);
+            }
+        }
+        draft.warnings.0.append(&mut ignored.0);
+        otel::unreadable_files(&draft.root, &kept, &mut draft.warnings);
+        draft
+    }
+
+    /// `root` with what `given` fills in, checked and validated.
+    fn with(mut root: Node, mut problems: Problems, given: &[&Given], schema: &serde_json::Value) -> Self {
+        let mut warnings = Problems::default();
+        otel::apply(&mut root, given, &mut warnings);
+        check(&root, schema, schema, "", &mut problems);
         let mut left_out = LeftOut::default();
-        let Some(mut root) = sound(&root, &schema, &schema, "", &mut left_out) else { return Self::useless(problems) };
-        let config = match build::<Config>(&mut root, &schema) {
+        let Some(mut root) = sound(&root, schema, schema, "", &mut left_out) else { return Self::useless(problems) };
+        let config = match build::<Config>(&mut root, schema) {
             Ok(mut config) => {
                 if left_out.contains("profile") {
                     // What production would refuse is not known to be meant.
@@ -75,7 +111,7 @@ impl Draft {
                 None
             }
         };
-        Self { config, problems, root, left_out }
+        Self { config, problems, warnings, root, left_out }
     }
 
     /// Adds what is wrong with what the key at `path` of [`Draft::config`] names.
@@ -109,7 +145,7 @@ pub fn parse(source: &str, text: &str) -> Result<Config, Problems> {
 /// # Errors
 /// Every mistake in the text and the overrides.
 pub fn parse_with(source: &str, text: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Config, Problems> {
-    Draft::new(source, text, variables).accept()
+    Draft::parse(source, text, variables).accept()
 }
 
 /// Parses `text` as a document of type `T`, checked as a whole, and also yields the tree with its places. Paths in it are relative to the

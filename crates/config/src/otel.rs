@@ -1,168 +1,213 @@
 //! The standard `OTEL_*` variables, as far as the file leaves something out.
 //!
 //! Names and meanings are those of OpenTelemetry's specification (SDK environment variables, OTLP exporter). Each becomes
-//! a key of the configuration, so that it is checked like one; an empty variable is none.
+//! a key of the configuration, so that it is checked like one; an empty variable is none. These variables are often set for a
+//! whole namespace, so a value that sidegate can't use is a warning, and the sidecar starts as if the variable were not set.
+
+mod variables;
 
 use serde_json::Value as Json;
 
-use crate::document::{Node, Place, Problems, Value};
-use crate::environment;
+use crate::document::{Node, Place, Problem, Problems, Value};
+use crate::sound::is_within;
+use crate::{environment, file};
 
-/// How a variable's text becomes a value.
-#[derive(Clone, Copy)]
-enum Kind {
-    Text,
-    Number,
-    Milliseconds,
-    /// `name=value,name=value`, percent-encoded.
-    Pairs,
-    /// A list of exporters; whether `otlp` is among them.
-    Exporters,
-    Endpoint,
-    /// A word of the specification for each of ours.
-    Words(&'static [(&'static str, &'static str)]),
+use variables::Kind;
+pub use variables::{StandardVariable, standard_variables};
+
+/// What follows the reason in a warning.
+const IGNORED: &str = "; ignored";
+
+/// A variable that is set.
+#[derive(Debug)]
+pub(crate) struct Given {
+    variable: StandardVariable,
+    text: String,
+    place: Place,
 }
 
-const SIGNALS: [(&str, &str); 4] = [("", "otlp"), ("TRACES_", "traces.otlp"), ("METRICS_", "metrics.otlp"), ("LOGS_", "logs.otlp")];
-
-const EXPORTER: [(&str, &str, Kind); 8] = [
-    ("ENDPOINT", "endpoint", Kind::Endpoint),
-    ("PROTOCOL", "protocol", Kind::Text),
-    ("HEADERS", "headers", Kind::Pairs),
-    ("COMPRESSION", "compression", Kind::Text),
-    ("TIMEOUT", "timeout", Kind::Milliseconds),
-    ("CERTIFICATE", "tls.ca", Kind::Text),
-    ("CLIENT_CERTIFICATE", "tls.certificate", Kind::Text),
-    ("CLIENT_KEY", "tls.key", Kind::Text),
-];
-
-const OTHERS: [(&str, &str, Kind); 17] = [
-    ("OTEL_SERVICE_NAME", "serviceName", Kind::Text),
-    ("OTEL_RESOURCE_ATTRIBUTES", "resource", Kind::Pairs),
-    ("OTEL_TRACES_EXPORTER", "traces.enabled", Kind::Exporters),
-    ("OTEL_METRICS_EXPORTER", "metrics.enabled", Kind::Exporters),
-    ("OTEL_LOGS_EXPORTER", "logs.enabled", Kind::Exporters),
-    ("OTEL_METRIC_EXPORT_INTERVAL", "metrics.interval", Kind::Milliseconds),
-    ("OTEL_METRIC_EXPORT_TIMEOUT", "metrics.otlp.timeout", Kind::Milliseconds),
-    (
-        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
-        "metrics.temporality",
-        Kind::Words(&[("cumulative", "cumulative"), ("delta", "delta"), ("lowmemory", "delta")]),
-    ),
-    (
-        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
-        "metrics.histograms",
-        Kind::Words(&[("explicit_bucket_histogram", "explicit"), ("base2_exponential_bucket_histogram", "exponential")]),
-    ),
-    ("OTEL_BSP_SCHEDULE_DELAY", "traces.batch.delay", Kind::Milliseconds),
-    ("OTEL_BSP_EXPORT_TIMEOUT", "traces.otlp.timeout", Kind::Milliseconds),
-    ("OTEL_BSP_MAX_QUEUE_SIZE", "traces.batch.queue", Kind::Number),
-    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "traces.batch.size", Kind::Number),
-    ("OTEL_BLRP_SCHEDULE_DELAY", "logs.batch.delay", Kind::Milliseconds),
-    ("OTEL_BLRP_EXPORT_TIMEOUT", "logs.otlp.timeout", Kind::Milliseconds),
-    ("OTEL_BLRP_MAX_QUEUE_SIZE", "logs.batch.queue", Kind::Number),
-    ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "logs.batch.size", Kind::Number),
-];
-
-/// Fills in what `root` leaves out.
-pub(crate) fn apply(root: &mut Node, variables: &[(String, String)], problems: &mut Problems) {
+/// The standard variables among `variables`, without the empty ones.
+pub(crate) fn given(variables: &[(String, String)]) -> Vec<Given> {
     let of = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, text)| text.trim()).filter(|text| !text.is_empty());
-    let insecure = of("OTEL_EXPORTER_OTLP_INSECURE").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-    // First: it stands above what says which signals are exported.
-    if of("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
-        let place = Place { source: "environment variable OTEL_SDK_DISABLED".into(), line: 0, column: 0 };
-        for signal in ["traces", "metrics", "logs"] {
-            fill_in(root, &["telemetry", signal, "enabled"], Json::Bool(false), &place);
+    let set = |variable: StandardVariable| {
+        let text = of(&variable.name)?.to_owned();
+        let place = Place { source: format!("environment variable {}", variable.name).into(), line: 0, column: 0 };
+        Some(Given { variable, text, place })
+    };
+    standard_variables().into_iter().filter_map(set).collect()
+}
+
+/// Fills in what `root` leaves out, by `given`.
+pub(crate) fn apply(root: &mut Node, given: &[&Given], warnings: &mut Problems) {
+    for one in given {
+        let keys: Vec<Vec<&str>> = one.variable.keys.iter().map(|key| key.split('.').collect()).collect();
+        // What is not used can't be wrong. Each attribute by itself may be absent, and what belongs to an endpoint comes after it.
+        if !matches!(one.variable.kind, Kind::Attributes | Kind::Insecure) && !keys.iter().any(|path| is_absent(root, path)) {
+            continue;
         }
-    }
-    let mut fill = |name: &str, path: &str, kind: Kind| {
-        let Some(text) = of(name) else { return };
-        let place = Place { source: format!("environment variable {name}").into(), line: 0, column: 0 };
-        let path: Vec<&str> = std::iter::once("telemetry").chain(path.split('.')).collect();
-        match value(text, kind, insecure) {
-            Ok(Given::Value(value)) => fill_in(root, &path, value, &place),
-            // Headers are one thing: those of the file are not mixed with others.
-            Ok(Given::Pairs(_)) if path.ends_with(&["headers"]) && !is_absent(root, &path) => {}
-            Ok(Given::Pairs(pairs)) => {
-                for (key, value) in pairs {
-                    fill_in(root, &[&path[..], &[key.as_str()]].concat(), Json::String(value), &place);
+        let mut warn = |of: &Given, message: String| warnings.push(&of.place, "", message);
+        match parse(one, given, &mut warn) {
+            Some(Parsed::Value(value)) => {
+                for path in &keys {
+                    fill_in(root, path, value.clone(), &one.place);
                 }
             }
-            Err(message) => problems.push(&place, "", message),
-        }
-    };
-    for (infix, section) in SIGNALS {
-        for (suffix, key, kind) in EXPORTER {
-            fill(&format!("OTEL_EXPORTER_OTLP_{infix}{suffix}"), &format!("{section}.{key}"), kind);
+            Some(Parsed::Pairs(pairs)) => {
+                for (path, (name, value)) in keys.iter().flat_map(|path| pairs.iter().map(move |pair| (path, pair))) {
+                    fill_in(root, &[&path[..], &[name.as_str()]].concat(), Json::String(value.clone()), &one.place);
+                }
+            }
+            None => {}
         }
     }
-    for (name, path, kind) in OTHERS {
-        fill(name, path, kind);
-    }
-    sampler(root, &of, problems);
 }
 
-/// `OTEL_TRACES_SAMPLER` and its argument.
-fn sampler<'a>(root: &mut Node, of: &impl Fn(&str) -> Option<&'a str>, problems: &mut Problems) {
-    const NAME: &str = "OTEL_TRACES_SAMPLER";
-    let Some(sampler) = of(NAME) else { return };
-    let place = |name: &str| Place { source: format!("environment variable {name}").into(), line: 0, column: 0 };
-    let ratio = match sampler.strip_prefix("parentbased_").unwrap_or(sampler) {
-        "always_on" => 1.0,
-        "always_off" => 0.0,
-        "traceidratio" => match of("OTEL_TRACES_SAMPLER_ARG").map_or(Ok(1.0), str::parse::<f64>) {
-            Ok(ratio) => ratio,
-            Err(_) => return problems.push(&place("OTEL_TRACES_SAMPLER_ARG"), "", "is no number between 0 and 1"),
-        },
-        _ => {
-            return problems.push(&place(NAME), "", format!("`{sampler}` is not known; use always_on, always_off, traceidratio"));
+/// Those of `given` without which there is no problem at `path`: `has_problem` says whether there is one with some of them.
+///
+/// As many as possible are kept. The variables for `path` itself are the last that are put back, so that they are the ones at fault
+/// where others could be too.
+pub(crate) fn at_fault<'a>(given: &[&'a Given], path: &str, has_problem: impl Fn(&[&'a Given]) -> bool) -> Vec<&'a Given> {
+    let is_about = |one: &&Given| one.variable.keys.iter().any(|key| is_within(key, path));
+    let (about, others): (Vec<&Given>, Vec<&Given>) = given.iter().copied().partition(is_about);
+    let (mut kept, mut at_fault) = (Vec::new(), Vec::new());
+    for one in others.into_iter().chain(about) {
+        kept.push(one);
+        if has_problem(&kept) {
+            kept.pop();
+            at_fault.push(one);
         }
-    };
-    fill_in(root, &["telemetry", "traces", "sampler", "ratio"], Json::from(ratio), &place(NAME));
+    }
+    at_fault
 }
 
-enum Given {
+/// The warning that `one` is ignored because of `problem`.
+pub(crate) fn ignored(one: &Given, problem: &Problem) -> Problem {
+    Problem { place: one.place.clone(), path: problem.path.clone(), message: format!("{}{IGNORED}", problem.message) }
+}
+
+/// Adds the files that variables name and that can't be read. `root` has their absolute paths.
+pub(crate) fn unreadable_files(root: &Node, given: &[&Given], warnings: &mut Problems) {
+    for one in given.iter().filter(|one| one.variable.kind == Kind::File) {
+        for node in one.variable.keys.iter().map(|key| root.nearest(key)).filter(|node| node.place == one.place) {
+            if let Value::Scalar(Json::String(path)) = &node.value
+                && let Err(error) = file::open(path.as_ref())
+            {
+                warnings.push(&one.place, "", format!("{path} can't be read, and exports fail until it can: {error}"));
+            }
+        }
+    }
+}
+
+enum Parsed {
     Value(Json),
     Pairs(Vec<(String, String)>),
 }
 
-fn value(text: &str, kind: Kind, insecure: bool) -> Result<Given, String> {
-    Ok(Given::Value(match kind {
-        Kind::Text => Json::String(text.to_owned()),
-        Kind::Number => Json::from(text.parse::<i64>().map_err(|_| format!("`{text}` is not a whole number"))?),
-        Kind::Milliseconds => {
-            let millis: u64 = text.parse().map_err(|_| format!("`{text}` is not a number of milliseconds"))?;
-            Json::String(format!("{millis}ms"))
+/// What `one` says; nothing if it can't be used.
+fn parse(one: &Given, given: &[&Given], warn: &mut impl FnMut(&Given, String)) -> Option<Parsed> {
+    let text = one.text.as_str();
+    let value = match one.variable.kind {
+        Kind::Text | Kind::File => Ok(Json::String(text.to_owned())),
+        Kind::Number => text.parse::<u32>().map(Json::from).map_err(|_| format!("{} is not a whole number from 0 on", shown(text))),
+        Kind::Milliseconds => milliseconds(text).map(|millis| Json::String(format!("{millis}ms"))),
+        Kind::Timeout => {
+            milliseconds(text).map(|millis| Json::String(if millis == 0 { LONGEST.to_owned() } else { format!("{millis}ms") }))
         }
+        Kind::Headers | Kind::Attributes => return pairs(text).map(Parsed::Pairs).map_err(|message| warn(one, message + IGNORED)).ok(),
+        Kind::Exporters => return exporters(one, warn).map(|has_otlp| Parsed::Value(Json::Bool(has_otlp))),
         // For gRPC the scheme may be left out; then a variable of its own says whether there is TLS.
-        Kind::Endpoint if !text.contains("://") => Json::String(format!("{}://{text}", if insecure { "http" } else { "https" })),
-        Kind::Endpoint => Json::String(text.to_owned()),
-        Kind::Words(words) => match words.iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(text)) {
-            Some((_, ours)) => Json::String((*ours).to_owned()),
-            None => {
-                let known: Vec<&str> = words.iter().map(|(theirs, _)| *theirs).collect();
-                return Err(format!("`{text}` is not known; use {}", known.join(", ")));
-            }
-        },
-        Kind::Exporters => {
-            let names: Vec<&str> = text.split(',').map(str::trim).collect();
-            match names.iter().find(|name| !["otlp", "none", "prometheus", "console"].contains(name)) {
-                // The scrape is always there; without `otlp` nothing is sent.
-                None => Json::Bool(names.contains(&"otlp")),
-                Some(unknown) => return Err(format!("`{unknown}` is not known; use otlp or none")),
-            }
+        Kind::Endpoint if !text.contains("://") => {
+            let scheme = if is_insecure(one, given) { "http" } else { "https" };
+            Ok(Json::String(format!("{scheme}://{text}")))
         }
-        Kind::Pairs => {
-            let mut pairs = Vec::new();
-            for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-                // The text may hold a secret: it is not repeated.
-                let (key, value) = pair.split_once('=').ok_or("is no list of name=value, parted by commas")?;
-                let value = percent_decoded(value.trim()).ok_or("holds a value that is not well percent-encoded")?;
-                pairs.push((key.trim().to_owned(), value));
+        Kind::Endpoint => Ok(Json::String(text.to_owned())),
+        Kind::Words(words) => word(text, words).map(|ours| Json::String(ours.to_owned())),
+        Kind::Sampler => return ratio(one, given, warn).map(|ratio| Parsed::Value(Json::from(ratio))),
+        Kind::Disabled | Kind::Insecure => {
+            let is_true = text.eq_ignore_ascii_case("true");
+            if !is_true && !text.eq_ignore_ascii_case("false") {
+                warn(one, format!("{} is neither true nor false; it counts as false", shown(text)));
             }
-            return Ok(Given::Pairs(pairs));
+            return (is_true && one.variable.kind == Kind::Disabled).then_some(Parsed::Value(Json::Bool(false)));
         }
-    }))
+        Kind::SamplerArgument | Kind::Unused => return None,
+    };
+    value.map(Parsed::Value).map_err(|message| warn(one, message + IGNORED)).ok()
+}
+
+/// The longest timeout that the configuration takes: for a limit that is none.
+const LONGEST: &str = "10m";
+
+fn milliseconds(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{} is not a number of milliseconds", shown(text)))
+}
+
+fn word(text: &str, words: &[(&str, &'static str)]) -> Result<&'static str, String> {
+    let known = words.iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(text)).map(|(_, ours)| *ours);
+    known.ok_or_else(|| unknown(text, &words.iter().map(|(theirs, _)| *theirs).collect::<Vec<_>>()))
+}
+
+fn unknown(text: &str, known: &[&str]) -> String {
+    format!("{} is not supported; use {}", shown(text), known.join(", "))
+}
+
+/// A value in a warning; never of a variable that may hold a secret.
+fn shown(text: &str) -> String {
+    format!("`{}`", text.chars().take(60).collect::<String>())
+}
+
+/// Whether `otlp` is in a list of exporters; nothing if the list has none that is known.
+fn exporters(one: &Given, warn: &mut impl FnMut(&Given, String)) -> Option<bool> {
+    const KNOWN: [&str; 4] = ["otlp", "none", "console", "prometheus"];
+    let names = one.text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let find = |name: &str| KNOWN.iter().copied().find(|known| known.eq_ignore_ascii_case(name));
+    let (known, others): (Vec<&str>, Vec<&str>) = names.partition(|name| find(name).is_some());
+    if !others.is_empty() {
+        let what = if known.is_empty() { IGNORED } else { "; the others count" };
+        warn(one, unknown(&others.join(","), &KNOWN) + what);
+    }
+    // The scrape is always there, and `none` names no exporter; without `otlp` nothing is sent.
+    (!known.is_empty()).then(|| known.iter().any(|name| name.eq_ignore_ascii_case("otlp")))
+}
+
+/// Whether an endpoint without a scheme has no TLS: by the variable of the same signal if that is set, else by the common one.
+fn is_insecure(endpoint: &Given, given: &[&Given]) -> bool {
+    let own = endpoint.variable.name.replace("_ENDPOINT", "_INSECURE");
+    let says = |name: &str| given.iter().find(|one| one.variable.name == name).map(|one| one.text.eq_ignore_ascii_case("true"));
+    says(&own).or_else(|| says("OTEL_EXPORTER_OTLP_INSECURE")).unwrap_or(false)
+}
+
+/// The ratio that `OTEL_TRACES_SAMPLER` and its argument mean.
+fn ratio(sampler: &Given, given: &[&Given], warn: &mut impl FnMut(&Given, String)) -> Option<f64> {
+    let name = sampler.text.to_ascii_lowercase();
+    match name.strip_prefix("parentbased_").unwrap_or(&name) {
+        "always_on" => Some(1.0),
+        "always_off" => Some(0.0),
+        "traceidratio" => {
+            let Some(argument) = given.iter().find(|one| one.variable.kind == Kind::SamplerArgument) else { return Some(1.0) };
+            let ratio = argument.text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+            if ratio.is_none() {
+                warn(argument, format!("{} is not a number between 0 and 1; 1 is used", shown(&argument.text)));
+            }
+            Some(ratio.unwrap_or(1.0))
+        }
+        _ => {
+            warn(sampler, unknown(&sampler.text, &["always_on", "always_off", "traceidratio"]) + IGNORED);
+            None
+        }
+    }
+}
+
+/// The text may hold a secret: it is not repeated.
+fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut pairs = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').ok_or("is not a list of name=value, separated by commas")?;
+        let name = percent_decoded(name.trim()).filter(|name| !name.is_empty()).ok_or("has a value without a name")?;
+        let value = percent_decoded(value.trim()).ok_or("has a value that is not percent-encoded correctly")?;
+        pairs.push((name, value));
+    }
+    Ok(pairs)
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -196,8 +241,10 @@ fn fill_in(root: &mut Node, path: &[&str], value: Json, place: &Place) {
 
 #[cfg(test)]
 mod tests {
+    use super::standard_variables;
     use crate::load::parse_with;
-    use crate::schema::telemetry::{Compression, HistogramShape, Protocol, Signal, Temporality};
+    use crate::schema::telemetry::{AttributeLimits, Compression, Exemplars, HistogramShape, LogLevel, Protocol, Signal, Temporality};
+    use crate::value::Scheme;
     use std::time::Duration;
 
     fn with(text: &str, variables: &[(&str, &str)]) -> Result<crate::Config, crate::Problems> {
@@ -275,29 +322,224 @@ mod tests {
         assert_eq!(targets(&with("", &[]).unwrap().telemetry), [false; 3]);
     }
 
+    /// Starts in any case; the configuration, and the warnings a line each.
+    fn warned(text: &str, variables: &[(&str, &str)]) -> (crate::Config, String) {
+        let variables = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        let draft = crate::Draft::parse("f.yaml", text, variables);
+        let warnings = draft.warnings.to_string();
+        (draft.accept().unwrap(), warnings)
+    }
+
     #[test]
-    fn mistakes_name_the_variable_and_show_no_secret() {
-        let problems = with(
+    fn a_value_that_is_of_no_use_is_a_warning_and_the_default() {
+        for (name, value, says) in [
+            ("OTEL_SDK_DISABLED", "1", "`1` is neither true nor false; it counts as false"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "nowhere://x", "telemetry.otlp.endpoint: is not an OTLP endpoint"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "a b", "telemetry.traces.otlp.endpoint: is not an OTLP endpoint"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.example:4317", "profile `production` refuses that: write https://; ignored"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "yes", "`yes` is neither true nor false"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "`http/json` is not supported; use grpc, http/protobuf; ignored"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "`zstd` is not supported; use none, gzip; ignored"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "`soon` is not a number of milliseconds; ignored"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1", "`-1` is not a number of milliseconds; ignored"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000", "telemetry.otlp.timeout: must be between 1ms and 10m; ignored"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k.pem", "`certificate` and `key` belong together; ignored"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "is not a list of name=value, separated by commas; ignored"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2=%zz", "has a value that is not percent-encoded correctly; ignored"),
+            ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "hunter2 a=b", "telemetry.logs.otlp.headers: one of them is no header"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=hunter2%0a", "`a` is no header"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c", "is not a list of name=value, separated by commas; ignored"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "=b", "has a value without a name; ignored"),
+            ("OTEL_TRACES_EXPORTER", "zipkin", "`zipkin` is not supported; use otlp, none, console, prometheus; ignored"),
+            ("OTEL_TRACES_SAMPLER", "parentbased_jaeger_remote", "use always_on, always_off, traceidratio; ignored"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0", "telemetry.traces.batch.delay: must be between 1ms and 1m; ignored"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "telemetry.traces.batch.queue: 0 is too small; the least is 1; ignored"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "5", "telemetry.traces.batch.size: must not be larger than `queue`; ignored"),
+            ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "4000", "telemetry.logs.batch.size: 4000 is too large; the most is 1024; ignored"),
+            ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "many", "`many` is not a whole number from 0 on; ignored"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1", "telemetry.metrics.interval: must be between 100ms and 1h; ignored"),
+            ("OTEL_METRICS_EXEMPLAR_FILTER", "all", "`all` is not supported; use trace_based, always_on, always_off; ignored"),
+            ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-5", "`-5` is not a whole number from 0 on; ignored"),
+            ("OTEL_LOG_LEVEL", "loud", "`loud` is not supported; use none, off, error"),
+        ] {
+            let (config, warnings) = warned("", &[(name, value)]);
+            assert_eq!(config, crate::Config::default(), "{name}={value}");
+            assert!(warnings.starts_with(&format!("environment variable {name}: ")) && warnings.contains(says), "{warnings}");
+            assert_eq!(warnings.lines().count(), 1, "{warnings}");
+            assert!(!warnings.contains("hunter2"), "{warnings}");
+        }
+    }
+
+    #[test]
+    fn only_the_variable_at_fault_is_ignored() {
+        let local = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317");
+        let names = |warnings: &str| -> Vec<String> {
+            warnings.lines().map(|line| line.trim_start_matches("environment variable ").split(':').next().unwrap().to_owned()).collect()
+        };
+        // Each alone would leave what the others say of TLS without a sense.
+        let (config, warnings) = warned(
             "",
             &[
-                ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
-                ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
-                ("OTEL_TRACES_SAMPLER", "sometimes"),
-                ("OTEL_TRACES_EXPORTER", "zipkin"),
+                local,
+                ("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem"),
+                ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "c.pem"),
+                ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k.pem"),
             ],
-        )
-        .unwrap_err()
-        .to_string();
-        for say in [
-            "variable OTEL_EXPORTER_OTLP_HEADERS: is no list",
-            "variable OTEL_EXPORTER_OTLP_TIMEOUT: `soon`",
-            "variable OTEL_EXPORTER_OTLP_PROTOCOL: telemetry.otlp.protocol: `http/json` is not known; use grpc, http/protobuf",
-            "`sometimes` is not known",
-            "`zipkin` is not known",
-        ] {
-            assert!(problems.contains(say), "{problems}");
+        );
+        assert!(config.telemetry.target(Signal::Logs).is_some());
+        let of_tls = ["CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"].map(|name| format!("OTEL_EXPORTER_OTLP_{name}"));
+        assert_eq!(names(&warnings), of_tls);
+        // The file is right by itself.
+        let (config, warnings) = warned("telemetry: { logs: { otlp: { tls: { svid: true } } } }\n", &[local]);
+        assert_eq!((config.telemetry.otlp.endpoint, names(&warnings)), (None, vec![local.0.to_owned()]));
+        let (config, warnings) = warned(
+            "telemetry: { traces: { batch: { delay: 3s } } }\n",
+            &[("OTEL_BSP_MAX_QUEUE_SIZE", "9"), ("OTEL_BSP_EXPORT_TIMEOUT", "7")],
+        );
+        assert_eq!(names(&warnings), ["OTEL_BSP_MAX_QUEUE_SIZE"]);
+        assert_eq!(config.telemetry.traces.otlp.timeout.unwrap().duration(), Duration::from_millis(7));
+        // Neither is needed for the fault of the other.
+        let audit = "audit: { copies: [{ otlp: true }] }\ntelemetry: { otlp: { endpoint: 'https://c.example' } }\n";
+        let (config, warnings) =
+            warned(audit, &[("OTEL_SDK_DISABLED", "true"), ("OTEL_LOGS_EXPORTER", "none"), ("OTEL_SERVICE_NAME", "x")]);
+        assert!(config.telemetry.logs.enabled && config.telemetry.service_name.is_some());
+        assert_eq!(names(&warnings), ["OTEL_SDK_DISABLED", "OTEL_LOGS_EXPORTER"]);
+        // Production wants TLS; without the word for plaintext there is some.
+        let (config, warnings) =
+            warned("", &[("OTEL_EXPORTER_OTLP_INSECURE", "true"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector.example:4317")]);
+        assert_eq!(config.telemetry.otlp.endpoint.unwrap().to_string(), "https://collector.example:4317");
+        assert_eq!(names(&warnings), ["OTEL_EXPORTER_OTLP_INSECURE"]);
+    }
+
+    #[test]
+    fn mistakes_of_the_file_stay_mistakes() {
+        let said = with(
+            "telemetry: { otlp: { protocol: http/json }, traces: { batch: { queue: 5, size: 6 } } }\ndrain: { deadline: 1ms }\n",
+            &[
+                ("OTEL_EXPORTER_OTLP_TIMEOUT", "0s"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.example"),
+                ("OTEL_BSP_MAX_QUEUE_SIZE", "9"),
+                ("SIDEGATE__TELEMETRY__FLUSH", "2m"),
+            ],
+        );
+        let said = said.unwrap_err().to_string();
+        let mut lines: Vec<&str> = said.lines().collect();
+        lines.sort_unstable();
+        let wanted = [
+            "environment variable SIDEGATE__TELEMETRY__FLUSH: telemetry.flush: must be between 0s and 1m",
+            "f.yaml:1:32: telemetry.otlp.protocol: `http/json` is not known; use grpc, http/protobuf",
+            "f.yaml:1:80: telemetry.traces.batch.size: must not be larger than `queue`",
+            "f.yaml:2:20: drain.deadline: must be between 1s and 24h",
+        ];
+        assert_eq!(lines, wanted);
+    }
+
+    #[test]
+    fn words_have_no_case_and_values_no_spaces_around_them() {
+        let (config, warnings) = warned(
+            "",
+            &[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", " https://c.example "),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "HTTP/Protobuf"),
+                ("OTEL_EXPORTER_OTLP_COMPRESSION", " GZIP "),
+                ("OTEL_TRACES_EXPORTER", "Console, zipkin"),
+                ("OTEL_METRICS_EXPORTER", "none,OTLP,"),
+                ("OTEL_LOGS_EXPORTER", "NONE"),
+                ("OTEL_TRACES_SAMPLER", "ParentBased_TraceIdRatio"),
+                ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
+                ("OTEL_METRICS_EXEMPLAR_FILTER", "Always_Off"),
+                ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "LowMemory"),
+                ("OTEL_LOG_LEVEL", "Warning"),
+                ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+                ("OTEL_SDK_DISABLED", "FALSE"),
+                ("OTEL_SPAN_LINK_COUNT_LIMIT", "any"),
+                ("OTEL_BSP_MAX_QUEUE_SIZE", "  "),
+            ],
+        );
+        let telemetry = config.telemetry;
+        assert_eq!(Signal::ALL.map(|signal| telemetry.target(signal).is_some()), [false, true, false]);
+        let target = telemetry.target(Signal::Metrics).unwrap();
+        assert_eq!((target.protocol, target.compression), (Protocol::HttpProtobuf, Compression::Gzip));
+        // No limit is the longest there is.
+        assert_eq!(target.timeout, Duration::from_secs(600));
+        assert!((telemetry.traces.sampler.ratio - 1.0).abs() < 1e-9);
+        assert_eq!((telemetry.metrics.exemplars, telemetry.metrics.temporality), (Exemplars::AlwaysOff, Temporality::Delta));
+        assert_eq!(telemetry.log_level, Some(LogLevel::Warn));
+        let lines: Vec<&str> = warnings.lines().collect();
+        let wanted = [
+            "environment variable OTEL_TRACES_EXPORTER: `zipkin` is not supported; use otlp, none, console, prometheus; the others count",
+            "environment variable OTEL_TRACES_SAMPLER_ARG: `1.5` is not a number between 0 and 1; 1 is used",
+        ];
+        assert_eq!(lines, wanted);
+    }
+
+    #[test]
+    fn a_signals_own_word_about_tls_is_for_its_own_endpoint() {
+        let endpoints = [("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:1"), ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "localhost:2")];
+        let schemes = |insecure: &[(&str, &str)]| {
+            let (config, warnings) = warned("", &[&endpoints, insecure].concat());
+            assert_eq!(warnings, "");
+            [Signal::Traces, Signal::Logs].map(|signal| config.telemetry.target(signal).unwrap().address.scheme)
+        };
+        let (common, own) = ("OTEL_EXPORTER_OTLP_INSECURE", "OTEL_EXPORTER_OTLP_LOGS_INSECURE");
+        assert_eq!(schemes(&[]), [Scheme::Https, Scheme::Https]);
+        assert_eq!(schemes(&[(common, "True")]), [Scheme::Http, Scheme::Http]);
+        assert_eq!(schemes(&[(common, "true"), (own, "false")]), [Scheme::Http, Scheme::Https]);
+        assert_eq!(schemes(&[(own, "true")]), [Scheme::Https, Scheme::Http]);
+        assert_eq!(schemes(&[("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true")]), [Scheme::Https, Scheme::Https]);
+    }
+
+    #[test]
+    fn limits_of_one_signal_come_before_the_general_ones() {
+        let (config, warnings) = warned(
+            "telemetry: { logs: { attributeLimits: { valueLength: 3 } } }\n",
+            &[
+                ("OTEL_ATTRIBUTE_COUNT_LIMIT", "10"),
+                ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "20"),
+                ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "0"),
+                ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "40"),
+                ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "none"),
+            ],
+        );
+        let limits = |count, value_length| AttributeLimits { count, value_length };
+        assert_eq!(config.telemetry.traces.attribute_limits, limits(0, Some(40)));
+        assert_eq!(config.telemetry.logs.attribute_limits, limits(10, Some(3)));
+        assert!(warnings.contains("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT: `none`") && warnings.lines().count() == 1, "{warnings}");
+        assert_eq!(AttributeLimits::default(), limits(128, None));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_kept_and_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("c.pem"), "").unwrap();
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", &*path("ca.pem")),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &*path("c.pem")),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &*path("")),
+            ("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", &*path("unused.pem")),
+        ];
+        // Who may read a folder is no matter here.
+        let file = "profile: development\ntelemetry: { logs: { otlp: { tls: { ca: /file.pem } } } }\n";
+        let (config, warnings) = warned(file, &variables);
+        assert!(config.telemetry.otlp.tls.ca.is_some() && config.telemetry.otlp.tls.key.is_some());
+        let lines: Vec<&str> = warnings.lines().collect();
+        assert!(lines[0].contains(&format!("_CERTIFICATE: {} can't be read, and exports fail until it can: No such file", path("ca.pem"))));
+        assert!(lines[1].contains("_CLIENT_KEY: ") && lines[1].ends_with("it is no regular file"), "{warnings}");
+        assert_eq!(lines.len(), 2, "{warnings}");
+    }
+
+    /// A variable that is listed and not looked at, or a key that there is not, would be a lie in the docs.
+    #[test]
+    fn every_variable_of_the_list_fills_in_its_keys() {
+        let schema = serde_json::to_value(crate::Config::default()).unwrap();
+        for variable in standard_variables() {
+            for key in &variable.keys {
+                let (section, name) = key.rsplit_once('.').unwrap();
+                let pointer = format!("/{}", section.replace('.', "/"));
+                assert!(schema.pointer(&pointer).is_some_and(|section| section.get(name).is_some()), "{key}");
+            }
+            assert!(!variable.value.is_empty() && (variable.kind == super::Kind::Unused) == variable.keys.is_empty(), "{}", variable.name);
         }
-        assert!(!problems.contains("hunter2"), "{problems}");
     }
 }

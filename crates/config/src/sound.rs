@@ -94,7 +94,7 @@ impl LeftOut {
 }
 
 /// Whether `path` is `of`, or in it.
-fn is_within(path: &str, of: &str) -> bool {
+pub(crate) fn is_within(path: &str, of: &str) -> bool {
     !of.is_empty() && path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 

@@ -24,6 +24,7 @@ events! {
     TUNNEL_NOT_PREPARED "sidegate.tunnel.not_prepared" "A server of which a session in advance was wanted can't be reached.";
     CONFIG_PLAINTEXT "sidegate.config.plaintext" "The configuration lets connections pass in plaintext: which, and the written reason. Said once, at the start; sidegate.plaintext.connections counts them.";
     CONFIG_WARNING "sidegate.config.warning" "The configuration is allowed, but a person should look at it.";
+    CONFIG_VARIABLE "sidegate.config.variable" "An OTEL_* variable has a value that can't be used, and is ignored, or names a file that can't be read. Said once, at the start.";
     IDENTITY_RECEIVED "sidegate.identity.received" "An X.509-SVID with its bundles is in use from now on.";
     IDENTITY_LOST "sidegate.identity.lost" "There is no valid X.509-SVID any more; new connections are refused.";
     IDENTITY_UNUSABLE "sidegate.identity.unusable" "No TLS configuration can be made of an SVID.";

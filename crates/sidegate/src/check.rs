@@ -13,11 +13,13 @@ use sidegate_redirect::Proof;
 
 use crate::outcome::Outcome;
 use crate::say::say_lines;
-use crate::{cli, redirect, yaml};
+use crate::{cli, redirect, variables, yaml};
 
 /// A configuration that the sidecar can start with, and what it names.
 pub(crate) struct Examined {
     pub(crate) config: Config,
+    /// What is wrong with variables that are ignored.
+    pub(crate) warnings: Problems,
     pub(crate) policy: PolicySource,
     pub(crate) revocation: RevocationSource,
 }
@@ -45,7 +47,9 @@ pub(crate) fn examine(file: &Path) -> Result<Examined> {
     };
     on_this_host(&mut draft, &config);
     match (policy, revocation) {
-        (Some(policy), Some(revocation)) if draft.problems.0.is_empty() => Ok(Examined { config, policy, revocation }),
+        (Some(policy), Some(revocation)) if draft.problems.0.is_empty() => {
+            Ok(Examined { config, warnings: draft.warnings, policy, revocation })
+        }
         _ => Err(unusable(&draft.problems)),
     }
 }
@@ -132,7 +136,7 @@ fn may_send_raw(status: &str) -> bool {
 /// Checks the configuration and the files that it names.
 pub(crate) fn check(arguments: &cli::Check) -> Result<Outcome> {
     let file = &arguments.config.config;
-    let Examined { config, policy: source, .. } = examine(file)?;
+    let Examined { config, warnings, policy: source, .. } = examine(file)?;
     if arguments.print_config {
         say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
     }
@@ -144,6 +148,8 @@ pub(crate) fn check(arguments: &cli::Check) -> Result<Outcome> {
         found += 1;
         err!("warning: {finding}");
     }
+    // Not counted: the variables are the environment's, and the sidecar does as if they were not set.
+    variables::print(&warnings);
     notes(&config, policy).for_each(|note| err!("note: {note}"));
     let profile = config.profile.label();
     let (rules, files) = (counted(policy.len() as u64, "rule"), counted(source.files() as u64, "policy file"));

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
+use sidegate_config::schema::telemetry::LogLevel;
 use sidegate_core::{printable_json, without_controls};
 use sidegate_telemetry::{EventLayer, Fold};
 use tracing::field::Field;
@@ -100,6 +101,11 @@ const MODULES: [&str; 14] = [
     "sidegate_tls",
 ];
 
+/// `filter`, after the level for what becomes of telemetry: what `filter` says of that module comes first, as the last word counts.
+pub(crate) fn with_telemetry(filter: &str, level: Option<LogLevel>) -> String {
+    level.map_or_else(|| filter.to_owned(), |level| format!("sidegate_telemetry={},{filter}", level.label()))
+}
+
 /// Starts logging by `filter`: text on a terminal, else JSON; `events` takes them too.
 pub(crate) fn start(filter: &str, events: Option<EventLayer>) -> Result<Logging> {
     let (level, handle) = reload::Layer::new(parse(filter).map_err(|why| anyhow!(why))?);
@@ -152,6 +158,18 @@ mod tests {
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
+
+    #[test]
+    fn the_filter_comes_before_the_level_for_telemetry() {
+        let of_telemetry = |filter: &str, level| {
+            let filter = parse(&with_telemetry(filter, level)).unwrap().to_string();
+            let directive = filter.split(',').find_map(|directive| directive.strip_prefix("sidegate_telemetry="));
+            directive.map(str::to_owned)
+        };
+        assert_eq!(of_telemetry("info", None), None);
+        assert_eq!(of_telemetry("info", Some(LogLevel::Off)).as_deref(), Some("off"));
+        assert_eq!(of_telemetry("debug,sidegate_telemetry=trace", Some(LogLevel::Error)).as_deref(), Some("trace"));
+    }
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

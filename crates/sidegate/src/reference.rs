@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use sidegate_config::{Config, json_schema};
+use sidegate_config::{Config, json_schema, standard_variables};
 use sidegate_core::Reason;
 use sidegate_core::event::EVENTS;
 use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, METRIC_ATTRIBUTES, RESOURCE, SPANS};
@@ -63,6 +63,14 @@ fn telemetry() {
     out!("| event | meaning |\n| --- | --- |");
     for (name, meaning) in EVENTS {
         out!("| `{name}` | {meaning} |");
+    }
+    out!("\n## Environment variables\n");
+    out!("OpenTelemetry's standard variables, and the keys that each fills in where the file leaves them out. Words and booleans have");
+    out!("no case. A value that can't be used is a warning, and the variable is ignored. Other `OTEL_*` variables are not looked at.\n");
+    out!("| variable | key | value |\n| --- | --- | --- |");
+    for variable in standard_variables() {
+        let keys: Vec<String> = variable.keys.iter().map(|key| format!("`{key}`")).collect();
+        out!("| `{}` | {} | {} |", variable.name, keys.join(", "), variable.value);
     }
     out!("\n## Reasons\n");
     out!("Why a connection ended: the field `reason` of its record, the attribute of the metrics, the span's `error.type`.\n");

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use sidegate_admin::{Admin, AdminSocket, Controls, Drain};
 use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity};
-use sidegate_config::Config;
-use sidegate_config::schema::telemetry::{LogLevel, Signal, Target};
+use sidegate_config::schema::telemetry::{Signal, Target};
 use sidegate_config::schema::{ADMIN_SOCKET, Mode, Otherwise, Profile};
+use sidegate_config::{Config, Draft};
 use sidegate_core::{Reason, event};
 use sidegate_identity::Identity;
 use sidegate_proxy::{
@@ -26,22 +26,24 @@ use tokio::sync::watch;
 use crate::check::{Examined, destinations, doubts, examine, notes, unusable};
 use crate::logging::Logging;
 use crate::say::say_lines;
-use crate::{cli, logging, redirect, yaml};
+use crate::{cli, logging, redirect, variables, yaml};
 
 /// Runs the sidecar until it is told to end.
 pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let file = &arguments.config.config;
     if arguments.print_config {
-        let config = sidegate_config::load(file).map_err(|problems| unusable(&problems))?;
+        let draft = Draft::read(file);
+        variables::print(&draft.warnings);
+        let config = draft.accept().map_err(|problems| unusable(&problems))?;
         say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = early_signals(&runtime)?;
-    let Examined { config, policy, revocation } = examine(file)?;
+    let Examined { config, warnings, policy, revocation } = examine(file)?;
     let exports_events = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.events;
     let (layer, events) = if exports_events { Some(sidegate_telemetry::events()) } else { None }.unzip();
-    let logging = logging::start(&log_filter(&arguments.log, config.telemetry.log_level), layer)?;
+    let logging = logging::start(&logging::with_telemetry(&arguments.log, config.telemetry.log_level), layer)?;
     harden(arguments.with_parent);
     if config.profile == Profile::Development {
         tracing::warn!(event = event::PROFILE_DEVELOPMENT, "profile `development`: what weakens protection is only a warning");
@@ -53,6 +55,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     policy.policy().warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
     policy.policy().misdirected(&destinations(&config)).for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
     doubts(&config).chain(notes(&config, policy.policy())).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
+    variables::log(&warnings);
     in_plaintext(&config).iter().for_each(|what| tracing::warn!(event = event::CONFIG_PLAINTEXT, "{what}"));
     let proof = capture_proof(&config)?;
     let settings = Settings::new(&config);
@@ -114,11 +117,6 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     audit_thread.join(halfway(until));
     writers.join();
     served.map(drop)
-}
-
-/// What is logged: `filter`, before which stands the level for telemetry. The last word about a module counts.
-fn log_filter(filter: &str, of_telemetry: Option<LogLevel>) -> String {
-    of_telemetry.map_or_else(|| filter.to_owned(), |level| format!("sidegate_telemetry={},{filter}", level.label()))
 }
 
 /// How much of `drain.deadline` is for what comes after the connections: the workers' end, the last records of the audit log,

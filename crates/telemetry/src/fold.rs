@@ -17,8 +17,8 @@ const TOLD: u32 = 5;
 /// … in this time.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What an operator did is told each time.
-const NEVER_FOLDED: [&str; 2] = [module_path!(), "sidegate_admin::api"];
+/// What an operator did is told each time, and each variable once.
+const NEVER_FOLDED: [&str; 3] = [module_path!(), "sidegate_admin::api", "sidegate::variables"];
 
 /// A layer that lets no more than a few repetitions pass, to any other layer. Nobody waits for its lock.
 #[derive(Debug, Clone, Default)]

@@ -398,6 +398,15 @@ mod tests {
         );
         assert_eq!(names(&warnings), ["OTEL_BSP_MAX_QUEUE_SIZE"]);
         assert_eq!(config.telemetry.traces.otlp.timeout.unwrap().duration(), Duration::from_millis(7));
+        let mesh = "telemetry: { otlp: { endpoint: 'https://c.example', tls: { svid: true, spiffeIds: ['spiffe://a.b/c'] } } }\n";
+        let tls = [("CERTIFICATE", "ca.pem"), ("CLIENT_CERTIFICATE", "c.pem"), ("CLIENT_KEY", "k.pem")];
+        let tls = tls.map(|(name, file)| (format!("OTEL_EXPORTER_OTLP_{name}"), file));
+        let (config, warnings) = warned(mesh, &tls.each_ref().map(|(name, file)| (name.as_str(), *file)));
+        assert!(config.telemetry.otlp.tls.svid && config.telemetry.otlp.tls.ca.is_none());
+        let (mut ignored, mut all) = (names(&warnings), of_tls.to_vec());
+        ignored.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(ignored, all);
         // Neither is needed for the fault of the other.
         let audit = "audit: { copies: [{ otlp: true }] }\ntelemetry: { otlp: { endpoint: 'https://c.example' } }\n";
         let (config, warnings) =
@@ -527,6 +536,28 @@ mod tests {
         assert!(lines[0].contains(&format!("_CERTIFICATE: {} can't be read, and exports fail until it can: No such file", path("ca.pem"))));
         assert!(lines[1].contains("_CLIENT_KEY: ") && lines[1].ends_with("it is no regular file"), "{warnings}");
         assert_eq!(lines.len(), 2, "{warnings}");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_not_shown_to_a_collector_in_production() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        for name in ["c.pem", "k.pem"] {
+            std::fs::write(path(name), "").unwrap();
+            std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c.example"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &*path("c.pem")),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &*path("k.pem")),
+        ];
+        let (config, warnings) = warned("", &variables);
+        let tls = config.telemetry.target(Signal::Traces).unwrap().tls;
+        assert_eq!((tls.certificate, tls.key), (None, None));
+        let lines: Vec<&str> = warnings.lines().collect();
+        assert!(lines[0].contains("CLIENT_KEY: telemetry.otlp.tls.key: ") && lines[0].contains("chmod 0600; ignored"), "{warnings}");
+        assert!(lines[1].contains("CLIENT_CERTIFICATE: ") && lines[1].contains("belong together; ignored"), "{warnings}");
     }
 
     /// A variable that is listed and not looked at, or a key that there is not, would be a lie in the docs.

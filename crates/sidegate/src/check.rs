@@ -153,10 +153,15 @@ pub(crate) fn check(arguments: &cli::Check) -> Result<Outcome> {
     notes(&config, policy).for_each(|note| err!("note: {note}"));
     let profile = config.profile.label();
     let (rules, files) = (counted(policy.len() as u64, "rule"), counted(source.files() as u64, "policy file"));
-    match found {
-        0 => err!("{}: good for profile {profile}; {rules} in {files}, nothing to object to", file.display()),
-        _ => err!("{}: can be used with profile {profile}; {rules} in {files}, {}", file.display(), counted(found, "finding")),
-    }
+    let of_variables = match warnings.0.len() {
+        0 => String::new(),
+        some => format!("; {} about variables of the environment", counted(some as u64, "warning")),
+    };
+    let (verdict, what) = match found {
+        0 => ("good for", "nothing to object to".to_owned()),
+        some => ("can be used with", counted(some, "finding")),
+    };
+    err!("{}: {verdict} profile {profile}; {rules} in {files}, {what}{of_variables}", file.display());
     Ok(Outcome::finding_if(found > 0))
 }
 

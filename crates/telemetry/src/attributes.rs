@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry_semantic_conventions::attribute as semconv;
+use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, RevocationStatus, Transport, TunnelUse, rfc3339};
 
 use crate::wire::Buffer;
@@ -83,9 +84,10 @@ pub(crate) struct Limits {
     value_length: Option<usize>,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { count: 128, value_length: None }
+impl From<&schema::AttributeLimits> for Limits {
+    fn from(limits: &schema::AttributeLimits) -> Self {
+        let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        Self { count: size(limits.count), value_length: limits.value_length.map(size) }
     }
 }
 
@@ -320,6 +322,12 @@ pub(crate) mod tests {
     use sidegate_core::{Decision, Explanation, HandshakeFacts, Lap, NearestRule, Reason, Remark, Says};
     use std::collections::BTreeSet;
     use std::sync::Arc;
+
+    impl Default for Limits {
+        fn default() -> Self {
+            Self::from(&schema::AttributeLimits::default())
+        }
+    }
 
     /// A record in which nothing is left out.
     pub(crate) fn full(direction: Direction, reason: Reason) -> ConnectionRecord {

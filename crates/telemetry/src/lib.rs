@@ -141,7 +141,9 @@ impl Telemetry {
         };
         let resource = Arc::new(Resource::new(options.config, |name| std::env::var(name).ok()));
         let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| State::new(&target)));
-        let traces = states[Signal::Traces as usize].is_some().then(|| Encoder::new(resource.clone(), Limits::default()));
+        let traces = states[Signal::Traces as usize]
+            .is_some()
+            .then(|| Encoder::new(resource.clone(), Limits::from(&options.config.traces.attribute_limits)));
         let traces = traces.transpose().map_err(std::io::Error::other)?;
         let (records, receiver) = mpsc::channel(QUEUE);
         let (watchers, _) = broadcast::channel(WATCH);

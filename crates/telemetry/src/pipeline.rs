@@ -160,7 +160,8 @@ impl Pipeline {
         let logs = exporter(Signal::Logs).map(|(exporter, state)| {
             let (sender, queue) = mpsc::channel(room(&config.logs.batch));
             let resource = self.resource.clone();
-            let encode = move |some: &[Entry]| Ok(otlp::logs(some, Limits::default(), &resource));
+            let limits = Limits::from(&config.logs.attribute_limits);
+            let encode = move |some: &[Entry]| Ok(otlp::logs(some, limits, &resource));
             exporters.spawn(export::run(queue, config.logs.batch.clone(), exporter, |_| 1, encode));
             (sender, Failures::new(config.logs.failures_per_second), state)
         });

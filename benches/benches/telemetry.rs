@@ -240,7 +240,9 @@ fn print(pairs: &[Pair]) {
         }
         let dropped = |signal: &str| -> f64 {
             let causes = ["queue_full", "export_failed"].map(|cause| {
-                let name = format!("sidegate_telemetry_dropped_total{{signal=\"{signal}\",cause=\"{cause}\"}}");
+                let name = format!(
+                    "sidegate_telemetry_dropped_total{{sidegate_telemetry_signal=\"{signal}\",sidegate_telemetry_cause=\"{cause}\"}}"
+                );
                 pair.sidecars.iter().map(|s| s.metric(&name)).sum::<f64>()
             });
             causes.iter().sum()

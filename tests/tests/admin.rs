@@ -101,7 +101,7 @@ fn what_was_refused_is_shown_until_it_is_of_use() {
         let words = screen.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.split("REFUSED for ").skip(1).any(|refusal| refusal.contains(why)), "{screen}");
         assert!(screen.lines().all(|line| line.len() <= 120 || !line.trim().contains(' ')), "{screen}");
-        assert_eq!(api.metric(&format!("sidegate_load_refused{{subject=\"{subject}\"}}")), 1.0);
+        assert_eq!(api.metric(&format!("sidegate_load_refused{{sidegate_load_subject=\"{subject}\"}}")), 1.0);
     }
     assert_eq!(load("policy")["since"], before["since"], "what is in force is the old one");
 

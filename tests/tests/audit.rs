@@ -455,7 +455,11 @@ fn on_a_full_disk_new_connections_are_refused_until_there_is_room() {
     make_room(&pair, &api);
     eventually("a connection", || echo_bytes(pair.entry, 100, 1).ok());
     assert_eq!(api.metric("sidegate_audit_blocked"), 0.0);
-    assert_eq!(api.metric("sidegate_telemetry_dropped_total{signal=\"audit\",cause=\"queue_full\"}"), 0.0, "nothing was lost");
+    assert_eq!(
+        api.metric("sidegate_telemetry_dropped_total{sidegate_telemetry_signal=\"audit\",sidegate_telemetry_cause=\"queue_full\"}"),
+        0.0,
+        "nothing was lost"
+    );
     let log = AuditLog::of(&pair.identities, "api");
     eventually("the log of it", || {
         let (status, report) = log.verify_at(&copy_out(&pair, &api));
@@ -467,7 +471,7 @@ fn on_a_full_disk_new_connections_are_refused_until_there_is_room() {
 #[test]
 fn on_a_full_disk_records_are_dropped_counted_and_told_of() {
     let Some((pair, api, _echo)) = small_disk_world("drop-and-count") else { return };
-    let lost = "sidegate_telemetry_dropped_total{signal=\"audit\",cause=\"export_failed\"}";
+    let lost = "sidegate_telemetry_dropped_total{sidegate_telemetry_signal=\"audit\",sidegate_telemetry_cause=\"export_failed\"}";
     eventually("a loss", || {
         echo_bytes(pair.entry, 100, 1).expect("connections go on");
         (api.metric(lost) > 0.0).then_some(())

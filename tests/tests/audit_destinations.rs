@@ -96,7 +96,8 @@ fn a_dead_syslog_that_blocks_refuses_connections_until_it_is_back() {
         eventually("all records", || seqs().contains(&last).then_some(()));
         let seqs = seqs();
         assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
-        let lost = sidecar.metric("sidegate_telemetry_dropped_total{signal=\"audit_copies\",cause=\"queue_full\"}");
+        let lost = sidecar
+            .metric("sidegate_telemetry_dropped_total{sidegate_telemetry_signal=\"audit_copies\",sidegate_telemetry_cause=\"queue_full\"}");
         let missed = (1..=last).filter(|seq| !seqs.contains(seq)).count();
         assert_eq!(missed as f64, lost, "{seqs:?}");
     }
@@ -119,7 +120,11 @@ fn a_dead_syslog_that_drops_costs_only_its_copies() {
     let pair = Pair::start(echo.address, HOUR, &AuditLog::config("", &copies));
     eventually("a loss", || {
         echo_bytes(pair.entry, 100, 1).expect("connections go on");
-        (pair.api.metric("sidegate_telemetry_dropped_total{signal=\"audit_copies\",cause=\"queue_full\"}") > 0.0).then_some(())
+        (pair
+            .api
+            .metric("sidegate_telemetry_dropped_total{sidegate_telemetry_signal=\"audit_copies\",sidegate_telemetry_cause=\"queue_full\"}")
+            > 0.0)
+            .then_some(())
     });
     assert_eq!(AuditLog::of(&pair.identities, "api").proved()["missing"], 0);
     assert!(pair.api.log().contains(&format!("audit records don't reach syslog 127.0.0.1:{port}")), "{}", pair.api.log());

@@ -18,15 +18,22 @@ fn metric(sidecar: &Sidecar, name: &str) -> u64 {
 fn dropped(sidecar: &Sidecar, signal: &str, cause: Option<&str>) -> u64 {
     let causes = ["queue_full", "rate_limited", "export_failed", "rejected", "shutdown"];
     let causes = causes.into_iter().filter(|c| cause.is_none_or(|wanted| wanted == *c));
-    causes.map(|cause| metric(sidecar, &format!("sidegate_telemetry_dropped_total{{signal=\"{signal}\",cause=\"{cause}\"}}"))).sum()
+    causes
+        .map(|cause| {
+            metric(
+                sidecar,
+                &format!("sidegate_telemetry_dropped_total{{sidegate_telemetry_signal=\"{signal}\",sidegate_telemetry_cause=\"{cause}\"}}"),
+            )
+        })
+        .sum()
 }
 
 fn exported(sidecar: &Sidecar, signal: &str) -> u64 {
-    metric(sidecar, &format!("sidegate_telemetry_exported_total{{signal=\"{signal}\"}}"))
+    metric(sidecar, &format!("sidegate_telemetry_exported_total{{sidegate_telemetry_signal=\"{signal}\"}}"))
 }
 
 fn connections(sidecar: &Sidecar) -> u64 {
-    metric(sidecar, "sidegate_connections_total{direction=\"inbound\",reason=\"closed\"}")
+    metric(sidecar, "sidegate_connections_total{sidegate_direction=\"inbound\",sidegate_reason=\"closed\"}")
 }
 
 /// api exports connections only, so that every span and log record belongs to one: five spans and one record each.
@@ -108,7 +115,13 @@ fn a_connection_that_was_closed(protocol: &str) {
     settled(&pair, 2);
     for (signal, item) in SIGNALS {
         assert_eq!(exported(&pair.api, signal), 2 * items(signal), "{signal}");
-        assert_eq!(metric(&pair.api, &format!("sidegate_telemetry_exports_total{{signal=\"{signal}\",outcome=\"failure\"}}")), 0);
+        assert_eq!(
+            metric(
+                &pair.api,
+                &format!("sidegate_telemetry_exports_total{{sidegate_telemetry_signal=\"{signal}\",sidegate_outcome=\"failure\"}}")
+            ),
+            0
+        );
         assert!(collector.sink.items()[item] > 0);
     }
 }
@@ -120,7 +133,12 @@ fn what_is_unavailable_is_asked_again() {
     collector.sink.behave(Behaviour::Unavailable);
     let pair = start(&collector, &echo, "{ delay: 1ms }", "5s");
     call(&pair, 10);
-    let failed = |signal: &str| metric(&pair.api, &format!("sidegate_telemetry_exports_total{{signal=\"{signal}\",outcome=\"failure\"}}"));
+    let failed = |signal: &str| {
+        metric(
+            &pair.api,
+            &format!("sidegate_telemetry_exports_total{{sidegate_telemetry_signal=\"{signal}\",sidegate_outcome=\"failure\"}}"),
+        )
+    };
     eventually("a failure of each", || SIGNALS.iter().all(|(signal, _)| failed(signal) > 0).then_some(()));
     collector.sink.behave(Behaviour::Take);
     settled(&pair, 10);
@@ -144,7 +162,10 @@ fn what_is_refused_is_counted_exactly() {
     call(&pair, 5);
     settled(&pair, 10);
     for (signal, _) in SIGNALS {
-        let requests = metric(&pair.api, &format!("sidegate_telemetry_exports_total{{signal=\"{signal}\",outcome=\"success\"}}"));
+        let requests = metric(
+            &pair.api,
+            &format!("sidegate_telemetry_exports_total{{sidegate_telemetry_signal=\"{signal}\",sidegate_outcome=\"success\"}}"),
+        );
         assert_eq!(dropped(&pair.api, signal, Some("rejected")), 5 * items(signal) + requests, "{signal}: one of each request");
     }
     eventually("the collector's own words", || pair.api.log().contains(": the sink was told to").then_some(()));

@@ -53,6 +53,21 @@ fn all_mistakes_are_reported_at_once_with_their_place() {
     }
 }
 
+/// A view that keeps an attribute by a wrong name would keep nothing of it.
+#[test]
+fn views_keep_attributes_that_exist() {
+    let config = |attributes: &str| {
+        format!(
+            "profile: development\nadmin: {{ listen: 'off' }}\ntelemetry:\n  metrics:\n    views:\n      - instrument: sidegate.bytes\n        attributes: {attributes}\n"
+        )
+    };
+    let (good, errors) = check(&config("[sidegate.direction, flow]"), &[]);
+    let line = "c.yaml:7:42: telemetry.metrics.views[0].attributes[1]: `flow` is no attribute of `sidegate.bytes`; it has `sidegate.direction`, `sidegate.flow`";
+    assert!(!good && errors.contains(line), "{errors}");
+    let (_, errors) = check(&config("[sidegate.direction, sidegate.flow]"), &[]);
+    assert!(!errors.contains("attributes"), "{errors}");
+}
+
 /// Shape, sense, policy, conditions, files: no mistake waits for another to be fixed, `run` refuses with the very same list.
 #[test]
 fn no_mistake_hides_another() {

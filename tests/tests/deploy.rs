@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sidegate_core::Reason;
-use sidegate_telemetry::{INSTRUMENTS, Kind};
+use sidegate_telemetry::{INSTRUMENTS, Kind, METRIC_ATTRIBUTES};
 use sidegate_tests::{Collector, Echo, Pair, Process, echo_bytes, eventually, free_port, get, program, skipped};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -36,7 +36,14 @@ fn scraped() -> BTreeSet<String> {
 /// The words in `text` that look like one of our metrics.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|w| (w.starts_with("sidegate_") || w.starts_with("process_")) && *w != "sidegate_").map(str::to_owned).collect()
+    let labels: BTreeSet<String> = METRIC_ATTRIBUTES.iter().map(|(name, _, _)| label(name)).collect();
+    let metric = |w: &&str| (w.starts_with("sidegate_") || w.starts_with("process_")) && *w != "sidegate_" && !labels.contains(*w);
+    words.filter(metric).map(str::to_owned).collect()
+}
+
+/// An attribute as a label.
+fn label(attribute: &str) -> String {
+    attribute.replace('.', "_")
 }
 
 /// The PromQL of the dashboard's panels.
@@ -93,6 +100,34 @@ fn dashboard_and_alerts_ask_for_metrics_that_exist() {
     }
 }
 
+/// A selector with a label that its metric does not have finds nothing.
+#[test]
+fn dashboard_and_alerts_select_by_labels_that_exist() {
+    // What Prometheus adds, and histograms.
+    let always = ["job", "instance", "namespace", "pod", "le"].map(str::to_owned);
+    let others = ["docs/observability.md", "docs/policy.md"].map(read);
+    let mut checked = 0;
+    for text in
+        dashboard().iter().chain([&read("deploy/prometheus/alerts.yaml"), &read("deploy/prometheus/alerts_test.yaml")]).chain(&others)
+    {
+        for instrument in INSTRUMENTS {
+            let name = instrument.prometheus_name();
+            let labels: BTreeSet<String> = instrument.attributes.iter().map(|a| label(a)).chain(always.clone()).collect();
+            for suffix in ["", "_bucket", "_count", "_sum"] {
+                for selector in text.split(&format!("{name}{suffix}{{")).skip(1) {
+                    let selector = selector.split('}').next().unwrap();
+                    let words = selector.split('"').step_by(2).map(|word| word.trim_matches([',', ' ', '=', '~', '!']));
+                    for word in words.filter(|word| !word.is_empty()) {
+                        assert!(labels.contains(word), "{name} has no label `{word}`: {selector}");
+                        checked += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(checked > 200, "{checked}");
+}
+
 /// A reason that a query names must be one, or it would never find anything.
 #[test]
 fn reasons_in_queries_are_reasons() {
@@ -100,7 +135,7 @@ fn reasons_in_queries_are_reasons() {
     let alerts = read("deploy/prometheus/alerts.yaml");
     let mut checked = 0;
     for text in dashboard().iter().chain([&alerts]) {
-        for matcher in text.split("reason").skip(1) {
+        for matcher in ["sidegate_reason", "error_type"].iter().flat_map(|label| text.split(label).skip(1)) {
             let Some(quoted) = matcher.trim_start_matches(['=', '~', '!']).strip_prefix('"').filter(|_| matcher.starts_with(['=', '!']))
             else {
                 continue;

@@ -67,7 +67,7 @@ fn slow_and_garbage_handshakes_harm_nobody_else() {
         assert_eq!(drain(&mut tcp), 0);
     }
     eventually("the end of all handshakes", || {
-        (pair.api.metric("sidegate_handshakes_in_flight{direction=\"inbound\"}") == 0.0).then_some(())
+        (pair.api.metric("sidegate_handshakes_in_flight{sidegate_direction=\"inbound\"}") == 0.0).then_some(())
     });
     eventually("all records", || (pair.api.records().len() == 152).then_some(()));
     echo_bytes(pair.entry, 100_000, 2).unwrap();
@@ -146,7 +146,7 @@ fn chains_that_are_mazes_hold_up_nobody_else() {
         })
         .collect();
     let refused = |reason: &str, count: f64| {
-        let metric = format!("sidegate_connections_total{{direction=\"inbound\",reason=\"{reason}\"}}");
+        let metric = format!("sidegate_connections_total{{sidegate_direction=\"inbound\",sidegate_reason=\"{reason}\"}}");
         eventually("strangers", || (pair.api.metric(&metric) >= count).then_some(()));
     };
     refused("certificate_malformed", 1.0);
@@ -171,10 +171,12 @@ fn limits_refuse_and_recover() {
             tcp
         })
         .collect();
-    eventually("five handshakes", || (pair.api.metric("sidegate_handshakes_in_flight{direction=\"inbound\"}") == 5.0).then_some(()));
+    eventually("five handshakes", || {
+        (pair.api.metric("sidegate_handshakes_in_flight{sidegate_direction=\"inbound\"}") == 5.0).then_some(())
+    });
     let entry = pair.entry;
     let waiting = std::thread::spawn(move || echo_bytes(entry, 100, 1));
-    eventually("who waits", || (pair.api.metric("sidegate_connections_open{direction=\"inbound\"}") == 6.0).then_some(()));
+    eventually("who waits", || (pair.api.metric("sidegate_connections_open{sidegate_direction=\"inbound\"}") == 6.0).then_some(()));
     assert!(!waiting.is_finished());
     drop(slow);
     waiting.join().unwrap().unwrap();
@@ -248,13 +250,13 @@ fn ten_thousand_connections_leave_nothing_behind() {
     let closed = |sidecar: &sidegate_tests::Sidecar| {
         eventually("all to be closed", || {
             (sidecar.records().len() as f64
-                == sidecar.metric("sidegate_connections_total{direction=\"inbound\",reason=\"closed\"}")
-                    + sidecar.metric("sidegate_connections_total{direction=\"outbound\",reason=\"closed\"}"))
+                == sidecar.metric("sidegate_connections_total{sidegate_direction=\"inbound\",sidegate_reason=\"closed\"}")
+                    + sidecar.metric("sidegate_connections_total{sidegate_direction=\"outbound\",sidegate_reason=\"closed\"}"))
             .then_some(())
         });
         eventually("no open connection", || {
-            (sidecar.metric("sidegate_connections_open{direction=\"inbound\"}")
-                + sidecar.metric("sidegate_connections_open{direction=\"outbound\"}")
+            (sidecar.metric("sidegate_connections_open{sidegate_direction=\"inbound\"}")
+                + sidecar.metric("sidegate_connections_open{sidegate_direction=\"outbound\"}")
                 == 0.0)
                 .then_some(())
         });
@@ -462,7 +464,9 @@ fn neither_strangers_nor_peers_that_never_read_take_the_memory() {
         })
         .collect();
     let held = || pair.api.metric("sidegate_buffers_held_bytes");
-    eventually("what nobody reads", || (pair.api.metric("sidegate_connections_open{direction=\"inbound\"}") >= 601.0).then_some(()));
+    eventually("what nobody reads", || {
+        (pair.api.metric("sidegate_connections_open{sidegate_direction=\"inbound\"}") >= 601.0).then_some(())
+    });
     for _ in 0..200 {
         trip();
         assert!(held() < (LIMIT + (1 << 20)) as f64, "{}", held());

@@ -93,7 +93,7 @@ fn passthrough_waits_until_every_name_is_known() {
     assert_eq!(web.pod.run(move || exchange(address, b"in the clear")).unwrap().unwrap(), b"in the clear");
     let record = sidecar.reason("closed");
     assert_eq!((&record["transport"], &record["decision"]["rule"]), (&"plaintext".into(), &"outbound.otherwise: passthrough".into()));
-    assert_eq!(sidecar.metric("sidegate_plaintext_connections_total{direction=\"outbound\"}"), 1.0);
+    assert_eq!(sidecar.metric("sidegate_plaintext_connections_total{sidegate_direction=\"outbound\"}"), 1.0);
     assert!(sidecar.log().contains("leaves in plaintext"));
 
     let lost = mesh.workload("lost", &[], "outbound: { otherwise: passthrough, destinations: [{ name: x, dns: [nowhere.invalid] }] }\n");

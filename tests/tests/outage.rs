@@ -33,10 +33,10 @@ fn an_outage_is_survived_and_named() {
         });
         echo_bytes(pair.entry, 10_000, 1).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
         assert_eq!(pair.web.ask("/readyz").unwrap().0, 200, "{fault:?}");
-        let before = pair.web.metric("sidegate_identity_rotations_total{outcome=\"success\"}");
+        let before = pair.web.metric("sidegate_identity_rotations_total{sidegate_outcome=\"success\"}");
         authority.set_fault(Fault::None);
         eventually(&format!("recovery from {fault:?}"), || {
-            (pair.web.metric("sidegate_identity_rotations_total{outcome=\"success\"}") > before).then_some(())
+            (pair.web.metric("sidegate_identity_rotations_total{sidegate_outcome=\"success\"}") > before).then_some(())
         });
     }
 }
@@ -132,7 +132,7 @@ fn an_agent_that_is_gone_and_back_is_found_again() {
     let echo = Echo::start();
     let mut pair = Pair::start(echo.address, HOUR, "");
     let (entry, web, api) = (pair.entry, &pair.web, &pair.api);
-    let rotations = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total{outcome=\"success\"}");
+    let rotations = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total{sidegate_outcome=\"success\"}");
     pair.identities.replace(|| {
         for sidecar in [web, api] {
             eventually("the report", || sidecar.log().contains("can't be reached").then_some(()));

@@ -37,7 +37,7 @@ fn pair(service: SocketAddr, port: &str) -> Pair {
 /// has seen its end.
 fn plaintext_connections(pair: &Pair, count: f64) {
     eventually("the count of plaintext connections", || {
-        (pair.api.metric("sidegate_plaintext_connections_total{direction=\"inbound\"}") == count).then_some(())
+        (pair.api.metric("sidegate_plaintext_connections_total{sidegate_direction=\"inbound\"}") == count).then_some(())
     });
 }
 

@@ -12,7 +12,7 @@ use sidegate_tests::{Echo, Identities, Pair, Sidecar, client_config, echo_bytes,
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn reloads(sidecar: &Sidecar, outcome: &str) -> f64 {
-    sidecar.metric(&format!("sidegate_policy_reloads_total{{outcome=\"{outcome}\"}}"))
+    sidecar.metric(&format!("sidegate_policy_reloads_total{{sidegate_outcome=\"{outcome}\"}}"))
 }
 
 /// Waits for so many reloads.

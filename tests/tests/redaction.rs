@@ -82,11 +82,13 @@ fn nothing_marked_comes_out_anywhere(protocol: &str) {
     // A refusal and a failure speak of what they saw, too.
     let _ = exchange(pair.port, format!("GET /{PAYLOAD} HTTP/1.1\r\nauthorization: {PAYLOAD}\r\n\r\n").as_bytes());
     pair.set_policy(&format!("rules: [{{ {PAYLOAD}"));
-    eventually("the policy's refusal", || (pair.api.metric("sidegate_policy_reloads_total{outcome=\"failure\"}") > 0.0).then_some(()));
+    eventually("the policy's refusal", || {
+        (pair.api.metric("sidegate_policy_reloads_total{sidegate_outcome=\"failure\"}") > 0.0).then_some(())
+    });
     pair.api.reason("plaintext_refused");
     let record = pair.api.reason("closed");
     collector.trace(record["connectionId"].as_str().unwrap());
-    eventually("a rotation", || (pair.api.metric("sidegate_identity_rotations_total{outcome=\"success\"}") > 0.0).then_some(()));
+    eventually("a rotation", || (pair.api.metric("sidegate_identity_rotations_total{sidegate_outcome=\"success\"}") > 0.0).then_some(()));
 
     let mut open = std::net::TcpStream::connect(pair.entry).unwrap();
     open.write_all(PAYLOAD.as_bytes()).unwrap();

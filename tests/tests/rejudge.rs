@@ -179,7 +179,7 @@ fn a_revoked_peer_is_cut_and_refused() {
         let _ = echo_bytes(pair.entry, 1000, 1);
         pair.api.records().into_iter().find(|record| record["reason"] == "certificate_revoked")
     });
-    let complaints = || pair.api.metric("sidegate_revocation_reloads_total{outcome=\"failure\"}");
+    let complaints = || pair.api.metric("sidegate_revocation_reloads_total{sidegate_outcome=\"failure\"}");
     let before = complaints();
     put(&file, "no list at all");
     eventually("the complaint", || (complaints() > before).then_some(()));
@@ -205,7 +205,7 @@ fn an_expired_list_is_overlooked_only_where_that_is_allowed() {
     echo_bytes(pair.entry, 1000, 1).unwrap();
     let unknown = pair.api.reason("closed");
     assert_eq!(unknown["revocation"], "unknown_allowed");
-    assert_eq!(pair.api.metric("sidegate_revocation_unsure_total{status=\"unknown_allowed\"}"), 1.0);
+    assert_eq!(pair.api.metric("sidegate_revocation_unsure_total{sidegate_peer_revocation=\"unknown_allowed\"}"), 1.0);
 
     let expired = |serials: &[Vec<u8>]| pair.identities.authority.revocation_lists_pem(TRUST_DOMAIN, serials, Duration::ZERO).unwrap();
     put(&file, &expired(&[]));
@@ -351,7 +351,7 @@ fn forged_lists_neither_replace_nor_hide_a_genuine_one() {
         stranger.authority.revocation_lists_pem(TRUST_DOMAIN, &[], HOUR).unwrap(),
         another.authority.revocation_lists_pem("other.sidegate", &[], HOUR).unwrap(),
     ] {
-        let complaints = || pair.api.metric("sidegate_revocation_reloads_total{outcome=\"failure\"}");
+        let complaints = || pair.api.metric("sidegate_revocation_reloads_total{sidegate_outcome=\"failure\"}");
         let before = complaints();
         put(forged);
         eventually("the complaint", || (complaints() > before).then_some(()));

@@ -10,7 +10,7 @@ const ROTATIONS: u64 = 200;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn rotations(sidecar: &Sidecar) -> u64 {
-    sidecar.metric("sidegate_identity_rotations_total{outcome=\"success\"}") as u64
+    sidecar.metric("sidegate_identity_rotations_total{sidegate_outcome=\"success\"}") as u64
 }
 
 /// New connections and long transfers, all checked byte by byte, through 200 rotations of both ends.
@@ -121,7 +121,7 @@ fn policy_is_reloaded_and_a_bad_file_is_not_used() {
     echo_bytes(pair.entry, 100, 1).unwrap();
     pair.set_policy("rules:\n  - name: web\n    action: alow\n");
     eventually("the report", || pair.api.log().contains("`alow` is not known; use allow, deny").then_some(()));
-    assert_eq!(pair.api.metric("sidegate_policy_reloads_total{outcome=\"failure\"}"), 1.0);
+    assert_eq!(pair.api.metric("sidegate_policy_reloads_total{sidegate_outcome=\"failure\"}"), 1.0);
     echo_bytes(pair.entry, 100, 2).unwrap();
     pair.set_policy("rules:\n  - name: nobody\n    action: deny\n");
     let denied = pair.api.reason_of("denied_by_rule", || drop(echo_bytes(pair.entry, 100, 3)));

@@ -482,7 +482,7 @@ fn a_flood_of_failures_is_exported_in_part_and_counted_whole() {
     let reason = Reason::PlaintextRefused.label();
     let counted = |labels: &str| pair.api.metric(&format!("sidegate_telemetry_dropped_total{{{labels}}}"));
     eventually("the count", || {
-        let name = format!("sidegate_handshake_failures_total{{direction=\"inbound\",reason=\"{reason}\"}}");
+        let name = format!("sidegate_handshake_failures_total{{sidegate_direction=\"inbound\",error_type=\"{reason}\"}}");
         (pair.api.metric(&name) == 60.0).then_some(())
     });
     // Two spans each: the whole and its handshake.
@@ -490,7 +490,7 @@ fn a_flood_of_failures_is_exported_in_part_and_counted_whole() {
         eventually(&format!("all {signal} to be exported or counted"), || {
             #[allow(clippy::cast_precision_loss)]
             let exported = collector.sink.items()[item] as f64;
-            let dropped = counted(&format!("signal=\"{signal}\",cause=\"rate_limited\""));
+            let dropped = counted(&format!("sidegate_telemetry_signal=\"{signal}\",sidegate_telemetry_cause=\"rate_limited\""));
             (exported > 0.0 && dropped > 0.0 && exported + dropped == 60.0 * each).then_some(())
         });
     }
@@ -500,7 +500,7 @@ fn a_flood_of_failures_is_exported_in_part_and_counted_whole() {
 #[test]
 fn the_scrape_has_exemplars_and_follows_views() {
     let (collector, echo) = (Collector::start(), Echo::start());
-    let views = "metrics: { peers: 0, views: [{ instrument: \"process.*\", drop: true }, { instrument: sidegate.bytes, name: mesh.bytes, attributes: [flow] }],";
+    let views = "metrics: { peers: 0, views: [{ instrument: \"process.*\", drop: true }, { instrument: sidegate.bytes, name: mesh.bytes, attributes: [sidegate.flow] }],";
     let config = collector.config("http", "").replace("metrics: {", views);
     let pair = Pair::start(echo.address, HOUR, &config);
     echo_bytes(pair.entry, 1000, 1).unwrap();
@@ -511,10 +511,10 @@ fn the_scrape_has_exemplars_and_follows_views() {
     collector.trace(record["connectionId"].as_str().unwrap());
     let exemplified: Vec<&str> = scrape.lines().filter(|l| l.contains(&trace)).map(|l| l.split('_').nth(1).unwrap()).collect();
     assert_eq!(exemplified, ["connection", "handshake"]);
-    assert!(!scrape.contains("process_") && scrape.contains("mesh_bytes_total{flow=\"up\"} 1000\n"), "{scrape}");
-    assert!(scrape.contains("sidegate_peer_connections_total{direction=\"inbound\",peer=\"other\",outcome=\"allowed\"} 1\n"), "{scrape}");
-    let rule = format!("rule=\"{}\"", record["decision"]["rule"].as_str().unwrap());
-    assert!(scrape.contains(&format!("{{direction=\"inbound\",decision=\"allowed\",{rule}}} 1\n")), "{scrape}");
+    assert!(!scrape.contains("process_") && scrape.contains("mesh_bytes_total{sidegate_flow=\"up\"} 1000\n"), "{scrape}");
+    assert!(scrape.contains("sidegate_peer_connections_total{sidegate_direction=\"inbound\",sidegate_peer_spiffe_id=\"other\",sidegate_outcome=\"allowed\"} 1\n"), "{scrape}");
+    let rule = format!("sidegate_decision_rule=\"{}\"", record["decision"]["rule"].as_str().unwrap());
+    assert!(scrape.contains(&format!("{{sidegate_direction=\"inbound\",sidegate_decision_allowed=\"true\",{rule}}} 1\n")), "{scrape}");
     let names: BTreeSet<String> =
         eventually("metrics", || Some(collector.sink.metrics()).filter(|m| !m.is_empty())).into_iter().map(|m| m.name).collect();
     assert!(

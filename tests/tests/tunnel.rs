@@ -9,18 +9,18 @@ use sidegate_tests::{Collector, DEADLINE, Echo, Pair, Sidecar, echo_bytes, event
 
 fn handshakes(sidecar: &Sidecar, direction: &str) -> f64 {
     let of = |resumed: &str| {
-        let labels = format!("direction=\"{direction}\",outcome=\"established\",resumed=\"{resumed}\"");
+        let labels = format!("sidegate_direction=\"{direction}\",sidegate_outcome=\"established\",tls_resumed=\"{resumed}\"");
         sidecar.metric(&format!("sidegate_handshake_duration_seconds_count{{{labels}}}"))
     };
     of("true") + of("false")
 }
 
 fn idle(sidecar: &Sidecar, direction: &str) -> f64 {
-    sidecar.metric(&format!("sidegate_tunnels_idle{{direction=\"{direction}\"}}"))
+    sidecar.metric(&format!("sidegate_tunnels_idle{{sidegate_direction=\"{direction}\"}}"))
 }
 
 fn through_tunnels(sidecar: &Sidecar, direction: &str, session: &str) -> f64 {
-    sidecar.metric(&format!("sidegate_tunnel_connections_total{{direction=\"{direction}\",session=\"{session}\"}}"))
+    sidecar.metric(&format!("sidegate_tunnel_connections_total{{sidegate_direction=\"{direction}\",sidegate_tunnel=\"{session}\"}}"))
 }
 
 fn ids(records: &[Value]) -> Vec<&str> {

@@ -12,7 +12,7 @@ use sidegate_tests::{DEADLINE, Echo, Pair, Sidecar, assert_reset, assert_reset_a
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn idle(sidecar: &Sidecar, direction: &str) -> f64 {
-    sidecar.metric(&format!("sidegate_tunnels_idle{{direction=\"{direction}\"}}"))
+    sidecar.metric(&format!("sidegate_tunnels_idle{{sidegate_direction=\"{direction}\"}}"))
 }
 
 /// A pair with a session that waits for the next connection.
@@ -146,7 +146,7 @@ fn a_rotation_ends_what_waits() {
 fn a_session_that_an_svid_has_outlived_is_not_used_again() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let pair = Pair::with_tunnel(listener.local_addr().unwrap(), "auto", "");
-    let rotations = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total{outcome=\"success\"}");
+    let rotations = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total{sidegate_outcome=\"success\"}");
     let open = (TcpStream::connect(pair.entry).unwrap(), listener.accept().unwrap());
     pair.identities.authority.rotate_now();
     eventually("a rotation at each end", || (rotations(&pair.web) == 1.0 && rotations(&pair.api) == 1.0).then_some(()));
@@ -166,7 +166,7 @@ fn a_connection_after_one_that_has_outlived_its_svid_works() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let pair = Pair::start_with(listener.local_addr().unwrap(), Duration::from_secs(5), "workers: 1\n", "tunnel: auto", "");
     let open = (TcpStream::connect(pair.entry).unwrap(), listener.accept().unwrap());
-    let made = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total{outcome=\"success\"}");
+    let made = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total{sidegate_outcome=\"success\"}");
     let before = (made(&pair.web), made(&pair.api));
     let rotated = |sidecar: &Sidecar, before: f64| made(sidecar) >= before + 4.0;
     eventually("four rotations at each end", || (rotated(&pair.web, before.0) && rotated(&pair.api, before.1)).then_some(()));
@@ -184,7 +184,7 @@ fn a_connection_after_one_that_has_outlived_its_svid_works() {
 fn short_lived_svids_harm_no_connection_on_used_sessions() {
     let echo = Echo::start();
     let pair = Pair::start_with(echo.address, Duration::from_secs(5), "", "tunnel: auto", "");
-    let rotations = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total{outcome=\"success\"}");
+    let rotations = |sidecar: &Sidecar| sidecar.metric("sidegate_identity_rotations_total{sidegate_outcome=\"success\"}");
     let stop = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..4)
         .map(|thread| {
@@ -292,7 +292,7 @@ fn a_limit_that_is_reached_is_told_on_a_used_session() {
         std::future::poll_fn(|cx| session.poll_flush(&tcp, cx)).await.unwrap();
         (tcp, session)
     });
-    let open = "sidegate_connections_open{direction=\"inbound\"}";
+    let open = "sidegate_connections_open{sidegate_direction=\"inbound\"}";
     eventually("the limit", || (api.metric(open) == 2.0).then_some(()));
     assert_reset_at(entry);
     let record = web.wait_records(2)[1].clone();

@@ -144,7 +144,7 @@ fn a_session_may_be_made_in_advance() {
     tunnel.send(&Frame::Warm.of(b""));
     let record = world.gate.sidecar.reason("prepared");
     assert_eq!((&record["tunnel"], &record["peerId"]), (&"new".into(), &id("web").into()));
-    let idle = "sidegate_tunnels_idle{direction=\"inbound\"}";
+    let idle = "sidegate_tunnels_idle{sidegate_direction=\"inbound\"}";
     eventually("the session to wait", || (world.gate.sidecar.metric(idle) == 1.0).then_some(()));
     world.dialled_nobody();
     let app = world.opened(&mut tunnel, 1);
@@ -178,7 +178,7 @@ fn a_peer_without_permission_makes_no_session_in_advance() {
     tunnel.send(&Frame::Warm.of(b""));
     assert_eq!(tunnel.hear(), Heard::Cut);
     assert_eq!(world.record(0)["reason"], "denied_by_default");
-    assert_eq!(world.gate.sidecar.metric("sidegate_tunnels_idle{direction=\"inbound\"}"), 0.0);
+    assert_eq!(world.gate.sidecar.metric("sidegate_tunnels_idle{sidegate_direction=\"inbound\"}"), 0.0);
 }
 
 /// A connection's name is its peer's: no second live one of the same peer, but another peer may choose the same.
@@ -225,7 +225,7 @@ fn a_server_says_goaway_to_who_waits_too_long() {
 fn sessions_that_wait_are_bounded() {
     let world = ByClient::new("limits: { idleTunnels: 2 }\n");
     let mut waiting: Vec<TunnelEnd> = Vec::new();
-    let idle = "sidegate_tunnels_idle{direction=\"inbound\"}";
+    let idle = "sidegate_tunnels_idle{sidegate_direction=\"inbound\"}";
     for n in 0..2 {
         let mut tunnel = world.tunnel("web");
         tunnel.send(&Frame::Warm.of(b""));

@@ -96,7 +96,7 @@ fn play(mut end: TunnelEnd, rng: &mut Rng, begin: Vec<u8>, here: SocketAddr) {
 fn is_clean(sidecar: &Sidecar, descriptors: usize) {
     for direction in ["inbound", "outbound"] {
         for metric in ["sidegate_connections_open", "sidegate_tunnels_idle"] {
-            let name = format!("{metric}{{direction=\"{direction}\"}}");
+            let name = format!("{metric}{{sidegate_direction=\"{direction}\"}}");
             eventually(&name, || (sidecar.metric(&name) == 0.0).then_some(()));
         }
     }

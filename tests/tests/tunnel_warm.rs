@@ -11,7 +11,7 @@ use sidegate_tests::{
 const WARM: &str = "limits: { warmTunnels: 1 }\n";
 
 fn idle(sidecar: &Sidecar, direction: &str) -> f64 {
-    sidecar.metric(&format!("sidegate_tunnels_idle{{direction=\"{direction}\"}}"))
+    sidecar.metric(&format!("sidegate_tunnels_idle{{sidegate_direction=\"{direction}\"}}"))
 }
 
 /// Of the records that are of connections, the tunnels; those of sessions made in advance are left out.
@@ -53,7 +53,8 @@ fn nothing_is_made_for_who_is_not_called() {
     echo_bytes(pair.entry, 1000, 1).unwrap();
     eventually("a session to wait", || (idle(&pair.web, "outbound") == 1.0).then_some(()));
     eventually("its end", || (idle(&pair.web, "outbound") == 0.0 && idle(&pair.api, "inbound") == 0.0).then_some(()));
-    let handshakes = "sidegate_handshake_duration_seconds_count{direction=\"inbound\",outcome=\"established\",resumed=\"true\"}";
+    let handshakes =
+        "sidegate_handshake_duration_seconds_count{sidegate_direction=\"inbound\",sidegate_outcome=\"established\",tls_resumed=\"true\"}";
     let before = (pair.api.records().len(), pair.api.metric(handshakes));
     // Longer than the round in which they are made.
     std::thread::sleep(Duration::from_secs(3));

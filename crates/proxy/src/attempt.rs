@@ -150,7 +150,10 @@ pub(crate) mod tests {
     fn expect(shared: &Shared, reason: Reason) {
         let scrape = shared.telemetry.scrape();
         let ended: Vec<&str> = scrape.lines().filter(|l| l.starts_with("sidegate_connections_total{")).collect();
-        assert_eq!(ended, [format!("sidegate_connections_total{{direction=\"inbound\",reason=\"{}\"}} 1", reason.label())]);
+        assert_eq!(
+            ended,
+            [format!("sidegate_connections_total{{sidegate_direction=\"inbound\",sidegate_reason=\"{}\"}} 1", reason.label())]
+        );
         assert_eq!(shared.registry.open(), 0);
     }
 

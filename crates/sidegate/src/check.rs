@@ -45,6 +45,9 @@ pub(crate) fn examine(file: &Path) -> Result<Examined> {
             None
         }
     };
+    for (key, message) in sidegate_telemetry::unknown_attributes(&config.telemetry.metrics) {
+        draft.push(&key, message);
+    }
     on_this_host(&mut draft, &config);
     match (policy, revocation) {
         (Some(policy), Some(revocation)) if draft.problems.0.is_empty() => {

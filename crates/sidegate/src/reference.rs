@@ -38,9 +38,9 @@ fn telemetry() {
         let (attributes, kind) = (i.attributes.join(", "), i.kind.label());
         out!("| `{}` | `{}` | {kind} | {} | {attributes} | {} |", i.name, i.prometheus_name(), i.unit, i.description);
     }
-    out!("\nWhat their attributes say:\n\n| attribute | meaning |\n| --- | --- |");
-    for (name, meaning) in METRIC_ATTRIBUTES {
-        out!("| `{name}` | {meaning} |");
+    out!("\nWhat their attributes say; in a scrape each dot is an underscore:\n\n| attribute | type | meaning |\n| --- | --- | --- |");
+    for (name, kind, meaning) in METRIC_ATTRIBUTES {
+        out!("| `{name}` | {kind} | {meaning} |");
     }
     out!("\n## Spans\n\nOne trace for each connection: its ID is the connection's. The stages that were reached are children.\n");
     out!("| span | kind | meaning |\n| --- | --- | --- |");
@@ -73,7 +73,9 @@ fn telemetry() {
         out!("| `{}` | {} | {} |", variable.name, keys.join(", "), variable.value);
     }
     out!("\n## Reasons\n");
-    out!("Why a connection ended: the field `reason` of its record, the attribute of the metrics, the span's `error.type`.\n");
+    out!(
+        "Why a connection ended: the field `reason` of its record, `sidegate.reason` of metrics, spans and log records. Of handshakes and\nof connections that failed it is `error.type` too.\n"
+    );
     let no_failures: Vec<String> = Reason::ALL.iter().filter(|reason| !reason.is_failure()).map(|reason| format!("`{reason}`")).collect();
     out!("No failures are {}; all others are, wherever failures are counted.\n", no_failures.join(", "));
     out!("| reason | stage | meaning | likely cause | what to do |\n| --- | --- | --- | --- | --- |");

@@ -1,6 +1,9 @@
 //! Every instrument: name, kind, unit, attributes, meaning. Docs, export and scrape are made from this.
 
+use opentelemetry_semantic_conventions::attribute as semconv;
 use sidegate_config::schema::telemetry::Signal;
+
+use crate::attributes::{ALLOWED, DIRECTION, ERROR_TYPE, PEER_ID, PEER_REVOCATION, REASON, RULE, TLS_RESUMED, TUNNEL};
 
 /// What an instrument measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +72,7 @@ pub(crate) fn prometheus_name(name: &str, instrument: &Instrument) -> String {
 }
 
 macro_rules! instruments {
-    ($($constant:ident $name:literal $kind:ident $unit:literal [$($attribute:literal),*] $description:literal;)*) => {
+    ($($constant:ident $name:literal $kind:ident $unit:literal [$($attribute:expr),*] $description:literal;)*) => {
         $(pub(crate) static $constant: Instrument = Instrument {
             name: $name, kind: Kind::$kind, unit: $unit, attributes: &[$($attribute),*], description: $description,
         };)*
@@ -80,67 +83,85 @@ macro_rules! instruments {
 }
 
 instruments! {
-    CONNECTIONS "sidegate.connections" Counter "{connection}" ["direction", "reason"] "Connections that ended, by the reason for it.";
-    CONNECTIONS_OPEN "sidegate.connections.open" UpDownCounter "{connection}" ["direction"] "Connections open now.";
-    CONNECTION_DURATION "sidegate.connection.duration" Histogram "s" ["direction"] "From accept to close.";
-    HANDSHAKE_DURATION "sidegate.handshake.duration" Histogram "s" ["direction", "outcome", "resumed"] "TLS handshakes, verification included.";
-    HANDSHAKES_IN_FLIGHT "sidegate.handshakes.in_flight" UpDownCounter "{handshake}" ["direction"] "TLS handshakes under way now.";
-    HANDSHAKE_FAILURES "sidegate.handshake.failures" Counter "{handshake}" ["direction", "reason"] "TLS handshakes that failed, by the reason for it.";
-    TUNNEL_CONNECTIONS "sidegate.tunnel.connections" Counter "{connection}" ["direction", "session"] "Connections through tunnels that ended.";
-    TUNNELS_IDLE "sidegate.tunnels.idle" UpDownCounter "{session}" ["direction"] "Sessions of tunnels that wait for a connection.";
-    BYTES "sidegate.bytes" Counter "By" ["direction", "flow"] "Application bytes of connections that ended.";
-    DECISIONS "sidegate.authorization.decisions" Counter "{decision}" ["direction", "decision", "rule"] "Decisions about connections that ended, by the rule that decided; rare rules are together in other.";
-    REMARKS "sidegate.policy.remarks" Counter "{remark}" ["says"] "What rules that decide nothing said of connections that ended, as far as their records have it.";
-    PEER_CONNECTIONS "sidegate.peer.connections" Counter "{connection}" ["direction", "peer", "outcome"] "Connections that ended, by the peer's verified SPIFFE ID; rare peers, and those without an identity, are together in other.";
-    PLAINTEXT "sidegate.plaintext.connections" Counter "{connection}" ["direction"] "Connections that are not protected on the network, counted as they begin.";
+    CONNECTIONS "sidegate.connections" Counter "{connection}" [DIRECTION, REASON] "Connections that ended, by the reason for it.";
+    CONNECTIONS_OPEN "sidegate.connections.open" UpDownCounter "{connection}" [DIRECTION] "Connections open now.";
+    CONNECTION_DURATION "sidegate.connection.duration" Histogram "s" [DIRECTION] "From accept to close.";
+    HANDSHAKE_DURATION "sidegate.handshake.duration" Histogram "s" [DIRECTION, OUTCOME, TLS_RESUMED] "TLS handshakes, verification included.";
+    HANDSHAKES_IN_FLIGHT "sidegate.handshakes.in_flight" UpDownCounter "{handshake}" [DIRECTION] "TLS handshakes under way now.";
+    HANDSHAKE_FAILURES "sidegate.handshake.failures" Counter "{handshake}" [DIRECTION, ERROR_TYPE] "TLS handshakes that failed, by the reason for it.";
+    TUNNEL_CONNECTIONS "sidegate.tunnel.connections" Counter "{connection}" [DIRECTION, TUNNEL] "Connections through tunnels that ended.";
+    TUNNELS_IDLE "sidegate.tunnels.idle" UpDownCounter "{session}" [DIRECTION] "Sessions of tunnels that wait for a connection.";
+    BYTES "sidegate.bytes" Counter "By" [DIRECTION, FLOW] "Application bytes of connections that ended.";
+    DECISIONS "sidegate.authorization.decisions" Counter "{decision}" [DIRECTION, ALLOWED, RULE] "Decisions about connections that ended, by the rule that decided; rare rules are together in other.";
+    REMARKS "sidegate.policy.remarks" Counter "{remark}" [REMARK] "What rules that decide nothing said of connections that ended, as far as their records have it.";
+    PEER_CONNECTIONS "sidegate.peer.connections" Counter "{connection}" [DIRECTION, PEER_ID, OUTCOME] "Connections that ended, by the peer's verified SPIFFE ID; rare peers, and those without an identity, are together in other.";
+    PLAINTEXT "sidegate.plaintext.connections" Counter "{connection}" [DIRECTION] "Connections that are not protected on the network, counted as they begin.";
     SVID_TIME_LEFT "sidegate.svid.time_left" Gauge "s" [] "Until our X.509-SVID expires; negative once it has; absent as long as there is none.";
-    BUNDLE_TIME_LEFT "sidegate.bundle.time_left" Gauge "s" ["trust_domain"] "Until the last CA certificate of a trust bundle expires.";
-    ROTATIONS "sidegate.identity.rotations" Counter "{rotation}" ["outcome"] "SVID or bundles were replaced (success), or what a source offered could not be used (failure).";
-    SOURCE_HEALTHY "sidegate.identity.source.healthy" Gauge "" ["source"] "1 while the last thing that an identity source said was of use.";
-    POLICY_RELOADS "sidegate.policy.reloads" Counter "{reload}" ["outcome"] "Policy files were read again (success), or refused so that the last good policy stays (failure).";
-    REVOCATION_RELOADS "sidegate.revocation.reloads" Counter "{reload}" ["outcome"] "Revocation lists or deny lists were read or fetched again (success), or could not be used so that the last good ones stay (failure).";
-    REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" ["status"] "Handshakes with peers that may be revoked or not, for no list says, and that the configuration admits all the same.";
+    BUNDLE_TIME_LEFT "sidegate.bundle.time_left" Gauge "s" [TRUST_DOMAIN] "Until the last CA certificate of a trust bundle expires.";
+    ROTATIONS "sidegate.identity.rotations" Counter "{rotation}" [OUTCOME] "SVID or bundles were replaced (success), or what a source offered could not be used (failure).";
+    SOURCE_HEALTHY "sidegate.identity.source.healthy" Gauge "" [IDENTITY_SOURCE] "1 while the last thing that an identity source said was of use.";
+    POLICY_RELOADS "sidegate.policy.reloads" Counter "{reload}" [OUTCOME] "Policy files were read again (success), or refused so that the last good policy stays (failure).";
+    REVOCATION_RELOADS "sidegate.revocation.reloads" Counter "{reload}" [OUTCOME] "Revocation lists or deny lists were read or fetched again (success), or could not be used so that the last good ones stay (failure).";
+    REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" [PEER_REVOCATION] "Handshakes with peers that may be revoked or not, for no list says, and that the configuration admits all the same.";
     READY "sidegate.ready" Gauge "" [] "1 while ready.";
     CAPTURE_PROVEN "sidegate.capture.proven" Gauge "" [] "1 while the kernel rules of this configuration are in place, 0 while they are not: then traffic may pass the sidecar by. Absent where nothing is redirected or redirect.withoutProof is set.";
-    LOAD_AGE "sidegate.load.age" Gauge "s" ["subject"] "How long the policy, the revocation data or the identity material that is in force has been so.";
-    LOAD_REFUSED "sidegate.load.refused" Gauge "{source}" ["subject"] "Files and other sources whose present content is refused, so that what was loaded before stays in force.";
+    LOAD_AGE "sidegate.load.age" Gauge "s" [SUBJECT] "How long the policy, the revocation data or the identity material that is in force has been so.";
+    LOAD_REFUSED "sidegate.load.refused" Gauge "{source}" [SUBJECT] "Files and other sources whose present content is refused, so that what was loaded before stays in force.";
     BUFFERED "sidegate.buffers.held" Gauge "By" [] "Bytes in the buffers of all connections: of handshakes, relays and tunnels.";
     BUFFERED_LIMIT "sidegate.buffers.limit" Gauge "By" [] "What they may hold together, by limits.bufferedBytes or the cgroup's memory limit.";
-    ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" ["direction"] "accept() failures, such as an exhausted descriptor table.";
+    ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" [DIRECTION] "accept() failures, such as an exhausted descriptor table.";
     ADMIN_EVICTED "sidegate.admin.evicted" Counter "{connection}" [] "Connections to the admin port that were closed to make room for others: the longest silent, of the address that holds the most.";
-    EXPORTED "sidegate.telemetry.exported" Counter "{item}" ["signal"] "Spans, data points and log records that a collector has taken.";
-    EXPORTS "sidegate.telemetry.exports" Counter "{request}" ["signal", "outcome"] "Export requests and their repetitions.";
-    DROPPED "sidegate.telemetry.dropped" Counter "{item}" ["signal", "cause"] "What never reached its reader: spans, data points, log records, lines of the access log or of standard error, audit records (audit) and their copies (audit_copies), and under records connections whose span, log record, peer and rule are unknown to telemetry.";
+    EXPORTED "sidegate.telemetry.exported" Counter "{item}" [SIGNAL] "Spans, data points and log records that a collector has taken.";
+    EXPORTS "sidegate.telemetry.exports" Counter "{request}" [SIGNAL, OUTCOME] "Export requests and their repetitions.";
+    DROPPED "sidegate.telemetry.dropped" Counter "{item}" [SIGNAL, CAUSE] "What never reached its reader: spans, data points, log records, lines of the access log or of standard error, audit records (audit) and their copies (audit_copies), and under records connections whose span, log record, peer and rule are unknown to telemetry.";
     AUDIT_RECORDS "sidegate.audit.records" Counter "{record}" [] "Records written to the audit log.";
     AUDIT_BLOCKED "sidegate.audit.blocked" UpDownCounter "{destination}" [] "Destinations of the audit log that take no records while new connections are refused for that.";
-    RUNTIME_LAG "sidegate.runtime.lag" Histogram "s" ["worker"] "How late a worker's timer fires: how long anything waits for its turn.";
-    BUILD_INFO "sidegate.build.info" Gauge "" ["version"] "Always 1.";
-    PROCESS_CPU_TIME "process.cpu.time" Counter "s" ["cpu.mode"] "CPU time of this process.";
+    RUNTIME_LAG "sidegate.runtime.lag" Histogram "s" [WORKER] "How late a worker's timer fires: how long anything waits for its turn.";
+    BUILD_INFO "sidegate.build.info" Gauge "" [VERSION] "Always 1.";
+    PROCESS_CPU_TIME "process.cpu.time" Counter "s" [CPU_MODE] "CPU time of this process.";
     PROCESS_MEMORY "process.memory.usage" UpDownCounter "By" [] "Resident memory of this process.";
     PROCESS_DESCRIPTORS "process.unix.file_descriptor.count" UpDownCounter "{file_descriptor}" [] "Open descriptors of this process.";
 }
 
-/// The attributes of metrics: name, and what it says.
-pub const METRIC_ATTRIBUTES: &[(&str, &str)] = &[
-    ("direction", "inbound or outbound, as the workload sees it."),
-    ("reason", "Why a connection ended, or a handshake failed: one of the reasons below."),
-    ("outcome", "Of handshakes established or failed; of peers' connections allowed, denied or failed; else success or failure."),
-    ("session", "new if the tunnel's session was made for the connection, reused if it had carried others or was made in advance."),
-    ("resumed", "true if a TLS session was resumed, else false."),
-    ("flow", "up from who connected to who accepted, down the other way."),
-    ("decision", "allowed or denied."),
-    ("rule", "The rule that decided, with file and line; or other."),
-    ("says", "audit, wouldAllow or wouldDeny of audit rules and dry runs; conditionFailed where a `when` could not be evaluated."),
-    ("peer", "A SPIFFE ID; or other."),
-    ("trust_domain", "Whose bundle it is."),
-    ("source", "The identity source: its kind and place."),
-    ("status", "unknown_allowed if no list covers the peer, expired_allowed if the one that does has expired."),
-    ("signal", "traces, metrics or logs; where things are dropped also records, access_log, stderr, audit and audit_copies."),
-    ("cause", "Why it was dropped: queue_full, rate_limited, export_failed, rejected or shutdown."),
-    ("subject", "What is loaded: policy, revocation or identity."),
-    ("worker", "The worker's number."),
-    ("version", "sidegate's version."),
-    ("cpu.mode", "user or system."),
+/// How a handshake, a connection, a reload or an export came out.
+pub(crate) const OUTCOME: &str = "sidegate.outcome";
+pub(crate) const FLOW: &str = "sidegate.flow";
+pub(crate) const REMARK: &str = "sidegate.remark";
+pub(crate) const TRUST_DOMAIN: &str = "sidegate.trust_domain";
+pub(crate) const IDENTITY_SOURCE: &str = "sidegate.identity.source";
+pub(crate) const SIGNAL: &str = "sidegate.telemetry.signal";
+pub(crate) const CAUSE: &str = "sidegate.telemetry.cause";
+pub(crate) const SUBJECT: &str = "sidegate.load.subject";
+pub(crate) const WORKER: &str = "sidegate.worker";
+pub(crate) const VERSION: &str = "sidegate.version";
+pub(crate) const CPU_MODE: &str = semconv::CPU_MODE;
+
+/// The attributes of metrics: name, type, and what it says. Those that spans have too are named alike.
+pub const METRIC_ATTRIBUTES: &[(&str, &str, &str)] = &[
+    (DIRECTION, "string", "inbound or outbound, as the workload sees it."),
+    (REASON, "string", "Why a connection ended: one of the reasons below."),
+    (ERROR_TYPE, "string", "Why a handshake failed: one of the reasons below."),
+    (OUTCOME, "string", "Of handshakes established or failed; of peers' connections allowed, denied or failed; else success or failure."),
+    (TUNNEL, "string", "new if the tunnel's session was made for the connection, reused if it had carried others or was made in advance."),
+    (TLS_RESUMED, "boolean", "Whether a TLS session was resumed."),
+    (FLOW, "string", "up from who connected to who accepted, down the other way."),
+    (ALLOWED, "boolean", "Whether the connection may be."),
+    (RULE, "string", "The rule that decided, with file and line; or other."),
+    (
+        REMARK,
+        "string",
+        "audit, wouldAllow or wouldDeny of audit rules and dry runs; conditionFailed where a `when` could not be evaluated.",
+    ),
+    (PEER_ID, "string", "The peer's SPIFFE ID, verified; or other."),
+    (TRUST_DOMAIN, "string", "Whose bundle it is."),
+    (IDENTITY_SOURCE, "string", "The identity source: its kind and place."),
+    (PEER_REVOCATION, "string", "unknown_allowed if no list covers the peer, expired_allowed if the one that does has expired."),
+    (SIGNAL, "string", "traces, metrics or logs; where things are dropped also records, access_log, stderr, audit and audit_copies."),
+    (CAUSE, "string", "Why it was dropped: queue_full, rate_limited, export_failed, rejected or shutdown."),
+    (SUBJECT, "string", "What is loaded: policy, revocation or identity."),
+    (WORKER, "string", "The worker's number."),
+    (VERSION, "string", "sidegate's version."),
+    (CPU_MODE, "string", "user or system."),
 ];
 
 /// Why something never reached its reader.
@@ -224,13 +245,23 @@ impl Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes::ATTRIBUTES;
     use std::collections::BTreeSet;
 
     #[test]
     fn every_attribute_of_a_metric_is_explained() {
         let used: BTreeSet<&str> = INSTRUMENTS.iter().flat_map(|i| i.attributes).copied().collect();
-        assert_eq!(used, METRIC_ATTRIBUTES.iter().map(|(name, _)| *name).collect());
-        let causes = METRIC_ATTRIBUTES.iter().find(|(name, _)| *name == "cause").unwrap().1;
+        assert_eq!(used, METRIC_ATTRIBUTES.iter().map(|(name, _, _)| *name).collect());
+        let causes = METRIC_ATTRIBUTES.iter().find(|(name, _, _)| *name == CAUSE).unwrap().2;
         assert!(Cause::ALL.iter().all(|cause| causes.contains(cause.label())));
+    }
+
+    /// Who joins metrics and spans finds one name, of one type.
+    #[test]
+    fn what_spans_say_too_has_the_same_type() {
+        let of_spans = |name: &str| ATTRIBUTES.iter().find(|(key, _, _)| *key == name);
+        let shared: Vec<_> = METRIC_ATTRIBUTES.iter().filter_map(|(name, kind, _)| Some((*kind, of_spans(name)?.1))).collect();
+        assert_eq!(shared.len(), 9);
+        assert!(shared.iter().all(|(metric, span)| metric == span), "{shared:?}");
     }
 }

@@ -24,6 +24,7 @@ mod sampler;
 #[cfg(feature = "sink")]
 pub mod sink;
 mod spans;
+mod stream;
 mod text;
 mod view;
 mod wire;
@@ -51,6 +52,7 @@ pub use process::descriptors;
 pub use resource::{RESOURCE, Resource};
 pub use spans::SPANS;
 pub use text::{duration, line};
+pub use view::unknown_attributes;
 
 use attributes::Limits;
 use otlp::export::State;

@@ -6,45 +6,17 @@ use std::time::{Duration, SystemTime};
 use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{ConnectionRecord, Direction, Reason, RevocationStatus, Says, TunnelUse};
 
-use crate::bounded::{Bounded, Series};
-use crate::catalog::{self, Cause, Instrument, Way};
-use crate::instruments::{Counter, Distribution, Exemplar, Histogram, UpDownCounter};
+use crate::attributes::{ALLOWED, DIRECTION, ERROR_TYPE, PEER_ID, PEER_REVOCATION, REASON, RULE, TLS_RESUMED, TUNNEL};
+use crate::bounded::Bounded;
+use crate::catalog::{self, CAUSE, CPU_MODE, Cause, FLOW, OUTCOME, REMARK, SIGNAL, VERSION, WORKER, Way};
+use crate::instruments::{Counter, Exemplar, Histogram, UpDownCounter};
 use crate::observation::Observation;
 use crate::process;
+use crate::stream::{Stream, Streams, Value, attribute};
 use crate::view::Views;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 const REASONS: usize = Reason::ALL.len();
-
-/// What a point of a stream says.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value {
-    Sum(u64),
-    Number(f64),
-    Distribution(Distribution),
-}
-
-/// A point of a stream.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Point {
-    pub(crate) attributes: Vec<(&'static str, Arc<str>)>,
-    pub(crate) value: Value,
-    /// Since when it counts; none for the start of the process.
-    pub(crate) start: Option<SystemTime>,
-    /// Tells a series from a former one with the same attributes.
-    pub(crate) generation: u64,
-}
-
-/// An instrument's points at one moment.
-#[derive(Debug, Clone)]
-pub(crate) struct Stream {
-    pub(crate) instrument: &'static Instrument,
-    /// Its name, which a view may change.
-    pub(crate) name: String,
-    pub(crate) points: Vec<Point>,
-    /// Of series that were given up: they count where a view does not tell keys apart, so that its sums never fall.
-    pub(crate) retired: Vec<Point>,
-}
 
 type Observer = Box<dyn Fn() -> Observation + Send + Sync>;
 
@@ -104,7 +76,6 @@ enum Outcome {
 }
 
 const OUTCOMES: [&str; 3] = ["allowed", "denied", "failed"];
-const DECISIONS: [&str; 2] = ["denied", "allowed"];
 const RESULTS: [&str; 2] = ["failure", "success"];
 
 fn each<T: Default, const N: usize>() -> [T; N] {
@@ -352,42 +323,47 @@ impl Metrics {
         let mut streams = Streams(Vec::with_capacity(catalog::INSTRUMENTS.len()));
         for direction in DIRECTIONS {
             let way = direction as usize;
-            let d = ("direction", direction.label());
+            let d = || attribute(DIRECTION, direction.label());
             for reason in Reason::ALL {
-                let r = ("reason", reason.label());
-                streams.some(&catalog::CONNECTIONS, [d, r], self.ended[way][*reason as usize].get());
-                streams.some(&catalog::HANDSHAKE_FAILURES, [d, r], self.handshake_failures[way][*reason as usize].get());
+                let (ended, failed) = (&self.ended[way][*reason as usize], &self.handshake_failures[way][*reason as usize]);
+                streams.some(&catalog::CONNECTIONS, [d(), attribute(REASON, reason.label())], ended.get());
+                streams.some(&catalog::HANDSHAKE_FAILURES, [d(), attribute(ERROR_TYPE, reason.label())], failed.get());
             }
-            streams.level(&catalog::CONNECTIONS_OPEN, [d], self.open[way].get());
-            streams.level(&catalog::HANDSHAKES_IN_FLIGHT, [d], self.handshakes_in_flight[way].get());
-            streams.level(&catalog::TUNNELS_IDLE, [d], self.idle_tunnels[way].get());
+            streams.level(&catalog::CONNECTIONS_OPEN, [d()], self.open[way].get());
+            streams.level(&catalog::HANDSHAKES_IN_FLIGHT, [d()], self.handshakes_in_flight[way].get());
+            streams.level(&catalog::TUNNELS_IDLE, [d()], self.idle_tunnels[way].get());
             for session in [TunnelUse::New, TunnelUse::Reused] {
-                streams.sum(&catalog::TUNNEL_CONNECTIONS, [d, ("session", session.label())], self.tunnels[way][session as usize].get());
+                streams.sum(
+                    &catalog::TUNNEL_CONNECTIONS,
+                    [d(), attribute(TUNNEL, session.label())],
+                    self.tunnels[way][session as usize].get(),
+                );
             }
             let values = self.durations[way].distribution();
-            streams.push(&catalog::CONNECTION_DURATION, owned([d]), Value::Distribution(values));
+            streams.push(&catalog::CONNECTION_DURATION, [d()], Value::Distribution(values));
             for (outcome, name) in ["failed", "established"].into_iter().enumerate() {
-                for (resumed, word) in ["false", "true"].into_iter().enumerate() {
+                for resumed in [false, true] {
                     // Nothing fails by being resumed, and with no resumption there is nothing to show.
-                    let values = self.handshakes[way][outcome][resumed].distribution();
-                    if resumed == 0 || values.count() > 0 {
-                        let attributes = owned([d, ("outcome", name), ("resumed", word)]);
+                    let values = self.handshakes[way][outcome][usize::from(resumed)].distribution();
+                    if !resumed || values.count() > 0 {
+                        let attributes = [d(), attribute(OUTCOME, name), attribute(TLS_RESUMED, resumed)];
                         streams.push(&catalog::HANDSHAKE_DURATION, attributes, Value::Distribution(values));
                     }
                 }
             }
             for (flow, name) in ["up", "down"].into_iter().enumerate() {
-                streams.sum(&catalog::BYTES, [d, ("flow", name)], self.bytes[way][flow].get());
+                streams.sum(&catalog::BYTES, [d(), attribute(FLOW, name)], self.bytes[way][flow].get());
             }
-            streams.sum(&catalog::PLAINTEXT, [d], self.plaintext[way].get());
-            streams.sum(&catalog::ACCEPT_ERRORS, [d], self.accept_errors[way].get());
+            streams.sum(&catalog::PLAINTEXT, [d()], self.plaintext[way].get());
+            streams.sum(&catalog::ACCEPT_ERRORS, [d()], self.accept_errors[way].get());
         }
         streams.sum(&catalog::ADMIN_EVICTED, [], self.admin_evicted.get());
         for counted in self.decisions.all() {
             for direction in DIRECTIONS {
-                for (allowed, decision) in DECISIONS.into_iter().enumerate() {
-                    let count = counted.counts[decided(direction, allowed == 1)];
-                    let names = [("direction", direction.label().into()), ("decision", decision.into()), ("rule", counted.key.clone())];
+                for allowed in [false, true] {
+                    let count = counted.counts[decided(direction, allowed)];
+                    let names =
+                        [attribute(DIRECTION, direction.label()), attribute(ALLOWED, allowed), attribute(RULE, counted.key.clone())];
                     streams.counted(&catalog::DECISIONS, names, count, &counted.series);
                 }
             }
@@ -396,27 +372,28 @@ impl Metrics {
             for direction in DIRECTIONS {
                 for (i, outcome) in OUTCOMES.into_iter().enumerate() {
                     let count = counted.counts[direction as usize * OUTCOMES.len() + i];
-                    let names = [("direction", direction.label().into()), ("peer", counted.key.clone()), ("outcome", outcome.into())];
+                    let names =
+                        [attribute(DIRECTION, direction.label()), attribute(PEER_ID, counted.key.clone()), attribute(OUTCOME, outcome)];
                     streams.counted(&catalog::PEER_CONNECTIONS, names, count, &counted.series);
                 }
             }
         }
         for says in Says::ALL {
-            streams.sum(&catalog::REMARKS, [("says", says.label())], self.remarks[says as usize].get());
+            streams.sum(&catalog::REMARKS, [attribute(REMARK, says.label())], self.remarks[says as usize].get());
         }
         for (i, outcome) in RESULTS.into_iter().enumerate() {
-            streams.sum(&catalog::ROTATIONS, [("outcome", outcome)], self.rotations[i].get());
-            streams.sum(&catalog::POLICY_RELOADS, [("outcome", outcome)], self.policy_reloads[i].get());
-            streams.sum(&catalog::REVOCATION_RELOADS, [("outcome", outcome)], self.revocation_reloads[i].get());
+            streams.sum(&catalog::ROTATIONS, [attribute(OUTCOME, outcome)], self.rotations[i].get());
+            streams.sum(&catalog::POLICY_RELOADS, [attribute(OUTCOME, outcome)], self.policy_reloads[i].get());
+            streams.sum(&catalog::REVOCATION_RELOADS, [attribute(OUTCOME, outcome)], self.revocation_reloads[i].get());
         }
         for (i, status) in [RevocationStatus::UnknownAllowed, RevocationStatus::ExpiredAllowed].into_iter().enumerate() {
-            streams.sum(&catalog::REVOCATION_UNSURE, [("status", status.label())], self.revocation_unsure[i].get());
+            streams.sum(&catalog::REVOCATION_UNSURE, [attribute(PEER_REVOCATION, status.label())], self.revocation_unsure[i].get());
         }
         for signal in schema::Signal::ALL {
-            let s = ("signal", signal.label());
-            streams.sum(&catalog::EXPORTED, [s], self.exported(signal).get());
+            let s = || attribute(SIGNAL, signal.label());
+            streams.sum(&catalog::EXPORTED, [s()], self.exported(signal).get());
             for (i, outcome) in RESULTS.into_iter().enumerate() {
-                streams.sum(&catalog::EXPORTS, [s, ("outcome", outcome)], self.exports[signal as usize][i].get());
+                streams.sum(&catalog::EXPORTS, [s(), attribute(OUTCOME, outcome)], self.exports[signal as usize][i].get());
             }
         }
         for way in Way::ALL {
@@ -429,7 +406,7 @@ impl Metrics {
                 let lost = self.dropped(way, cause).get() + elsewhere;
                 // Every way has a queue; the other causes show when there is one.
                 if cause == Cause::QueueFull || lost > 0 {
-                    streams.sum(&catalog::DROPPED, [("signal", way.label()), ("cause", cause.label())], lost);
+                    streams.sum(&catalog::DROPPED, [attribute(SIGNAL, way.label()), attribute(CAUSE, cause.label())], lost);
                 }
             }
         }
@@ -437,21 +414,21 @@ impl Metrics {
         streams.level(&catalog::AUDIT_BLOCKED, [], self.audit_blocked.get());
         for (i, lag) in self.lag.get().into_iter().flatten().enumerate() {
             let value = Value::Distribution(lag.distribution());
-            streams.push(&catalog::RUNTIME_LAG, vec![("worker", i.to_string().into())], value);
+            streams.push(&catalog::RUNTIME_LAG, [attribute(WORKER, i.to_string().as_str())], value);
         }
         if let Some(observe) = self.observer.get() {
             streams.observed(observe());
         }
-        streams.number(&catalog::BUILD_INFO, vec![("version", env!("CARGO_PKG_VERSION").into())], 1.0);
+        streams.number(&catalog::BUILD_INFO, [attribute(VERSION, env!("CARGO_PKG_VERSION"))], 1.0);
         if let Some([user, system]) = process::cpu_time() {
-            streams.number(&catalog::PROCESS_CPU_TIME, vec![("cpu.mode", "user".into())], user.as_secs_f64());
-            streams.number(&catalog::PROCESS_CPU_TIME, vec![("cpu.mode", "system".into())], system.as_secs_f64());
+            streams.number(&catalog::PROCESS_CPU_TIME, [attribute(CPU_MODE, "user")], user.as_secs_f64());
+            streams.number(&catalog::PROCESS_CPU_TIME, [attribute(CPU_MODE, "system")], system.as_secs_f64());
         }
         #[allow(clippy::cast_precision_loss, reason = "a measure")]
         for (instrument, value) in [(&catalog::PROCESS_MEMORY, process::memory()), (&catalog::PROCESS_DESCRIPTORS, process::descriptors())]
         {
             if let Some(value) = value {
-                streams.number(instrument, Vec::new(), value as f64);
+                streams.number(instrument, [], value as f64);
             }
         }
         streams.0
@@ -468,66 +445,13 @@ fn outcome(record: &ConnectionRecord) -> usize {
 }
 
 fn decided(direction: Direction, allowed: bool) -> usize {
-    direction as usize * DECISIONS.len() + usize::from(allowed)
-}
-
-/// Points on their way into their streams.
-pub(crate) struct Streams(Vec<Stream>);
-
-impl Streams {
-    fn push(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: Value) {
-        self.of(instrument).points.push(Point { attributes, value, start: None, generation: 0 });
-    }
-
-    fn of(&mut self, instrument: &'static Instrument) -> &mut Stream {
-        let at = self.0.iter().position(|stream| std::ptr::eq(stream.instrument, instrument)).unwrap_or_else(|| {
-            self.0.push(Stream { instrument, name: instrument.name.to_owned(), points: Vec::new(), retired: Vec::new() });
-            self.0.len() - 1
-        });
-        &mut self.0[at]
-    }
-
-    fn sum<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [(&'static str, &'static str); N], sum: u64) {
-        self.push(instrument, owned(attributes), Value::Sum(sum));
-    }
-
-    /// As [`Streams::sum`], unless it is nothing: of the many reasons most never come.
-    fn some<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [(&'static str, &'static str); N], sum: u64) {
-        if sum > 0 {
-            self.sum(instrument, attributes, sum);
-        }
-    }
-
-    fn counted(&mut self, instrument: &'static Instrument, names: [(&'static str, Arc<str>); 3], count: u64, series: &Series) {
-        if count == 0 {
-            return;
-        }
-        let point = |start, generation| Point { attributes: names.into(), value: Value::Sum(count), start, generation };
-        let stream = self.of(instrument);
-        match series {
-            Series::Shared => stream.points.push(point(None, 0)),
-            Series::Own { start, generation } => stream.points.push(point(Some(*start), *generation)),
-            Series::Retired => stream.retired.push(point(None, 0)),
-        }
-    }
-
-    fn level<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [(&'static str, &'static str); N], level: i64) {
-        #[allow(clippy::cast_precision_loss, reason = "counts of open things are small")]
-        self.number(instrument, owned(attributes), level as f64);
-    }
-
-    pub(crate) fn number(&mut self, instrument: &'static Instrument, attributes: Vec<(&'static str, Arc<str>)>, value: f64) {
-        self.push(instrument, attributes, Value::Number(value));
-    }
-}
-
-fn owned<const N: usize>(attributes: [(&'static str, &'static str); N]) -> Vec<(&'static str, Arc<str>)> {
-    attributes.into_iter().map(|(key, value)| (key, value.into())).collect()
+    direction as usize * 2 + usize::from(allowed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::AttributeValue;
     use std::collections::BTreeSet;
     use std::time::Instant;
 
@@ -569,6 +493,11 @@ mod tests {
             for point in &stream.points {
                 let keys: Vec<&str> = point.attributes.iter().map(|(key, _)| *key).collect();
                 assert_eq!(keys, stream.instrument.attributes, "{}", stream.name);
+                for (key, value) in &point.attributes {
+                    let (_, kind, _) = catalog::METRIC_ATTRIBUTES.iter().find(|(name, _, _)| name == key).unwrap();
+                    let boolean = matches!(value, AttributeValue::Boolean(_));
+                    assert_eq!(*kind, if boolean { "boolean" } else { "string" }, "{key}");
+                }
             }
         }
     }

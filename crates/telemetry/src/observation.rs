@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog;
-use crate::metrics::Streams;
+use crate::catalog::{self, IDENTITY_SOURCE, SUBJECT, TRUST_DOMAIN};
+use crate::stream::{Streams, attribute};
 
 /// What is looked up only when somebody asks: readiness, expiry, sources.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,26 +29,26 @@ impl Streams {
     /// Adds what was observed.
     #[allow(clippy::cast_precision_loss, reason = "seconds")]
     pub(crate) fn observed(&mut self, seen: Observation) {
-        self.number(&catalog::READY, Vec::new(), f64::from(u8::from(seen.ready)));
+        self.number(&catalog::READY, [], f64::from(u8::from(seen.ready)));
         if let Some(captured) = seen.captured {
-            self.number(&catalog::CAPTURE_PROVEN, Vec::new(), f64::from(u8::from(captured)));
+            self.number(&catalog::CAPTURE_PROVEN, [], f64::from(u8::from(captured)));
         }
         for (subject, age, refused) in seen.loads {
             if let Some(age) = age {
-                self.number(&catalog::LOAD_AGE, vec![("subject", subject.into())], age.as_secs_f64());
+                self.number(&catalog::LOAD_AGE, [attribute(SUBJECT, subject)], age.as_secs_f64());
             }
-            self.number(&catalog::LOAD_REFUSED, vec![("subject", subject.into())], refused as f64);
+            self.number(&catalog::LOAD_REFUSED, [attribute(SUBJECT, subject)], refused as f64);
         }
         if let Some(left) = seen.svid_time_left {
-            self.number(&catalog::SVID_TIME_LEFT, Vec::new(), left as f64);
+            self.number(&catalog::SVID_TIME_LEFT, [], left as f64);
         }
         for (domain, left) in seen.bundles_time_left {
-            self.number(&catalog::BUNDLE_TIME_LEFT, vec![("trust_domain", domain)], left as f64);
+            self.number(&catalog::BUNDLE_TIME_LEFT, [attribute(TRUST_DOMAIN, domain)], left as f64);
         }
-        self.number(&catalog::BUFFERED, Vec::new(), seen.buffered.0 as f64);
-        self.number(&catalog::BUFFERED_LIMIT, Vec::new(), seen.buffered.1 as f64);
+        self.number(&catalog::BUFFERED, [], seen.buffered.0 as f64);
+        self.number(&catalog::BUFFERED_LIMIT, [], seen.buffered.1 as f64);
         for (source, healthy) in seen.sources {
-            self.number(&catalog::SOURCE_HEALTHY, vec![("source", source)], f64::from(u8::from(healthy)));
+            self.number(&catalog::SOURCE_HEALTHY, [attribute(IDENTITY_SOURCE, source)], f64::from(u8::from(healthy)));
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::UNIX_EPOCH;
 
 use crate::catalog::{Kind, prometheus_name};
 use crate::instruments::{Distribution, Exemplar};
-use crate::metrics::{Metrics, Point, Stream, Value};
+use crate::metrics::Metrics;
+use crate::stream::{Point, Stream, Value};
 
 /// The classic buckets end at these powers of two, in seconds: from a quarter of a millisecond to a quarter of an hour.
 pub(crate) const BOUNDS: std::ops::RangeInclusive<i32> = -12..=10;
@@ -87,7 +88,7 @@ fn shown(exemplar: &Exemplar) -> String {
 }
 
 fn pairs(point: &Point) -> impl Iterator<Item = (&str, &str)> {
-    point.attributes.iter().map(|(key, value)| (*key, &**value))
+    point.attributes.iter().map(|(key, value)| (*key, value.as_str()))
 }
 
 fn labels<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, le: Option<&'a str>) -> String {
@@ -141,7 +142,7 @@ mod tests {
         let pairs = [("service.name", "a \"b\""), ("service_name", "twice"), ("1st", "x"), ("", "y")];
         let text = metrics.scrape(&pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
         let trace = record.connection_id.to_string();
-        let labels = "direction=\"inbound\",outcome=\"failed\",resumed=\"false\"";
+        let labels = "sidegate_direction=\"inbound\",sidegate_outcome=\"failed\",tls_resumed=\"false\"";
         let line = |le: &str| {
             let start = format!("sidegate_handshake_duration_seconds_bucket{{{labels},le=\"{le}\"}} ");
             text.lines().find_map(|l| l.strip_prefix(&start)).unwrap().to_owned()
@@ -150,7 +151,7 @@ mod tests {
         assert!(line("0.00390625").starts_with(&format!("1 # {{trace_id=\"{trace}\",span_id=\"")), "{text}");
         assert_eq!(line("0.0078125"), "1");
         assert_eq!(line("+Inf"), "1");
-        assert!(text.contains("sidegate_connections_total{direction=\"inbound\",reason=\"closed\"} 1\n"), "{text}");
+        assert!(text.contains("sidegate_connections_total{sidegate_direction=\"inbound\",sidegate_reason=\"closed\"} 1\n"), "{text}");
         assert!(text.contains("target_info{service_name=\"a \\\"b\\\"\",_1st=\"x\",_=\"y\"} 1\n# EOF\n"), "{text}");
     }
 }

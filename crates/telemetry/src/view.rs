@@ -1,12 +1,40 @@
 //! Views: what is dropped, renamed, or told apart by fewer attributes, for export and scrape alike.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use sidegate_config::schema::telemetry::{HistogramShape, Metrics, View};
 
-use crate::catalog::Kind;
+use crate::attributes::{PEER_ID, RULE};
+use crate::catalog::{INSTRUMENTS, Kind};
 use crate::instruments::SCALE;
-use crate::metrics::{Point, Stream, Value};
+use crate::stream::{Point, Stream, Value};
+
+/// Whether a view's `instrument` means the instrument `name`.
+fn covers(view: &View, name: &str) -> bool {
+    match view.instrument.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => view.instrument == name,
+    }
+}
+
+/// What views keep though no instrument that they name has it: the key in the configuration, and what is wrong.
+#[must_use]
+pub fn unknown_attributes(config: &Metrics) -> Vec<(String, String)> {
+    let mut wrong = Vec::new();
+    for (i, view) in config.views.iter().enumerate() {
+        let known: BTreeSet<&str> =
+            INSTRUMENTS.iter().filter(|one| covers(view, one.name)).flat_map(|one| one.attributes).copied().collect();
+        for (j, attribute) in view.attributes.iter().flatten().enumerate().filter(|(_, attribute)| !known.contains(attribute.as_str())) {
+            let has = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let has = if has.is_empty() { "it has none".to_owned() } else { format!("it has {has}") };
+            wrong.push((
+                format!("telemetry.metrics.views[{i}].attributes[{j}]"),
+                format!("`{attribute}` is no attribute of `{}`; {has}", view.instrument),
+            ));
+        }
+    }
+    wrong
+}
 
 /// The configured views.
 #[derive(Debug)]
@@ -21,10 +49,7 @@ impl Views {
     }
 
     fn of<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a View> {
-        self.views.iter().filter(move |view| match view.instrument.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
-            None => view.instrument == name,
-        })
+        self.views.iter().filter(move |view| covers(view, name))
     }
 
     /// The stream as the views want it; none if they don't.
@@ -37,7 +62,7 @@ impl Views {
                 stream.name.clone_from(name);
             }
             if let Some(kept) = &view.attributes {
-                let bounded = ["peer", "rule"];
+                let bounded = [PEER_ID, RULE];
                 if stream.instrument.attributes.iter().any(|key| bounded.contains(key) && !kept.iter().any(|k| k == key)) {
                     stream.points.append(&mut stream.retired);
                     // What is not told apart is no series that comes and goes: it is as old as the process.
@@ -84,6 +109,7 @@ fn only(points: Vec<Point>, kept: &[String], kind: Kind) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes::DIRECTION;
     use crate::metrics;
     use sidegate_core::{ConnectionRecord, Direction, Reason};
 
@@ -94,7 +120,7 @@ mod tests {
     /// Whichever peers come and go: where they are not told apart the sum only grows.
     #[test]
     fn what_is_added_up_never_falls() {
-        let views = vec![View { attributes: Some(vec!["direction".to_owned()]), ..view("sidegate.peer.connections") }];
+        let views = vec![View { attributes: Some(vec![DIRECTION.to_owned()]), ..view("sidegate.peer.connections") }];
         let metrics = metrics::Metrics::new(&Metrics { peers: 2, views, ..Metrics::default() });
         let sum = || -> Vec<Value> {
             let stream = metrics.collect().into_iter().find(|s| s.name == "sidegate.peer.connections");
@@ -120,7 +146,7 @@ mod tests {
                 View { drop: true, ..view("process.*") },
                 View {
                     name: Some("mesh.connections".to_owned()),
-                    attributes: Some(vec!["direction".to_owned()]),
+                    attributes: Some(vec![DIRECTION.to_owned()]),
                     ..view("sidegate.connections")
                 },
                 View { scale: Some(0), ..view("sidegate.*") },

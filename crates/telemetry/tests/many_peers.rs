@@ -91,7 +91,12 @@ fn a_million_peers_keep_label_sets_and_memory_bounded() {
         assert!(count <= at_most, "{name} has {count} series");
     }
     assert!(scrape.len() < 200 * 1024, "a scrape of {} bytes", scrape.len());
-    assert!(scrape.contains("sidegate_telemetry_dropped_total{signal=\"records\",cause=\"queue_full\"} 0\n"), "{scrape}");
+    assert!(
+        scrape.contains(
+            "sidegate_telemetry_dropped_total{sidegate_telemetry_signal=\"records\",sidegate_telemetry_cause=\"queue_full\"} 0\n"
+        ),
+        "{scrape}"
+    );
     drop(telemetry);
     writers.join();
     std::fs::remove_dir_all(folder).unwrap();

@@ -299,7 +299,7 @@ impl Place {
     pub(super) fn rotations(&self, sidecars: &[Sidecar]) -> Result<Vec<(Workload, u64)>> {
         let count = |workload| {
             let (_, metrics) = self.ask_admin(workload, "/metrics")?;
-            let line = metrics.lines().find_map(|l| l.strip_prefix("sidegate_identity_rotations_total{outcome=\"success\"} "));
+            let line = metrics.lines().find_map(|l| l.strip_prefix("sidegate_identity_rotations_total{sidegate_outcome=\"success\"} "));
             Ok((workload, line.and_then(|n| n.parse().ok()).unwrap_or(0)))
         };
         sidecars.iter().map(|s| count(s.workload)).collect()

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{
@@ -20,13 +20,14 @@ use sidegate_config::schema::telemetry::{HistogramShape, Temporality};
 use super::scope;
 use crate::catalog::Kind;
 use crate::instruments::{Distribution, Exemplar, ZERO_THRESHOLD};
-use crate::metrics::{Metrics, Point, Stream, Value};
+use crate::metrics::Metrics;
 use crate::prometheus::{BOUNDS, bound};
-use crate::resource::{Resource, text_attribute};
+use crate::resource::Resource;
+use crate::stream::{Attribute, AttributeValue, Point, Stream, Value};
 use crate::wire::nanos;
 
 /// A point by its stream's name, its attributes and its generation.
-type Key = (String, Vec<(&'static str, Arc<str>)>, u64);
+type Key = (String, Vec<Attribute>, u64);
 
 /// Makes requests; for delta temporality it remembers what has arrived.
 pub(crate) struct Encoder {
@@ -160,7 +161,14 @@ fn distributions<T>(points: Vec<Point>, make: impl Fn(&Point, Distribution) -> T
 }
 
 fn attributes(point: &Point) -> Vec<KeyValue> {
-    point.attributes.iter().map(|(key, value)| text_attribute((*key).to_owned(), value.to_string())).collect()
+    let message = |(key, value): &Attribute| {
+        let value = match value {
+            AttributeValue::Text(text) => any_value::Value::StringValue(text.to_string()),
+            AttributeValue::Boolean(value) => any_value::Value::BoolValue(*value),
+        };
+        KeyValue { key: (*key).to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+    };
+    point.attributes.iter().map(message).collect()
 }
 
 fn numbers(points: &[Point], time: &Times) -> Vec<NumberDataPoint> {
@@ -231,6 +239,7 @@ fn exemplars(values: &Distribution, since: u64) -> Vec<proto::Exemplar> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes::{DIRECTION, PEER_ID, TLS_RESUMED};
     use sidegate_config::schema::telemetry as schema;
     use sidegate_core::{ConnectionRecord, Direction, Reason};
 
@@ -261,7 +270,7 @@ mod tests {
     /// Series that come later are a part of the same sum.
     #[test]
     fn a_delta_of_what_is_added_up_counts_once() {
-        for kept in [&["direction"][..], &["direction", "peer"]] {
+        for kept in [&[DIRECTION][..], &[DIRECTION, PEER_ID]] {
             let view = schema::View {
                 instrument: "sidegate.peer.connections".to_owned(),
                 drop: false,
@@ -287,6 +296,17 @@ mod tests {
             }
             assert_eq!(total, 50, "{kept:?}");
         }
+    }
+
+    #[test]
+    fn a_boolean_attribute_is_one() {
+        let metrics = Metrics::new(&schema::Metrics::default());
+        metrics.handshake_established(Direction::Inbound, true, std::time::Duration::from_millis(3));
+        let data = request(&mut encoder(Temporality::Cumulative), &metrics);
+        let Data::ExponentialHistogram(h) = &data["sidegate.handshake.duration"] else { panic!() };
+        let resumed = h.data_points.iter().filter(|p| p.count > 0).flat_map(|p| &p.attributes).find(|a| a.key == TLS_RESUMED);
+        let value = resumed.and_then(|attribute| attribute.value.clone()?.value);
+        assert_eq!(value, Some(any_value::Value::BoolValue(true)));
     }
 
     fn encoder(temporality: Temporality) -> Encoder {

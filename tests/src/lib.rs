@@ -29,7 +29,7 @@ pub use pair::{Pair, client_config, server_config};
 pub use peers::{program, require, skipped};
 pub use pod_mesh::{PodMesh, PodWorkload};
 pub use process::Process;
-pub use sidecar::{Sidecar, get, sidegate};
+pub use sidecar::{Sidecar, ask, get, sidegate};
 pub use terminal::on_a_terminal;
 pub use tunnel_end::{Frame, Heard, Open, Status, TunnelEnd, TunnelServer, goaway, outcome, reset};
 pub use tunnel_world::{ByClient, ByServer, assert_reset, assert_reset_at};

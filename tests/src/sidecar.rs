@@ -305,10 +305,17 @@ fn without_sessions_in_advance(config: &str) -> String {
 
 /// A GET on a connection of its own.
 pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let (head, body) = ask(address, "GET", path, &[])?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, String::from_utf8(body).ok()?))
+}
+
+/// A request with headers on a connection of its own: the answer's head and body.
+pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<(String, Vec<u8>)> {
     use std::io::Write;
     let mut tcp = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
-    tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
-    let text = String::from_utf8(read_all(&mut tcp).ok()?).ok()?;
-    let status = text.split(' ').nth(1)?.parse().ok()?;
-    Some((status, text.split_once("\r\n\r\n")?.1.to_owned()))
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    tcp.write_all(format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").as_bytes()).ok()?;
+    let answer = read_all(&mut tcp).ok()?;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    Some((String::from_utf8(answer[..end].to_vec()).ok()?, answer[end + 4..].to_vec()))
 }

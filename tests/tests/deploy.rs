@@ -2,14 +2,16 @@
 //! programs.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use flate2::read::GzDecoder;
 use serde_json::Value;
 use sidegate_core::Reason;
 use sidegate_telemetry::{INSTRUMENTS, Kind, METRIC_ATTRIBUTES};
-use sidegate_tests::{Collector, Echo, Pair, Process, echo_bytes, eventually, free_port, get, program, skipped};
+use sidegate_tests::{Collector, Echo, Pair, Process, ask, echo_bytes, eventually, free_port, get, program, skipped};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -223,6 +225,64 @@ fn a_real_prometheus_scrapes_metrics_and_exemplars() {
         let answer = ask("/api/v1/query_exemplars?query=sidegate_handshake_duration_seconds_bucket&start=0&end=9999999999")?;
         answer.to_string().contains(trace).then_some(())
     });
+}
+
+/// Each scraper gets the format that it asks for, gzip too; what needs no asking is text that promtool reads.
+#[test]
+fn the_scrape_comes_in_the_format_that_a_client_prefers() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let pair = Pair::start(echo.address, HOUR, &collector.config("http", ""));
+    echo_bytes(pair.entry, 1000, 1).unwrap();
+    let trace = format!("trace_id=\"{}\"", pair.api.reason("closed")["connectionId"].as_str().unwrap());
+    let scrape = |method: &str, headers: &[(&str, &str)]| {
+        let (head, body) = ask(pair.api.admin, method, "/metrics", headers).unwrap();
+        let head = head.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 200 ") && head.contains("\r\nvary: accept, accept-encoding"), "{head}");
+        (head, body)
+    };
+    let unzipped = |body: &[u8]| {
+        let mut text = String::new();
+        GzDecoder::new(body).read_to_string(&mut text).unwrap();
+        text
+    };
+    let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+    let open_metrics = eventually("an exemplar", || {
+        let (head, body) = scrape("GET", &[("Accept", prometheus), ("Accept-Encoding", "gzip")]);
+        let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores";
+        assert!(head.contains(kind) && head.contains("content-encoding: gzip"), "{head}");
+        // The lag of the runtime is first measured after a second.
+        Some(unzipped(&body)).filter(|text| text.contains(&trace) && text.contains("sidegate_runtime_lag_seconds_count"))
+    });
+    assert!(open_metrics.ends_with("# EOF\n") && open_metrics.contains("# UNIT "), "{open_metrics}");
+    // What curl sends, and what an old scraper sends.
+    for accept in ["*/*", "text/plain;version=0.0.4;q=1,application/openmetrics-text;q=0.5"] {
+        let (head, plain) = scrape("GET", &[("Accept", accept)]);
+        assert!(
+            head.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n") && !head.contains("content-encoding"),
+            "{head}"
+        );
+        let plain = String::from_utf8(plain).unwrap();
+        assert!(!plain.contains("trace_id") && !plain.contains("# EOF") && !plain.contains("# UNIT "), "{plain}");
+        let names = |text: &str| -> BTreeSet<String> {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.map(|line| line.split(['{', ' ']).next().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(&plain), names(&open_metrics));
+        let (head, zipped) = scrape("GET", &[("Accept", accept), ("Accept-Encoding", "br;q=1.0, gzip;q=0.8, *;q=0.1")]);
+        assert!(head.contains("content-encoding: gzip"), "{head}");
+        assert_eq!(names(&unzipped(&zipped)), names(&plain));
+        let Some(promtool) = program("promtool") else { return skipped("promtool is not installed") };
+        let file = pair.identities.folder().join("scrape.txt");
+        std::fs::write(&file, &plain).unwrap();
+        let mut command = Command::new(promtool);
+        let output = command.args(["check", "metrics"]).stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        // The name is OpenTelemetry's, whose suffix promtool would keep for histograms.
+        let of_name = "process_unix_file_descriptor_count non-histogram and non-summary metrics should not have \"_count\" suffix\n";
+        assert_eq!(said, of_name, "promtool");
+    }
+    let (head, body) = scrape("HEAD", &[("Accept-Encoding", "gzip")]);
+    assert!(head.contains("content-encoding: gzip") && body.is_empty(), "{head}");
 }
 
 /// The ready-made configuration, in a real collector: it takes the three signals, by gRPC, HTTP and Unix socket.

@@ -14,7 +14,7 @@ use sidegate_telemetry::sink::otlp::metrics::v1::metric::Data;
 use sidegate_telemetry::sink::otlp::trace::v1::Span;
 use sidegate_telemetry::sink::otlp::trace::v1::status::StatusCode;
 use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, RESOURCE};
-use sidegate_tests::{Attributes, Collector, Echo, Identities, Pair, Sidecar, attributes, client_config, echo_bytes, eventually, id};
+use sidegate_tests::{Attributes, Collector, Echo, Identities, Pair, Sidecar, ask, attributes, client_config, echo_bytes, eventually, id};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -506,8 +506,11 @@ fn the_scrape_has_exemplars_and_follows_views() {
     echo_bytes(pair.entry, 1000, 1).unwrap();
     let record = pair.api.reason("closed");
     let trace = format!("# {{trace_id=\"{}\"", record["connectionId"].as_str().unwrap());
-    let scrape =
-        eventually("an exemplar", || pair.api.ask("/metrics").map(|(_, text)| text).filter(|text| text.matches(&trace).count() == 2));
+    let open_metrics = || ask(pair.api.admin, "GET", "/metrics", &[("Accept", "application/openmetrics-text")]);
+    let scrape = eventually("an exemplar", || {
+        let text = String::from_utf8(open_metrics()?.1).unwrap();
+        (text.matches(&trace).count() == 2).then_some(text)
+    });
     collector.trace(record["connectionId"].as_str().unwrap());
     let exemplified: Vec<&str> = scrape.lines().filter(|l| l.contains(&trace)).map(|l| l.split('_').nth(1).unwrap()).collect();
     assert_eq!(exemplified, ["connection", "handshake"]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
+use crate::negotiate::negotiate;
 use crate::scrape::Scrape;
 
 /// Probes and a scraper need few connections. The data plane leaves descriptors for them (`RESERVED` in `proxy/src/limits.rs`).
@@ -194,9 +195,17 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, scrape: &Scrape) -
             ),
         },
         "/metrics" => {
-            let mut response = text(StatusCode::OK, scrape.text(|| shared.telemetry.scrape()).await);
-            let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-            response.headers_mut().insert(CONTENT_TYPE, kind);
+            let (form, content_type) = negotiate(request.headers());
+            let Ok(body) = scrape.body(form, || shared.telemetry.scrape(form.format)).await else {
+                return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be compressed\n");
+            };
+            let mut response = text(StatusCode::OK, body);
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+            if form.gzip {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
             response
         }
         _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /startupz and /metrics\n"),

@@ -5,6 +5,7 @@ mod api;
 mod client;
 mod drain;
 mod http;
+mod negotiate;
 mod scrape;
 mod socket;
 

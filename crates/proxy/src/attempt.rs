@@ -148,7 +148,7 @@ pub(crate) mod tests {
 
     /// One record with `reason`, and nothing left in the registry.
     fn expect(shared: &Shared, reason: Reason) {
-        let scrape = shared.telemetry.scrape();
+        let scrape = shared.telemetry.scrape(sidegate_telemetry::ScrapeFormat::Text);
         let ended: Vec<&str> = scrape.lines().filter(|l| l.starts_with("sidegate_connections_total{")).collect();
         assert_eq!(
             ended,

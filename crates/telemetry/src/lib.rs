@@ -49,6 +49,7 @@ pub use metrics::Metrics;
 pub use observation::Observation;
 pub use otlp::TlsSource;
 pub use process::descriptors;
+pub use prometheus::ScrapeFormat;
 pub use resource::{RESOURCE, Resource};
 pub use spans::SPANS;
 pub use text::{duration, line};
@@ -208,10 +209,10 @@ impl Telemetry {
         self.watchers.subscribe()
     }
 
-    /// Everything in OpenMetrics text format.
+    /// Everything in a text format for Prometheus.
     #[must_use]
-    pub fn scrape(&self) -> String {
-        self.metrics.scrape(&self.resource.pairs())
+    pub fn scrape(&self, format: ScrapeFormat) -> String {
+        self.metrics.scrape(format, &self.resource.pairs())
     }
 
     /// How the export of each signal is doing.

@@ -1,4 +1,4 @@
-//! The instruments as text for Prometheus (OpenMetrics 1.0), with exemplars.
+//! The instruments as text for Prometheus: OpenMetrics 1.0 with exemplars, or the older text format 0.0.4 without.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -17,30 +17,48 @@ pub(crate) fn bound(exponent: i32) -> f64 {
     2f64.powi(exponent)
 }
 
+/// A format of the scrape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScrapeFormat {
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+    /// Prometheus text format 0.0.4.
+    Text,
+}
+
 impl Metrics {
-    /// Everything in OpenMetrics text format. `resource` becomes the labels of `target_info`.
+    /// Everything in a text format. `resource` becomes the labels of `target_info`.
     #[must_use]
-    pub fn scrape(&self, resource: &[(String, String)]) -> String {
+    pub fn scrape(&self, format: ScrapeFormat, resource: &[(String, String)]) -> String {
         let mut text = String::with_capacity(16 * 1024);
         let mut seen = HashSet::new();
         for stream in self.collect() {
             // Views may give two instruments one name; a family that comes twice would spoil the whole scrape.
             if seen.insert(prometheus_name(&stream.name, stream.instrument)) {
-                family(&mut text, &stream);
+                family(&mut text, format, &stream);
             }
         }
-        let _ = writeln!(text, "# TYPE target info\n# HELP target The sidecar that these metrics are of.");
+        let (name, kind) = match format {
+            ScrapeFormat::OpenMetrics => ("target", "info"),
+            ScrapeFormat::Text => ("target_info", "gauge"),
+        };
+        let _ = writeln!(text, "# TYPE {name} {kind}\n# HELP {name} The sidecar that these metrics are of.");
         let labels = labels(resource.iter().map(|(key, value)| (key.as_str(), value.as_str())), None);
         let _ = writeln!(text, "target_info{labels} 1");
-        text.push_str("# EOF\n");
+        if format == ScrapeFormat::OpenMetrics {
+            text.push_str("# EOF\n");
+        }
         text
     }
 }
 
-fn family(text: &mut String, stream: &Stream) {
+fn family(text: &mut String, format: ScrapeFormat, stream: &Stream) {
     let name = prometheus_name(&stream.name, stream.instrument);
-    // OpenMetrics names a counter's family without its suffix.
-    let family = name.strip_suffix("_total").unwrap_or(&name);
+    let family = match format {
+        // OpenMetrics names a counter's family without its suffix.
+        ScrapeFormat::OpenMetrics => name.strip_suffix("_total").unwrap_or(&name),
+        ScrapeFormat::Text => &name,
+    };
     let kind = match stream.instrument.kind {
         Kind::Counter => "counter",
         Kind::UpDownCounter | Kind::Gauge => "gauge",
@@ -48,7 +66,7 @@ fn family(text: &mut String, stream: &Stream) {
     };
     let _ = writeln!(text, "# TYPE {family} {kind}");
     for (unit, suffix) in [("seconds", "_seconds"), ("bytes", "_bytes")] {
-        if family.ends_with(suffix) {
+        if format == ScrapeFormat::OpenMetrics && family.ends_with(suffix) {
             let _ = writeln!(text, "# UNIT {family} {unit}");
         }
     }
@@ -62,20 +80,24 @@ fn family(text: &mut String, stream: &Stream) {
             Value::Number(number) => {
                 let _ = writeln!(text, "{name}{} {number}", plain());
             }
-            Value::Distribution(values) => histogram(text, &name, point, values),
+            Value::Distribution(values) => histogram(text, format, &name, point, values),
         }
     }
 }
 
-fn histogram(text: &mut String, name: &str, point: &Point, values: &Distribution) {
+fn histogram(text: &mut String, format: ScrapeFormat, name: &str, point: &Point, values: &Distribution) {
+    let exemplars = match format {
+        ScrapeFormat::OpenMetrics => values.exemplars.as_slice(),
+        ScrapeFormat::Text => &[],
+    };
     for exponent in BOUNDS {
         let le = bound(exponent).to_string();
         let labels = labels(pairs(point), Some(&le));
         let inside = |e: &&Exemplar| e.seconds <= bound(exponent) && (exponent == *BOUNDS.start() || e.seconds > bound(exponent - 1));
-        let exemplar = values.exemplars.iter().rev().find(inside).map_or_else(String::new, shown);
+        let exemplar = exemplars.iter().rev().find(inside).map_or_else(String::new, shown);
         let _ = writeln!(text, "{name}_bucket{labels} {}{exemplar}", values.up_to(exponent));
     }
-    let above = values.exemplars.iter().rev().find(|e| e.seconds > bound(*BOUNDS.end())).map_or_else(String::new, shown);
+    let above = exemplars.iter().rev().find(|e| e.seconds > bound(*BOUNDS.end())).map_or_else(String::new, shown);
     let _ = writeln!(text, "{name}_bucket{} {}{above}", labels(pairs(point), Some("+Inf")), values.count());
     let plain = labels(pairs(point), None);
     let _ = writeln!(text, "{name}_count{plain} {}\n{name}_sum{plain} {}", values.count(), values.sum);
@@ -140,7 +162,8 @@ mod tests {
         metrics.count(&record);
         metrics.exemplify(&record);
         let pairs = [("service.name", "a \"b\""), ("service_name", "twice"), ("1st", "x"), ("", "y")];
-        let text = metrics.scrape(&pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let resource = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let text = metrics.scrape(ScrapeFormat::OpenMetrics, &resource);
         let trace = record.connection_id.to_string();
         let labels = "sidegate_direction=\"inbound\",sidegate_outcome=\"failed\",tls_resumed=\"false\"";
         let line = |le: &str| {
@@ -153,5 +176,17 @@ mod tests {
         assert_eq!(line("+Inf"), "1");
         assert!(text.contains("sidegate_connections_total{sidegate_direction=\"inbound\",sidegate_reason=\"closed\"} 1\n"), "{text}");
         assert!(text.contains("target_info{service_name=\"a \\\"b\\\"\",_1st=\"x\",_=\"y\"} 1\n# EOF\n"), "{text}");
+
+        // The older format: the same samples without exemplars, and no line that it does not have.
+        let plain = metrics.scrape(ScrapeFormat::Text, &resource);
+        let samples = |text: &str| -> Vec<String> {
+            let sample = |l: &str| l.split(" # ").next().unwrap().rsplit_once(' ').unwrap().0.to_owned();
+            text.lines().filter(|l| !l.starts_with('#')).map(sample).collect()
+        };
+        assert_eq!(samples(&plain), samples(&text));
+        assert!(!plain.contains(" # {") && !plain.contains("# EOF") && !plain.contains("# UNIT"), "{plain}");
+        for line in ["# TYPE sidegate_connections_total counter\n", "# TYPE target_info gauge\n", "# HELP target_info "] {
+            assert!(plain.contains(line), "{line} in {plain}");
+        }
     }
 }

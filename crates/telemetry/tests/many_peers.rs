@@ -9,7 +9,7 @@ use sidegate_config::schema::LogFormat;
 use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport};
 use sidegate_telemetry::sink::{Behaviour, Place, Sink};
-use sidegate_telemetry::{Fold, Options, Telemetry};
+use sidegate_telemetry::{Fold, Options, ScrapeFormat, Telemetry};
 
 const MANY: u64 = 1_000_000;
 const WARM_UP: u64 = 100_000;
@@ -74,7 +74,7 @@ fn a_million_peers_keep_label_sets_and_memory_bounded() {
 
     let end = Instant::now() + Duration::from_secs(60);
     let scrape = loop {
-        let scrape = telemetry.scrape();
+        let scrape = telemetry.scrape(ScrapeFormat::OpenMetrics);
         if series(&scrape, "sidegate_peer_connections_total").0 == MANY {
             break scrape;
         }

@@ -104,7 +104,7 @@ impl Sidecar {
         // Nothing of the environment in which the tests run.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if ["SPIFFE_", "SIDEGATE_", "OTEL_", "POD_", "NODE_NAME"].iter().any(|ours| text.starts_with(ours)) {
+            if ["SPIFFE_", "SIDEGATE_", "OTEL_", "POD_", "NODE_NAME", "CONTAINER_NAME"].iter().any(|ours| text.starts_with(ours)) {
                 command.env_remove(&name);
             }
         }

@@ -2,6 +2,7 @@
 //! leaves behind, and the closed list of [`Reason`]s why a connection ended.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod address;
 pub mod event;
 mod id;
 mod printable;
@@ -10,6 +11,7 @@ mod record;
 mod secret;
 mod spiffe_id;
 
+pub use address::AddressText;
 pub use id::{ConnectionId, SpanId};
 pub use printable::{counted, innermost, is_control_or_bidi, long, one_line, printable, printable_json, rfc3339, without_controls};
 pub use reason::{Reason, Side, Stage};

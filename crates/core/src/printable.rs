@@ -20,14 +20,9 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
 /// any.
 #[must_use]
 pub fn rfc3339(seconds: i64) -> Option<String> {
-    rfc3339_time(seconds).map(|time| time.to_string())
-}
-
-/// What [`rfc3339`] writes, where it needs no memory of its own.
-pub(crate) fn rfc3339_time(seconds: i64) -> Option<humantime::Rfc3339Timestamp> {
     const END_OF_9999: u64 = 253_402_300_799;
     let seconds = u64::try_from(seconds).ok().filter(|s| *s <= END_OF_9999)?;
-    Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)))
+    Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string())
 }
 
 /// A length of time in one unit: `42 seconds`, `3.5 hours`, `6.9 years`.
@@ -60,7 +55,13 @@ pub fn one_line(text: &str) -> String {
 /// `text` without control characters, however long it is.
 #[must_use]
 pub fn without_controls(text: &str) -> String {
-    text.chars().map(shown).collect()
+    // Hardly any text has something of the kind.
+    if is_plain(text) { text.to_owned() } else { text.chars().map(shown).collect() }
+}
+
+/// Whether there is nothing in `text` that a terminal obeys. Letters of ASCII are looked at as bytes.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|b| (b' '..0x7f).contains(&b)) || !text.contains(is_control_or_bidi)
 }
 
 /// Whether a terminal or a browser obeys `c` instead of showing it: control characters, C0 and C1, and those by which text

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use schemars::JsonSchema;
+use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use crate::Reason;
+use crate::address::AddressText;
 use crate::id::{ConnectionId, LOWER, SpanId, UPPER, hex_digits, ids, text};
 use crate::printable;
 
@@ -123,24 +125,35 @@ pub struct HandshakeFacts {
 }
 
 /// What names a certificate without showing it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
 pub struct CertificateFacts {
     /// Serial number, hexadecimal.
     pub serial: String,
     /// SHA-256 of its DER, hexadecimal.
-    #[serde(serialize_with = "hex")]
     #[schemars(with = "String")]
     pub sha256: [u8; 32],
     // Written as RFC 3339, though kept in seconds since the epoch.
     /// Since when it is valid; null for a time before 1970.
-    #[serde(serialize_with = "moment")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_before: i64,
     /// Until when it is valid.
-    #[serde(serialize_with = "moment")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_after: i64,
+    /// Both as text: a certificate stands in many records.
+    #[schemars(skip)]
+    validity: [Option<Box<str>>; 2],
+}
+
+impl Serialize for CertificateFacts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut facts = serializer.serialize_struct("CertificateFacts", 4)?;
+        facts.serialize_field("serial", &self.serial)?;
+        facts.serialize_field("sha256", text(&hex_digits::<64>(&self.sha256, LOWER)))?;
+        facts.serialize_field("notBefore", &self.not_before())?;
+        facts.serialize_field("notAfter", &self.not_after())?;
+        facts.end()
+    }
 }
 
 impl CertificateFacts {
@@ -149,7 +162,20 @@ impl CertificateFacts {
     pub fn new(der: &[u8], serial: String, not_before: i64, not_after: i64) -> Self {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref());
-        Self { serial, sha256, not_before, not_after }
+        let validity = [not_before, not_after].map(|time| printable::rfc3339(time).map(String::into_boxed_str));
+        Self { serial, sha256, not_before, not_after, validity }
+    }
+
+    /// Since when it is valid as RFC 3339; none for a time that no clock shows.
+    #[must_use]
+    pub fn not_before(&self) -> Option<&str> {
+        self.validity[0].as_deref()
+    }
+
+    /// Until when it is valid as RFC 3339; none for a time that no clock shows.
+    #[must_use]
+    pub fn not_after(&self) -> Option<&str> {
+        self.validity[1].as_deref()
     }
 
     /// The digest in hexadecimal, as everywhere but in OpenTelemetry's attributes.
@@ -165,14 +191,14 @@ impl CertificateFacts {
     }
 }
 
-fn hex<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(text(&hex_digits::<64>(bytes, LOWER)))
+fn address<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(AddressText::new(*address).as_str())
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn moment<S: Serializer>(seconds: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    match printable::rfc3339_time(*seconds) {
-        Some(time) => serializer.collect_str(&time),
+#[allow(clippy::ref_option, reason = "serde's signature")]
+fn optional_address<S: Serializer>(optional: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+    match optional {
+        Some(some) => address(some, serializer),
         None => serializer.serialize_none(),
     }
 }
@@ -374,10 +400,11 @@ pub struct ConnectionRecord {
     /// Which way it went.
     pub direction: Direction,
     /// Who connected to us.
+    #[serde(serialize_with = "address")]
     #[schemars(with = "String")]
     pub downstream: SocketAddr,
     /// Where it was meant to go.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_address")]
     #[schemars(with = "Option<String>")]
     pub original_destination: Option<SocketAddr>,
     /// Name of the configured destination (outbound) that covered it.

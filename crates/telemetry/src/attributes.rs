@@ -8,7 +8,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry_semantic_conventions::attribute as semconv;
 use sidegate_config::schema::telemetry as schema;
-use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, RevocationStatus, Transport, TunnelUse, rfc3339};
+use sidegate_core::{AddressText, CertificateFacts, ConnectionRecord, Direction, RevocationStatus, Transport, TunnelUse};
 
 use crate::wire::Buffer;
 
@@ -200,7 +200,7 @@ impl<'a> Attributes<'a> {
     }
 
     fn address(&mut self, ip_key: &'static str, port_key: &'static str, address: SocketAddr) {
-        self.shown(ip_key, address.ip());
+        self.text(ip_key, AddressText::of_ip(address.ip()).as_str());
         self.number(port_key, address.port().into());
     }
 
@@ -211,8 +211,8 @@ impl<'a> Attributes<'a> {
             [TLS_SERVER_HASH_SHA256, TLS_SERVER_NOT_BEFORE, TLS_SERVER_NOT_AFTER]
         };
         self.text(hash, &facts.sha256_upper());
-        self.optional(not_before, rfc3339(facts.not_before).as_deref());
-        self.optional(not_after, rfc3339(facts.not_after).as_deref());
+        self.optional(not_before, facts.not_before());
+        self.optional(not_after, facts.not_after());
     }
 }
 

@@ -281,7 +281,7 @@ mod tests {
         // When the thread has ended, it has taken the record.
         drop(telemetry);
         writers.join();
-        let scrape = metrics.scrape(&[]);
+        let scrape = metrics.scrape(crate::prometheus::ScrapeFormat::OpenMetrics, &[]);
         assert!(scrape.contains("sidegate_connection_duration_seconds_count{direction=\"inbound\"} 1\n"), "{scrape}");
         scrape.contains("# {trace_id=")
     }

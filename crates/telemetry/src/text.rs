@@ -3,31 +3,36 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use sidegate_core::{ConnectionRecord, Direction, Reason, without_controls};
+use sidegate_core::{AddressText, ConnectionRecord, Direction, Reason, without_controls};
+
+/// Most lines are shorter.
+const USUAL: usize = 384;
 
 /// One line for `record`, fit for a terminal.
 #[must_use]
 pub fn line(record: &ConnectionRecord) -> String {
-    let mut text = format!("{} ", humantime::format_rfc3339_millis(record.time));
+    let mut text = String::with_capacity(USUAL);
     let arrow = match record.direction {
         Direction::Inbound => "inbound ",
         Direction::Outbound => "outbound",
     };
-    let peer = match (&record.peer_id, &record.claimed_id) {
-        (Some(id), _) => id.to_string(),
-        (None, Some(claimed)) => format!("claims {claimed}"),
-        (None, None) => "-".to_owned(),
-    };
-    let to = record.original_destination.map_or_else(|| "?".to_owned(), |a| a.to_string());
-    let _ = write!(text, "{arrow} {} -> {to} {peer}", record.downstream);
+    let _ = write!(text, "{} ", humantime::format_rfc3339_millis(record.time));
+    let to = record.original_destination.map(AddressText::new);
+    let to = to.as_ref().map_or("?", AddressText::as_str);
+    text.extend([arrow, " ", AddressText::new(record.downstream).as_str(), " -> ", to, " "]);
+    match (&record.peer_id, &record.claimed_id) {
+        (Some(id), _) => text.push_str(id),
+        (None, Some(claimed)) => text.extend(["claims ", claimed]),
+        (None, None) => text.push('-'),
+    }
     if let Some(tls) = &record.tls {
         let resumed = if tls.resumed { " resumed" } else { "" };
-        let _ = write!(text, " TLS{} {} {}{resumed}", tls.version, tls.group.unwrap_or("-"), tls.cipher);
+        text.extend([" TLS", tls.version, " ", tls.group.unwrap_or("-"), " ", tls.cipher, resumed]);
     } else if let Some(transport) = record.transport {
         let _ = write!(text, " {}", transport.label());
     }
     if let Some(decision) = &record.decision {
-        let _ = write!(text, " {} by {}", if decision.allowed { "allowed" } else { "DENIED" }, decision.rule);
+        text.extend([if decision.allowed { " allowed by " } else { " DENIED by " }, &decision.rule]);
         if let Some(explanation) = &decision.explanation {
             for remark in &explanation.remarks {
                 let _ = write!(text, " [{remark}]");

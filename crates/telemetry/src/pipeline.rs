@@ -282,7 +282,7 @@ mod tests {
         drop(telemetry);
         writers.join();
         let scrape = metrics.scrape(crate::prometheus::ScrapeFormat::OpenMetrics, &[]);
-        assert!(scrape.contains("sidegate_connection_duration_seconds_count{direction=\"inbound\"} 1\n"), "{scrape}");
+        assert!(scrape.contains("sidegate_connection_duration_seconds_count{sidegate_direction=\"inbound\"} 1\n"), "{scrape}");
         scrape.contains("# {trace_id=")
     }
 

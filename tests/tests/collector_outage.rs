@@ -1,13 +1,16 @@
 //! A collector that is dead, hangs, is slow or refuses: the data plane does not feel it, and what is lost is counted exactly.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use sidegate_telemetry::sink::Behaviour;
-use sidegate_tests::{Collector, Echo, Pair, Sidecar, echo_bytes, eventually};
+use sidegate_telemetry::sink::{Asked, Behaviour, REFUSAL};
+use sidegate_tests::{Collector, Echo, Pair, Sidecar, client_config, echo_bytes, eventually, free_port};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SIGNALS: [(&str, usize); 2] = [("traces", 0), ("logs", 2)];
+/// With their places in the sink's counts.
+const ALL: [(&str, usize); 3] = [("traces", 0), ("metrics", 1), ("logs", 2)];
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn metric(sidecar: &Sidecar, name: &str) -> u64 {
@@ -147,28 +150,137 @@ fn what_is_unavailable_is_asked_again() {
     }
 }
 
-/// What the collector refuses, wholly or in part, is not sent again.
+/// Two sidecars, and a third that calls `api` from `entry`: it alone exports, so that what the sink has is its own.
+struct Alone {
+    sidecar: Sidecar,
+    entry: SocketAddr,
+    _pair: Pair,
+}
+
+impl Alone {
+    fn start(protocol: &str, collector: &Collector, echo: &Echo) -> Self {
+        let pair = Pair::start(echo.address, HOUR, "");
+        let entry = (Ipv4Addr::LOCALHOST, free_port()).into();
+        let config = client_config(&pair.identities, entry, pair.port);
+        let more = format!(", protocol: {protocol}");
+        let export = collector.config("http", &more).replace("logs: {", "logs: { events: false,");
+        let sidecar = Sidecar::start(pair.identities.folder(), "alone", &format!("{config}{export}"));
+        sidecar.wait_ready();
+        Self { sidecar, entry, _pair: pair }
+    }
+
+    fn call(&self, times: u64) {
+        for seed in 0..times {
+            echo_bytes(self.entry, 2000, seed).unwrap();
+        }
+    }
+}
+
+/// The sink's requests of one signal.
+fn asked(collector: &Collector, signal: &str) -> Vec<Asked> {
+    // HTTP's path is the signal's; that of gRPC has the name of its service.
+    let service = match signal {
+        "traces" => "TraceService",
+        "metrics" => "MetricsService",
+        _ => "LogsService",
+    };
+    let of_it = |asked: &Asked| asked.path.contains(service) || asked.path.ends_with(signal);
+    collector.sink.asked().into_iter().filter(of_it).collect()
+}
+
+/// Who is asked to wait waits, and what waits is not lost.
+fn what_is_throttled_comes_again(protocol: &str, rounding: Duration) {
+    // Longer than the first pauses of a retry that nobody asked to wait.
+    const WAIT: Duration = Duration::from_secs(3);
+    let (collector, echo) = (Collector::start(), Echo::start());
+    collector.sink.behave(Behaviour::Throttle(WAIT));
+    let alone = Alone::start(protocol, &collector, &echo);
+    alone.call(3);
+    for (signal, _) in ALL {
+        eventually(&format!("{signal} to be throttled twice"), || (asked(&collector, signal).len() >= 2).then_some(()));
+    }
+    collector.sink.behave(Behaviour::Take);
+    eventually("three traces and three log records", || {
+        let roots = collector.sink.spans().iter().filter(|span| span.parent_span_id.is_empty()).count();
+        (roots == 3 && collector.sink.logs().len() == 3).then_some(())
+    });
+    for (signal, item) in ALL {
+        eventually(&format!("the count of {signal}"), || {
+            let taken = collector.sink.items()[item];
+            (taken > 0 && exported(&alone.sidecar, signal) == taken).then_some(())
+        });
+        assert_eq!(dropped(&alone.sidecar, signal, None), 0, "{signal}");
+        let asked = asked(&collector, signal);
+        for pair in asked.windows(2).filter(|pair| pair[0].behaviour == Behaviour::Throttle(WAIT)) {
+            let waited = pair[1].at - pair[0].at;
+            assert!(waited >= WAIT - rounding, "{signal}: {waited:?}");
+        }
+    }
+}
+
+#[test]
+fn what_grpc_throttles_comes_again_after_the_time_that_was_asked_for() {
+    what_is_throttled_comes_again("grpc", Duration::ZERO);
+}
+
+/// The date of `Retry-After` has whole seconds.
+#[test]
+fn what_http_throttles_comes_again_after_the_time_that_was_asked_for() {
+    what_is_throttled_comes_again("http/protobuf", Duration::from_secs(1));
+}
+
+/// What the collector refuses is not sent again, and its own words are told.
 #[test]
 fn what_is_refused_is_counted_exactly() {
-    let (collector, echo) = (Collector::start(), Echo::start());
-    let pair = start(&collector, &echo, "{ delay: 1ms }", "5s");
-    collector.sink.behave(Behaviour::Invalid);
-    call(&pair, 5);
-    settled(&pair, 5);
-    for (signal, _) in SIGNALS {
-        assert_eq!(dropped(&pair.api, signal, Some("rejected")), 5 * items(signal), "{signal}");
+    for (protocol, invalid, too_large) in [
+        ("grpc", "InvalidArgument", "ResourceExhausted"),
+        ("http/protobuf", "it answered 400 Bad Request", "it answered 413 Payload Too Large"),
+    ] {
+        let (collector, echo) = (Collector::start(), Echo::start());
+        let pair = start_by(protocol, &collector, &echo, "{ delay: 1ms }", "5s");
+        let mut total = 0;
+        for (behaviour, says) in [(Behaviour::Invalid, invalid), (Behaviour::TooLarge, too_large)] {
+            collector.sink.behave(behaviour);
+            call(&pair, 5);
+            total += 5;
+            settled(&pair, total);
+            for (signal, _) in SIGNALS {
+                assert_eq!(dropped(&pair.api, signal, Some("rejected")), total * items(signal), "{signal}");
+                let words = format!("{signal} don't reach http://{}: {says}: {REFUSAL}", collector.address);
+                eventually(&words, || pair.api.log().contains(&words).then_some(()));
+            }
+        }
     }
-    collector.sink.behave(Behaviour::Reject(1));
-    call(&pair, 5);
-    settled(&pair, 10);
-    for (signal, _) in SIGNALS {
-        let requests = metric(
-            &pair.api,
-            &format!("sidegate_telemetry_exports_total{{sidegate_telemetry_signal=\"{signal}\",sidegate_outcome=\"success\"}}"),
-        );
-        assert_eq!(dropped(&pair.api, signal, Some("rejected")), 5 * items(signal) + requests, "{signal}: one of each request");
+}
+
+/// What the collector refuses of a request is counted for its signal, and not sent again.
+#[test]
+fn what_is_refused_in_part_is_counted_for_each_signal() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let (collector, echo) = (Collector::start(), Echo::start());
+        collector.sink.behave(Behaviour::Reject(1));
+        let alone = Alone::start(protocol, &collector, &echo);
+        alone.call(5);
+        // Each of a connection's spans and records is sent once.
+        let came = || {
+            let roots = collector.sink.spans().iter().filter(|span| span.parent_span_id.is_empty()).count();
+            (roots, collector.sink.logs().len())
+        };
+        eventually("five traces and five log records", || (came() == (5, 5)).then_some(()));
+        for (signal, item) in ALL {
+            eventually(&format!("one of each request of {signal}"), || {
+                let (taken, requests) = (collector.sink.items()[item], asked(&collector, signal).len() as u64);
+                let counted = (exported(&alone.sidecar, signal), dropped(&alone.sidecar, signal, Some("rejected")));
+                (taken > 0 && counted == (taken, requests)).then_some(())
+            });
+            let words = format!("refused 1 items of {signal}: the sink was told to");
+            eventually(&words, || alone.sidecar.log().contains(&words).then_some(()));
+        }
+        assert_eq!(came(), (5, 5));
+        for (signal, _) in SIGNALS {
+            assert_eq!(dropped(&alone.sidecar, signal, None), dropped(&alone.sidecar, signal, Some("rejected")), "{signal}");
+        }
     }
-    eventually("the collector's own words", || pair.api.log().contains(": the sink was told to").then_some(()));
 }
 
 /// Whatever becomes of the collector under load: every connection succeeds, and the end comes in time. Whether it is as

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener as StdUnix;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::Compression as Level;
@@ -18,7 +18,7 @@ use flate2::write::GzEncoder;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -35,8 +35,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 pub use opentelemetry_proto::tonic as otlp;
+pub use opentelemetry_semantic_conventions::SCHEMA_URL;
 
 use crate::otlp::connect::Stream;
 
@@ -44,6 +47,9 @@ use crate::otlp::connect::Stream;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// After a failed accept, such as for want of descriptors, which does not go away by asking.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the sink says where it refuses a request.
+pub const REFUSAL: &str = "the sink refuses it";
 
 /// What a request held.
 #[derive(Debug, Clone)]
@@ -69,6 +75,17 @@ pub struct Received {
     pub body: Body,
 }
 
+/// A request that came, whatever the answer.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// When it came.
+    pub at: Instant,
+    /// Its path.
+    pub path: String,
+    /// How it is answered.
+    pub behaviour: Behaviour,
+}
+
 /// How the sink answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Behaviour {
@@ -83,6 +100,10 @@ pub enum Behaviour {
     Slow(Duration),
     /// Not now: try again.
     Unavailable,
+    /// Not now: try again after this long. HTTP says it as a date, in whole seconds.
+    Throttle(Duration),
+    /// It is too large: gRPC's exhausted resource without a time to come again.
+    TooLarge,
     /// Not ever: the request is wrong.
     Invalid,
     /// It takes all but this many items of each request.
@@ -101,6 +122,7 @@ pub enum Place {
 #[derive(Debug, Default)]
 struct Kept {
     received: VecDeque<Received>,
+    asked: VecDeque<Asked>,
     /// Spans, data points and log records of all requests that were taken, kept or not.
     items: [u64; 3],
     behaviour: Behaviour,
@@ -175,6 +197,12 @@ impl Sink {
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.kept().received.iter().cloned().collect()
+    }
+
+    /// The last requests that came, as many as it keeps.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.kept().asked.iter().cloned().collect()
     }
 
     /// How many spans, data points and log records it has taken.
@@ -266,10 +294,13 @@ async fn converse(stream: Box<dyn Stream>, client: Option<Vec<u8>>, kept: Arc<Mu
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 async fn answer(request: Request<Incoming>, client: Option<Vec<u8>>, kept: &Mutex<Kept>, keep: usize) -> Answer {
+    let path = request.uri().path().to_owned();
     let behaviour = {
         let mut kept = lock(kept);
         kept.requests += 1;
-        kept.behaviour
+        let behaviour = kept.behaviour;
+        push(&mut kept.asked, Asked { at: Instant::now(), path: path.clone(), behaviour }, keep);
+        behaviour
     };
     match behaviour {
         Behaviour::Hang => std::future::pending().await,
@@ -277,34 +308,71 @@ async fn answer(request: Request<Incoming>, client: Option<Vec<u8>>, kept: &Mute
         _ => {}
     }
     let headers = request.headers().iter().filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned()))).collect();
-    let path = request.uri().path().to_owned();
     let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let gzipped = request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
     let speaks_gzip = request.headers().get("grpc-encoding").is_some_and(|encoding| encoding == "gzip");
     let respond = |result| if is_grpc { grpc(result, speaks_gzip) } else { http(result) };
-    match behaviour {
-        Behaviour::Unavailable => return respond(Err((14, StatusCode::SERVICE_UNAVAILABLE))),
-        Behaviour::Invalid => return respond(Err((3, StatusCode::BAD_REQUEST))),
-        _ => {}
+    if let Some(refusal) = refusal(behaviour) {
+        return respond(Err(refusal));
     }
     let Ok(body) = request.into_body().collect().await.map(http_body_util::Collected::to_bytes) else {
-        return respond(Err((13, StatusCode::BAD_REQUEST)));
+        return respond(Err(Refusal::new(Code::Internal, StatusCode::BAD_REQUEST)));
     };
     if behaviour == Behaviour::Discard {
         return respond(Ok(Vec::new()));
     }
     let Some(body) = plain(&body, is_grpc, gzipped).and_then(|plain| parse(&path, plain)) else {
-        return respond(Err((3, StatusCode::BAD_REQUEST)));
+        return respond(Err(Refusal::new(Code::InvalidArgument, StatusCode::BAD_REQUEST)));
     };
     let rejected = if let Behaviour::Reject(count) = behaviour { count } else { 0 };
     let (which, count, response) = take(&body, rejected);
     let mut kept = lock(kept);
     kept.items[which] += count - u64::try_from(rejected).unwrap_or(0).min(count);
-    kept.received.push_back(Received { headers, path, client, body });
-    while kept.received.len() > keep {
-        kept.received.pop_front();
-    }
+    push(&mut kept.received, Received { headers, path, client, body }, keep);
     respond(Ok(response))
+}
+
+/// Adds to the last `keep`.
+fn push<T>(last: &mut VecDeque<T>, new: T, keep: usize) {
+    last.push_back(new);
+    while last.len() > keep {
+        last.pop_front();
+    }
+}
+
+/// An answer that is no success, by either protocol.
+struct Refusal {
+    code: Code,
+    status: StatusCode,
+    after: Option<Duration>,
+}
+
+impl Refusal {
+    fn new(code: Code, status: StatusCode) -> Self {
+        Self { code, status, after: None }
+    }
+
+    /// The same as gRPC says it.
+    fn grpc(&self) -> Status {
+        let mut details = ErrorDetails::new();
+        if self.after.is_some() {
+            details.set_retry_info(self.after);
+        }
+        Status::with_error_details(self.code, REFUSAL, details)
+    }
+}
+
+/// How `behaviour` refuses a request, if it does.
+fn refusal(behaviour: Behaviour) -> Option<Refusal> {
+    match behaviour {
+        Behaviour::Unavailable => Some(Refusal::new(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE)),
+        Behaviour::Throttle(after) => {
+            Some(Refusal { after: Some(after), ..Refusal::new(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS) })
+        }
+        Behaviour::TooLarge => Some(Refusal::new(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE)),
+        Behaviour::Invalid => Some(Refusal::new(Code::InvalidArgument, StatusCode::BAD_REQUEST)),
+        _ => None,
+    }
 }
 
 /// The message of a request's body, unpacked.
@@ -369,7 +437,7 @@ fn points(metric: &otlp::metrics::v1::Metric) -> u64 {
 }
 
 /// Answers as it was spoken to, as collectors do.
-fn grpc(result: Result<Vec<u8>, (u16, StatusCode)>, gzip: bool) -> Answer {
+fn grpc(result: Result<Vec<u8>, Refusal>, gzip: bool) -> Answer {
     let (status, body) = match result {
         Ok(mut message) => {
             if gzip {
@@ -381,12 +449,13 @@ fn grpc(result: Result<Vec<u8>, (u16, StatusCode)>, gzip: bool) -> Answer {
             framed.put_u8(u8::from(gzip));
             framed.put_u32(u32::try_from(message.len()).unwrap_or(0));
             framed.put_slice(&message);
-            (0, framed.freeze())
+            (Status::new(Code::Ok, ""), framed.freeze())
         }
-        Err((code, _)) => (code, Bytes::new()),
+        Err(refusal) => (refusal.grpc(), Bytes::new()),
     };
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from(status));
+    // All that we say is fit for a header.
+    let _ = status.add_header(&mut trailers);
     let body = Full::new(body).with_trailers(std::future::ready(Some(Ok(trailers))));
     let mut response = Response::new(BoxBody::new(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -396,13 +465,18 @@ fn grpc(result: Result<Vec<u8>, (u16, StatusCode)>, gzip: bool) -> Answer {
     response
 }
 
-fn http(result: Result<Vec<u8>, (u16, StatusCode)>) -> Answer {
-    let (status, body) = match result {
-        Ok(message) => (StatusCode::OK, message.into()),
-        Err((_, status)) => (status, Bytes::new()),
+fn http(result: Result<Vec<u8>, Refusal>) -> Answer {
+    let (status, after, body) = match result {
+        Ok(message) => (StatusCode::OK, None, message.into()),
+        // The details of a status are itself as a message.
+        Err(refusal) => (refusal.status, refusal.after, Bytes::copy_from_slice(refusal.grpc().details())),
     };
     let mut response = Response::new(BoxBody::new(Full::new(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    let date = after.map(|after| httpdate::fmt_http_date(SystemTime::now() + after));
+    if let Some(date) = date.and_then(|date| HeaderValue::from_str(&date).ok()) {
+        response.headers_mut().insert(RETRY_AFTER, date);
+    }
     response
 }

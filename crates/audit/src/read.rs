@@ -1,4 +1,7 @@
-//! Reading a log: record after record, decrypted where a key is given. Nothing is verified here.
+//! Reading a log: record after record, decrypted where a key is given. Nothing is verified here, but that a log which is read again
+//! is the one that was verified.
+
+mod again;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,8 +12,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidegate_core::printable;
 
+use self::again::Again;
 use crate::event::Event;
-use crate::folder;
+use crate::folder::{self, name_of};
 use crate::line::{self, LONGEST, Next};
 use crate::sealed::AuditorKeys;
 
@@ -88,6 +92,8 @@ pub struct Records<'a> {
     failed: Option<PathBuf>,
     /// Out of an encrypted line.
     opened: VecDeque<Record>,
+    /// Whether the lines are those that were verified.
+    again: Option<Again>,
 }
 
 /// A line, and where it stands.
@@ -138,7 +144,7 @@ impl<'a> Records<'a> {
     /// Of these files, in this order. What is encrypted stays so without a key that fits: it is one record then.
     #[must_use]
     pub fn new(files: Vec<PathBuf>, keys: &'a AuditorKeys) -> Self {
-        Self { files: files.into(), keys, open: None, before: None, ahead: None, failed: None, opened: VecDeque::new() }
+        Self { files: files.into(), keys, open: None, before: None, ahead: None, failed: None, opened: VecDeque::new(), again: None }
     }
 
     /// The records at `path`, a log's folder or one of its files.
@@ -147,6 +153,22 @@ impl<'a> Records<'a> {
     /// If there is none.
     pub fn of(path: &Path, keys: &'a AuditorKeys) -> Result<Self, ReadError> {
         Ok(Self::new(log_files(path)?, keys))
+    }
+
+    /// The same, of a log that was verified: from record `first_seq` to `last_seq`, whose line has the hash `last_hash`. What
+    /// follows is not read. [`Records::change`] says whether the lines are those that were verified.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn again(path: &Path, keys: &'a AuditorKeys, first_seq: u64, last_seq: u64, last_hash: &str) -> Result<Self, ReadError> {
+        Ok(Self { again: Some(Again::new(first_seq, last_seq, last_hash)), ..Self::of(path, keys)? })
+    }
+
+    /// The file and line at which the log is not the one that was verified; line 0 where it ends too early. It is known when all
+    /// records have been read.
+    #[must_use]
+    pub fn change(&self) -> Option<(String, u64)> {
+        self.again.as_ref()?.change()
     }
 
     /// Looks for files that have come since in the log's folder `path`.
@@ -248,7 +270,19 @@ impl Iterator for Records<'_> {
             if let Some(opened) = self.opened.pop_front() {
                 return Some(Ok(opened));
             }
-            let Line { file, number, text } = match self.line()? {
+            if self.again.as_ref().is_some_and(Again::is_done) {
+                return None;
+            }
+            let line = self.line()?;
+            if let Some(again) = &mut self.again {
+                match &line {
+                    Ok(line) => again.line(name_of(&line.file), line.number, Some(&line.text)),
+                    Err(ReadError::Line { file, line, .. }) => again.line(name_of(file), *line, None),
+                    // What is not read is missing in the chain.
+                    Err(_) => {}
+                }
+            }
+            let Line { file, number, text } = match line {
                 Ok(line) => line,
                 Err(error) => return Some(Err(error)),
             };

@@ -46,7 +46,11 @@ struct Sums {
 pub(super) fn report(arguments: &Report) -> Result<Outcome> {
     let given = given(&arguments.proof, arguments.log.identity.as_deref())?;
     let mut read = sidegate_audit::verify(&arguments.log.log, &given)?;
-    let records = Records::of(&arguments.log.log, &given.keys)?;
+    let records = if read.is_intact() {
+        Records::again(&arguments.log.log, &given.keys, read.first_seq, read.last_seq, &read.last_hash)?
+    } else {
+        Records::of(&arguments.log.log, &given.keys)?
+    };
     let tail = arguments.proof.tail.duration();
     let sums = sum(records, arguments, &mut read)?;
     let verified = Verified::new(read, tail);
@@ -69,12 +73,12 @@ pub(super) fn report(arguments: &Report) -> Result<Outcome> {
     Ok(verified.outcome(&arguments.proof))
 }
 
-/// What the records of a period add up to. A file that is gone or can't be read any more since it was verified is a finding.
-fn sum(records: Records<'_>, arguments: &Report, verified: &mut Read) -> Result<Sums> {
+/// What the records of a period add up to. A file that is gone, can't be read any more or was changed since it was verified is a finding.
+fn sum(mut records: Records<'_>, arguments: &Report, verified: &mut Read) -> Result<Sums> {
     let (log, period): (&Path, &Period) = (&arguments.log.log, &arguments.period);
     let mut sums = Sums { all: arguments.proof.allow_unproved.then(Summary::default), ..Sums::default() };
     let is_intact = verified.is_intact();
-    for record in records {
+    for record in &mut records {
         let record = match record {
             Ok(record) => record,
             Err(ReadError::File(file, error)) => {
@@ -109,6 +113,11 @@ fn sum(records: Records<'_>, arguments: &Report, verified: &mut Read) -> Result<
         } else {
             sums.unproved += 1;
         }
+    }
+    if let Some((file, line)) = records.change() {
+        let what = "the files were changed after they were verified and before they were summed up: verify them again".to_owned();
+        verified.findings.push(Finding { file, line, seq: None, what });
+        sums.unproved += std::mem::take(&mut sums.proved).records;
     }
     // An end that is too old for a log that is still written.
     if verified.verdict(std::time::SystemTime::now(), arguments.proof.tail.duration()) != Verdict::Proved {
@@ -308,6 +317,62 @@ mod tests {
         // The last record was not verified. Sums that a forger makes don't overflow.
         assert_eq!((sums.proved.records, sums.proved.unreadable, sums.proved.missing), (2, 1, u64::MAX));
         assert!(matches!(verified.findings.as_slice(), [finding] if finding.file == "gone"), "{verified:?}");
+        Ok(())
+    }
+
+    /// A chain of records that each say that some are missing, line by line.
+    fn chain(missing: &[u64]) -> Vec<String> {
+        let (mut prev, mac) = ("0".repeat(64), "0".repeat(64));
+        let line = |(seq, missing): (usize, &u64)| {
+            let line =
+                format!(r#"{{"v":1,"seq":{},"time":"t","event":"log.gap","missing":{missing},"prev":"{prev}","mac":"{mac}"}}"#, seq + 1);
+            prev = sidegate_audit::sha256_hex(line.as_bytes());
+            line + "\n"
+        };
+        missing.iter().enumerate().map(line).collect()
+    }
+
+    /// Who writes the files may swap them between the two times that they are read.
+    #[test]
+    fn what_was_changed_since_it_was_verified_is_in_no_sum() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let log = folder.path().join("log");
+        let honest = chain(&[1, 2, 3]);
+        let last_hash = sidegate_audit::sha256_hex(honest[2].trim_end().as_bytes());
+        let verified = || Read { first_seq: 1, last_seq: 3, last_hash: last_hash.clone(), proved: vec![1..=3], ..Read::default() };
+        let keys = Default::default();
+        let summed = |lines: &[String], more: &[&str]| -> Result<_> {
+            std::fs::write(&log, lines.concat())?;
+            let mut verified = verified();
+            let sums = sum(Records::again(&log, &keys, 1, 3, &last_hash)?, &arguments(more), &mut verified)?;
+            Ok((sums, verified))
+        };
+        // A log that is still written: what came since does not count, whatever it is.
+        for more in [&chain(&[1, 2, 3, 4])[3..], &["no record\n".to_owned()], &["a part".to_owned()], &[]] {
+            let (sums, verified) = summed(&[&honest[..], more].concat(), &[])?;
+            assert_eq!((sums.proved.records, sums.proved.missing, sums.proved.unreadable), (3, 6, 0), "{more:?}");
+            assert!(verified.is_intact(), "{verified:?}");
+        }
+        let forged = chain(&[1, 9, 3]);
+        let spliced = [honest[0].clone(), forged[1].clone(), honest[2].clone()];
+        let junk = [honest[0].clone(), "no record\n".to_owned(), honest[1].clone(), honest[2].clone()];
+        for (lines, line) in [
+            // Linked to each other, or not; with lines that are missing or too many.
+            (&forged[..], 3),
+            (&spliced, 3),
+            (&junk, 2),
+            (&honest[1..], 1),
+            (&honest[..2], 0),
+            (&[honest[0].clone(), honest[2].clone()], 2),
+            (&[], 0),
+        ] {
+            let (sums, verified) = summed(lines, &["--allow-unproved"])?;
+            assert!(matches!(&verified.findings[..], [finding] if finding.line == line), "{lines:?}: {:?}", verified.findings);
+            assert_eq!(verified.verdict(std::time::SystemTime::now(), std::time::Duration::MAX), Verdict::NotIntact);
+            assert_eq!((sums.proved.records, sums.proved.missing), (0, 0), "{lines:?}");
+            // What it says all the same.
+            assert_eq!(sums.all.map(|all| all.records), Some(sums.unproved), "{lines:?}");
+        }
         Ok(())
     }
 

@@ -67,7 +67,7 @@ impl Draft {
         environment::apply(&mut root, &schema, &variables, &mut problems);
         let given = otel::given(&variables);
         let mut kept: Vec<&Given> = given.iter().collect();
-        let with = |some: &[&Given]| Self::with(root.clone(), problems.clone(), some, &schema);
+        let with = |some: &[&Given]| Self::with(root.clone(), problems.clone(), &given, some, &schema);
         let mut draft = with(&kept);
         let mut ignored = Problems::default();
         if !draft.problems.0.is_empty() {
@@ -88,10 +88,11 @@ impl Draft {
         draft
     }
 
-    /// `root` with what `given` fills in, checked and validated.
-    fn with(mut root: Node, mut problems: Problems, given: &[&Given], schema: &serde_json::Value) -> Self {
+    /// `root` with what those of `given` fill in that are `kept`, checked and validated.
+    fn with(mut root: Node, mut problems: Problems, given: &[Given], kept: &[&Given], schema: &serde_json::Value) -> Self {
         let mut warnings = Problems::default();
-        otel::apply(&mut root, given, &mut warnings);
+        otel::apply(&mut root, kept, &mut warnings);
+        otel::keep_common_headers_away(&mut root, given);
         check(&root, schema, schema, "", &mut problems);
         let mut left_out = LeftOut::default();
         let Some(mut root) = sound(&root, schema, schema, "", &mut left_out) else { return Self::useless(problems) };

@@ -206,7 +206,7 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
         ("telemetry.logs.otlp", &telemetry.logs.otlp),
     ];
     for (path, otlp) in places {
-        for (name, value) in &otlp.headers {
+        for (name, value) in otlp.headers.iter().flatten() {
             let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
             // In gRPC the ending says that the value is binary.
             let token = token && !name.to_lowercase().ends_with("-bin");

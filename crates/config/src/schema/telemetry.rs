@@ -90,9 +90,9 @@ pub struct Otlp {
     pub endpoint: Option<Collector>,
     /// Default grpc.
     pub protocol: Option<Protocol>,
-    /// Sent with every request, such as a token. Never shown. Those of a signal replace the common ones.
+    /// Sent with every request, such as a token. Never shown. Those of a signal replace the common ones; `{}` is none.
     #[schemars(schema_with = "secrets")]
-    pub headers: BTreeMap<String, Secret>,
+    pub headers: Option<BTreeMap<String, Secret>>,
     /// Default none.
     pub compression: Option<Compression>,
     /// For one request. Default 10s.
@@ -450,12 +450,12 @@ impl Telemetry {
             Some(_) => "/".to_owned(),
             None => format!("{}/v1/{}", address.path.trim_end_matches('/'), signal.label()),
         };
-        let headers = if own.headers.is_empty() { &self.otlp.headers } else { &own.headers };
+        let headers = own.headers.as_ref().or(self.otlp.headers.as_ref());
         Some(Target {
             address,
             path,
             protocol: own.protocol.or(self.otlp.protocol).unwrap_or_default(),
-            headers: headers.iter().map(|(name, value)| (name.to_lowercase(), value.clone())).collect(),
+            headers: headers.into_iter().flatten().map(|(name, value)| (name.to_lowercase(), value.clone())).collect(),
             compression: own.compression.or(self.otlp.compression).unwrap_or_default(),
             timeout: own.timeout.as_ref().or(self.otlp.timeout.as_ref()).map_or(Duration::from_secs(10), Span::duration),
             tls: CollectorTls::merged(&own.tls, &self.otlp.tls),
@@ -482,5 +482,5 @@ impl CollectorTls {
 
 /// Names with texts that are never shown, not even in an error message.
 fn secrets(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "additionalProperties": { "type": "string", "format": "secret" } })
+    json_schema!({ "type": ["object", "null"], "additionalProperties": { "type": "string", "format": "secret" } })
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sidegate_core::Reason;
-use sidegate_telemetry::sink::Body;
+use sidegate_telemetry::sink::otlp::common::v1::{KeyValue, any_value};
 use sidegate_telemetry::sink::otlp::metrics::v1::metric::Data;
-use sidegate_telemetry::sink::otlp::trace::v1::Span;
 use sidegate_telemetry::sink::otlp::trace::v1::status::StatusCode;
+use sidegate_telemetry::sink::otlp::trace::v1::{Span, SpanFlags};
+use sidegate_telemetry::sink::{Body, SCHEMA_URL};
 use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, RESOURCE};
 use sidegate_tests::{Attributes, Collector, Echo, Identities, Pair, Sidecar, ask, attributes, client_config, echo_bytes, eventually, id};
 
@@ -173,6 +174,10 @@ fn a_connection_is_a_trace_a_log_record_and_counted() {
         assert_eq!(found, expected(&record), "{record:#}");
         said.extend(found.into_keys());
         assert_eq!((root.name.as_str(), root.kind), (direction, if direction == "inbound" { 2 } else { 3 }));
+        // Through the tunnel the other end is the parent.
+        let has_remote_parent = direction == "inbound" && reason == "closed";
+        let of_parent = [SpanFlags::ContextHasIsRemoteMask, SpanFlags::ContextIsRemoteMask].map(|mask| root.flags & mask as u32 != 0);
+        assert_eq!((!root.parent_span_id.is_empty(), of_parent), (has_remote_parent, [true, has_remote_parent]), "{root:?}");
         let stages = record["stages"].as_object().unwrap();
         let stages: Vec<(&str, &Value)> = stages.iter().map(|(name, micros)| (name.strip_suffix("Micros").unwrap(), micros)).collect();
         for (stage, micros) in stages.iter().copied().filter(|(name, _)| *name != "total") {
@@ -281,11 +286,21 @@ fn the_standard_variables_are_enough() {
         assert_eq!(request.headers["authorization"], "Bearer t0ken");
         assert_eq!(request.headers["content-encoding"], "gzip");
         assert_eq!(request.headers["content-type"], "application/x-protobuf");
-        let resource = match &request.body {
-            Body::Traces(t) => t.resource_spans[0].resource.clone(),
-            Body::Metrics(m) => m.resource_metrics[0].resource.clone(),
-            Body::Logs(l) => l.resource_logs[0].resource.clone(),
+        let (resource, of_resource, of_scope) = match &request.body {
+            Body::Traces(t) => {
+                let of = &t.resource_spans[0];
+                (of.resource.clone(), &of.schema_url, &of.scope_spans[0].schema_url)
+            }
+            Body::Metrics(m) => {
+                let of = &m.resource_metrics[0];
+                (of.resource.clone(), &of.schema_url, &of.scope_metrics[0].schema_url)
+            }
+            Body::Logs(l) => {
+                let of = &l.resource_logs[0];
+                (of.resource.clone(), &of.schema_url, &of.scope_logs[0].schema_url)
+            }
         };
+        assert_eq!([of_resource, of_scope], [SCHEMA_URL; 2]);
         let resource = attributes(&resource.unwrap().attributes);
         for (key, value) in [
             ("service.name", "shop"),
@@ -311,6 +326,36 @@ fn the_standard_variables_are_enough() {
         histograms.sum()
     };
     eventually("the deltas of three connections", || (connections() == 3).then_some(()));
+}
+
+/// What is above a limit is left out and counted, or cut; each signal has limits of its own.
+#[test]
+fn attributes_stay_within_the_limits_of_the_standard_variables() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    let pair = Pair::start(echo.address, HOUR, "");
+    let entry = (std::net::Ipv4Addr::LOCALHOST, sidegate_tests::free_port()).into();
+    let config = format!("{}{}", client_config(&pair.identities, entry, pair.port), collector.config("http", ""));
+    let limits = [("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "5"), ("OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT", "4")];
+    let sidecar = Sidecar::start_with(pair.identities.folder(), "limited", &config, &limits);
+    sidecar.wait_ready();
+    echo_bytes(entry, 1000, 1).unwrap();
+    let record = sidecar.record("closed", |r| r["reason"] == "closed");
+    let whole = expected(&record);
+    let root = collector.trace(record["connectionId"].as_str().unwrap()).remove(0);
+    let found = attributes(&root.attributes);
+    assert_eq!((found.len(), root.dropped_attributes_count as usize), (5, whole.len() - 5), "{found:?}");
+    assert!(found.iter().all(|(key, value)| whole.get(key) == Some(value)), "{found:?}");
+    let log = eventually("its log record", || collector.sink.logs().into_iter().find(|log| log.span_id == root.span_id));
+    assert_eq!(log.dropped_attributes_count, 0);
+    let is_text = |a: &KeyValue| a.value.as_ref().is_some_and(|value| matches!(value.value, Some(any_value::Value::StringValue(_))));
+    let (texts, others): (Vec<KeyValue>, Vec<KeyValue>) = log.attributes.into_iter().partition(is_text);
+    assert!(texts.len() > 5 && others.len() > 5, "{texts:?} {others:?}");
+    for (key, value) in attributes(&texts) {
+        assert_eq!(value, whole[&key].chars().take(4).collect::<String>(), "{key}");
+    }
+    for (key, value) in attributes(&others).into_iter().filter(|(key, _)| !key.starts_with("sidegate.stage.")) {
+        assert_eq!(value, whole[&key], "{key}");
+    }
 }
 
 /// Values that sidegate can't use, as a namespace may have them for others: each is a warning, and the default holds.

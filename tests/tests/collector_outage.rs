@@ -223,6 +223,19 @@ fn what_grpc_throttles_comes_again_after_the_time_that_was_asked_for() {
     what_is_throttled_comes_again("grpc", Duration::ZERO);
 }
 
+/// Who asks to be asked again at once is not asked without end.
+#[test]
+fn a_collector_that_wants_no_pause_gets_one() {
+    let (collector, echo) = (Collector::start(), Echo::start());
+    collector.sink.behave(Behaviour::Throttle(Duration::ZERO));
+    let alone = Alone::start("grpc", &collector, &echo);
+    alone.call(1);
+    eventually("three requests", || (asked(&collector, "logs").len() >= 3).then_some(()));
+    for pair in asked(&collector, "logs").windows(2) {
+        assert!(pair[1].at - pair[0].at >= Duration::from_millis(450));
+    }
+}
+
 /// The date of `Retry-After` has whole seconds.
 #[test]
 fn what_http_throttles_comes_again_after_the_time_that_was_asked_for() {

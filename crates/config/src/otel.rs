@@ -51,6 +51,9 @@ pub(crate) fn apply(root: &mut Node, given: &[&Given], warnings: &mut Problems) 
                 for path in &keys {
                     fill_in(root, path, Value::Scalar(value.clone()), &one.place);
                 }
+                if one.variable.kind == Kind::Sampler {
+                    rates(root, one);
+                }
             }
             Some(Parsed::Pairs(pairs)) => {
                 for (path, (name, value)) in keys.iter().flat_map(|path| pairs.iter().map(move |pair| (path, pair))) {
@@ -59,6 +62,33 @@ pub(crate) fn apply(root: &mut Node, given: &[&Given], warnings: &mut Problems) 
             }
             None => {}
         }
+    }
+    own_schemes(root, given);
+}
+
+/// A sampler that takes all, or nothing, is not to be bounded, or passed by, by our rates.
+fn rates(root: &mut Node, sampler: &Given) {
+    let name = sampler.text.to_ascii_lowercase();
+    let key: &[&str] = match name.strip_prefix("parentbased_").unwrap_or(&name) {
+        "always_on" => &["telemetry", "traces", "sampler", "perSecond"],
+        "always_off" => &["telemetry", "traces", "failuresPerSecond"],
+        _ => return,
+    };
+    fill_in(root, key, Value::Scalar(Json::from(0)), &sampler.place);
+}
+
+/// A common endpoint without a scheme has that of a signal's own `…_INSECURE` for this signal.
+fn own_schemes(root: &mut Node, given: &[&Given]) {
+    let find = |name: &str| given.iter().copied().find(|one| one.variable.name == name);
+    let Some(common) = find("OTEL_EXPORTER_OTLP_ENDPOINT").filter(|one| !one.text.contains("://")) else { return };
+    if root.nearest("telemetry.otlp.endpoint").place != common.place {
+        return;
+    }
+    for signal in ["traces", "metrics", "logs"] {
+        let Some(insecure) = find(&format!("OTEL_EXPORTER_OTLP_{}_INSECURE", signal.to_uppercase())) else { continue };
+        let scheme = if insecure.text.eq_ignore_ascii_case("true") { "http" } else { "https" };
+        let url = format!("{scheme}://{}/v1/{signal}", common.text.trim_end_matches('/'));
+        fill_in(root, &["telemetry", signal, "otlp", "endpoint"], Value::Scalar(Json::String(url)), &insecure.place);
     }
 }
 
@@ -117,6 +147,8 @@ enum Parsed {
 fn parse(one: &Given, given: &[&Given], warn: &mut impl FnMut(&Given, String)) -> Option<Parsed> {
     let text = one.text.as_str();
     let value = match one.variable.kind {
+        // The key itself, instead of its file, is not to stand in a log.
+        Kind::File if text.contains("-----BEGIN") => Err("is not the path of a file".to_owned()),
         Kind::Text | Kind::File => Ok(Json::String(text.to_owned())),
         Kind::Number => text.parse::<u32>().map(Json::from).map_err(|_| format!("{} is not a whole number from 0 on", shown(text))),
         Kind::Milliseconds => milliseconds(text).map(|millis| Json::String(format!("{millis}ms"))),

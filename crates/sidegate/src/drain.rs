@@ -1,6 +1,6 @@
 //! `sidegate drain`.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{ErrorKind, IsTerminal, stderr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -65,7 +65,10 @@ async fn end(process: Option<&OwnedFd>, socket: &Path) {
         // A descriptor of a process is readable once it has ended.
         Some(process) => poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0),
         // One that does not answer in time is busy, and has not ended.
-        None => matches!(timeout(STEP, UnixStream::connect(socket)).await, Ok(Err(_))),
+        None => {
+            let answer = timeout(STEP, UnixStream::connect(socket)).await;
+            answer.is_ok_and(|answer| answer.is_err_and(|e| matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)))
+        }
     };
     while !has_ended().await {
         sleep(STEP).await;

@@ -49,7 +49,9 @@ impl Resource {
     pub(crate) fn new(config: &schema::Telemetry, variable: impl Fn(&str) -> Option<String>) -> Self {
         let mut fixed: Vec<(String, String)> = Vec::new();
         let mut add = |key: &str, value: Option<String>| fixed.extend(value.filter(|v| !v.is_empty()).map(|v| (key.to_owned(), v)));
-        let name = config.service_name.clone().or_else(|| config.resource.get(semconv::SERVICE_NAME).cloned());
+        // An empty one says nothing, such as that of a template that was not filled in.
+        let name = [config.service_name.as_ref(), config.resource.get(semconv::SERVICE_NAME)];
+        let name = name.into_iter().flatten().find(|name| !name.is_empty()).cloned();
         let named = name.is_some();
         add(semconv::SERVICE_NAME, name);
         let known = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -70,7 +72,8 @@ impl Resource {
         add("telemetry.sdk.name", Some("sidegate".to_owned()));
         add("telemetry.sdk.language", Some("rust".to_owned()));
         add("telemetry.sdk.version", Some(env!("CARGO_PKG_VERSION").to_owned()));
-        for (key, value) in config.resource.iter().filter(|(key, _)| *key != semconv::SERVICE_NAME) {
+        let is_said = |(key, value): &(&String, &String)| *key != semconv::SERVICE_NAME && !value.is_empty();
+        for (key, value) in config.resource.iter().filter(is_said) {
             fixed.retain(|(k, _)| k != key);
             fixed.push((key.clone(), value.clone()));
         }
@@ -91,7 +94,11 @@ impl Resource {
             let name = identity.as_ref().and_then(|id| id.rsplit('/').next()).unwrap_or("unknown_service:sidegate");
             pairs.insert(0, (semconv::SERVICE_NAME.to_owned(), name.to_owned()));
         }
-        pairs.extend(identity.map(|id| (LOCAL_ID.to_owned(), id.to_string())));
+        if let Some(id) = identity {
+            // What is proved stands above what is configured, and a key is there once.
+            pairs.retain(|(key, _)| key != LOCAL_ID);
+            pairs.push((LOCAL_ID.to_owned(), id.to_string()));
+        }
         pairs
     }
 

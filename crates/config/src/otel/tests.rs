@@ -263,7 +263,7 @@ fn words_have_no_case_and_values_no_spaces_around_them() {
 }
 
 #[test]
-fn a_signals_own_word_about_tls_is_for_its_own_endpoint() {
+fn a_signals_own_word_about_tls_comes_before_the_common_one() {
     let endpoints = [("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:1"), ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "localhost:2")];
     let schemes = |insecure: &[(&str, &str)]| {
         let (config, warnings) = warned("", &[&endpoints, insecure].concat());
@@ -275,7 +275,32 @@ fn a_signals_own_word_about_tls_is_for_its_own_endpoint() {
     assert_eq!(schemes(&[(common, "True")]), [Scheme::Http, Scheme::Http]);
     assert_eq!(schemes(&[(common, "true"), (own, "false")]), [Scheme::Http, Scheme::Https]);
     assert_eq!(schemes(&[(own, "true")]), [Scheme::Https, Scheme::Http]);
-    assert_eq!(schemes(&[("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true")]), [Scheme::Https, Scheme::Https]);
+    assert_eq!(schemes(&[("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true")]), [Scheme::Http, Scheme::Https]);
+    let both = [("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:1/x"), ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true")];
+    let traces = warned("", &both).0.telemetry.target(Signal::Traces).unwrap();
+    assert_eq!((traces.address.scheme, traces.path.as_str()), (Scheme::Http, "/x/v1/traces"));
+    // What the file says of the endpoint stays.
+    let file = "telemetry: { otlp: { endpoint: \"https://f.example\" } }\n";
+    assert_eq!(warned(file, &both).0.telemetry.target(Signal::Traces).unwrap().address.scheme, Scheme::Https);
+}
+
+#[test]
+fn a_sampler_of_all_or_nothing_has_no_rates() {
+    let rates = |sampler: &str| {
+        let traces = warned("", &[("OTEL_TRACES_SAMPLER", sampler)]).0.telemetry.traces;
+        (traces.sampler.ratio, traces.sampler.per_second, traces.failures_per_second)
+    };
+    assert_eq!(rates("Always_On"), (1.0, 0, 10));
+    assert_eq!(rates("parentbased_always_off"), (0.0, 100, 0));
+    assert_eq!(rates("traceidratio"), (1.0, 100, 10));
+}
+
+#[test]
+fn a_key_in_place_of_its_file_is_not_shown() {
+    let pem = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----";
+    let (config, warnings) = warned("", &[("OTEL_EXPORTER_OTLP_CLIENT_KEY", pem)]);
+    assert!(warnings.contains("is not the path of a file; ignored") && !warnings.contains("hunter2"), "{warnings}");
+    assert_eq!(config.telemetry.otlp.tls.key, None);
 }
 
 #[test]

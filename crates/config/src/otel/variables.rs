@@ -68,7 +68,7 @@ const LEVELS: Kind = Kind::Words(&[
 /// What each has for all signals, and for each signal by itself.
 const EXPORTER: [(&str, &str, Kind, &str); 9] = [
     ("ENDPOINT", "endpoint", Kind::Endpoint, "URL; without a scheme it is `https://`, or `http://` if `…_INSECURE` is `true`"),
-    ("INSECURE", "endpoint", Kind::Insecure, "`true` or `false`; a signal's own is for its own endpoint"),
+    ("INSECURE", "endpoint", Kind::Insecure, "`true` or `false`; a signal's own comes before the common one"),
     ("PROTOCOL", "protocol", PROTOCOLS, "`grpc`, `http/protobuf`"),
     ("HEADERS", "headers", Kind::Headers, PAIRS),
     ("COMPRESSION", "compression", COMPRESSIONS, "`none`, `gzip`"),
@@ -90,7 +90,7 @@ const OTHERS: [(&str, &[&str], Kind, &str); 32] = [
         "OTEL_TRACES_SAMPLER",
         &["traces.sampler.ratio"],
         Kind::Sampler,
-        "`always_on` (1), `always_off` (0), `traceidratio`; `parentbased_` before them makes no difference",
+        "`always_on` (1, and no `perSecond`), `always_off` (0, and no failures), `traceidratio`; `parentbased_` before them makes no difference",
     ),
     ("OTEL_TRACES_SAMPLER_ARG", &["traces.sampler.ratio"], Kind::SamplerArgument, "for `traceidratio`: 0 to 1, default 1"),
     ("OTEL_METRICS_EXEMPLAR_FILTER", &["metrics.exemplars"], EXEMPLARS, "`trace_based`, `always_on`, `always_off`"),

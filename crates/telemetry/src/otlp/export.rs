@@ -83,12 +83,18 @@ impl Exporter {
         self.metrics.dropped(self.signal.into(), cause).add(items);
     }
 
+    /// Waits for as long as the collector wants to be left alone.
+    async fn wait_until_asked_again(&mut self) {
+        if let Some(until) = self.quiet_until {
+            sleep_until(until).await;
+            self.quiet_until = None;
+        }
+    }
+
     /// Sends `body`, which holds `items`, and tries again for a while. Whether it arrived.
     pub(crate) async fn deliver(&mut self, body: Bytes, items: u64) -> bool {
-        if let Some(until) = self.quiet_until.take() {
-            sleep_until(until).await;
-        }
-        let give_up = Instant::now() + RETRY_FOR;
+        let since = Instant::now();
+        let mut give_up = since + RETRY_FOR;
         let mut wait = WAIT_FIRST;
         let arrived = loop {
             let failure = match self.transport.send(body.clone()).await {
@@ -103,20 +109,24 @@ impl Exporter {
             self.failed(&failure.message);
             let now = Instant::now();
             self.quiet_until = failure.after.map(|after| now + after.min(QUIET_MOST));
+            // Who asks for time gets this batch afterwards.
+            give_up = give_up.max(self.quiet_until.map_or(now, |until| until.min(since + QUIET_MOST)));
             if !failure.retry || now >= give_up || self.quiet_until.is_some_and(|until| until > give_up) {
                 self.drop(if failure.retry { Cause::ExportFailed } else { Cause::Rejected }, items);
                 break false;
             }
-            if let Some(until) = self.quiet_until.take() {
-                // At the end too: the flush ends this task where that takes too long, and counts what is left.
-                sleep_until(until).await;
+            let backoff = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
+            wait = (wait * 2).min(WAIT_MOST);
+            if let Some(until) = self.quiet_until {
+                // Not all of those who were given one time come at that moment. At the end too it is waited for: the flush ends this task
+                // where that takes too long, and counts what is left.
+                sleep_until((until + backoff / 4).max(now + backoff)).await;
+                self.quiet_until = None;
             } else if *self.closing.borrow() {
                 // As often as the flush leaves time for.
                 sleep(WAIT_AT_THE_END).await;
             } else {
-                let pause = wait.mul_f64(0.5 + fastrand::f64() / 2.0).min(give_up - now);
-                let _ = timeout(pause, self.closing.wait_for(|closing| *closing)).await;
-                wait = (wait * 2).min(WAIT_MOST);
+                let _ = timeout(backoff.min(give_up - now), self.closing.wait_for(|closing| *closing)).await;
             }
         };
         self.state.pending.fetch_sub(items, Ordering::Relaxed);
@@ -211,6 +221,7 @@ pub(crate) async fn run<T>(
                 }
             }
         }
+        exporter.wait_until_asked_again().await;
         let (body, count) = (encode(&gathered), gathered.iter().map(&items).sum());
         gathered.clear();
         match body {
@@ -229,8 +240,16 @@ pub(crate) async fn run_metrics(metrics: Arc<Metrics>, interval: Duration, mut e
             () = sleep(interval) => false,
             _ = exporter.closing.wait_for(|closing| *closing) => true,
         };
+        let mut closing = exporter.closing.clone();
+        let last = last
+            || tokio::select! {
+                () = exporter.wait_until_asked_again() => false,
+                _ = closing.wait_for(|closing| *closing) => true,
+            };
         let (body, points) = encoder.encode(&metrics);
         exporter.state.hand_over(points);
+        // The last ones wait too, counted.
+        exporter.wait_until_asked_again().await;
         if exporter.deliver(body, points).await {
             encoder.arrived();
         }

@@ -9,7 +9,7 @@ use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -30,6 +30,9 @@ use super::connect::{connect, port};
 
 /// A collector's answer is a few bytes; one that sends more is none.
 const LARGEST_ANSWER: usize = 64 * 1024;
+
+/// Who exports (OTLP exporter specification, "User Agent").
+const USER_AGENT_VALUE: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"), " OTel-OTLP-Exporter-Rust/", env!("CARGO_PKG_VERSION"));
 
 const PROTOBUF: &str = "application/x-protobuf";
 
@@ -141,7 +144,8 @@ impl Transport {
                 let scheme = if self.tls.is_some() { "https" } else { "http" };
                 let origin = format!("{scheme}://{}", host(&self.target)).parse::<Uri>().map_err(|e| Failure::again(e.to_string()))?;
                 // TLS is ours: to tonic the connection is a plain one, whatever the requests say.
-                let endpoint = Endpoint::from_static("http://collector.invalid").origin(origin);
+                let endpoint = Endpoint::from_static("http://collector.invalid").origin(origin).user_agent(USER_AGENT_VALUE);
+                let endpoint = endpoint.map_err(|e| Failure::again(e.to_string()))?;
                 // One stream, one connection: where it ends we connect anew, with what holds then.
                 let connector = tower::service_fn(move |_: Uri| {
                     let stream = stream.take();
@@ -224,6 +228,9 @@ fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
 async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
     let bad = |what: &str| Failure::never(format!("{what} is not fit for an HTTP request"));
     let mut request = Request::post(&target.path).header(HOST, host(target)).header(CONTENT_TYPE, PROTOBUF);
+    if !target.headers.contains_key(USER_AGENT.as_str()) {
+        request = request.header(USER_AGENT, USER_AGENT_VALUE);
+    }
     for (name, value) in &target.headers {
         let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad(name))?;
         value.set_sensitive(true);

@@ -129,7 +129,8 @@ impl Summary {
     pub(super) fn before(&mut self, record: &Record) {
         match &record.event {
             Event::CaptureMissing { .. } => self.uncaptured = true,
-            Event::CaptureProven {} => self.uncaptured = false,
+            // A process that has to prove it says so at its first look.
+            Event::CaptureProven {} | Event::ProcessStarted { .. } => self.uncaptured = false,
             _ => {}
         }
     }

@@ -24,7 +24,7 @@ const PROVEN: Duration = Duration::from_secs(10);
 const UNPROVEN: Duration = Duration::from_secs(1);
 /// Loopback answers at once, unless the kernel is out of something.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// So many looks in a row that find out nothing are as bad as missing rules.
+/// This many looks in a row that find out nothing count as missing rules.
 const IN_THE_DARK: u32 = 3;
 
 /// Proves the rules until the task is dropped, and tells `shared` of each change.

@@ -80,6 +80,8 @@ impl Draft {
                 }
                 ignored.0.extend(at_fault.iter().map(|one| otel::ignored(one, &problem)));
                 kept.retain(|one| !at_fault.iter().any(|other| std::ptr::eq(*one, *other)));
+                let orphans: Vec<&Given> = kept.extract_if(.., |one| otel::is_for(one, &at_fault)).collect();
+                ignored.0.extend(orphans.into_iter().map(otel::orphaned));
                 draft = with(&kept);
             }
         }

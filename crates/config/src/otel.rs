@@ -125,6 +125,24 @@ pub(crate) fn ignored(one: &Given, problem: &Problem) -> Problem {
     Problem { place: one.place.clone(), path: problem.path.clone(), message: format!("{}{IGNORED}", problem.message) }
 }
 
+/// Whether `one` are the headers for a signal's own endpoint that is among `ignored`: they may be a token that is not meant for the
+/// common collector, where the signal goes then.
+pub(crate) fn is_for(one: &Given, ignored: &[&Given]) -> bool {
+    let of_endpoint = |other: &&Given| {
+        let name = &other.variable.name;
+        other.variable.kind == Kind::Endpoint
+            && name != "OTEL_EXPORTER_OTLP_ENDPOINT"
+            && name.replace("_ENDPOINT", "_HEADERS") == one.variable.name
+    };
+    ignored.iter().any(of_endpoint)
+}
+
+/// The warning that headers are ignored with their endpoint.
+pub(crate) fn orphaned(headers: &Given) -> Problem {
+    let message = format!("the endpoint that it is for is ignored{IGNORED}");
+    Problem { place: headers.place.clone(), path: String::new(), message }
+}
+
 /// Adds the files that variables name and that can't be read. `root` has their absolute paths.
 pub(crate) fn unreadable_files(root: &Node, given: &[&Given], warnings: &mut Problems) {
     for one in given.iter().filter(|one| one.variable.kind == Kind::File) {

@@ -153,6 +153,18 @@ fn a_signal_whose_own_headers_are_ignored_has_none() {
     assert_eq!(Signal::ALL.map(|signal| headers(&config, signal).len()), [1, 1, 0]);
 }
 
+/// Nor are a signal's own headers for the common collector, where it goes once its own endpoint is ignored.
+#[test]
+fn headers_are_ignored_with_their_endpoint() {
+    let common = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c.example");
+    let own = [("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "nowhere://x"), ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "authorization=hunter2")];
+    let (config, warnings) = warned("", &[common, own[0], own[1]]);
+    let logs = config.telemetry.target(Signal::Logs).unwrap();
+    assert_eq!((logs.address.host.as_str(), logs.headers.len()), ("c.example", 0));
+    assert!(warnings.contains("OTEL_EXPORTER_OTLP_LOGS_HEADERS: the endpoint that it is for is ignored; ignored"), "{warnings}");
+    assert!(warnings.lines().count() == 2 && !warnings.contains("hunter2"), "{warnings}");
+}
+
 #[test]
 fn only_the_variable_at_fault_is_ignored() {
     let local = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317");

@@ -1,7 +1,6 @@
 //! What is said of a connection, on its span and on its log record alike: OpenTelemetry's names where it has some.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -153,21 +152,6 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    pub(crate) fn shown(&mut self, key: &'static str, value: impl fmt::Display) {
-        match &mut self.form {
-            Form::LogRecord(out, _) => {
-                let mut text = std::mem::take(&mut out.scratch);
-                text.clear();
-                let _ = write!(text, "{value}");
-                self.text(key, &text);
-                if let Form::LogRecord(out, _) = &mut self.form {
-                    out.scratch = text;
-                }
-            }
-            Form::Span(_) => self.text(key, &value.to_string()),
-        }
-    }
-
     pub(crate) fn boolean(&mut self, key: impl Into<Cow<'static, str>>, value: bool) {
         if !self.is_room() {
             return;
@@ -221,7 +205,7 @@ pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     if !record.is_success() {
         all.text(ERROR_TYPE, record.reason.label());
     }
-    all.shown(CONNECTION_ID, record.connection_id);
+    all.text(CONNECTION_ID, &record.connection_id.to_string());
     all.text(DIRECTION, record.direction.label());
     all.text(REASON, record.reason.label());
     all.optional(DETAIL, record.detail.as_deref());

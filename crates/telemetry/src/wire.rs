@@ -9,8 +9,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
-    /// For values that have to be formatted before their length is known.
-    pub(crate) scratch: String,
 }
 
 /// Wire types (protobuf encoding, "Message Structure").

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 use sidegate_config::file;
 use sidegate_identity::Material;
-use sidegate_tls::verify::{Role, TrustStore};
+use sidegate_tls::{Role, TrustStore, verify_cached};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
 use zeroize::Zeroizing;
 
@@ -182,8 +182,7 @@ fn check(signer: &Signer, message: &[u8], signature: &[u8], time: i64, trust: &T
     let Some(bundles) = &trust.bundles else {
         return if trust.public_key.is_some() { Err("it is signed with an SVID, not with the given key".to_owned()) } else { Ok(false) };
     };
-    let peer = bundles
-        .judge(leaf, intermediates, Role::Client, time)
+    let peer = verify_cached(leaf, intermediates, Role::Client, bundles, time)
         .map_err(|failure| format!("its signer is not trusted: {}: {}", failure.reason, failure.detail))?;
     if signer.spiffe_id.as_deref() != Some(&*peer.text) {
         return Err(format!("its signer is {}, not who it says", peer.text));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use sidegate_config::schema::Mode;
 use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, TunnelUse, event};
 use sidegate_identity::unix_now;
-use sidegate_tls::{Role, Session, TUNNEL};
+use sidegate_tls::{Role, Session, TUNNEL, verify_again};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -345,7 +345,7 @@ async fn reopen(
         Err(failure) => return client.sent_elsewhere(failure).await,
     };
     let start = Instant::now();
-    let judged = tls.context.trust().judge_again(&client.secure.session.peer, Role::Client, unix_now());
+    let judged = verify_again(&client.secure.session.peer, Role::Client, tls.context.trust(), unix_now());
     record.stages.verify = Some(Lap::since(start));
     match judged {
         Ok(revocation) => {

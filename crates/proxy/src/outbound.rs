@@ -9,7 +9,7 @@ use sidegate_config::schema::TunnelMode;
 use sidegate_config::value::HostAndPort;
 use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, TunnelUse, event};
 use sidegate_identity::unix_now;
-use sidegate_tls::{Role, ServerName, Session, TUNNEL};
+use sidegate_tls::{Role, ServerName, Session, TUNNEL, verify_again};
 use tokio::net::TcpStream;
 
 use crate::attempt::{Failure, attempt};
@@ -272,7 +272,7 @@ impl Outbound<'_> {
     fn on_waiting_session(&mut self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Option<Reached>, Failure> {
         self.record.original_destination = Some(to);
         // Identity is judged afresh.
-        let judged = self.tls.context.trust().judge_again(&secure.session.peer, Role::Server, unix_now());
+        let judged = verify_again(&secure.session.peer, Role::Server, self.tls.context.trust(), unix_now());
         if judged.is_err() || authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record).is_err() {
             pool::close(&peer, &mut secure);
             return Ok(None);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sidegate_config::schema::{LiveConnections, OnChange};
 use sidegate_core::{ConnectionRecord, Reason, event};
 use sidegate_identity::unix_now;
-use sidegate_tls::{PeerIdentity, Role};
+use sidegate_tls::{PeerIdentity, Role, verify_again};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -80,7 +80,7 @@ fn no_longer_allowed(rule: &str) -> Cut {
 fn distrust(tls: &Tls, peer: &PeerIdentity, role: Role) -> Option<Cut> {
     let now = unix_now();
     let then = now.min(peer.certificate.not_after);
-    let refused = tls.context.trust().judge_again(peer, role, then).err()?;
+    let refused = verify_again(peer, role, tls.context.trust(), then).err()?;
     // After its time the CA that issued it may have gone in good order.
     if then < now && ![Reason::TrustDomainUnknown, Reason::CertificateRevoked].contains(&refused.reason) {
         return None;

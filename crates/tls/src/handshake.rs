@@ -26,6 +26,7 @@ use crate::session::{Kernel, Remains, Session};
 use crate::socket;
 use crate::verifier::{Report, take_report};
 use crate::verify::{PeerIdentity, Role, TrustStore};
+use crate::verify_cache::verify_cached;
 
 /// Shakes hands with a client whose first bytes, already read, are `first`. The ticket has not been sent when this returns:
 /// it goes with what the session sends first.
@@ -338,7 +339,7 @@ fn resumed(side: &Side, trust: &TrustStore) -> Result<(Arc<PeerIdentity>, Lap), 
     let Some((leaf, intermediates)) = chain.split_first() else {
         return Err(HandshakeFailure::new(Reason::NoPeerCertificate, "the handshake ended without a verified peer"));
     };
-    let outcome = trust.judge(leaf, intermediates, side.role_of_peer(), unix_now());
+    let outcome = verify_cached(leaf, intermediates, side.role_of_peer(), trust, unix_now());
     let lap = Lap::since(start);
     match outcome {
         Ok(peer) => Ok((peer, lap)),

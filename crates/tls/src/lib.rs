@@ -17,9 +17,9 @@ pub mod revocation;
 mod session;
 pub mod socket;
 mod tickets;
-mod verified;
 mod verifier;
 pub mod verify;
+mod verify_cache;
 mod work;
 
 pub use buffer::{Buffer, Size};
@@ -30,6 +30,7 @@ pub use handshake::{accept, connect};
 pub use pace::give_way;
 pub use session::{Filled, Prefix, SealError, Session};
 pub use verify::{PeerIdentity, Role, TrustStore, VerifyFailure};
+pub use verify_cache::{verify_again, verify_cached};
 
 pub use rustls::ClientConfig;
 pub use rustls::pki_types::ServerName;

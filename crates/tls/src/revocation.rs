@@ -486,7 +486,7 @@ impl DomainLists {
     }
 
     /// What they say of a path whose signatures are verified.
-    pub(crate) fn judge(&self, path: &VerifiedPath<'_>, now: i64) -> Result<RevocationStatus, Error> {
+    pub(crate) fn check(&self, path: &VerifiedPath<'_>, now: i64) -> Result<RevocationStatus, Error> {
         let mut status = RevocationStatus::Good;
         let leaf: &Cert<'_> = path.end_entity();
         let cas: Vec<&Cert<'_>> = path.intermediate_certificates().collect();

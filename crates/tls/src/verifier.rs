@@ -17,6 +17,7 @@ use sidegate_core::{Lap, Reason};
 
 use crate::provider::provider;
 use crate::verify::{PeerIdentity, Role, TrustStore, VerifyFailure};
+use crate::verify_cache::verify_cached;
 
 /// What the last verification on this thread found.
 #[derive(Debug)]
@@ -45,10 +46,10 @@ impl SpiffeVerifier {
         Arc::new(Self { trust })
     }
 
-    fn judge(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], role: Role, now: UnixTime) -> Result<(), Error> {
+    fn verify(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], role: Role, now: UnixTime) -> Result<(), Error> {
         let start = Instant::now();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let outcome = self.trust.judge(leaf, intermediates, role, now);
+        let outcome = verify_cached(leaf, intermediates, role, &self.trust, now);
         let result = outcome.as_ref().map(drop).map_err(|failure| alerting(failure.reason));
         REPORT.set(Some(Report { lap: Lap::since(start), outcome }));
         result
@@ -83,7 +84,7 @@ impl ServerCertVerifier for SpiffeVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.judge(leaf, intermediates, Role::Server, now).map(|()| ServerCertVerified::assertion())
+        self.verify(leaf, intermediates, Role::Server, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -121,7 +122,7 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.judge(leaf, intermediates, Role::Client, now).map(|()| ClientCertVerified::assertion())
+        self.verify(leaf, intermediates, Role::Client, now).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -21,8 +21,7 @@ use x509_parser::public_key::PublicKey;
 
 use crate::path::{self, Anchor};
 use crate::revocation::{self, Revocation};
-use crate::verified;
-use crate::work;
+use crate::work::{self, LONGEST_CHAIN};
 
 pub use crate::work::Work;
 
@@ -53,8 +52,8 @@ pub struct PeerIdentity {
     pub text: Arc<str>,
     /// Its certificate.
     pub certificate: Arc<CertificateFacts>,
-    /// The chain that it presented, leaf first, for when it has to be judged again.
-    chain: Arc<[CertificateDer<'static>]>,
+    /// The chain that it presented, leaf first, for when it has to be verified again.
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
     /// By which trust store it was verified.
     trust: u64,
     /// Whether it was looked up in revocation lists.
@@ -101,35 +100,6 @@ impl TrustStore {
         let domains = bundles.iter().map(|(trust_domain, bundle)| (trust_domain.clone(), anchors(bundle))).collect();
         Self { id: NEXT.fetch_add(1, Ordering::Relaxed), domains, revocation }
     }
-
-    /// As [`verify`], but a chain that this thread has verified before is not verified again while it is valid.
-    ///
-    /// # Errors
-    /// As [`verify`]; failures are not remembered.
-    pub fn judge(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        role: Role,
-        now: i64,
-    ) -> Result<Arc<PeerIdentity>, VerifyFailure> {
-        verified::recall(self, leaf, intermediates, role, now)
-    }
-
-    /// Judges anew a peer that was verified before, perhaps by another generation of trust bundles. Returns what is known of its
-    /// revocation now.
-    ///
-    /// # Errors
-    /// As [`verify`].
-    pub fn judge_again(&self, peer: &PeerIdentity, role: Role, now: i64) -> Result<RevocationStatus, VerifyFailure> {
-        if peer.holds(self, now) {
-            return Ok(peer.revocation);
-        }
-        match peer.chain.split_first() {
-            Some((leaf, intermediates)) => self.judge(leaf, intermediates, role, now).map(|peer| peer.revocation),
-            None => Err(VerifyFailure { reason: Reason::NoPeerCertificate, detail: String::new(), claimed_id: None, certificate: None }),
-        }
-    }
 }
 
 impl PeerIdentity {
@@ -139,12 +109,9 @@ impl PeerIdentity {
     }
 }
 
-/// All certificates of a chain together, bytes.
-pub(crate) const LONGEST_CHAIN: usize = 32 * 1024;
-
 type Check<T = ()> = Result<T, (Reason, String)>;
 
-/// Judges the chain that a peer presented, at `now` seconds since the epoch.
+/// Verifies the chain that a peer presented, at `now` seconds since the epoch.
 ///
 /// # Errors
 /// The first rule that it breaks, with what it claims to be.
@@ -329,7 +296,7 @@ fn path_rules(
         let anchor = twins.fold((i64::MIN, i64::MAX), |w, a| narrower(w, (a.not_before, a.not_after)));
         let whole = path.intermediate_certificates().try_fold(anchor, |w, ca| Ok(narrower(w, ca_rules(&ca.der(), domain)?)));
         let judged = whole.and_then(|window| {
-            let status = lists.map_or(Ok(RevocationStatus::NotChecked), |lists| lists.judge(path, now)).map_err(webpki_reason)?;
+            let status = lists.map_or(Ok(RevocationStatus::NotChecked), |lists| lists.check(path, now)).map_err(webpki_reason)?;
             Ok((window, status))
         });
         judged.map(|judged| found.set(Some(judged))).map_err(|why| {

@@ -14,6 +14,9 @@ use x509_parser::asn1_rs::{Any, FromDer};
 /// uses, fifty by the usual ones.
 const BUDGET: u32 = 4000;
 
+/// All certificates of a chain together, bytes.
+pub(crate) const LONGEST_CHAIN: usize = 32 * 1024;
+
 /// What the signatures of one verification took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
@@ -89,7 +92,7 @@ fn price(key: AlgorithmIdentifier, public_key: &[u8], message: &[u8]) -> u32 {
         _ => public_key.len().pow(2) / 1000,
     };
     // What is longer than any chain is a revocation list, which no peer chooses.
-    u32::try_from(of_key + message.len().min(crate::verify::LONGEST_CHAIN) / 300).unwrap_or(u32::MAX)
+    u32::try_from(of_key + message.len().min(LONGEST_CHAIN) / 300).unwrap_or(u32::MAX)
 }
 
 /// What is signed, in DER: a certificate or a revocation list (RFC 5280 §4.1, §5.1).

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sidegate_core::Reason;
 use sidegate_identity::{Material, unix_now};
-use sidegate_tls::{ClientChoice, HandshakeFailure, Role, ServerChoice, ServerName, Session, TlsContext, TrustStore, accept};
+use sidegate_tls::{ClientChoice, HandshakeFailure, Role, ServerChoice, ServerName, Session, TlsContext, TrustStore, accept, verify_again};
 
 use crate::material;
 use crate::pki::{ID, Spec, World, signing_key};
@@ -107,6 +107,6 @@ async fn a_peer_is_judged_again_by_what_holds_now() {
         (TrustStore::new(&material), later, Err(Reason::Expired)),
         (TrustStore::new(&without), now, Err(Reason::TrustDomainUnknown)),
     ] {
-        assert_eq!(trust.judge_again(&peer, Role::Client, now).map(drop).map_err(|failure| failure.reason), verdict);
+        assert_eq!(verify_again(&peer, Role::Client, &trust, now).map(drop).map_err(|failure| failure.reason), verdict);
     }
 }

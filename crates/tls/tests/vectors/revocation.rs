@@ -12,7 +12,7 @@ use sidegate_config::schema::Unsure;
 use sidegate_core::{Reason, RevocationStatus, TrustDomain};
 use sidegate_identity::{Bundle, unix_now};
 use sidegate_tls::revocation::{Authorities, Content, DomainLists, ListError, NotTaken, ProvenLists, Revocation, Unproven};
-use sidegate_tls::{Role, TrustStore};
+use sidegate_tls::{Role, TrustStore, verify_again};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -257,7 +257,7 @@ fn a_list_has_expired_when_the_next_one_is_due() {
     let peer = judge(std::slice::from_ref(&good), Role::Client, &trust, end - 1).unwrap();
     let at_end = || judge(std::slice::from_ref(&good), Role::Client, &trust, end).map(drop).unwrap_err().reason;
     assert_eq!(at_end(), Reason::RevocationListExpired);
-    assert_eq!(trust.judge_again(&peer, Role::Client, end).unwrap_err().reason, Reason::RevocationListExpired);
+    assert_eq!(verify_again(&peer, Role::Client, &trust, end).unwrap_err().reason, Reason::RevocationListExpired);
 }
 
 #[test]

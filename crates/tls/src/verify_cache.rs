@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
+use sidegate_core::{Reason, RevocationStatus};
 
 use crate::verify::{PeerIdentity, Role, TrustStore, VerifyFailure, verify};
 
@@ -25,12 +26,15 @@ thread_local! {
     static VERIFIED: RefCell<HashMap<Digest, Arc<PeerIdentity>>> = RefCell::new(HashMap::new());
 }
 
-/// What [`verify`] says, or has said.
-pub(crate) fn recall(
-    trust: &TrustStore,
+/// As [`verify`], but a chain that this thread has verified before is not verified again while it is valid.
+///
+/// # Errors
+/// As [`verify`]; failures are not remembered.
+pub fn verify_cached(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     role: Role,
+    trust: &TrustStore,
     now: i64,
 ) -> Result<Arc<PeerIdentity>, VerifyFailure> {
     let digest = digest(leaf, intermediates, role);
@@ -49,6 +53,21 @@ pub(crate) fn recall(
         known.insert(digest, peer.clone());
     });
     Ok(peer)
+}
+
+/// Verifies again a peer that was verified before, perhaps by another generation of trust bundles. Returns what is known of its
+/// revocation now.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_again(peer: &PeerIdentity, role: Role, trust: &TrustStore, now: i64) -> Result<RevocationStatus, VerifyFailure> {
+    if peer.holds(trust, now) {
+        return Ok(peer.revocation);
+    }
+    match peer.chain.split_first() {
+        Some((leaf, intermediates)) => verify_cached(leaf, intermediates, role, trust, now).map(|peer| peer.revocation),
+        None => Err(VerifyFailure { reason: Reason::NoPeerCertificate, detail: String::new(), claimed_id: None, certificate: None }),
+    }
 }
 
 fn digest(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], role: Role) -> Digest {

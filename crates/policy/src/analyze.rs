@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use sidegate_config::document::Place;
 
-use crate::compile::{Compiled, Policy, too_wide};
+use crate::compile::{Policy, too_wide};
 use crate::cover::{covers, never};
+use crate::rule::Compiled;
 use crate::schema::Action;
 
 /// What is questionable.

@@ -1,13 +1,13 @@
 //! From files to a [`Policy`].
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use sidegate_config::document::{Node, Place, Problem, Problems, Value};
 use sidegate_config::schema::Profile;
 use sidegate_config::value::{Cidr, Ports};
 
 use crate::index::Index;
+use crate::rule::{Compiled, size};
 use crate::schema::{Action, PolicyFile, Rule};
 use crate::when::When;
 
@@ -28,27 +28,6 @@ pub struct Policy {
     pub(crate) guarded: HashSet<Box<str>>,
     /// What a person should know, though it is allowed.
     pub warnings: Vec<String>,
-}
-
-/// A rule, ready to be compared with connections.
-#[derive(Debug)]
-pub(crate) struct Compiled {
-    pub(crate) rule: Rule,
-    /// `name (file:line)`, shared with every record that the rule decides.
-    pub(crate) label: Arc<str>,
-    pub(crate) place: Place,
-    /// Its own, or its file's.
-    pub(crate) dry_run: bool,
-    pub(crate) when: Option<When>,
-    /// How much there is in it to be compared with.
-    pub(crate) size: usize,
-}
-
-impl Compiled {
-    /// Whether it decides nothing.
-    pub(crate) fn is_aside(&self) -> bool {
-        self.dry_run || self.rule.action == Action::Audit
-    }
 }
 
 impl Policy {
@@ -224,20 +203,6 @@ impl Compiler {
             }
         }
     }
-}
-
-/// How much it costs to look at a rule, in comparisons. A condition is counted by the length of its text.
-fn size(rule: &Rule) -> usize {
-    let (from, not, to) = (&rule.from, &rule.from.not, &rule.to);
-    let identities = from.spiffe_ids.len() + from.trust_domains.len() + not.spiffe_ids.len() + not.trust_domains.len();
-    1 + identities
-        + from.cidrs.len()
-        + not.cidrs.len()
-        + to.ports.len()
-        + to.cidrs.len()
-        + to.sni.len()
-        + to.destinations.len()
-        + rule.when.as_ref().map_or(0, |when| when.len() / 4)
 }
 
 /// Where in the file the byte `at` of a text is, which stands there as `node`, in whatever of YAML's ways it is written:

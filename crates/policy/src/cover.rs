@@ -5,7 +5,8 @@
 use sidegate_config::value::{Cidr, Domain, IdPattern, Ports};
 use sidegate_core::Segment;
 
-use crate::compile::{Compiled, every_port, everywhere_of_both};
+use crate::compile::{every_port, everywhere_of_both};
+use crate::rule::Compiled;
 use crate::schema::{From, To};
 
 /// Whether `wide` matches every connection that `narrow` matches.

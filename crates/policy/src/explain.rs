@@ -2,10 +2,11 @@
 
 use sidegate_core::Direction;
 
-use crate::compile::{Compiled, Policy};
+use crate::compile::Policy;
 use crate::decide::Verdict;
 use crate::matching::{Holds, Judged};
 use crate::query::Query;
+use crate::rule::Compiled;
 
 /// A rule as people refer to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use sidegate_core::{Segment, SpiffeId, SpiffeIdPattern};
 
-use crate::compile::Compiled;
+use crate::rule::Compiled;
 use crate::schema::{Action, Rule};
 
 /// Rules of one direction, by identity and port.

@@ -16,6 +16,7 @@ mod index;
 mod matching;
 mod nearest;
 mod query;
+mod rule;
 pub mod schema;
 mod suggest;
 pub mod suite;

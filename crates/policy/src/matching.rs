@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use sidegate_config::value::Cidr;
 use sidegate_core::SpiffeId;
 
-use crate::compile::Compiled;
 use crate::query::Query;
+use crate::rule::Compiled;
 use crate::schema::Rule;
 
 /// What a rule may ask. It matches if every condition holds.

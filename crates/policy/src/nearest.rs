@@ -5,8 +5,9 @@
 
 use sidegate_core::{NearestRule, Segment, SpiffeId, SpiffeIdPattern};
 
-use crate::compile::{Compiled, Policy};
+use crate::compile::Policy;
 use crate::matching::{CONDITIONS, Condition, Holds, Judged};
+use crate::rule::Compiled;
 
 /// The most rules that are named.
 const NEAREST: usize = 3;

@@ -1,0 +1,43 @@
+//! A rule, ready to be compared with connections.
+
+use std::sync::Arc;
+
+use sidegate_config::document::Place;
+
+use crate::schema::{Action, Rule};
+use crate::when::When;
+
+/// A rule, ready to be compared with connections.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) rule: Rule,
+    /// `name (file:line)`, shared with every record that the rule decides.
+    pub(crate) label: Arc<str>,
+    pub(crate) place: Place,
+    /// Its own, or its file's.
+    pub(crate) dry_run: bool,
+    pub(crate) when: Option<When>,
+    /// How much there is in it to be compared with.
+    pub(crate) size: usize,
+}
+
+impl Compiled {
+    /// Whether it decides nothing.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.dry_run || self.rule.action == Action::Audit
+    }
+}
+
+/// How much it costs to look at a rule, in comparisons. A condition is counted by the length of its text.
+pub(crate) fn size(rule: &Rule) -> usize {
+    let (from, not, to) = (&rule.from, &rule.from.not, &rule.to);
+    let identities = from.spiffe_ids.len() + from.trust_domains.len() + not.spiffe_ids.len() + not.trust_domains.len();
+    1 + identities
+        + from.cidrs.len()
+        + not.cidrs.len()
+        + to.ports.len()
+        + to.cidrs.len()
+        + to.sni.len()
+        + to.destinations.len()
+        + rule.when.as_ref().map_or(0, |when| when.len() / 4)
+}

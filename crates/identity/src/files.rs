@@ -14,8 +14,8 @@ use sidegate_core::{TrustDomain, event};
 use tokio::sync::watch;
 use zeroize::Zeroize;
 
-use crate::manager::{Effect, Rules, SourceState};
 use crate::material::{Bundle, Material, MaterialError, Svid};
+use crate::source::{Effect, Rules, SourceState};
 
 #[derive(Debug, thiserror::Error)]
 enum FilesError {

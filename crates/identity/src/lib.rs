@@ -8,9 +8,11 @@ mod files;
 mod manager;
 mod material;
 mod names;
+mod source;
 mod workload_api;
 mod workload_message;
 
-pub use manager::{Identity, IdentityError, IdentityState, SourceStatus};
+pub use manager::{Identity, IdentityError, IdentityState};
 pub use material::{Authority, Bundle, Material, MaterialError, Svid, unix_now};
 pub use names::{foreign_signing_name, uri_names};
+pub use source::SourceStatus;

@@ -4,25 +4,13 @@ use std::sync::Arc;
 
 use sidegate_config::schema::{self, Profile};
 use sidegate_config::value::Endpoint;
+use sidegate_core::event;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::material::{Material, unix_now};
+use crate::source::{Rules, SourceState, SourceStatus};
 use crate::{files, workload_api};
-use sidegate_core::{event, printable};
-
-/// How one source is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceStatus {
-    /// What it is, such as `workload API unix:///run/spire/agent.sock`.
-    pub name: String,
-    /// Whether the last thing that it said was material.
-    pub healthy: bool,
-    /// Whether what it offered last was refused.
-    pub refuses: bool,
-    /// What it said last, human-readable.
-    pub message: String,
-}
 
 /// The current identity and how the sources are doing.
 #[derive(Debug, Clone, Default)]
@@ -35,33 +23,6 @@ pub struct IdentityState {
     pub rotations: u64,
     /// How often what a source offered could not be used.
     pub refused: u64,
-}
-
-/// What a source publishes.
-#[derive(Debug, Clone)]
-pub(crate) struct SourceState {
-    pub(crate) material: Option<Arc<Material>>,
-    pub(crate) status: SourceStatus,
-    pub(crate) refused: u64,
-}
-
-/// What trouble with a source does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// Nothing: it does not answer, and its last good material stays.
-    Keep,
-    /// What it offered is of no use; its last good material stays.
-    Refuse,
-    /// Its material is not used any more.
-    Withdraw,
-}
-
-/// What every source needs to know.
-#[derive(Debug, Clone)]
-pub(crate) struct Rules {
-    pub(crate) select: schema::Select,
-    pub(crate) grace: std::time::Duration,
-    pub(crate) refuse_development: bool,
 }
 
 /// Why sources can't be started.
@@ -179,67 +140,4 @@ async fn any_change(sources: &mut [watch::Receiver<SourceState>]) {
         if waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready()) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
-}
-
-impl SourceStatus {
-    fn heal(&mut self, message: String) {
-        (self.healthy, self.refuses, self.message) = (true, false, message);
-    }
-}
-
-impl SourceState {
-    /// Publishes material. The same as before is no rotation, only a sign of life.
-    pub(crate) fn publish(sender: &watch::Sender<Self>, material: Arc<Material>) {
-        let (same, was_healthy) = {
-            let state = sender.borrow();
-            (state.material.as_ref().is_some_and(|old| old.is_same(&material)), state.status.healthy)
-        };
-        let message = format!("serves {}", material.svid.id);
-        if same {
-            if !was_healthy {
-                tracing::info!(event = event::SOURCE_RECOVERED, source = %sender.borrow().status.name, "it answers again, with what is in use already");
-                sender.send_modify(|state| {
-                    state.status.heal(message);
-                });
-            }
-            return;
-        }
-        for left_out in &material.left_out {
-            tracing::warn!(event = event::IDENTITY_CA_LEFT_OUT, "a CA certificate is left out: {left_out}");
-        }
-        let svid = &material.svid;
-        let left = svid.remaining(unix_now()).as_secs();
-        tracing::info!(event = event::IDENTITY_RECEIVED, spiffe_id = %svid.id, serial = %svid.serial, expires_in_s = left, bundles = material.bundles.len(), "SVID received");
-        sender.send_modify(|state| {
-            state.material = Some(material);
-            state.status.heal(message);
-        });
-    }
-
-    /// Publishes trouble.
-    pub(crate) fn trouble(sender: &watch::Sender<Self>, message: &str, effect: Effect) {
-        // It may be an agent's, as long as that likes.
-        let message = printable(message);
-        let withdraw = effect == Effect::Withdraw;
-        let repeated = {
-            let state = sender.borrow();
-            state.status.message == message && !(withdraw && state.material.is_some())
-        };
-        if repeated {
-            return;
-        }
-        tracing::warn!(event = event::SOURCE_TROUBLE, source = %sender.borrow().status.name, withdrawn = withdraw, "{message}");
-        sender.send_modify(|state| {
-            if withdraw {
-                state.material = None;
-            }
-            match effect {
-                Effect::Keep => {}
-                Effect::Refuse => (state.refused, state.status.refuses) = (state.refused + 1, true),
-                Effect::Withdraw => state.status.refuses = false,
-            }
-            state.status.healthy = false;
-            state.status.message = message;
-        });
-    }
 }

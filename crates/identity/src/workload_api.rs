@@ -23,8 +23,8 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 use x509_parser::asn1_rs::{Any, FromDer};
 
-use crate::manager::{Effect, Rules, SourceState};
 use crate::material::{Bundle, Material, MaterialError, Svid, at_most, unix_now};
+use crate::source::{Effect, Rules, SourceState};
 use crate::workload_message::{X509Svid, X509SvidRequest, X509SvidResponse};
 
 /// An agent answers from memory; one that takes longer hangs.

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod apply;
+mod capture;
 mod check;
 mod diff;
 mod error;
@@ -16,6 +17,7 @@ mod plan;
 mod proof;
 mod render;
 mod set;
+mod text;
 mod verify;
 
 pub use apply::{apply, counters, is_applied, remove};

@@ -8,9 +8,10 @@ use std::net::Ipv4Addr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use crate::capture::capture;
 use crate::error::RedirectError;
 use crate::plan::Plan;
-use crate::render::rules;
+use crate::text::Text;
 
 /// The addresses that the rules of a plan translate to 127.0.0.1, port unchanged, when the sidecar connects to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +59,10 @@ impl Proof {
 
 /// Of the rules alone: another wording of a comment is no other rule.
 fn sha256(plan: &Plan) -> [u8; 32] {
+    let mut rules = Text::default();
+    capture(&mut rules, plan);
     let rules: Vec<String> =
-        rules(plan).lines().map(str::trim).filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+        rules.text.lines().map(str::trim).filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest(&SHA256, rules.concat().as_bytes()).as_ref());
     sha256

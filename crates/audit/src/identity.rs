@@ -7,8 +7,8 @@ use sidegate_identity::{IdentityState, Material, unix_now};
 use tokio::sync::watch;
 
 use crate::event::{Event, NewEvent, SvidFacts};
-use crate::handle::Audit;
 use crate::hex::sha256_hex;
+use crate::log::Audit;
 
 /// Records what changes, until the sources end.
 pub async fn follow_identity(audit: Arc<Audit>, mut identity: watch::Receiver<Arc<IdentityState>>) {

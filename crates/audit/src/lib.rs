@@ -5,19 +5,20 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod admitted;
-mod block;
+mod backpressure;
 mod chain;
 pub mod connection;
+mod destination;
+mod encryption;
 mod event;
 mod folder;
-mod handle;
 mod hex;
 mod identity;
 mod key;
 mod line;
-mod outlet;
+mod log;
+mod message;
 mod read;
-mod sealed;
 mod signing;
 mod state;
 mod syslog;
@@ -26,13 +27,14 @@ mod writer;
 
 pub use admitted::Admitted;
 pub use connection::Connection;
+pub use encryption::{AuditorKeyError, AuditorKeys};
 pub use event::{AdminAction, CheckpointCause, ConnectionFacts, Event, FileDigest, NAMES, NewEvent, Signer, SvidFacts, VERSION};
 pub use folder::{FolderError, files};
-pub use handle::{Audit, AuditThread, Options, Unavailable};
 pub use hex::{hex, sha256_hex};
 pub use identity::follow_identity;
+pub use log::{Audit, AuditThread, Unavailable};
+pub use message::Options;
 pub use read::{ReadError, Record, Records, log_files};
-pub use sealed::{AuditorKeyError, AuditorKeys};
 pub use signing::{KeyError, Trust, check_key};
 pub use state::IdentityCell;
 pub use verify::{Anchor, Finding, Given, OpenTail, Report, Verdict, anchors, verify};

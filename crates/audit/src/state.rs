@@ -15,6 +15,8 @@ pub(crate) struct State {
     pub(crate) metrics: Arc<Metrics>,
     /// How many messages wait for the writer.
     pub(crate) waiting: AtomicUsize,
+    /// How many destinations block new connections.
+    pub(crate) blocking: AtomicUsize,
     /// Events that could not be written, and are not told of in the log yet.
     pub(crate) missing: AtomicU64,
     /// Set once the process ends: nothing is waited for long any more.
@@ -30,19 +32,25 @@ struct End {
 }
 
 /// How long the end waits for the disk at most, and then for the other destinations.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl State {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { metrics, waiting: AtomicUsize::new(0), missing: AtomicU64::new(0), end: OnceLock::new() })
+        Arc::new(Self {
+            metrics,
+            waiting: AtomicUsize::new(0),
+            blocking: AtomicUsize::new(0),
+            missing: AtomicU64::new(0),
+            end: OnceLock::new(),
+        })
     }
 
     /// The process ends, at `until` at the latest. The disk has half of what is left: then the other destinations get the last
     /// records, and they are lost from the file only.
     pub(crate) fn close(&self, until: Instant) {
         let now = Instant::now();
-        let disk = now + PATIENCE.min(until.saturating_duration_since(now) / 2);
-        let _ = self.end.set(End { disk, all: until.min(disk + PATIENCE) });
+        let disk = now + CLOSE_TIMEOUT.min(until.saturating_duration_since(now) / 2);
+        let _ = self.end.set(End { disk, all: until.min(disk + CLOSE_TIMEOUT) });
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -55,7 +63,7 @@ impl State {
     }
 
     /// Until when the other destinations are waited for.
-    pub(crate) fn patience(&self) -> Instant {
-        self.end.get().map_or_else(|| Instant::now() + PATIENCE, |end| end.all)
+    pub(crate) fn deadline(&self) -> Instant {
+        self.end.get().map_or_else(|| Instant::now() + CLOSE_TIMEOUT, |end| end.all)
     }
 }

@@ -15,13 +15,13 @@ use sidegate_core::counted;
 pub use exported::{Anchor, anchors};
 pub use report::{Finding, OpenTail, Report, Verdict};
 
+use crate::encryption::AuditorKeys;
 use crate::event::{CheckpointCause, Event, Signer, VERSION};
 use crate::folder::name_of;
 use crate::hex::{hex, sha256};
 use crate::key::{EpochKey, Hash};
 use crate::line::{self, Head, LONGEST, Line, Next};
 use crate::read::{ReadError, Record, log_files, unseal};
-use crate::sealed::AuditorKeys;
 use crate::signing::{Judgement, Refused, Trust, judge};
 
 /// How often a folder is listed again, when a file was deleted by `retain` before its turn came.

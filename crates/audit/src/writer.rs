@@ -16,16 +16,16 @@ use sidegate_telemetry::{Cause, Way};
 
 use crate::AuditError;
 use crate::admitted::Admitted;
-use crate::block::Block;
+use crate::backpressure::Backpressure;
 use crate::chain::{Chain, Position};
+use crate::destination::{DestinationQueue, SharedLine};
+use crate::encryption::Auditors;
 use crate::event::{CheckpointCause, ConnectionFacts, Event, NewEvent};
 use crate::folder::{Folder, Left};
-use crate::handle::{Message, Options, What};
 use crate::hex::hex;
 use crate::key::EpochKey;
 use crate::line;
-use crate::outlet::{Outlet, SharedLine};
-use crate::sealed::Auditors;
+use crate::message::{Message, Options, What};
 use crate::signing::SigningKey;
 use crate::state::{IdentityCell, State};
 
@@ -88,7 +88,7 @@ pub(crate) struct Writer {
     left: Option<Left>,
     /// Whether the run's first record is still to be written.
     run_begins: bool,
-    block: Option<Block>,
+    backpressure: Option<Backpressure>,
     /// Why the file fails at the moment.
     failing: Option<String>,
     batch: Batch,
@@ -99,8 +99,8 @@ pub(crate) struct Writer {
     sealed_key: Option<String>,
     /// A new file that could not be begun is not tried again before.
     rotate_after: Instant,
-    copies: Vec<Outlet>,
-    anchors: Vec<Outlet>,
+    copies: Vec<DestinationQueue>,
+    anchors: Vec<DestinationQueue>,
     /// Records that are written but maybe not on the disk, and since when.
     unsynced: u64,
     unsynced_since: Instant,
@@ -155,7 +155,7 @@ impl Writer {
             );
         }
         let outlets = |list: &[sidegate_config::schema::audit::Destination], queue| {
-            list.iter().map(|destination| Outlet::start(destination, queue, state, options)).collect::<io::Result<Vec<_>>>()
+            list.iter().map(|destination| DestinationQueue::start(destination, queue, state, options)).collect::<io::Result<Vec<_>>>()
         };
         let now = Instant::now();
         let mut writer = Self {
@@ -166,7 +166,7 @@ impl Writer {
             folder,
             left,
             run_begins: true,
-            block: blocks.then(|| Block::new(state.metrics.clone())),
+            backpressure: blocks.then(|| Backpressure::new(state.clone())),
             failing: None,
             batch: Batch::default(),
             auditors,
@@ -246,7 +246,7 @@ impl Writer {
         let ends: HashMap<SpanId, (Arc<ConnectionRecord>, SystemTime)> = ends.collect();
         let mut short = HashSet::new();
         for message in together.drain(..) {
-            if let Some(admitted) = message.let_in()
+            if let Some(admitted) = message.admitted()
                 && let Some((record, end)) = ends.get(&admitted.span_id)
                 && end.duration_since(message.time).is_ok_and(|lasted| lasted < SHORT)
                 && *admitted == Admitted::new(record)
@@ -469,8 +469,8 @@ impl Writer {
             self.sync();
         }
         self.checkpoint(CheckpointCause::Shutdown);
-        let until = self.state.patience();
-        let closing: Vec<_> = self.copies.drain(..).chain(self.anchors.drain(..)).map(Outlet::close).collect();
+        let until = self.state.deadline();
+        let closing: Vec<_> = self.copies.drain(..).chain(self.anchors.drain(..)).map(DestinationQueue::close).collect();
         closing.into_iter().for_each(|outlet| outlet.join(until));
     }
 }

@@ -128,6 +128,7 @@ impl Shared {
                 })
                 .into(),
             buffered: (budget::held(), budget::limit()),
+            audit_blocking: self.audit.blocking(),
             sources: snapshot.identity.sources.iter().map(|s| (s.name.as_str().into(), s.healthy)).collect(),
         }
     }

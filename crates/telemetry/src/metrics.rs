@@ -51,7 +51,6 @@ pub struct Metrics {
     exports: [[Counter; 2]; 3],
     dropped: [[Counter; 5]; 8],
     audit_records: Counter,
-    audit_blocked: UpDownCounter,
     lag: OnceLock<Vec<Histogram>>,
     observer: OnceLock<Observer>,
     /// Events that found their queue full.
@@ -111,7 +110,6 @@ impl Metrics {
             exports: each(),
             dropped: each(),
             audit_records: Counter::default(),
-            audit_blocked: UpDownCounter::default(),
             lag: OnceLock::new(),
             observer: OnceLock::new(),
             events_lost: OnceLock::new(),
@@ -266,12 +264,6 @@ impl Metrics {
         &self.audit_records
     }
 
-    /// Destinations of the audit log for which new connections are refused.
-    #[must_use]
-    pub fn audit_blocked(&self) -> &UpDownCounter {
-        &self.audit_blocked
-    }
-
     /// What a collector has taken of a signal.
     #[must_use]
     pub fn exported(&self, signal: schema::Signal) -> &Counter {
@@ -411,7 +403,6 @@ impl Metrics {
             }
         }
         streams.sum(&catalog::AUDIT_RECORDS, [], self.audit_records.get());
-        streams.level(&catalog::AUDIT_BLOCKED, [], self.audit_blocked.get());
         for (i, lag) in self.lag.get().into_iter().flatten().enumerate() {
             let value = Value::Distribution(lag.distribution());
             streams.push(&catalog::RUNTIME_LAG, [attribute(WORKER, i.to_string().as_str())], value);

@@ -122,7 +122,7 @@ fn encrypted_lines_that_hold_nothing_are_passed() {
     let identity = age::x25519::Identity::generate();
     let key = folder.path().join("key");
     std::fs::write(&key, age::secrecy::ExposeSecret::expose_secret(&identity.to_string())).unwrap();
-    let auditors = crate::sealed::Auditors::new(&[serde_json::from_value(identity.to_public().to_string().into()).unwrap()]);
+    let auditors = crate::encryption::Auditors::new(&[serde_json::from_value(identity.to_public().to_string().into()).unwrap()]);
     let age = auditors.seal(b"").unwrap();
     let line = format!(r#"{{"v":1,"seq":1,"time":"t","event":"log.sealed","records":1,"age":"{age}"}}"#);
     std::fs::write(log.file(1), format!("{line}\n").repeat(2000)).unwrap();

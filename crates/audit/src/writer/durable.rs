@@ -8,10 +8,10 @@ use sidegate_core::event;
 use sidegate_telemetry::{Cause, Way};
 
 use super::{Loss, Writer};
+use crate::destination::SharedLine;
 use crate::event::{CheckpointCause, Event};
 use crate::folder::{Folder, Left};
 use crate::hex::hex;
-use crate::outlet::SharedLine;
 
 /// How long a full disk is left alone.
 const RETRY: Duration = Duration::from_millis(200);
@@ -48,7 +48,7 @@ impl Writer {
 
     /// Whether something that fails is tried again: until it succeeds, or the end has waited for the disk as long as it may.
     fn tries_again(&self) -> bool {
-        self.block.is_some() && !self.state.gives_up_disk()
+        self.backpressure.is_some() && !self.state.gives_up_disk()
     }
 
     /// False if there is nothing to write.
@@ -96,12 +96,12 @@ impl Writer {
     }
 
     pub(super) fn failed(&mut self, error: &io::Error) {
-        self.block.iter().for_each(|block| block.set(true));
+        self.backpressure.iter().for_each(|backpressure| backpressure.set(true));
         let error = error.to_string();
         // Where there is no file, only why it can't be begun is told.
         let is_told = self.failing.is_some() && self.folder.as_ref().is_some_and(Folder::is_unbegun);
         if !is_told && self.failing.as_ref() != Some(&error) {
-            let means = if self.block.is_some() { "new connections are refused" } else { "records are dropped" };
+            let means = if self.backpressure.is_some() { "new connections are refused" } else { "records are dropped" };
             tracing::error!(event = event::AUDIT_FAILING, "the audit log can't be written, {means}: {error}");
             self.failing = Some(error);
         }
@@ -109,7 +109,7 @@ impl Writer {
 
     pub(super) fn recovered(&mut self) {
         if self.failing.take().is_some() {
-            self.block.iter().for_each(|block| block.set(false));
+            self.backpressure.iter().for_each(|backpressure| backpressure.set(false));
             tracing::info!(event = event::AUDIT_RECOVERED, "the audit log can be written again");
         }
     }

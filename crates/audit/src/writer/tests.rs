@@ -58,7 +58,7 @@ impl Disk {
     }
 
     fn is_blocked(&self) -> bool {
-        self.metrics.audit_blocked().get() > 0
+        self.state.blocking.load(Ordering::Relaxed) > 0
     }
 
     fn dropped(&self) -> u64 {
@@ -338,7 +338,7 @@ fn a_connection_that_ends_at_once_is_one_record() {
     writer.take(&mut together);
     assert_eq!((together.len(), writer.state.waiting.load(Ordering::Relaxed)), (0, 0));
     writer.close();
-    let keys = crate::sealed::AuditorKeys::default();
+    let keys = crate::encryption::AuditorKeys::default();
     let events = crate::Records::of(&disk.log(), &keys).unwrap().map(|record| record.unwrap().event);
     let told: Vec<_> = events
         .filter(|event| event.connection().is_some())

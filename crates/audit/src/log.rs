@@ -6,57 +6,19 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use sidegate_config::schema::audit::{Audit as Config, OnFailure};
+use sidegate_config::schema::audit::OnFailure;
 use sidegate_core::{ConnectionRecord, event};
-use sidegate_telemetry::{AuditLines, Cause, Metrics, Way};
+use sidegate_telemetry::{Cause, Way};
 
 use crate::AuditError;
 use crate::admitted::Admitted;
 use crate::event::NewEvent;
-use crate::state::{IdentityCell, State};
+use crate::message::{Message, Options, What};
+use crate::state::State;
 use crate::writer::Writer;
 
 /// How long before the end of all waits the writer stops to wait.
 const TELL: Duration = Duration::from_millis(100);
-
-/// How the audit log starts.
-pub struct Options<'a> {
-    /// What is written where.
-    pub config: &'a Config,
-    /// Where is counted what was written and lost.
-    pub metrics: Arc<Metrics>,
-    /// fwmark of our own packets.
-    pub mark: Option<u32>,
-    /// Where the key that signs checkpoints is found.
-    pub identity: IdentityCell,
-    /// The way to the collector of log records, if there is one.
-    pub otlp: Option<AuditLines>,
-}
-
-/// What happened, and when.
-pub(crate) struct Message {
-    pub(crate) time: SystemTime,
-    pub(crate) what: What,
-}
-
-pub(crate) enum What {
-    Admitted(Box<Admitted>),
-    /// With whether it had been let in.
-    Ended(Arc<ConnectionRecord>, bool),
-    Event(Box<NewEvent>),
-}
-
-impl Message {
-    /// The connection that it says was let in.
-    pub(crate) fn let_in(&self) -> Option<&Admitted> {
-        if let What::Admitted(admitted) = &self.what { Some(admitted) } else { None }
-    }
-
-    /// The connection that it says has ended after it was let in.
-    pub(crate) fn ended(&self) -> Option<&Arc<ConnectionRecord>> {
-        if let What::Ended(record, true) = &self.what { Some(record) } else { None }
-    }
-}
 
 /// A record of this connection could not be kept, and it may not go on unseen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +77,13 @@ impl Audit {
     /// Whether new connections are to be refused, since records of them could not be kept.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        self.0.as_ref().is_some_and(|on| on.state.metrics.audit_blocked().get() > 0)
+        self.blocking() > 0
+    }
+
+    /// How many places of the log block new connections: its files, copies and anchors that can't go on.
+    #[must_use]
+    pub fn blocking(&self) -> usize {
+        self.0.as_ref().map_or(0, |on| on.state.blocking.load(Ordering::Acquire))
     }
 
     /// Takes a connection that is let in. Never waits.

@@ -15,8 +15,8 @@ use sidegate_config::schema::audit::{Destination, OnFailure};
 use sidegate_core::event;
 use sidegate_telemetry::{AuditLine, AuditLines, Cause, Way};
 
-use crate::block::Block;
-use crate::handle::Options;
+use crate::backpressure::Backpressure;
+use crate::message::Options;
 use crate::state::State;
 use crate::syslog::SyslogSink;
 
@@ -27,7 +27,7 @@ pub(crate) type SharedLine = Arc<[u8]>;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A destination's queue and thread.
-pub(crate) struct Outlet {
+pub(crate) struct DestinationQueue {
     sender: SyncSender<SharedLine>,
     queue: Arc<Queue>,
     thread: JoinHandle<()>,
@@ -39,7 +39,7 @@ struct Queue {
     waiting: AtomicUsize,
     capacity: usize,
     /// There if it blocks.
-    block: Option<Block>,
+    backpressure: Option<Backpressure>,
     closing: AtomicBool,
     state: Arc<State>,
 }
@@ -52,7 +52,7 @@ enum Sink {
     Otlp(AuditLines),
 }
 
-impl Outlet {
+impl DestinationQueue {
     /// Starts the thread. So many lines may wait where nothing is said.
     ///
     /// # Errors
@@ -68,9 +68,15 @@ impl Outlet {
             _ => ("standard output".to_owned(), Sink::Stdout),
         };
         let capacity = usize::try_from(config.queue.unwrap_or(queue)).unwrap_or(usize::MAX);
-        let block = (config.on_failure == OnFailure::BlockNewConnections).then(|| Block::new(state.metrics.clone()));
-        let queue =
-            Arc::new(Queue { name, waiting: AtomicUsize::new(0), capacity, block, closing: AtomicBool::new(false), state: state.clone() });
+        let backpressure = (config.on_failure == OnFailure::BlockNewConnections).then(|| Backpressure::new(state.clone()));
+        let queue = Arc::new(Queue {
+            name,
+            waiting: AtomicUsize::new(0),
+            capacity,
+            backpressure,
+            closing: AtomicBool::new(false),
+            state: state.clone(),
+        });
         let (sender, receiver) = sync_channel(capacity);
         let own = queue.clone();
         let thread = std::thread::Builder::new().name("audit-copy".to_owned()).spawn(move || own.deliver_all(&receiver, &mut sink))?;
@@ -81,8 +87,8 @@ impl Outlet {
     pub(crate) fn send(&self, line: SharedLine) {
         let queue = &self.queue;
         let waiting = queue.waiting.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Some(block) = queue.block.as_ref().filter(|_| waiting * 2 >= queue.capacity) {
-            block.set(true);
+        if let Some(backpressure) = queue.backpressure.as_ref().filter(|_| waiting * 2 >= queue.capacity) {
+            backpressure.set(true);
         }
         if let Err(error) = self.sender.try_send(line) {
             queue.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -91,7 +97,7 @@ impl Outlet {
         }
     }
 
-    /// Says that no more lines come; [`Outlet::join`] waits for those that are there.
+    /// Says that no more lines come; [`DestinationQueue::join`] waits for those that are there.
     pub(crate) fn close(self) -> Closing {
         self.queue.closing.store(true, Ordering::Relaxed);
         drop(self.sender);
@@ -133,7 +139,7 @@ impl Queue {
                 if matches!(sink, Sink::Stdout) && error.kind() == io::ErrorKind::BrokenPipe {
                     // Nobody will ever read again: who comes now finds no queue, and counts that.
                     self.state.metrics.dropped(Way::AuditCopies, Cause::ExportFailed).add(self.waiting.load(Ordering::Relaxed) as u64);
-                    self.block.iter().for_each(|block| block.set(true));
+                    self.backpressure.iter().for_each(|backpressure| backpressure.set(true));
                     return;
                 }
                 self.pause();
@@ -143,8 +149,8 @@ impl Queue {
                 tracing::info!(event = event::AUDIT_RECOVERED, "audit records reach {} again", self.name);
             }
             let left = self.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
-            if let Some(block) = self.block.as_ref().filter(|_| left * 4 < self.capacity) {
-                block.set(false);
+            if let Some(backpressure) = self.backpressure.as_ref().filter(|_| left * 4 < self.capacity) {
+                backpressure.set(false);
             }
         }
     }

@@ -1,0 +1,33 @@
+//! Whether new connections are refused, since records of them could not be kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::state::State;
+
+/// One destination's part in it. Each destination that can't go on counts one in [`State::blocking`], at which the data plane
+/// looks; a destination that ends takes its own back.
+pub(crate) struct Backpressure {
+    state: Arc<State>,
+    on: AtomicBool,
+}
+
+impl Backpressure {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self { state, on: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn set(&self, on: bool) {
+        match (self.on.swap(on, Ordering::AcqRel), on) {
+            (false, true) => drop(self.state.blocking.fetch_add(1, Ordering::AcqRel)),
+            (true, false) => drop(self.state.blocking.fetch_sub(1, Ordering::AcqRel)),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Backpressure {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}

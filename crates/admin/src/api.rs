@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_audit::{AdminAction, Event};
+use sidegate_control::{Load, Subject};
 use sidegate_core::{ConnectionRecord, Direction, Reason, SpiffeId, SpiffeIdPattern, event, rfc3339};
 use sidegate_identity::unix_now;
-use sidegate_proxy::{Capture, Live, Load, Phase, Readiness, Shared, Subject};
+use sidegate_proxy::{Capture, ConnectionHandle, Phase, Readiness, Shared};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -77,7 +78,7 @@ type Answer<T> = Result<Response<T>, Refusal>;
 impl v1::admin_server::Admin for Api {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Answer<v1::Status> {
         let shared = &self.controls.shared;
-        let snapshot = shared.snapshot.load();
+        let snapshot = shared.control.snapshot.load();
         let missing = match shared.readiness() {
             Readiness::Ready => Vec::new(),
             Readiness::NotReady(lines) => lines,
@@ -103,7 +104,7 @@ impl v1::admin_server::Admin for Api {
             log_filter: (self.controls.log_filter)(),
             profile: self.controls.profile.clone(),
             capture: Some(capture(&shared.capture.borrow())),
-            loads: Subject::ALL.map(|subject| load(subject, shared.loads.get(subject))).into(),
+            loads: Subject::ALL.map(|subject| load(subject, shared.control.loads.get(subject))).into(),
             drain_ends: self.controls.drain.ends().map(time),
         }))
     }
@@ -144,7 +145,7 @@ impl v1::admin_server::Admin for Api {
             Which::ConnectionId(start) => (by_id(all, &start)?, format!("the connection {start}")),
             Which::Peer(peer) => {
                 let pattern = SpiffeIdPattern::parse(&peer).map_err(|e| Refusal::invalid_argument(e.to_string()))?;
-                let is_meant = |live: &Arc<Live>| {
+                let is_meant = |live: &Arc<ConnectionHandle>| {
                     let peer = live.admission().and_then(|admission| SpiffeId::new(admission.peer.as_deref()?).ok());
                     peer.is_some_and(|peer| pattern.matches(&peer))
                 };
@@ -193,11 +194,11 @@ impl v1::admin_server::Admin for Api {
 }
 
 /// The connection whose ID begins with `start`. Those of several peers may have one ID: then all of them are meant.
-fn by_id(all: Vec<Arc<Live>>, start: &str) -> Result<Vec<Arc<Live>>, Refusal> {
+fn by_id(all: Vec<Arc<ConnectionHandle>>, start: &str) -> Result<Vec<Arc<ConnectionHandle>>, Refusal> {
     if start.is_empty() {
         return Err(Refusal::invalid_argument("the ID is empty"));
     }
-    let meant: Vec<(String, Arc<Live>)> =
+    let meant: Vec<(String, Arc<ConnectionHandle>)> =
         all.into_iter().map(|live| (live.id().to_string(), live)).filter(|(id, _)| id.starts_with(start)).collect();
     let ids: BTreeSet<&str> = meant.iter().map(|(id, _)| id.as_str()).collect();
     if ids.len() > 1 {
@@ -222,10 +223,10 @@ async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionCh
         let changes = tokio::select! {
             () = sender.closed() => return,
             _ = look.tick() => {
-                let with_state = |live: Arc<Live>| (live.admission().is_some(), live);
-                let all: Vec<(bool, Arc<Live>)> = shared.registry.all().into_iter().map(with_state).collect();
+                let with_state = |live: Arc<ConnectionHandle>| (live.admission().is_some(), live);
+                let all: Vec<(bool, Arc<ConnectionHandle>)> = shared.registry.all().into_iter().map(with_state).collect();
                 // When it is first seen, and again when it has been admitted since.
-                let is_news = |(admitted, live): &&(bool, Arc<Live>)| known.get(&live.key()).is_none_or(|before| *admitted && !before);
+                let is_news = |(admitted, live): &&(bool, Arc<ConnectionHandle>)| known.get(&live.key()).is_none_or(|before| *admitted && !before);
                 let opened: Vec<Change> = all.iter().filter(is_news).map(|(_, live)| Change::Opened(connection(live))).collect();
                 known = all.iter().map(|(admitted, live)| (live.key(), *admitted)).collect();
                 opened
@@ -295,7 +296,7 @@ fn traffic(shared: &Shared, direction: Direction) -> v1::Traffic {
 }
 
 fn identities(shared: &Shared) -> v1::Identities {
-    let state = shared.snapshot.load().identity.clone();
+    let state = shared.control.snapshot.load().identity.clone();
     let now = unix_now();
     let svid = state.material.as_ref().map(|material| {
         let facts = material.svid.facts();
@@ -321,7 +322,7 @@ fn identities(shared: &Shared) -> v1::Identities {
     v1::Identities { svid, bundles: bundles.collect(), sources: sources.collect(), rotations: state.rotations }
 }
 
-fn connection(live: &Live) -> v1::Connection {
+fn connection(live: &ConnectionHandle) -> v1::Connection {
     let admission = live.admission();
     let admission = admission.as_deref();
     let rule = admission.and_then(|a| a.rule.as_ref());

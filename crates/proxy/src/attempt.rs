@@ -6,42 +6,14 @@ use std::sync::atomic::Ordering;
 
 use sidegate_core::{ConnectionRecord, Direction, Reason};
 
-use crate::registry::{Cut, Live};
+use crate::failure::Failure;
+use crate::registry::ConnectionHandle;
 use crate::shared::Shared;
-
-/// How a step of a connection failed.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) reason: Reason,
-    pub(crate) detail: Option<String>,
-}
-
-impl Failure {
-    pub(crate) fn new(reason: Reason) -> Self {
-        Self { reason, detail: None }
-    }
-
-    /// The system refused something that it should not.
-    #[allow(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
-    pub(crate) fn system(error: std::io::Error) -> Self {
-        Self::with(Reason::RelayFailed, error.to_string())
-    }
-
-    pub(crate) fn with(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: Some(detail.into()) }
-    }
-}
-
-impl From<Cut> for Failure {
-    fn from(cut: Cut) -> Self {
-        Self { reason: cut.reason, detail: cut.detail }
-    }
-}
 
 /// A connection under way. Dropping it, for whatever cause, hands its record over.
 pub(crate) struct Attempt {
     record: Option<Box<ConnectionRecord>>,
-    live: Arc<Live>,
+    handle: Arc<ConnectionHandle>,
     shared: Arc<Shared>,
 }
 
@@ -49,14 +21,14 @@ impl Attempt {
     fn begin(shared: &Arc<Shared>, direction: Direction, downstream: SocketAddr) -> Self {
         let downstream = canonical(downstream);
         let record = Box::new(ConnectionRecord::new(direction, downstream));
-        let live = shared.registry.register(&record);
+        let handle = shared.registry.register(&record);
         shared.telemetry.metrics.open(direction).inc();
-        Self { record: Some(record), live, shared: shared.clone() }
+        Self { record: Some(record), handle, shared: shared.clone() }
     }
 
     /// The record; it is there until the drop.
     fn record(&mut self) -> &mut ConnectionRecord {
-        self.record.get_or_insert_with(|| Box::new(ConnectionRecord::new(self.live.direction, self.live.downstream)))
+        self.record.get_or_insert_with(|| Box::new(ConnectionRecord::new(self.handle.direction, self.handle.downstream)))
     }
 }
 
@@ -65,22 +37,22 @@ impl Attempt {
 /// Returns what `serve` does; nothing if it failed.
 pub(crate) async fn attempt<F, T>(shared: Arc<Shared>, direction: Direction, downstream: SocketAddr, serve: F) -> Option<T>
 where
-    F: AsyncFnOnce(&Shared, &mut ConnectionRecord, &Live) -> Result<T, Failure>,
+    F: AsyncFnOnce(&Shared, &mut ConnectionRecord, &ConnectionHandle) -> Result<T, Failure>,
 {
     // Registration comes first, so that no connection slips between a look at the limit and its entry.
     let mut attempt = Attempt::begin(&shared, direction, downstream);
     let full = shared.registry.open_in(direction) > shared.limits.connections;
-    let result = if full && !(direction == Direction::Inbound && shared.limits.strangers.make_room(downstream.ip())) {
+    let result = if full && !(direction == Direction::Inbound && shared.limits.unidentified.make_room(downstream.ip())) {
         Err(Failure::new(Reason::ConnectionLimit))
     } else if shared.audit.is_blocked() {
         Err(Failure::new(Reason::AuditUnavailable))
     } else {
-        let live = attempt.live.clone();
+        let handle = attempt.handle.clone();
         // Biased, so that a relay that is cut can tell the peer why; everything else just ends.
         tokio::select! {
             biased;
-            result = serve(&shared, attempt.record(), &live) => result,
-            cut = live.cut_for() => Err(cut.into()),
+            result = serve(&shared, attempt.record(), &handle) => result,
+            cut = handle.cut_for() => Err(cut.into()),
         }
     };
     let record = attempt.record();
@@ -102,17 +74,17 @@ where
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.shared.registry.remove(&self.live);
-        self.shared.telemetry.metrics.open(self.live.direction).dec();
+        self.shared.registry.remove(&self.handle);
+        self.shared.telemetry.metrics.open(self.handle.direction).dec();
         if let Some(mut record) = self.record.take() {
             if std::thread::panicking() {
                 record.reason = Reason::Panicked;
             }
             record.stages.total = record.accepted.elapsed();
-            record.bytes_up = self.live.bytes_up.load(Ordering::Relaxed);
-            record.bytes_down = self.live.bytes_down.load(Ordering::Relaxed);
+            record.bytes_up = self.handle.bytes_up.load(Ordering::Relaxed);
+            record.bytes_down = self.handle.bytes_down.load(Ordering::Relaxed);
             let record = Arc::<ConnectionRecord>::from(record);
-            self.shared.audit.end(&record, self.live.admission().is_some());
+            self.shared.audit.end(&record, self.handle.admission().is_some());
             self.shared.telemetry.record(record);
         }
     }
@@ -126,9 +98,9 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::settings::Settings;
     use sidegate_config::Config;
     use sidegate_config::schema::LogFormat;
+    use sidegate_control::{Control, Settings};
 
     pub(crate) fn shared() -> Arc<Shared> {
         let config = Config::default();
@@ -141,7 +113,7 @@ pub(crate) mod tests {
             fold: sidegate_telemetry::Fold::default(),
         };
         let (telemetry, _) = sidegate_telemetry::Telemetry::start(options).unwrap();
-        Shared::new(Settings::new(&config), Arc::new(telemetry), Arc::default())
+        Shared::new(Control::new(Settings::new(&config), Arc::new(telemetry), Arc::default()))
     }
 
     const FROM: ([u8; 4], u16) = ([127, 0, 0, 1], 1);

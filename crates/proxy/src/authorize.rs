@@ -8,13 +8,13 @@ use sidegate_core::{ConnectionRecord, Direction, HandshakeFacts, Lap};
 use sidegate_policy::{PeerCertificate, Query, TlsFacts, Verdict};
 use sidegate_tls::{PeerIdentity, Session};
 
-use crate::attempt::Failure;
-use crate::course::{judge_inbound, judge_outbound, unexpected};
-use crate::settings::Destination;
-use crate::snapshot::{Snapshot, Tls};
+use crate::course::{inbound_verdict, outbound_verdict, unexpected};
+use crate::failure::Failure;
+use sidegate_control::Destination;
+use sidegate_control::{Snapshot, Tls};
 
 /// What is said of a client at a port of this mode.
-pub(crate) fn judge_client(
+pub(crate) fn client_verdict(
     snapshot: &Snapshot,
     mode: Mode,
     (peer, facts): (&PeerIdentity, &HandshakeFacts),
@@ -26,18 +26,18 @@ pub(crate) fn judge_client(
         server: snapshot.tls.as_ref().map(|tls| &tls.id),
         ..of_session(peer, facts, Query::inbound(None, from, to, SystemTime::now()))
     };
-    judge_inbound(&snapshot.policy, mode, &query)
+    inbound_verdict(&snapshot.policy, mode, &query)
 }
 
 /// What is said of a client without identity: where those may pass a deny rule still counts.
-pub(crate) fn judge_plaintext(snapshot: &Snapshot, mode: Mode, from: IpAddr, to: SocketAddr) -> Verdict {
+pub(crate) fn plaintext_verdict(snapshot: &Snapshot, mode: Mode, from: IpAddr, to: SocketAddr) -> Verdict {
     let server = snapshot.tls.as_ref().map(|tls| &tls.id);
     let query = Query { server, ..Query::inbound(None, from, to, SystemTime::now()) };
-    judge_inbound(&snapshot.policy, mode, &query)
+    inbound_verdict(&snapshot.policy, mode, &query)
 }
 
 /// What is said of a server; nothing if it is not one that may answer at the destination.
-pub(crate) fn judge_server(
+pub(crate) fn server_verdict(
     snapshot: &Snapshot,
     destination: &Destination,
     tls: &Tls,
@@ -51,7 +51,7 @@ pub(crate) fn judge_server(
         server: Some(&peer.id),
         ..of_session(peer, facts, Query::inbound(None, from, to, SystemTime::now()))
     };
-    judge_outbound(&snapshot.policy, destination, &tls.trust_domain, &query)
+    outbound_verdict(&snapshot.policy, destination, &tls.trust_domain, &query)
 }
 
 /// Whether policy lets the client in.
@@ -63,14 +63,14 @@ pub(crate) fn authorize_client(
     record: &mut ConnectionRecord,
 ) -> Result<(), Failure> {
     let start = Instant::now();
-    let verdict = judge_client(snapshot, mode, (&session.peer, &session.facts), record.downstream.ip(), to);
+    let verdict = client_verdict(snapshot, mode, (&session.peer, &session.facts), record.downstream.ip(), to);
     record.stages.authorize = Some(Lap::since(start));
     settle(verdict, record)
 }
 
 /// Whether a client without identity may use a port where those may pass.
 pub(crate) fn authorize_plaintext(snapshot: &Snapshot, mode: Mode, to: SocketAddr, record: &mut ConnectionRecord) -> Result<(), Failure> {
-    settle(judge_plaintext(snapshot, mode, record.downstream.ip(), to), record)
+    settle(plaintext_verdict(snapshot, mode, record.downstream.ip(), to), record)
 }
 
 /// Whether the server is one that may answer at the destination, and policy lets us talk to it.
@@ -84,7 +84,7 @@ pub(crate) fn authorize_server(
     let start = Instant::now();
     // Without a destination there would be no session.
     let to = record.original_destination.unwrap_or(record.downstream);
-    let verdict = judge_server(snapshot, destination, tls, (&session.peer, &session.facts), record.downstream.ip(), to);
+    let verdict = server_verdict(snapshot, destination, tls, (&session.peer, &session.facts), record.downstream.ip(), to);
     record.stages.authorize = Some(Lap::since(start));
     match verdict {
         Some(verdict) => settle(verdict, record),

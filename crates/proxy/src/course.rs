@@ -6,14 +6,12 @@ use std::time::Instant;
 
 use sidegate_config::schema::{Mode, Otherwise};
 use sidegate_config::value::PortRange;
+use sidegate_control::{Addresses, Destination, Resolved, Settings};
 use sidegate_core::{Decision, Direction, Reason, TrustDomain};
 use sidegate_policy::{Policy, Query, Verdict};
 
-use crate::resolver::{Addresses, Resolved};
-use crate::settings::{Destination, Settings};
-
 /// What a port of this mode says of a client; `query.client` is who it is, if it has proven that.
-pub(crate) fn judge_inbound(policy: &Policy, mode: Mode, query: &Query<'_>) -> Verdict {
+pub(crate) fn inbound_verdict(policy: &Policy, mode: Mode, query: &Query<'_>) -> Verdict {
     match (mode, query.client) {
         // Who it is, is between client and application.
         (Mode::Plaintext, _) => policy.decide_plaintext(&Query { client: None, ..*query }, "mode plaintext"),
@@ -25,7 +23,7 @@ pub(crate) fn judge_inbound(policy: &Policy, mode: Mode, query: &Query<'_>) -> V
 }
 
 /// What is said of `query.server` at a destination; `own` is our trust domain. Nothing if it is not one that may answer there.
-pub(crate) fn judge_outbound(policy: &Policy, destination: &Destination, own: &TrustDomain, query: &Query<'_>) -> Option<Verdict> {
+pub(crate) fn outbound_verdict(policy: &Policy, destination: &Destination, own: &TrustDomain, query: &Query<'_>) -> Option<Verdict> {
     if query.server.is_some_and(|server| !destination.expects(server, own)) {
         return None;
     }
@@ -47,7 +45,7 @@ pub(crate) enum Towards<'a> {
 
 impl Towards<'_> {
     /// What is decided of a connection to `to` that leads to no destination, and why it can't be if so.
-    pub(crate) fn judge(self, to: SocketAddr) -> (Option<Decision>, Option<(Reason, String)>) {
+    pub(crate) fn decide(self, to: SocketAddr) -> (Option<Decision>, Option<(Reason, String)>) {
         match self {
             Self::Unknown(name) => {
                 let detail = format!("`{name}` has not been resolved yet, so it is not known where {to} belongs");
@@ -62,28 +60,26 @@ impl Towards<'_> {
     }
 }
 
-impl Settings {
-    /// Where a redirected connection from the workload leads.
-    pub(crate) fn towards(&self, to: SocketAddr, resolved: &Resolved) -> Towards<'_> {
-        let found = self.destination_index(to, resolved);
-        match (self.unresolved(to, found, resolved), found, self.otherwise) {
-            (Some(name), ..) => Towards::Unknown(name),
-            (None, Some(index), _) => Towards::Destination(index),
-            (None, None, Otherwise::Refuse) => Towards::Refused,
-            (None, None, Otherwise::Passthrough) => Towards::Outside,
-        }
+/// Where a redirected connection from the workload leads.
+pub(crate) fn towards<'a>(settings: &'a Settings, to: SocketAddr, resolved: &Resolved) -> Towards<'a> {
+    let found = settings.destination_index(to, resolved);
+    match (settings.unresolved(to, found, resolved), found, settings.otherwise) {
+        (Some(name), ..) => Towards::Unknown(name),
+        (None, Some(index), _) => Towards::Destination(index),
+        (None, None, Otherwise::Refuse) => Towards::Refused,
+        (None, None, Otherwise::Passthrough) => Towards::Outside,
     }
+}
 
-    /// Why a redirected connection may not go to `to`: that is sidegate itself, or not for others.
-    pub(crate) fn out_of_bounds(&self, direction: Direction, to: SocketAddr) -> Option<String> {
-        let is_own_port = self.own_ports.contains(&to.port());
-        match direction {
-            Direction::Inbound if is_own_port => Some(format!("{to} is sidegate itself")),
-            // Redirection can't bring loopback from outside; and what listens on localhost only is to stay private.
-            Direction::Inbound if to.ip().is_loopback() => Some(not_reachable(to)),
-            Direction::Outbound if is_own_port && to.ip().is_loopback() => Some(format!("{to} is sidegate itself")),
-            Direction::Inbound | Direction::Outbound => None,
-        }
+/// Why a redirected connection may not go to `to`: that is sidegate itself, or not for others.
+pub(crate) fn out_of_bounds(settings: &Settings, direction: Direction, to: SocketAddr) -> Option<String> {
+    let is_own_port = settings.own_ports.contains(&to.port());
+    match direction {
+        Direction::Inbound if is_own_port => Some(format!("{to} is sidegate itself")),
+        // Redirection can't bring loopback from outside; and what listens on localhost only is to stay private.
+        Direction::Inbound if to.ip().is_loopback() => Some(not_reachable(to)),
+        Direction::Outbound if is_own_port && to.ip().is_loopback() => Some(format!("{to} is sidegate itself")),
+        Direction::Inbound | Direction::Outbound => None,
     }
 }
 
@@ -145,79 +141,77 @@ pub enum Elsewhere {
     Nowhere(String, SocketAddr),
 }
 
-impl Settings {
-    /// What the data path makes of a connection.
-    ///
-    /// # Errors
-    /// If it does not go to the destination that it is said to go to.
-    pub fn ask(&self, policy: &Policy, asked: &Asked<'_>) -> Result<Course, Elsewhere> {
-        let to = SocketAddr::new(asked.query.to.ip().to_canonical(), asked.query.to.port());
-        let query = &Query { to, ..asked.query };
-        let index = match query.destination {
-            Some(name) => Some(self.index_of(name, to, asked.names)?),
-            None => None,
-        };
-        let is_redirected = !asked.by_listener && index.is_none_or(|index| index < self.matched);
-        if is_redirected && let Some(detail) = self.out_of_bounds(query.direction, to) {
-            return Ok(Course { reason: Some(Reason::OwnPort), detail: Some(detail), ..Course::of(Meets::Nothing) });
-        }
-        if query.direction == Direction::Inbound {
-            let index = self.port_index(to.port());
-            let port = &self.ports[index];
-            let Verdict { decision, reason } = judge_inbound(policy, port.mode, query);
-            let meets = Meets::Port(port.range, port.mode, (index + 1 < self.ports.len()).then_some(index));
-            let plaintext = port.mode == Mode::Plaintext || query.client.is_none();
-            return Ok(Course { decision: Some(decision), reason, plaintext, ..Course::of(meets) });
-        }
-        let resolved = resolved(asked.names);
-        let towards = index.map_or_else(|| self.towards(to, &resolved), Towards::Destination);
-        let Towards::Destination(index) = towards else {
-            let (decision, refused) = towards.judge(to);
-            let (reason, detail) = refused.unzip();
-            return Ok(Course { decision, reason, detail, plaintext: true, ..Course::of(Meets::Otherwise) });
-        };
-        let destination = &self.destinations[index];
-        let course = Course::of(Meets::Destination(destination.name.to_string()));
-        // Where the destination names its servers, our own trust domain does not matter.
-        let named = query.server.filter(|_| !destination.ids.is_empty());
-        let Some(own) = query.client.or(named).map(sidegate_core::SpiffeId::trust_domain) else {
-            let Verdict { decision, reason } =
-                policy.decide_outbound(&Query { destination: Some(&destination.name), ..*query }, &destination.rule);
-            return Ok(Course { decision: Some(decision), reason, ..course });
-        };
-        Ok(match judge_outbound(policy, destination, own, query) {
-            Some(Verdict { decision, reason }) => Course { decision: Some(decision), reason, ..course },
-            None => {
-                let (decision, reason, detail) = unexpected(destination, own);
-                Course { decision: Some(decision), reason: Some(reason), detail: Some(detail), ..course }
-            }
-        })
+/// What the data path makes of a connection.
+///
+/// # Errors
+/// If it does not go to the destination that it is said to go to.
+pub fn ask(settings: &Settings, policy: &Policy, asked: &Asked<'_>) -> Result<Course, Elsewhere> {
+    let to = SocketAddr::new(asked.query.to.ip().to_canonical(), asked.query.to.port());
+    let query = &Query { to, ..asked.query };
+    let index = match query.destination {
+        Some(name) => Some(index_of(settings, name, to, asked.names)?),
+        None => None,
+    };
+    let is_redirected = !asked.by_listener && index.is_none_or(|index| index < settings.matched);
+    if is_redirected && let Some(detail) = out_of_bounds(settings, query.direction, to) {
+        return Ok(Course { reason: Some(Reason::OwnPort), detail: Some(detail), ..Course::of(Meets::Nothing) });
     }
+    if query.direction == Direction::Inbound {
+        let index = settings.port_index(to.port());
+        let port = &settings.ports[index];
+        let Verdict { decision, reason } = inbound_verdict(policy, port.mode, query);
+        let meets = Meets::Port(port.range, port.mode, (index + 1 < settings.ports.len()).then_some(index));
+        let plaintext = port.mode == Mode::Plaintext || query.client.is_none();
+        return Ok(Course { decision: Some(decision), reason, plaintext, ..Course::of(meets) });
+    }
+    let resolved = resolved(asked.names);
+    let towards = index.map_or_else(|| towards(settings, to, &resolved), Towards::Destination);
+    let Towards::Destination(index) = towards else {
+        let (decision, refused) = towards.decide(to);
+        let (reason, detail) = refused.unzip();
+        return Ok(Course { decision, reason, detail, plaintext: true, ..Course::of(Meets::Otherwise) });
+    };
+    let destination = &settings.destinations[index];
+    let course = Course::of(Meets::Destination(destination.name.to_string()));
+    // Where the destination names its servers, our own trust domain does not matter.
+    let named = query.server.filter(|_| !destination.ids.is_empty());
+    let Some(own) = query.client.or(named).map(sidegate_core::SpiffeId::trust_domain) else {
+        let Verdict { decision, reason } =
+            policy.decide_outbound(&Query { destination: Some(&destination.name), ..*query }, &destination.rule);
+        return Ok(Course { decision: Some(decision), reason, ..course });
+    };
+    Ok(match outbound_verdict(policy, destination, own, query) {
+        Some(Verdict { decision, reason }) => Course { decision: Some(decision), reason, ..course },
+        None => {
+            let (decision, reason, detail) = unexpected(destination, own);
+            Course { decision: Some(decision), reason: Some(reason), detail: Some(detail), ..course }
+        }
+    })
+}
 
-    /// The index of the destination `name`, which must be the one that `to` leads to. Its own names are taken to stand for `to` as far as
-    /// nothing else is known of them.
-    fn index_of(&self, name: &str, to: SocketAddr, names: &[(String, IpAddr)]) -> Result<usize, Elsewhere> {
-        let Some(index) = self.destinations.iter().position(|destination| *destination.name == *name) else {
-            let known = self.destinations.iter().map(|destination| destination.name.to_string()).collect::<Vec<_>>();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(Elsewhere::Unknown(name.to_owned(), known));
-        };
-        let destination = &self.destinations[index];
-        if index >= self.matched {
-            return Ok(index);
-        }
-        if to.ip().is_unspecified() {
-            return if destination.serves_port(to.port()) { Ok(index) } else { Err(Elsewhere::Nowhere(name.to_owned(), to)) };
-        }
-        let mut resolved = resolved(names);
-        for own in &destination.dns {
-            resolved.entry(own.clone()).or_insert_with(|| Addresses::default().with(vec![to.ip()], Instant::now()));
-        }
-        match self.destination_index(to, &resolved) {
-            Some(found) if found == index => Ok(index),
-            Some(other) => Err(Elsewhere::Other(name.to_owned(), to, self.destinations[other].name.to_string())),
-            None => Err(Elsewhere::Nowhere(name.to_owned(), to)),
-        }
+/// The index of the destination `name`, which must be the one that `to` leads to. Its own names are taken to stand for `to` as far as
+/// nothing else is known of them.
+fn index_of(settings: &Settings, name: &str, to: SocketAddr, names: &[(String, IpAddr)]) -> Result<usize, Elsewhere> {
+    let Some(index) = settings.destinations.iter().position(|destination| *destination.name == *name) else {
+        let known = settings.destinations.iter().map(|destination| destination.name.to_string()).collect::<Vec<_>>();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(Elsewhere::Unknown(name.to_owned(), known));
+    };
+    let destination = &settings.destinations[index];
+    if index >= settings.matched {
+        return Ok(index);
+    }
+    if to.ip().is_unspecified() {
+        return if destination.serves_port(to.port()) { Ok(index) } else { Err(Elsewhere::Nowhere(name.to_owned(), to)) };
+    }
+    let mut resolved = resolved(names);
+    for own in &destination.dns {
+        resolved.entry(own.clone()).or_insert_with(|| Addresses::default().with(vec![to.ip()], Instant::now()));
+    }
+    match settings.destination_index(to, &resolved) {
+        Some(found) if found == index => Ok(index),
+        Some(other) => Err(Elsewhere::Other(name.to_owned(), to, settings.destinations[other].name.to_string())),
+        None => Err(Elsewhere::Nowhere(name.to_owned(), to)),
     }
 }
 

@@ -11,7 +11,7 @@ use sidegate_core::Reason;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use crate::attempt::Failure;
+use crate::failure::Failure;
 
 /// What the client speaks, with the bytes that were read to find out.
 #[derive(Debug)]

@@ -11,11 +11,11 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::attempt::Failure;
+use crate::failure::Failure;
 use crate::own_dials::{OwnDial, OwnDials};
-use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::socket::{self, Facing};
+use sidegate_control::Settings;
 
 /// Connects to the application at `to`; the socket comes prepared. The record is told how long it took, also in vain.
 pub(crate) async fn dial_app(to: SocketAddr, settings: &Settings, record: &mut ConnectionRecord) -> Result<TcpStream, Failure> {

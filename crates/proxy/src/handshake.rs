@@ -2,29 +2,38 @@
 
 use std::time::Instant;
 
+use sidegate_control::{Snapshot, Tls};
 use sidegate_core::{ConnectionRecord, Lap, Reason, Transport};
 use sidegate_tls::{HandshakeFailure, Session};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::attempt::Failure;
-use crate::places::Place;
+use crate::failure::Failure;
+use crate::handshake_permit::HandshakePermit;
 use crate::shared::Shared;
 use crate::socket;
 
-/// Runs `handshake` on `tcp`. The place is free once it is over, before the peer of one that has failed is told.
+/// The TLS configurations of `snapshot` for a connection, whose record is told of our side of it.
+pub(crate) fn tls_for<'a>(snapshot: &'a Snapshot, record: &mut ConnectionRecord) -> Result<&'a Tls, Failure> {
+    let tls = snapshot.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
+    record.local_id = Some(tls.local_id.clone());
+    record.local_certificate = Some(tls.local_certificate.clone());
+    Ok(tls)
+}
+
+/// Runs `handshake` on `tcp`. The permit is given back once it is over, before the peer of one that has failed is told.
 pub(crate) async fn shake_hands(
     shared: &Shared,
     tcp: &TcpStream,
     record: &mut ConnectionRecord,
-    place: Place<'_>,
+    permit: HandshakePermit<'_>,
     handshake: impl Future<Output = Result<Session, HandshakeFailure>>,
 ) -> Result<Session, Failure> {
     let start = Instant::now();
     let deadline = shared.settings.timeouts.handshake.duration();
     let result = timeout(deadline, handshake).await;
     let lap = Lap::since(start);
-    drop(place);
+    drop(permit);
     record.stages.handshake = Some(lap);
     let metrics = &shared.telemetry.metrics;
     match result {
@@ -38,7 +47,7 @@ pub(crate) async fn shake_hands(
         Ok(Err(failure)) => {
             metrics.handshake_failed(record.direction, failure.reason, lap.took);
             if failure.told_the_peer() {
-                socket::farewell(tcp).await;
+                socket::linger_close(tcp).await;
             }
             record.claimed_id = failure.claimed_id;
             record.peer_certificate = failure.certificate;

@@ -11,27 +11,29 @@ use sidegate_tls::{Role, Session, TUNNEL, verify_again};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::attempt::{Failure, attempt, canonical};
+use crate::attempt::{attempt, canonical};
 use crate::authorize::{authorize_client, authorize_plaintext};
 use crate::copy::Copier;
-use crate::course::not_reachable;
+use crate::course::{not_reachable, out_of_bounds};
 use crate::detect::{Detected, detect};
 use crate::dial::dial_app;
-use crate::handshake::{establish, shake_hands};
+use crate::failure::Failure;
+use crate::handshake::{establish, shake_hands, tls_for};
+use crate::handshake_permit::HandshakePermit;
 use crate::original_destination::{is_local, original_destination};
-use crate::places::{Place, Wait};
-use crate::registry::{Judged, Live};
-use crate::rejudge::admit;
+use crate::peer_channel::PeerChannel;
+use crate::permit_queue::PermitKind;
+use crate::reevaluate::admit;
+use crate::registry::{AdmissionBasis, ConnectionHandle};
 use crate::relay::{Broken, Side, Wire, relay};
-use crate::secure::Secure;
-use crate::settings::Port;
 use crate::shared::Shared;
-use crate::snapshot::Snapshot;
 use crate::socket;
-use crate::strangers::Stranger;
 use crate::tunnel::server::{self, First};
 use crate::tunnel::v1::{Open, Outcome};
 use crate::tunnel::{Tunnel, pool};
+use crate::unidentified::UnidentifiedGuard;
+use sidegate_control::Port;
+use sidegate_control::Snapshot;
 
 /// How an inbound connection's destination is known.
 #[derive(Debug, Clone, Copy)]
@@ -48,9 +50,9 @@ pub(crate) async fn inbound(shared: Arc<Shared>, accepted: Box<(TcpStream, Socke
     let (tcp, from, route) = *accepted;
     let mut arrival = Arrival::Accepted(tcp, route);
     loop {
-        let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+        let serve = async |shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle| {
             // Boxed: to let a connection in takes more room than one that is open for hours shall hold.
-            Box::pin(arrival.let_in(shared, record, live)).await?.carry(shared, live).await
+            Box::pin(arrival.let_in(shared, record, handle)).await?.carry(shared, handle).await
         };
         let Some(Some(client)) = attempt(shared.clone(), Direction::Inbound, from, serve).await else { return };
         arrival = match Box::pin(client.next(&shared, from)).await {
@@ -70,12 +72,12 @@ enum Arrival {
 
 impl Arrival {
     /// All of the connection but its relay.
-    async fn let_in(self, shared: &Shared, record: &mut ConnectionRecord, live: &Live) -> Result<Admitted, Failure> {
+    async fn let_in(self, shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle) -> Result<Admitted, Failure> {
         match self {
-            Self::Accepted(tcp, route) => let_in(shared, record, live, tcp, route).await,
+            Self::Accepted(tcp, route) => let_in(shared, record, handle, tcp, route).await,
             Self::Reopened(client, open) => {
                 record.tunnel = Some(TunnelUse::Reused);
-                reopen(shared, record, live, client, &open, None).await
+                reopen(shared, record, handle, client, &open, None).await
             }
         }
     }
@@ -84,7 +86,7 @@ impl Arrival {
 /// A client after its handshake, and where it wants to go.
 struct Client {
     tcp: TcpStream,
-    secure: Box<Secure>,
+    channel: Box<PeerChannel>,
     to: SocketAddr,
 }
 
@@ -93,13 +95,19 @@ enum Admitted {
     /// From a client to the application.
     Protected(Client, TcpStream),
     /// As it is, from the network to the application; what was read already.
-    Plaintext { tcp: TcpStream, app: TcpStream, first: Vec<u8>, _stranger: Option<Box<Stranger>> },
+    Plaintext { tcp: TcpStream, app: TcpStream, first: Vec<u8>, _stranger: Option<Box<UnidentifiedGuard>> },
     /// None yet: the session was made in advance.
     Waiting(Client),
 }
 
 /// All but the relay of a connection that arrives.
-async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp: TcpStream, route: Route) -> Result<Admitted, Failure> {
+async fn let_in(
+    shared: &Shared,
+    record: &mut ConnectionRecord,
+    handle: &ConnectionHandle,
+    tcp: TcpStream,
+    route: Route,
+) -> Result<Admitted, Failure> {
     let settings = &*shared.settings;
     let (to, reached_at) = match route {
         Route::To(address) => (address, canonical(tcp.local_addr().map_err(Failure::system)?)),
@@ -109,29 +117,29 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
         }
     };
     record.original_destination = Some(to);
-    live.heads_for(to);
+    handle.set_destination(to);
     // Before the snapshot: what is new after it is seen as new.
-    let renewal = *shared.renewals.borrow();
-    let snapshot = shared.snapshot.load_full();
+    let renewal = *shared.control.renewals.borrow();
+    let snapshot = shared.control.snapshot.load_full();
     record.generation = snapshot.generation;
     let index = settings.port_index(to.port());
     let port = &settings.ports[index];
-    let stranger = shared.registry.find(live.key()).map(|live| shared.limits.strangers.enter(live)).transpose()?.map(Box::new);
+    let guard = shared.registry.find(handle.key()).map(|handle| shared.limits.unidentified.enter(handle)).transpose()?.map(Box::new);
     match port.mode {
         Mode::Strict => {
             said_something(shared, &tcp, record).await?;
-            live.touch(Instant::now());
-            let session = handshake(shared, &snapshot, index, &tcp, &[], record, live).await?;
-            drop(stranger);
-            let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
-            client.established(shared, &snapshot, (reached_at, renewal), None, record, live).await
+            handle.touch(Instant::now());
+            let session = handshake(shared, &snapshot, index, &tcp, &[], record, handle).await?;
+            drop(guard);
+            let client = Client { tcp, channel: Box::new(PeerChannel::plain(session)), to };
+            client.established(shared, &snapshot, (reached_at, renewal), None, record, handle).await
         }
-        Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, live, stranger).await,
+        Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, handle, guard).await,
         Mode::Plaintext => {
             authorize_plaintext(&snapshot, port.mode, to, record)?;
             let app = dial_app(to, settings, record).await?;
-            plaintext(shared, port, record, live)?;
-            Ok(Admitted::Plaintext { tcp, app, first: Vec::new(), _stranger: stranger })
+            plaintext(shared, port, record, handle)?;
+            Ok(Admitted::Plaintext { tcp, app, first: Vec::new(), _stranger: guard })
         }
     }
 }
@@ -139,7 +147,7 @@ async fn let_in(shared: &Shared, record: &mut ConnectionRecord, live: &Live, tcp
 /// The original destination, if it is an address of this pod and none of sidegate's own ports.
 fn own_address(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> {
     let (_, to) = original_destination(tcp)?;
-    if let Some(detail) = shared.settings.out_of_bounds(Direction::Inbound, to) {
+    if let Some(detail) = out_of_bounds(&shared.settings, Direction::Inbound, to) {
         return Err(Failure::with(Reason::OwnPort, detail));
     }
     if !is_local(to.ip())? {
@@ -169,10 +177,10 @@ async fn handshake(
     tcp: &TcpStream,
     first: &[u8],
     record: &mut ConnectionRecord,
-    live: &Live,
+    handle: &ConnectionHandle,
 ) -> Result<Session, Failure> {
-    let tls = snapshot.tls_for(record)?;
-    let place = Place::take(shared, Wait::InboundHandshake, live, record.downstream.ip()).await?;
+    let tls = tls_for(snapshot, record)?;
+    let place = HandshakePermit::take(shared, PermitKind::InboundHandshake, handle, record.downstream.ip()).await?;
     shake_hands(shared, tcp, record, place, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
 }
 
@@ -183,32 +191,32 @@ async fn permissive(
     tcp: TcpStream,
     (to, reached_at): (SocketAddr, SocketAddr),
     record: &mut ConnectionRecord,
-    live: &Live,
-    stranger: Option<Box<Stranger>>,
+    handle: &ConnectionHandle,
+    guard: Option<Box<UnidentifiedGuard>>,
 ) -> Result<Admitted, Failure> {
     let settings = &*shared.settings;
     let port = &settings.ports[index];
-    let place = Place::take(shared, Wait::Detection, live, record.downstream.ip()).await?;
+    let place = HandshakePermit::take(shared, PermitKind::Detection, handle, record.downstream.ip()).await?;
     let app = dial_app(to, settings, record).await?;
     let start = Instant::now();
     let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
     record.stages.detect = Some(Lap::since(start));
     drop(place);
     // The wait may have been long: what counts is what holds now.
-    let renewal = *shared.renewals.borrow();
-    let snapshot = &shared.snapshot.load_full();
+    let renewal = *shared.control.renewals.borrow();
+    let snapshot = &shared.control.snapshot.load_full();
     record.generation = snapshot.generation;
     match detected? {
         Detected::Tls(first) => {
-            let session = handshake(shared, snapshot, index, &tcp, &first, record, live).await?;
-            drop(stranger);
-            let client = Client { tcp, secure: Box::new(Secure::plain(session)), to };
-            client.established(shared, snapshot, (reached_at, renewal), Some(app), record, live).await
+            let session = handshake(shared, snapshot, index, &tcp, &first, record, handle).await?;
+            drop(guard);
+            let client = Client { tcp, channel: Box::new(PeerChannel::plain(session)), to };
+            client.established(shared, snapshot, (reached_at, renewal), Some(app), record, handle).await
         }
         Detected::Plaintext(first) => {
             authorize_plaintext(snapshot, port.mode, to, record)?;
-            plaintext(shared, port, record, live)?;
-            Ok(Admitted::Plaintext { tcp, app, first, _stranger: stranger })
+            plaintext(shared, port, record, handle)?;
+            Ok(Admitted::Plaintext { tcp, app, first, _stranger: guard })
         }
     }
 }
@@ -216,12 +224,13 @@ async fn permissive(
 impl Client {
     /// Waits for the next connection. None at the end of the session.
     async fn next(mut self, shared: &Arc<Shared>, from: SocketAddr) -> Option<Arrival> {
-        let open = server::next(shared, &self.tcp, &mut self.secure).await?;
+        let open = server::next(shared, &self.tcp, &mut self.channel).await?;
         // Before the attempt, so that the client hears of it and tries elsewhere.
         if shared.is_full(Direction::Inbound) {
-            let _ = server::decline(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(Reason::ConnectionLimit));
-            socket::farewell(&self.tcp).await;
-            let full = async |_: &Shared, _: &mut ConnectionRecord, _: &Live| Err::<(), _>(Failure::new(Reason::ConnectionLimit));
+            let _ = server::decline(&self.tcp, &mut self.channel, Outcome::NotOpened, Some(Reason::ConnectionLimit));
+            socket::linger_close(&self.tcp).await;
+            let full =
+                async |_: &Shared, _: &mut ConnectionRecord, _: &ConnectionHandle| Err::<(), _>(Failure::new(Reason::ConnectionLimit));
             attempt(shared.clone(), Direction::Inbound, from, full).await;
             return None;
         }
@@ -236,25 +245,25 @@ impl Client {
         (reached_at, renewal): (SocketAddr, u64),
         app: Option<TcpStream>,
         record: &mut ConnectionRecord,
-        live: &Live,
+        handle: &ConnectionHandle,
     ) -> Result<Admitted, Failure> {
-        if self.secure.session.facts.alpn.as_deref() != Some(TUNNEL) {
-            let app = self.admit(shared, snapshot, app, record, live).await?;
+        if self.channel.session.facts.alpn.as_deref() != Some(TUNNEL) {
+            let app = self.admit(shared, snapshot, app, record, handle).await?;
             return Ok(Admitted::Protected(self, app));
         }
-        let tunnel = self.secure.tunnel.insert(Tunnel::new(reached_at, renewal));
+        let tunnel = self.channel.tunnel.insert(Tunnel::new(reached_at, renewal));
         tunnel.reusable = shared.settings.keeps_tunnels();
         record.tunnel = Some(TunnelUse::New);
         let deadline = shared.settings.timeouts.handshake.duration();
-        match timeout(deadline, server::first(&self.tcp, &mut self.secure)).await {
-            Ok(Ok(First::Open(open))) if renewal == *shared.renewals.borrow() => {
-                self.opened(shared, snapshot, &open, app, record, live).await
+        match timeout(deadline, server::first(&self.tcp, &mut self.channel)).await {
+            Ok(Ok(First::Open(open))) if renewal == *shared.control.renewals.borrow() => {
+                self.opened(shared, snapshot, &open, app, record, handle).await
             }
-            // Identity or policy has changed since the handshake: the connection is judged by what holds now.
-            Ok(Ok(First::Open(open))) => reopen(shared, record, live, self, &open, app).await,
+            // Identity or policy has changed since the handshake: the connection is verified and authorized by what holds now.
+            Ok(Ok(First::Open(open))) => reopen(shared, record, handle, self, &open, app).await,
             Ok(Ok(First::Warm)) => {
                 // Nobody may keep a place here who may not use it.
-                authorize_client(snapshot, shared.settings.mode_of(self.to.port()), &self.secure.session, self.to, record)?;
+                authorize_client(snapshot, shared.settings.mode_of(self.to.port()), &self.channel.session, self.to, record)?;
                 record.reason = Reason::Prepared;
                 // On a permissive port it was dialled for a client that turns out to have nothing to say yet.
                 app.iter().for_each(socket::end_in_order);
@@ -273,17 +282,17 @@ impl Client {
         open: &Open,
         app: Option<TcpStream>,
         record: &mut ConnectionRecord,
-        live: &Live,
+        handle: &ConnectionHandle,
     ) -> Result<Admitted, Failure> {
-        if let Some(tunnel) = &mut self.secure.tunnel {
+        if let Some(tunnel) = &mut self.channel.tunnel {
             tunnel.begin();
         }
-        let app = match server::adopt(shared, live, record, open) {
-            Ok(()) => self.admit(shared, snapshot, app, record, live).await,
+        let app = match server::adopt(shared, handle, record, open) {
+            Ok(()) => self.admit(shared, snapshot, app, record, handle).await,
             Err(failure) => Err(failure),
         };
         match app {
-            Ok(app) => match server::accept(&mut self.secure) {
+            Ok(app) => match server::accept(&mut self.channel) {
                 Ok(()) => Ok(Admitted::Protected(self, app)),
                 Err(error) => Err(self.broken(Broken::By(Side::Downstream, error))),
             },
@@ -293,14 +302,14 @@ impl Client {
 
     /// Tells the peer's sidecar that its connection is refused, and why.
     async fn refused(mut self, failure: Failure) -> Result<Admitted, Failure> {
-        server::refuse(&self.tcp, &mut self.secure, failure.reason).await;
+        server::refuse(&self.tcp, &mut self.channel, failure.reason).await;
         Err(failure)
     }
 
     /// Tells the peer's sidecar that nothing was opened on this session, so that it tries a new one.
     async fn sent_elsewhere(mut self, failure: Failure) -> Result<Admitted, Failure> {
-        let _ = server::decline(&self.tcp, &mut self.secure, Outcome::NotOpened, Some(failure.reason));
-        socket::farewell(&self.tcp).await;
+        let _ = server::decline(&self.tcp, &mut self.channel, Outcome::NotOpened, Some(failure.reason));
+        socket::linger_close(&self.tcp).await;
         Err(failure)
     }
 
@@ -311,11 +320,11 @@ impl Client {
         snapshot: &Snapshot,
         app: Option<TcpStream>,
         record: &mut ConnectionRecord,
-        live: &Live,
+        handle: &ConnectionHandle,
     ) -> Result<TcpStream, Failure> {
-        authorize_client(snapshot, shared.settings.mode_of(self.to.port()), &self.secure.session, self.to, record)?;
-        let session = &self.secure.session;
-        admit(shared, live, record, Judged::Client { peer: session.peer.clone(), facts: session.facts.clone() })?;
+        authorize_client(snapshot, shared.settings.mode_of(self.to.port()), &self.channel.session, self.to, record)?;
+        let session = &self.channel.session;
+        admit(shared, handle, record, AdmissionBasis::Client { peer: session.peer.clone(), facts: session.facts.clone() })?;
         match app {
             Some(app) => Ok(app),
             None => dial_app(self.to, &shared.settings, record).await,
@@ -323,36 +332,36 @@ impl Client {
     }
 
     fn broken(&mut self, broken: Broken) -> Failure {
-        broken.failure(Direction::Inbound, Some((Side::Downstream, &mut self.secure, &self.tcp)), 0)
+        broken.failure(Direction::Inbound, Some((Side::Downstream, &mut self.channel, &self.tcp)), 0)
     }
 }
 
-/// A connection that comes on a session which has had others, or waited for one: identity and policy are judged afresh.
+/// A connection that comes on a session which has had others, or waited for one: its identity is verified and policy asked again.
 async fn reopen(
     shared: &Shared,
     record: &mut ConnectionRecord,
-    live: &Live,
+    handle: &ConnectionHandle,
     client: Client,
     open: &Open,
     app: Option<TcpStream>,
 ) -> Result<Admitted, Failure> {
-    let snapshot = shared.snapshot.load_full();
+    let snapshot = shared.control.snapshot.load_full();
     record.generation = snapshot.generation;
     record.original_destination = Some(client.to);
-    live.heads_for(client.to);
-    let tls = match snapshot.tls_for(record) {
+    handle.set_destination(client.to);
+    let tls = match tls_for(&snapshot, record) {
         Ok(tls) => tls,
         Err(failure) => return client.sent_elsewhere(failure).await,
     };
     let start = Instant::now();
-    let judged = verify_again(&client.secure.session.peer, Role::Client, tls.context.trust(), unix_now());
+    let verified = verify_again(&client.channel.session.peer, Role::Client, tls.context.trust(), unix_now());
     record.stages.verify = Some(Lap::since(start));
-    match judged {
+    match verified {
         Ok(revocation) => {
-            establish(record, &client.secure.session);
+            establish(record, &client.channel.session);
             shared.telemetry.metrics.revocation(revocation);
             record.revocation = Some(revocation);
-            client.opened(shared, &snapshot, open, app, record, live).await
+            client.opened(shared, &snapshot, open, app, record, handle).await
         }
         Err(refused) => {
             // It may have been verified in its handshake, by what held then.
@@ -370,9 +379,9 @@ async fn reopen(
 }
 
 /// Says of a connection that it is not protected on the network.
-fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: &Live) -> Result<(), Failure> {
+fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, handle: &ConnectionHandle) -> Result<(), Failure> {
     record.transport = Some(Transport::Plaintext);
-    admit(shared, live, record, Judged::Plaintext)?;
+    admit(shared, handle, record, AdmissionBasis::Plaintext)?;
     shared.telemetry.metrics.plaintext(Direction::Inbound);
     // On a port of mode plaintext nothing else is expected: the start has said so.
     if port.mode == Mode::Permissive {
@@ -389,15 +398,15 @@ fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, live: 
 
 impl Admitted {
     /// Relays to the end. What is left can be used for the next connection.
-    async fn carry(mut self, shared: &Shared, live: &Live) -> Result<Option<Client>, Failure> {
+    async fn carry(mut self, shared: &Shared, handle: &ConnectionHandle) -> Result<Option<Client>, Failure> {
         let (tcp, app, wire) = match &mut self {
             Self::Waiting(_) => return Box::pin(self.end(Ok(()))).await,
-            Self::Protected(client, app) => (&client.tcp, &*app, Wire::Secure(Side::Downstream, &mut client.secure)),
+            Self::Protected(client, app) => (&client.tcp, &*app, Wire::PeerChannel(Side::Downstream, &mut client.channel)),
             Self::Plaintext { tcp, app, first, .. } => {
                 (&*tcp, &*app, Wire::Plain(Box::new([Copier::starting_with(std::mem::take(first)), Copier::default()])))
             }
         };
-        let result = relay(tcp, app, wire, &[], &shared.settings.timeouts, live).await;
+        let result = relay(tcp, app, wire, &[], &shared.settings.timeouts, handle).await;
         // Boxed: what is only for the end is no burden of those who are open.
         Box::pin(self.end(result)).await
     }
@@ -411,7 +420,7 @@ impl Admitted {
                 let told = broken.is_told(Side::Downstream);
                 let failure = client.broken(broken);
                 if told {
-                    client.secure.farewell(&client.tcp).await;
+                    client.channel.linger_close(&client.tcp).await;
                 }
                 Err(failure)
             }
@@ -423,10 +432,10 @@ impl Admitted {
             }
             (Self::Protected(mut client, app), Ok(())) => {
                 socket::end_in_order(&app);
-                if client.secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.reusable && !tunnel.going) {
+                if client.channel.tunnel.as_ref().is_some_and(|tunnel| tunnel.reusable && !tunnel.going) {
                     return Ok(Some(client));
                 }
-                pool::close(&client.tcp, &mut client.secure);
+                pool::close(&client.tcp, &mut client.channel);
                 Ok(None)
             }
             (Self::Waiting(client), Ok(())) => Ok(Some(client)),

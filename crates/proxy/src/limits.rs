@@ -1,16 +1,15 @@
 //! Bounds on what connections use.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use sidegate_core::{Direction, event};
+use sidegate_core::event;
 
-use crate::places::{Places, Wait};
-use crate::settings::Settings;
-use crate::shared::Shared;
-use crate::strangers::Strangers;
+use crate::permit_queue::{PermitKind, PermitQueue};
+use crate::unidentified::Unidentified;
+use sidegate_control::Settings;
 
 /// Descriptors that are not for connections: listeners, epoll, the Workload API, 64 connections of the admin port and 16 of its
 /// socket, collectors, files.
@@ -93,12 +92,12 @@ pub(crate) struct Limits {
     /// Open connections in each direction.
     pub(crate) connections: usize,
     /// Inbound connections without an identity.
-    pub(crate) strangers: Arc<Strangers>,
+    pub(crate) unidentified: Arc<Unidentified>,
     /// By [`Wait`].
-    pub(crate) places: [Places; 3],
+    pub(crate) places: [PermitQueue; 3],
     /// Sessions in each direction that wait for a connection.
-    idle: [AtomicU32; 2],
-    most_idle: u32,
+    pub(crate) idle: [AtomicU32; 2],
+    pub(crate) most_idle: u32,
 }
 
 impl Limits {
@@ -118,36 +117,12 @@ impl Limits {
         let unidentified = settings.limits.unidentified.map_or(connections / 2, |most| usize::try_from(most).unwrap_or(usize::MAX));
         Self {
             connections,
-            strangers: Strangers::new(unidentified.clamp(1, connections)),
-            places: [Wait::InboundHandshake, Wait::OutboundHandshake, Wait::Detection]
-                .map(|wait| Places::new(settings.limits.handshakes, wait)),
+            unidentified: Unidentified::new(unidentified.clamp(1, connections)),
+            places: [PermitKind::InboundHandshake, PermitKind::OutboundHandshake, PermitKind::Detection]
+                .map(|wait| PermitQueue::new(settings.limits.handshakes, wait)),
             idle: Default::default(),
             most_idle: settings.limits.idle_tunnels,
         }
-    }
-}
-
-/// A place among the sessions that wait for a connection. Dropping it frees the place.
-pub(crate) struct IdlePlace {
-    shared: Arc<Shared>,
-    direction: Direction,
-}
-
-impl IdlePlace {
-    /// None if there is none left.
-    pub(crate) fn take(shared: &Arc<Shared>, direction: Direction) -> Option<Self> {
-        let limits = &shared.limits;
-        let free = |n| (n < limits.most_idle).then_some(n + 1);
-        limits.idle[direction as usize].fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
-        shared.telemetry.metrics.idle_tunnels(direction).inc();
-        Some(Self { shared: shared.clone(), direction })
-    }
-}
-
-impl Drop for IdlePlace {
-    fn drop(&mut self) {
-        self.shared.limits.idle[self.direction as usize].fetch_sub(1, Ordering::Relaxed);
-        self.shared.telemetry.metrics.idle_tunnels(self.direction).dec();
     }
 }
 

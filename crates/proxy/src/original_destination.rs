@@ -7,7 +7,8 @@ use sidegate_core::Reason;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::attempt::{Failure, canonical};
+use crate::attempt::canonical;
+use crate::failure::Failure;
 
 /// The socket's own address, and the one before redirection, which the kernel knows (`SO_ORIGINAL_DST`). On a dual-stack socket
 /// an IPv4 connection has an IPv4-mapped address, and its original destination is known to the IPv4 side only.

@@ -12,25 +12,27 @@ use sidegate_identity::unix_now;
 use sidegate_tls::{Role, ServerName, Session, TUNNEL, verify_again};
 use tokio::net::TcpStream;
 
-use crate::attempt::{Failure, attempt};
+use crate::attempt::attempt;
 use crate::authorize::authorize_server;
-use crate::clients;
-use crate::course::Towards;
+use crate::course::{Towards, out_of_bounds, towards};
 use crate::dial::{dial_in_advance, dial_peer};
-use crate::handshake::{establish, shake_hands};
-use crate::limits::IdlePlace;
+use crate::failure::Failure;
+use crate::handshake::{establish, shake_hands, tls_for};
+use crate::handshake_cache;
+use crate::handshake_permit::HandshakePermit;
+use crate::idle_permit::IdlePermit;
 use crate::original_destination::original_destination;
 use crate::own_dials::OwnDial;
-use crate::places::{Place, Wait};
-use crate::registry::{Judged, Live};
-use crate::rejudge::admit;
+use crate::peer_channel::{ChannelError, PeerChannel};
+use crate::permit_queue::PermitKind;
+use crate::reevaluate::admit;
+use crate::registry::{AdmissionBasis, ConnectionHandle};
 use crate::relay::{Broken, Side, Wire, relay};
-use crate::secure::{Secure, SecureError};
-use crate::settings::Destination;
 use crate::shared::Shared;
-use crate::snapshot::{Snapshot, Tls};
 use crate::socket;
 use crate::tunnel::{Tunnel, pool};
+use sidegate_control::Destination;
+use sidegate_control::{Snapshot, Tls};
 
 /// How an outbound connection's destination is known.
 #[derive(Debug, Clone)]
@@ -45,14 +47,14 @@ pub(crate) enum Route {
 /// room of its arguments to its end.
 pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, SocketAddr, Route)>) {
     let (tcp, from, route) = *accepted;
-    let serve = async |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
+    let serve = async |shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle| {
         // What was read of the application and has to be sent again.
         let mut first = Vec::new();
         let mut waiting = true;
         loop {
             // Boxed: to reach a peer takes more room than a connection that is open for hours shall hold.
-            let reached = Box::pin(reach(shared, record, live, &tcp, &route, waiting)).await?;
-            match reached.carry(shared, live, &tcp, &first).await? {
+            let reached = Box::pin(reach(shared, record, handle, &tcp, &route, waiting)).await?;
+            match reached.carry(shared, handle, &tcp, &first).await? {
                 Carried::Done(done) => return Ok(done),
                 Carried::NotOpened(kept) => {
                     // That peer was not reached.
@@ -64,8 +66,8 @@ pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, Sock
             }
         }
     };
-    if let Some(Some(Done { key, tcp, secure })) = attempt(shared.clone(), Direction::Outbound, from, serve).await {
-        pool::keep(&shared, key, tcp, secure);
+    if let Some(Some(Done { key, tcp, channel })) = attempt(shared.clone(), Direction::Outbound, from, serve).await {
+        pool::keep(&shared, key, tcp, channel);
     }
 }
 
@@ -73,15 +75,15 @@ pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, Sock
 async fn reach(
     shared: &Shared,
     record: &mut ConnectionRecord,
-    live: &Live,
+    handle: &ConnectionHandle,
     tcp: &TcpStream,
     route: &Route,
     waiting: bool,
 ) -> Result<Reached, Failure> {
     let settings = &*shared.settings;
     // Before the snapshot: what is new after it is seen as new.
-    let renewal = *shared.renewals.borrow();
-    let snapshot = shared.snapshot.load_full();
+    let renewal = *shared.control.renewals.borrow();
+    let snapshot = shared.control.snapshot.load_full();
     record.generation = snapshot.generation;
     let (named, redirected);
     let (candidates, index) = match route {
@@ -92,11 +94,11 @@ async fn reach(
         Route::Redirected => {
             redirected = not_ourselves(shared, tcp, record.downstream)?;
             record.original_destination = Some(redirected);
-            live.heads_for(redirected);
-            match settings.towards(redirected, &snapshot.resolved) {
+            handle.set_destination(redirected);
+            match towards(settings, redirected, &snapshot.resolved) {
                 Towards::Destination(index) => (std::slice::from_ref(&redirected), index),
                 outside => {
-                    let (peer, own) = not_in_mesh(shared, outside, redirected, record, live).await?;
+                    let (peer, own) = not_in_mesh(shared, outside, redirected, record, handle).await?;
                     return Ok(Reached::Plaintext { peer, _own: own });
                 }
             }
@@ -104,12 +106,12 @@ async fn reach(
     };
     let destination = &settings.destinations[index];
     record.destination = Some(destination.name.clone());
-    let tls = snapshot.tls_for(record)?;
-    let mut outbound = Outbound { shared, destination, index, snapshot: &snapshot, tls, renewal, record, live };
+    let tls = tls_for(&snapshot, record)?;
+    let mut outbound = Outbound { shared, destination, index, snapshot: &snapshot, tls, renewal, record, handle };
     if waiting && destination.tunnel == TunnelMode::Auto {
         for to in candidates {
-            let Some((peer, secure)) = pool::take(shared, (index, *to)) else { continue };
-            if let Some(reached) = outbound.on_waiting_session(*to, peer, secure)? {
+            let Some((peer, channel)) = pool::take(shared, (index, *to)) else { continue };
+            if let Some(reached) = outbound.on_waiting_session(*to, peer, channel)? {
                 return Ok(reached);
             }
         }
@@ -120,7 +122,7 @@ async fn reach(
 /// A peer, reached and authorized.
 enum Reached {
     /// By a session; whether that may be kept afterwards.
-    Protected { key: pool::Key, peer: TcpStream, secure: Box<Secure>, keep: bool },
+    Protected { key: pool::Key, peer: TcpStream, channel: Box<PeerChannel>, keep: bool },
     /// Out of the mesh. Nothing proves that it is not ourselves, so it counts as our own dial to its end.
     Plaintext { _own: Option<OwnDial>, peer: TcpStream },
 }
@@ -135,26 +137,32 @@ enum Carried {
 
 impl Reached {
     /// Relays to the end.
-    async fn carry(mut self, shared: &Shared, live: &Live, tcp: &TcpStream, first: &[u8]) -> Result<Carried, Failure> {
+    async fn carry(mut self, shared: &Shared, handle: &ConnectionHandle, tcp: &TcpStream, first: &[u8]) -> Result<Carried, Failure> {
         let (peer, wire) = match &mut self {
-            Self::Protected { peer, secure, .. } => (&*peer, Wire::Secure(Side::Upstream, secure)),
+            Self::Protected { peer, channel, .. } => (&*peer, Wire::PeerChannel(Side::Upstream, channel)),
             Self::Plaintext { peer, .. } => (&*peer, Wire::Plain(Box::default())),
         };
-        let result = relay(tcp, peer, wire, first, &shared.settings.timeouts, live).await;
+        let result = relay(tcp, peer, wire, first, &shared.settings.timeouts, handle).await;
         // Boxed: what is only for the end is no burden of those who are open.
-        Box::pin(self.end(shared, live, tcp, result)).await
+        Box::pin(self.end(shared, handle, tcp, result)).await
     }
 
     /// Ends what the relay has left.
-    async fn end(self, shared: &Shared, live: &Live, tcp: &TcpStream, result: Result<(), Broken>) -> Result<Carried, Failure> {
-        let bytes_down = live.bytes_down.load(Ordering::Relaxed);
+    async fn end(
+        self,
+        shared: &Shared,
+        handle: &ConnectionHandle,
+        tcp: &TcpStream,
+        result: Result<(), Broken>,
+    ) -> Result<Carried, Failure> {
+        let bytes_down = handle.bytes_down.load(Ordering::Relaxed);
         match (self, result) {
-            (Self::Protected { key, peer, mut secure, keep }, Ok(())) => {
+            (Self::Protected { key, peer, mut channel, keep }, Ok(())) => {
                 socket::end_in_order(tcp);
-                if keep && secure.tunnel.is_some() {
-                    return Ok(Carried::Done(Some(Done { key, tcp: peer, secure })));
+                if keep && channel.tunnel.is_some() {
+                    return Ok(Carried::Done(Some(Done { key, tcp: peer, channel })));
                 }
-                pool::close(&peer, &mut secure);
+                pool::close(&peer, &mut channel);
                 socket::close(peer, shared.settings.timeouts.half_open.duration()).await;
                 Ok(Carried::Done(None))
             }
@@ -164,19 +172,19 @@ impl Reached {
                 socket::close(peer, shared.settings.timeouts.half_open.duration()).await;
                 Ok(Carried::Done(None))
             }
-            (Self::Protected { peer, mut secure, .. }, Err(broken)) => {
+            (Self::Protected { peer, mut channel, .. }, Err(broken)) => {
                 // A reset may have been noticed before what the peer's sidecar has said.
-                let broken = broken.with_last_words(Side::Upstream, &mut secure, &peer);
-                if let Broken::By(Side::Upstream, SecureError::NotOpened) = broken
-                    && let Some(kept) = secure.take_kept()
+                let broken = broken.with_last_words(Side::Upstream, &mut channel, &peer);
+                if let Broken::By(Side::Upstream, ChannelError::NotOpened) = broken
+                    && let Some(kept) = channel.take_kept()
                 {
-                    pool::close(&peer, &mut secure);
+                    pool::close(&peer, &mut channel);
                     return Ok(Carried::NotOpened(kept));
                 }
                 let told = broken.is_told(Side::Upstream);
-                let failure = broken.failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), bytes_down);
+                let failure = broken.failure(Direction::Outbound, Some((Side::Upstream, &mut channel, &peer)), bytes_down);
                 if told {
-                    secure.farewell(&peer).await;
+                    channel.linger_close(&peer).await;
                 }
                 Err(failure)
             }
@@ -187,7 +195,7 @@ impl Reached {
 
 /// Makes a session in advance, to a server whose last session could be used again. Whether there is one now.
 pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
-    let Some(place) = IdlePlace::take(shared, Direction::Outbound) else { return false };
+    let Some(place) = IdlePermit::take(shared, Direction::Outbound) else { return false };
     let (index, to) = key;
     // Before there is a connection nothing can go on record: nobody has asked for this one.
     let start = Instant::now();
@@ -199,35 +207,35 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
         }
     };
     let dial = Lap::since(start);
-    let serve = async move |shared: &Shared, record: &mut ConnectionRecord, live: &Live| {
-        let renewal = *shared.renewals.borrow();
-        let snapshot = shared.snapshot.load_full();
+    let serve = async move |shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle| {
+        let renewal = *shared.control.renewals.borrow();
+        let snapshot = shared.control.snapshot.load_full();
         record.generation = snapshot.generation;
         record.stages.dial = Some(dial);
         let settings = &*shared.settings;
         let destination = &settings.destinations[index];
         record.destination = Some(destination.name.clone());
         record.original_destination = Some(to);
-        let tls = snapshot.tls_for(record)?;
-        let place = Place::take(shared, Wait::OutboundHandshake, live, to.ip()).await?;
-        live.heads_for(to);
+        let tls = tls_for(&snapshot, record)?;
+        let place = HandshakePermit::take(shared, PermitKind::OutboundHandshake, handle, to.ip()).await?;
+        handle.set_destination(to);
         let session = shake(shared, tls, destination, key, (&tcp, place), record, true).await?;
         drop(own);
-        let mut secure = Box::new(Secure::plain(session));
-        authorize_server(&snapshot, destination, tls, &secure.session, record)?;
-        if secure.session.facts.alpn.as_deref() != Some(TUNNEL) {
+        let mut channel = Box::new(PeerChannel::plain(session));
+        authorize_server(&snapshot, destination, tls, &channel.session, record)?;
+        if channel.session.facts.alpn.as_deref() != Some(TUNNEL) {
             return Err(Failure::new(Reason::NoCommonAlpn));
         }
         record.tunnel = Some(TunnelUse::New);
         record.reason = Reason::Prepared;
-        secure.warm(to, renewal, &tcp).await.map_err(|error| {
-            Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &tcp)), 0)
+        channel.warm(to, renewal, &tcp).await.map_err(|error| {
+            Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut channel, &tcp)), 0)
         })?;
-        Ok(Done { key, tcp, secure })
+        Ok(Done { key, tcp, channel })
     };
     // Nobody has connected to us but we ourselves.
-    let Some(Done { key, tcp, secure }) = attempt(shared.clone(), Direction::Outbound, downstream, serve).await else { return false };
-    pool::keep_at(shared, place, key, tcp, secure);
+    let Some(Done { key, tcp, channel }) = attempt(shared.clone(), Direction::Outbound, downstream, serve).await else { return false };
+    pool::keep_at(shared, place, key, tcp, channel);
     true
 }
 
@@ -235,7 +243,7 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
 struct Done {
     key: pool::Key,
     tcp: TcpStream,
-    secure: Box<Secure>,
+    channel: Box<PeerChannel>,
 }
 
 /// Shakes hands with a server, offering it a tunnel or not.
@@ -244,13 +252,13 @@ async fn shake(
     tls: &Tls,
     destination: &Destination,
     (index, to): pool::Key,
-    (peer, place): (&TcpStream, Place<'_>),
+    (peer, place): (&TcpStream, HandshakePermit<'_>),
     record: &mut ConnectionRecord,
     tunnel: bool,
 ) -> Result<Session, Failure> {
     // An address as name makes rustls send no server name.
     let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
-    let choice = clients::choice(tls, destination, index, to, tunnel);
+    let choice = handshake_cache::choice(tls, destination, index, to, tunnel);
     shake_hands(shared, peer, record, place, sidegate_tls::connect(peer, &choice, name)).await
 }
 
@@ -264,44 +272,44 @@ struct Outbound<'a> {
     /// The count of renewals that `tls` is of.
     renewal: u64,
     record: &'a mut ConnectionRecord,
-    live: &'a Live,
+    handle: &'a ConnectionHandle,
 }
 
 impl Outbound<'_> {
     /// On a session that has waited. None if it does not lead to who is expected any more; a new one may.
-    fn on_waiting_session(&mut self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Option<Reached>, Failure> {
+    fn on_waiting_session(&mut self, to: SocketAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Option<Reached>, Failure> {
         self.record.original_destination = Some(to);
-        // Identity is judged afresh.
-        let judged = verify_again(&secure.session.peer, Role::Server, self.tls.context.trust(), unix_now());
-        if judged.is_err() || authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record).is_err() {
-            pool::close(&peer, &mut secure);
+        // Identity is verified again.
+        let verified = verify_again(&channel.session.peer, Role::Server, self.tls.context.trust(), unix_now());
+        if verified.is_err() || authorize_server(self.snapshot, self.destination, self.tls, &channel.session, self.record).is_err() {
+            pool::close(&peer, &mut channel);
             return Ok(None);
         }
-        establish(self.record, &secure.session);
-        if let Ok(revocation) = judged {
+        establish(self.record, &channel.session);
+        if let Ok(revocation) = verified {
             self.shared.telemetry.metrics.revocation(revocation);
             self.record.revocation = Some(revocation);
         }
         self.record.tunnel = Some(TunnelUse::Reused);
-        if secure.open(self.record, true).is_err() {
+        if channel.open(self.record, true).is_err() {
             return Ok(None);
         }
-        self.reached(to, peer, secure).map(Some)
+        self.reached(to, peer, channel).map(Some)
     }
 
     /// Dials the first of `candidates` that answers, and shakes hands.
     async fn on_new_session(mut self, candidates: &[SocketAddr]) -> Result<Reached, Failure> {
         // For all that waits on the server: a burst waits here, not in its queue.
         let first = candidates.first().map_or(self.record.downstream, |first| *first);
-        let place = Place::take(self.shared, Wait::OutboundHandshake, self.live, first.ip()).await?;
+        let place = HandshakePermit::take(self.shared, PermitKind::OutboundHandshake, self.handle, first.ip()).await?;
         let (mut peer, mut own, to) = dial_one(candidates, self.shared, self.record).await?;
-        self.live.heads_for(to);
-        let tunnel = self.destination.tunnel != TunnelMode::Off && clients::may_take_tunnels(to);
+        self.handle.set_destination(to);
+        let tunnel = self.destination.tunnel != TunnelMode::Off && handshake_cache::may_take_tunnels(to);
         let session = match self.shake(&peer, to, place, tunnel).await {
             // A server that ends the handshake because of an ALPN that it does not know.
             Err(failure) if tunnel && failure.reason == Reason::NoCommonAlpn => {
-                clients::refuses_tunnels(to);
-                let place = Place::take(self.shared, Wait::OutboundHandshake, self.live, to.ip()).await?;
+                handshake_cache::refuses_tunnels(to);
+                let place = HandshakePermit::take(self.shared, PermitKind::OutboundHandshake, self.handle, to.ip()).await?;
                 (peer, own) = dial_peer(to, self.shared, self.record).await?;
                 self.shake(&peer, to, place, false).await?
             }
@@ -309,36 +317,36 @@ impl Outbound<'_> {
         };
         // The peer has proved to be another.
         drop(own);
-        let mut secure = Box::new(Secure::plain(session));
-        if let Err(failure) = authorize_server(self.snapshot, self.destination, self.tls, &secure.session, self.record) {
-            secure.session.reject(&peer);
-            socket::farewell(&peer).await;
+        let mut channel = Box::new(PeerChannel::plain(session));
+        if let Err(failure) = authorize_server(self.snapshot, self.destination, self.tls, &channel.session, self.record) {
+            channel.session.reject(&peer);
+            socket::linger_close(&peer).await;
             return Err(failure);
         }
-        if secure.session.facts.alpn.as_deref() == Some(TUNNEL) {
+        if channel.session.facts.alpn.as_deref() == Some(TUNNEL) {
             self.record.tunnel = Some(TunnelUse::New);
-            secure.tunnel = Some(Tunnel::new(to, self.renewal));
+            channel.tunnel = Some(Tunnel::new(to, self.renewal));
             // Nothing is kept to be tried again: where a new session does not lead, another would not either.
-            if let Err(error) = secure.open(self.record, false) {
-                return Err(Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut secure, &peer)), 0));
+            if let Err(error) = channel.open(self.record, false) {
+                return Err(Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut channel, &peer)), 0));
             }
         }
-        self.reached(to, peer, secure)
+        self.reached(to, peer, channel)
     }
 
-    async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, place: Place<'_>, tunnel: bool) -> Result<Session, Failure> {
+    async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, place: HandshakePermit<'_>, tunnel: bool) -> Result<Session, Failure> {
         shake(self.shared, self.tls, self.destination, (self.index, to), (peer, place), self.record, tunnel).await
     }
 
-    fn reached(&self, to: SocketAddr, peer: TcpStream, mut secure: Box<Secure>) -> Result<Reached, Failure> {
-        self.live.heads_for(to);
-        let session = &secure.session;
-        let judged = Judged::Server { peer: session.peer.clone(), facts: session.facts.clone(), destination: self.index };
-        if let Err(failure) = admit(self.shared, self.live, self.record, judged) {
-            secure.abort(&peer, failure.reason);
+    fn reached(&self, to: SocketAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Reached, Failure> {
+        self.handle.set_destination(to);
+        let session = &channel.session;
+        let basis = AdmissionBasis::Server { peer: session.peer.clone(), facts: session.facts.clone(), destination: self.index };
+        if let Err(failure) = admit(self.shared, self.handle, self.record, basis) {
+            channel.abort(&peer, failure.reason);
             return Err(failure);
         }
-        Ok(Reached::Protected { key: (self.index, to), peer, secure, keep: self.destination.tunnel == TunnelMode::Auto })
+        Ok(Reached::Protected { key: (self.index, to), peer, channel, keep: self.destination.tunnel == TunnelMode::Auto })
     }
 }
 
@@ -353,7 +361,7 @@ fn not_ourselves(shared: &Shared, tcp: &TcpStream, from: SocketAddr) -> Result<S
     if to == local {
         return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
     }
-    if let Some(detail) = shared.settings.out_of_bounds(Direction::Outbound, to) {
+    if let Some(detail) = out_of_bounds(&shared.settings, Direction::Outbound, to) {
         return Err(Failure::with(Reason::OwnPort, detail));
     }
     Ok(to)
@@ -398,15 +406,15 @@ async fn not_in_mesh(
     outside: Towards<'_>,
     to: SocketAddr,
     record: &mut ConnectionRecord,
-    live: &Live,
+    handle: &ConnectionHandle,
 ) -> Result<(TcpStream, Option<OwnDial>), Failure> {
-    let (decision, refused) = outside.judge(to);
+    let (decision, refused) = outside.decide(to);
     record.decision = decision;
     if let Some((reason, detail)) = refused {
         return Err(Failure::with(reason, detail));
     }
     record.transport = Some(Transport::Plaintext);
-    admit(shared, live, record, Judged::Outside)?;
+    admit(shared, handle, record, AdmissionBasis::Outside)?;
     shared.telemetry.metrics.plaintext(Direction::Outbound);
     dial_peer(to, shared, record).await
 }

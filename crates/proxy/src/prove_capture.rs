@@ -23,7 +23,7 @@ use crate::socket::reset_when_dropped;
 const PROVEN: Duration = Duration::from_secs(10);
 const UNPROVEN: Duration = Duration::from_secs(1);
 /// Loopback answers at once, unless the kernel is out of something.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
 /// This many looks in a row that find out nothing count as missing rules.
 const IN_THE_DARK: u32 = 3;
 
@@ -106,7 +106,7 @@ async fn leads_back(listener: &TcpListener, address: Ipv4Addr, mark: Option<u32>
     socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
     let own = socket.local_addr()?;
     let to = SocketAddr::from((address, listener.local_addr()?.port()));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PROOF_TIMEOUT;
     let _stream = match timeout_at(deadline, socket.connect(to)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(false),
@@ -124,5 +124,5 @@ async fn leads_back(listener: &TcpListener, address: Ipv4Addr, mark: Option<u32>
         }
     };
     // It is made: if it is here, it is here now. Else somebody else has taken it.
-    timeout(PATIENCE, arrives).await.unwrap_or(Ok(false))
+    timeout(PROOF_TIMEOUT, arrives).await.unwrap_or(Ok(false))
 }

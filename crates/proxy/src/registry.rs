@@ -17,7 +17,7 @@ const SHARDS: usize = 16;
 /// All live connections.
 #[derive(Debug, Default)]
 pub struct Registry {
-    shards: [Mutex<HashMap<u64, Arc<Live>>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Arc<ConnectionHandle>>>; SHARDS],
     next: AtomicU64,
     /// Connections by the peer who named them, and the name.
     named: [Mutex<HashSet<Named>>; SHARDS],
@@ -31,7 +31,7 @@ type Named = (Arc<str>, ConnectionId);
 
 /// One live connection.
 #[derive(Debug)]
-pub struct Live {
+pub struct ConnectionHandle {
     key: u64,
     own_id: ConnectionId,
     /// By whom it is named, and how.
@@ -73,13 +73,13 @@ pub struct Admission {
     pub transport: Option<Transport>,
     /// The rule that let it in.
     pub rule: Option<Arc<str>>,
-    /// What it is judged by when the world changes.
-    pub(crate) judged: Judged,
+    /// By what it is re-evaluated when the world changes.
+    pub(crate) basis: AdmissionBasis,
 }
 
-/// What a connection was judged by.
+/// By what a connection was admitted.
 #[derive(Debug, Clone)]
-pub(crate) enum Judged {
+pub(crate) enum AdmissionBasis {
     /// A client, by policy.
     Client { peer: Arc<PeerIdentity>, facts: Arc<HandshakeFacts> },
     /// A client without an identity, by deny rules alone.
@@ -91,10 +91,10 @@ pub(crate) enum Judged {
 }
 
 impl Registry {
-    pub(crate) fn register(&self, record: &ConnectionRecord) -> Arc<Live> {
+    pub(crate) fn register(&self, record: &ConnectionRecord) -> Arc<ConnectionHandle> {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let direction = record.direction;
-        let live = Arc::new(Live {
+        let handle = Arc::new(ConnectionHandle {
             key,
             own_id: record.connection_id,
             named: OnceLock::new(),
@@ -111,26 +111,26 @@ impl Registry {
             notify: Notify::new(),
         });
         self.open[direction as usize].fetch_add(1, Ordering::Relaxed);
-        self.shard(key).insert(key, live.clone());
+        self.shard(key).insert(key, handle.clone());
         if let Some(reason) = self.cut.get() {
-            live.cut(*reason);
+            handle.cut(*reason);
         }
-        live
+        handle
     }
 
-    pub(crate) fn remove(&self, live: &Live) {
-        if self.shard(live.key).remove(&live.key).is_some() {
-            self.open[live.direction as usize].fetch_sub(1, Ordering::Relaxed);
-            if let Some(named) = live.named.get() {
+    pub(crate) fn remove(&self, handle: &ConnectionHandle) {
+        if self.shard(handle.key).remove(&handle.key).is_some() {
+            self.open[handle.direction as usize].fetch_sub(1, Ordering::Relaxed);
+            if let Some(named) = handle.named.get() {
                 self.names(named.1).remove(named);
             }
         }
     }
 
     /// Names a connection as its peer does; false if another live one of the same peer has that name.
-    pub(crate) fn name(&self, live: &Live, peer: Arc<str>, id: ConnectionId) -> bool {
+    pub(crate) fn name(&self, handle: &ConnectionHandle, peer: Arc<str>, id: ConnectionId) -> bool {
         let named = (peer, id);
-        self.names(id).insert(named.clone()) && live.named.set(named).is_ok()
+        self.names(id).insert(named.clone()) && handle.named.set(named).is_ok()
     }
 
     fn names(&self, id: ConnectionId) -> std::sync::MutexGuard<'_, HashSet<Named>> {
@@ -145,16 +145,16 @@ impl Registry {
 
     /// All of them, the oldest first.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Live>> {
-        let mut all: Vec<Arc<Live>> = Vec::with_capacity(self.open());
+    pub fn all(&self) -> Vec<Arc<ConnectionHandle>> {
+        let mut all: Vec<Arc<ConnectionHandle>> = Vec::with_capacity(self.open());
         for shard in &self.shards {
             all.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
         }
-        all.sort_by_key(|live| live.key);
+        all.sort_by_key(|handle| handle.key);
         all
     }
 
-    pub(crate) fn find(&self, key: u64) -> Option<Arc<Live>> {
+    pub(crate) fn find(&self, key: u64) -> Option<Arc<ConnectionHandle>> {
         self.shard(key).get(&key).cloned()
     }
 
@@ -168,18 +168,18 @@ impl Registry {
     pub fn cut_all(&self, reason: Reason) {
         let reason = *self.cut.get_or_init(|| reason);
         for shard in &self.shards {
-            let live: Vec<Arc<Live>> = shard.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-            live.iter().for_each(|l| l.cut(reason));
+            let handle: Vec<Arc<ConnectionHandle>> = shard.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+            handle.iter().for_each(|l| l.cut(reason));
         }
     }
 
-    fn shard(&self, key: u64) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Live>>> {
+    fn shard(&self, key: u64) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<ConnectionHandle>>> {
         let index = usize::try_from(key % SHARDS as u64).unwrap_or(0);
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Live {
+impl ConnectionHandle {
     /// What tells it from every other connection of this sidecar, whatever a peer names its own.
     #[must_use]
     pub fn key(&self) -> u64 {
@@ -204,20 +204,20 @@ impl Live {
         self.admission.load_full()
     }
 
-    pub(crate) fn heads_for(&self, destination: SocketAddr) {
+    pub(crate) fn set_destination(&self, destination: SocketAddr) {
         *self.destination.lock().unwrap_or_else(PoisonError::into_inner) = Some(destination);
     }
 
     /// Tells as what it is let in, by what `record` says of it.
-    pub(crate) fn admit(&self, record: &ConnectionRecord, judged: Judged) {
+    pub(crate) fn admit(&self, record: &ConnectionRecord, basis: AdmissionBasis) {
         if let Some(destination) = record.original_destination {
-            self.heads_for(destination);
+            self.set_destination(destination);
         }
         self.admission.store(Some(Arc::new(Admission {
             peer: record.peer_id.clone(),
             transport: record.transport,
             rule: record.decision.as_ref().map(|d| d.rule.clone()),
-            judged,
+            basis,
         })));
     }
 

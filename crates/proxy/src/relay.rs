@@ -20,12 +20,12 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use crate::attempt::Failure;
 use crate::copy::Copier;
-use crate::poll;
-use crate::registry::{Cut, Live};
-use crate::secure::{Secure, SecureError};
+use crate::failure::Failure;
+use crate::peer_channel::{ChannelError, PeerChannel};
+use crate::registry::{ConnectionHandle, Cut};
 use crate::socket;
+use crate::spin;
 
 /// After so many bytes in one go, other connections of the worker get their turn: about a tenth of a millisecond.
 const BURST: u64 = 96 * 1024;
@@ -35,7 +35,7 @@ const LAST_ROUNDS: usize = 16;
 
 /// How long a server's acceptance (without a tunnel: its ticket) waits for the application's first words, to go in one packet
 /// with them; the timer makes up to 2 ms of it. A client that sends more than a small request may be waiting for it.
-const TOGETHER: Duration = Duration::from_millis(1);
+const COALESCE_WINDOW: Duration = Duration::from_millis(1);
 const SMALL_REQUEST: u64 = 4096;
 
 /// Which end a failure is of.
@@ -50,7 +50,7 @@ pub(crate) enum Wire<'a> {
     /// As they are: up and down.
     Plain(Box<[Copier; 2]>),
     /// Through TLS at this side.
-    Secure(Side, &'a mut Secure),
+    PeerChannel(Side, &'a mut PeerChannel),
 }
 
 #[derive(PartialEq, Eq)]
@@ -64,9 +64,9 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) enum Broken {
     /// One end failed.
-    By(Side, SecureError),
+    By(Side, ChannelError),
     /// Nothing came for too long.
-    Silent(Reason),
+    IdleTimeout(Reason),
     /// It is cut.
     Cut(Cut),
 }
@@ -81,7 +81,7 @@ struct Pump {
     write_reset: bool,
 }
 
-type Polled = Poll<Result<(), (Side, SecureError)>>;
+type Polled = Poll<Result<(), (Side, ChannelError)>>;
 
 /// Both ends, and what lies between.
 struct Relay<'a> {
@@ -104,18 +104,18 @@ pub(crate) async fn relay(
     wire: Wire<'_>,
     first: &[u8],
     timeouts: &Timeouts,
-    live: &Live,
+    handle: &ConnectionHandle,
 ) -> Result<(), Broken> {
     let pump = || Pump { stage: Stage::Copying, bytes: 0, reads: false, write_reset: false };
-    let patient = matches!(&wire, Wire::Secure(Side::Downstream, secure) if secure.session.has_unsent());
+    let patient = matches!(&wire, Wire::PeerChannel(Side::Downstream, channel) if channel.session.has_unsent());
     let mut relay = Relay { downstream, upstream, wire, first, up: pump(), down: pump(), patient };
     let mut last = Instant::now();
     let (mut downstream_reset, mut upstream_reset) = (None, None);
     let answered_by = last + timeouts.dial.duration() + timeouts.handshake.duration();
-    let mut timer = std::pin::pin!(sleep_until(last + if patient { TOGETHER } else { period(timeouts, false) }));
+    let mut timer = std::pin::pin!(sleep_until(last + if patient { COALESCE_WINDOW } else { period(timeouts, false) }));
     poll_fn(|cx| {
         // The attempt waits for a cut, and asks here before it ends.
-        if let Some(cut) = live.is_cut() {
+        if let Some(cut) = handle.is_cut() {
             return Poll::Ready(Err(Broken::Cut(cut.clone())));
         }
         let before = relay.moved();
@@ -123,8 +123,8 @@ pub(crate) async fn relay(
             relay.patient = false;
         }
         let result = relay.poll(cx);
-        live.bytes_up.store(relay.up.bytes, Ordering::Relaxed);
-        live.bytes_down.store(relay.down.bytes, Ordering::Relaxed);
+        handle.bytes_up.store(relay.up.bytes, Ordering::Relaxed);
+        handle.bytes_down.store(relay.down.bytes, Ordering::Relaxed);
         if let Poll::Ready(result) = result {
             return Poll::Ready(result.map_err(|(side, error)| Broken::By(side, error)));
         }
@@ -137,8 +137,8 @@ pub(crate) async fn relay(
         let half_open = relay.up.stage == Stage::Closed || relay.down.stage == Stage::Closed;
         if before != relay.moved() {
             last = Instant::now();
-            poll::event(last.into_std());
-            live.touch(last.into_std());
+            spin::event(last.into_std());
+            handle.touch(last.into_std());
         }
         let opening = relay.is_opening();
         let deadline = if opening { answered_by } else { last + period(timeouts, half_open) };
@@ -146,7 +146,7 @@ pub(crate) async fn relay(
         // connection's may be sooner.
         while timer.deadline() > deadline || timer.as_mut().poll(cx).is_ready() {
             if timer.is_elapsed() && deadline <= Instant::now() {
-                return Poll::Ready(Err(Broken::Silent(match (opening, half_open) {
+                return Poll::Ready(Err(Broken::IdleTimeout(match (opening, half_open) {
                     (true, _) => Reason::OpenTimeout,
                     (_, true) => Reason::HalfOpenTimeout,
                     _ => Reason::IdleTimeout,
@@ -165,11 +165,11 @@ impl Relay<'_> {
     }
 
     fn is_opening(&self) -> bool {
-        matches!(&self.wire, Wire::Secure(_, secure) if secure.is_opening())
+        matches!(&self.wire, Wire::PeerChannel(_, channel) if channel.is_opening())
     }
 
     fn is_held(&self) -> bool {
-        matches!(&self.wire, Wire::Secure(_, secure) if secure.is_held())
+        matches!(&self.wire, Wire::PeerChannel(_, channel) if channel.is_held())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -209,8 +209,8 @@ impl Relay<'_> {
         self.up.reads = false;
         match &mut self.wire {
             Wire::Plain(copiers) => self.up.copy(cx, &from, to, &mut copiers[0]),
-            Wire::Secure(Side::Upstream, secure) => self.up.seal(cx, &from, to, secure, &mut self.first, false),
-            Wire::Secure(Side::Downstream, secure) => self.up.open(cx, &from, to, secure),
+            Wire::PeerChannel(Side::Upstream, channel) => self.up.seal(cx, &from, to, channel, &mut self.first, false),
+            Wire::PeerChannel(Side::Downstream, channel) => self.up.open(cx, &from, to, channel),
         }
     }
 
@@ -220,10 +220,10 @@ impl Relay<'_> {
         self.down.reads = false;
         match &mut self.wire {
             Wire::Plain(copiers) => self.down.copy(cx, &from, to, &mut copiers[1]),
-            Wire::Secure(Side::Upstream, secure) => self.down.open(cx, &from, to, secure),
-            Wire::Secure(Side::Downstream, secure) => {
+            Wire::PeerChannel(Side::Upstream, channel) => self.down.open(cx, &from, to, channel),
+            Wire::PeerChannel(Side::Downstream, channel) => {
                 let patient = self.patient && self.up.bytes < SMALL_REQUEST;
-                self.down.seal(cx, &from, to, secure, &mut &[][..], patient)
+                self.down.seal(cx, &from, to, channel, &mut &[][..], patient)
             }
         }
     }
@@ -241,14 +241,14 @@ struct Source<'a> {
 
 impl Source<'_> {
     /// The end of its stream, unless it only looks like one.
-    fn end(&self) -> Result<(), (Side, SecureError)> {
+    fn end(&self) -> Result<(), (Side, ChannelError)> {
         if self.reset { Err((self.side, WireError::Reset.into())) } else { Ok(()) }
     }
 }
 
 impl Pump {
     /// The error of a write to the application. `BrokenPipe` follows a FIN that the application did send.
-    fn write_failed(&mut self, side: Side, error: io::Error) -> (Side, SecureError) {
+    fn write_failed(&mut self, side: Side, error: io::Error) -> (Side, ChannelError) {
         self.write_reset = error.kind() != io::ErrorKind::BrokenPipe;
         (side, error.into())
     }
@@ -259,30 +259,30 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &Source<'_>,
         to: End<'_>,
-        secure: &mut Secure,
+        channel: &mut PeerChannel,
         first: &mut &[u8],
         patient: bool,
     ) -> Polled {
-        let session = |error: SecureError| (to.0, error);
+        let session = |error: ChannelError| (to.0, error);
         let turn = self.bytes + BURST;
         while self.bytes < turn {
-            if secure.session.is_full() {
-                ready!(secure.session.poll_flush(to.1, cx)).map_err(|e| session(e.into()))?;
+            if channel.session.is_full() {
+                ready!(channel.session.poll_flush(to.1, cx)).map_err(|e| session(e.into()))?;
             }
             if self.stage != Stage::Copying {
                 break;
             }
             let waits =
-                secure.is_held() || (first.is_empty() && from.tcp.poll_read_ready(cx).map_err(|e| (from.side, e.into()))?.is_pending());
+                channel.is_held() || (first.is_empty() && from.tcp.poll_read_ready(cx).map_err(|e| (from.side, e.into()))?.is_pending());
             if waits {
-                self.reads = !secure.is_held();
+                self.reads = !channel.is_held();
                 // What else is to be told goes out alone, unless it may wait for company.
-                return if patient { Poll::Pending } else { flush_and_wait(cx, secure, to) };
+                return if patient { Poll::Pending } else { flush_and_wait(cx, channel, to) };
             }
             let sealed = if first.is_empty() {
-                secure.seal_from(|rooms| tls_socket::read(from.tcp, rooms))
+                channel.seal_from(|rooms| tls_socket::read(from.tcp, rooms))
             } else {
-                secure.seal_from(|rooms| Ok(fill(rooms, first)))
+                channel.seal_from(|rooms| Ok(fill(rooms, first)))
             };
             match sealed {
                 Ok(None) => {}
@@ -298,29 +298,29 @@ impl Pump {
         if self.stage == Stage::Copying {
             self.reads = true;
             give_way(cx);
-            return flush_and_wait(cx, secure, to);
+            return flush_and_wait(cx, channel, to);
         }
         if self.stage == Stage::Closing {
-            ready!(secure.poll_finish(to.1, cx)).map_err(session)?;
+            ready!(channel.poll_finish(to.1, cx)).map_err(session)?;
             self.stage = Stage::Closed;
         }
         Poll::Ready(Ok(()))
     }
 
     /// From TLS to the application.
-    fn open(&mut self, cx: &mut Context<'_>, from: &Source<'_>, to: End<'_>, secure: &mut Secure) -> Polled {
+    fn open(&mut self, cx: &mut Context<'_>, from: &Source<'_>, to: End<'_>, channel: &mut PeerChannel) -> Polled {
         let turn = self.bytes + BURST;
         while self.bytes < turn {
             if self.stage != Stage::Copying {
                 break;
             }
-            let filled = secure.poll_fill(from.tcp, cx).map_err(|e| (from.side, e))?;
+            let filled = channel.poll_fill(from.tcp, cx).map_err(|e| (from.side, e))?;
             self.reads = filled.is_pending();
             match ready!(filled) {
                 Filled::End => self.stage = Stage::Closing,
                 Filled::Data => {
                     ready!(to.1.poll_write_ready(cx)).map_err(|e| (to.0, e.into()))?;
-                    let written = secure.write_plaintext(to.1).map_err(|e| self.write_failed(to.0, e))?;
+                    let written = channel.write_plaintext(to.1).map_err(|e| self.write_failed(to.0, e))?;
                     self.bytes += written.unwrap_or(0) as u64;
                 }
             }
@@ -367,8 +367,8 @@ impl Pump {
 }
 
 /// Sends what is sealed; there is more to come in any case.
-fn flush_and_wait(cx: &mut Context<'_>, secure: &mut Secure, to: End<'_>) -> Polled {
-    match secure.session.poll_flush(to.1, cx) {
+fn flush_and_wait(cx: &mut Context<'_>, channel: &mut PeerChannel, to: End<'_>) -> Polled {
+    match channel.session.poll_flush(to.1, cx) {
         Poll::Ready(Err(error)) => Poll::Ready(Err((to.0, error.into()))),
         _ => Poll::Pending,
     }
@@ -395,13 +395,13 @@ fn period(timeouts: &Timeouts, half_open: bool) -> Duration {
 
 /// How much an error tells, where both directions have one. After a reset was noticed by one of them the other finds a
 /// bare end, which looks truncated; an alert says more than the reset that follows it.
-fn telling(error: &SecureError) -> u8 {
+fn telling(error: &ChannelError) -> u8 {
     match error {
-        SecureError::Refused(_) | SecureError::Aborted(_) | SecureError::NotOpened | SecureError::Malformed(_) => 4,
-        SecureError::Wire(WireError::Tls(..)) => 3,
-        SecureError::Wire(WireError::Io(_)) => 2,
-        SecureError::Wire(WireError::Reset) => 1,
-        SecureError::Wire(WireError::Truncated) => 0,
+        ChannelError::Refused(_) | ChannelError::Aborted(_) | ChannelError::NotOpened | ChannelError::Malformed(_) => 4,
+        ChannelError::Wire(WireError::Tls(..)) => 3,
+        ChannelError::Wire(WireError::Io(_)) => 2,
+        ChannelError::Wire(WireError::Reset) => 1,
+        ChannelError::Wire(WireError::Truncated) => 0,
     }
 }
 
@@ -433,10 +433,10 @@ async fn watch_error(tcp: &TcpStream) -> io::Error {
 
 impl Broken {
     /// The same, or what the peer at the `secure` end said before its socket failed.
-    pub(crate) fn with_last_words(self, at: Side, secure: &mut Secure, tcp: &TcpStream) -> Self {
+    pub(crate) fn with_last_words(self, at: Side, channel: &mut PeerChannel, tcp: &TcpStream) -> Self {
         match self {
-            Self::By(side, error @ SecureError::Wire(WireError::Reset | WireError::Truncated)) if side == at => {
-                Self::By(side, secure.last_words(tcp).unwrap_or(error))
+            Self::By(side, error @ ChannelError::Wire(WireError::Reset | WireError::Truncated)) if side == at => {
+                Self::By(side, channel.last_words(tcp).unwrap_or(error))
             }
             other => other,
         }
@@ -444,36 +444,36 @@ impl Broken {
 
     /// Whether the session at this end has failed by what its peer sent, and has an alert for it.
     pub(crate) fn is_told(&self, at: Side) -> bool {
-        matches!(self, Self::By(side, SecureError::Wire(WireError::Tls(reason, _))) if *side == at && *reason != Reason::PeerAlert)
+        matches!(self, Self::By(side, ChannelError::Wire(WireError::Tls(reason, _))) if *side == at && *reason != Reason::PeerAlert)
     }
 
     /// What it means for the record. A `secure` end whose socket has failed is asked for its last words, and one that works
     /// is told.
-    pub(crate) fn failure(self, direction: Direction, secure: Option<(Side, &mut Secure, &TcpStream)>, bytes_down: u64) -> Failure {
-        let mut secure = secure;
-        let broken = match &mut secure {
-            Some((at, secure, tcp)) => self.with_last_words(*at, secure, tcp),
+    pub(crate) fn failure(self, direction: Direction, channel: Option<(Side, &mut PeerChannel, &TcpStream)>, bytes_down: u64) -> Failure {
+        let mut channel = channel;
+        let broken = match &mut channel {
+            Some((at, channel, tcp)) => self.with_last_words(*at, channel, tcp),
             None => self,
         };
         let (side, error) = match broken {
-            Self::Silent(reason) => {
-                if let Some((_, secure, tcp)) = secure {
-                    secure.abort(tcp, reason);
+            Self::IdleTimeout(reason) => {
+                if let Some((_, channel, tcp)) = channel {
+                    channel.abort(tcp, reason);
                 }
                 return Failure::new(reason);
             }
             Self::Cut(cut) => {
-                if let Some((_, secure, tcp)) = secure {
-                    secure.abort(tcp, cut.reason);
+                if let Some((_, channel, tcp)) = channel {
+                    channel.abort(tcp, cut.reason);
                 }
                 return cut.into();
             }
             Self::By(side, error) => (side, error),
         };
-        match secure {
-            Some((at, secure, tcp)) if at != side => {
+        match channel {
+            Some((at, channel, tcp)) if at != side => {
                 let failure = failure(direction, side, error, bytes_down);
-                secure.abort(tcp, failure.reason);
+                channel.abort(tcp, failure.reason);
                 failure
             }
             _ => failure(direction, side, error, bytes_down),
@@ -481,28 +481,28 @@ impl Broken {
     }
 }
 
-fn failure(direction: Direction, side: Side, error: SecureError, bytes_down: u64) -> Failure {
+fn failure(direction: Direction, side: Side, error: ChannelError, bytes_down: u64) -> Failure {
     let who = if side == Side::Downstream { "downstream" } else { "upstream" };
     match error {
-        SecureError::Wire(WireError::Reset) if side == Side::Downstream => Failure::new(Reason::DownstreamReset),
-        SecureError::Wire(WireError::Reset) if direction == Direction::Outbound && bytes_down == 0 => {
+        ChannelError::Wire(WireError::Reset) if side == Side::Downstream => Failure::new(Reason::DownstreamReset),
+        ChannelError::Wire(WireError::Reset) if direction == Direction::Outbound && bytes_down == 0 => {
             Failure::with(Reason::UpstreamReset, "the server reset before it sent anything; its policy may deny us, its log says so")
         }
-        SecureError::Wire(WireError::Reset) => Failure::new(Reason::UpstreamReset),
-        SecureError::Wire(WireError::Truncated) => Failure::with(Reason::Truncated, format!("{who} ended TCP without close_notify")),
-        SecureError::Wire(WireError::Tls(reason, detail)) => Failure::with(reason, format!("{who}: {detail}")),
-        SecureError::Wire(WireError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+        ChannelError::Wire(WireError::Reset) => Failure::new(Reason::UpstreamReset),
+        ChannelError::Wire(WireError::Truncated) => Failure::with(Reason::Truncated, format!("{who} ended TCP without close_notify")),
+        ChannelError::Wire(WireError::Tls(reason, detail)) => Failure::with(reason, format!("{who}: {detail}")),
+        ChannelError::Wire(WireError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
             Failure::with(Reason::PeerTimeout, format!("{who}: {error}"))
         }
-        SecureError::Wire(WireError::Io(error)) => Failure::with(Reason::RelayFailed, format!("{who}: {error}")),
-        SecureError::Malformed(malformed) => Failure::with(Reason::TunnelProtocolError, format!("{who}: {}", malformed.0)),
-        SecureError::Refused(reason) => Failure::with(Reason::PeerRefused, told(&reason)),
-        SecureError::NotOpened => Failure::with(Reason::NotOpened, "the peer's sidecar takes no more connections on this session"),
+        ChannelError::Wire(WireError::Io(error)) => Failure::with(Reason::RelayFailed, format!("{who}: {error}")),
+        ChannelError::Malformed(malformed) => Failure::with(Reason::TunnelProtocolError, format!("{who}: {}", malformed.0)),
+        ChannelError::Refused(reason) => Failure::with(Reason::PeerRefused, told(&reason)),
+        ChannelError::NotOpened => Failure::with(Reason::NotOpened, "the peer's sidecar takes no more connections on this session"),
         // The application at the other end did as one does on TCP.
-        SecureError::Aborted(reason) if [Reason::DownstreamReset.label(), Reason::UpstreamReset.label()].contains(&reason.as_str()) => {
+        ChannelError::Aborted(reason) if [Reason::DownstreamReset.label(), Reason::UpstreamReset.label()].contains(&reason.as_str()) => {
             Failure::with(if side == Side::Downstream { Reason::DownstreamReset } else { Reason::UpstreamReset }, told(&reason))
         }
-        SecureError::Aborted(reason) => Failure::with(Reason::PeerAborted, told(&reason)),
+        ChannelError::Aborted(reason) => Failure::with(Reason::PeerAborted, told(&reason)),
     }
 }
 

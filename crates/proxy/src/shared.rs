@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use sidegate_audit::Audit;
+use sidegate_control::{Control, Settings, Subject};
 use sidegate_core::Direction;
 use sidegate_identity::unix_now;
 use sidegate_telemetry::{Observation, Telemetry};
@@ -12,12 +12,18 @@ use tokio::sync::watch;
 
 use crate::capture::Capture;
 use crate::limits::Limits;
-use crate::loads::{Loads, Subject};
 use crate::memory::buffered_bytes;
 use crate::own_dials::OwnDials;
 use crate::registry::Registry;
-use crate::settings::Settings;
-use crate::snapshot::{Readiness, Snapshot};
+
+/// Whether new connections can be served, and if not what is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// They can.
+    Ready,
+    /// What is missing, a line each.
+    NotReady(Vec<String>),
+}
 
 /// Where in its life sidegate is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +46,8 @@ const AUDIT_BLOCKED: &str = "audit records can't be kept, so every new connectio
 /// What all connections share.
 #[derive(Debug)]
 pub struct Shared {
-    /// What connections are judged by.
-    pub snapshot: ArcSwap<Snapshot>,
+    /// The snapshot by which connections are verified and authorized, and what the control plane says of it.
+    pub control: Arc<Control>,
     /// The configuration, compiled.
     pub settings: Arc<Settings>,
     /// Where finished connections report.
@@ -54,10 +60,6 @@ pub struct Shared {
     pub phase: watch::Sender<Phase>,
     /// Whether the kernel sends the pod's traffic here.
     pub capture: watch::Sender<Capture>,
-    /// What is in force, and what was refused since.
-    pub loads: Loads,
-    /// Counts up when identity or policy changes: sessions that wait for a connection end then.
-    pub(crate) renewals: watch::Sender<u64>,
     pub(crate) limits: Limits,
     pub(crate) own_dials: Arc<OwnDials>,
 }
@@ -65,16 +67,15 @@ pub struct Shared {
 impl Shared {
     /// At the start: no identity, so nothing is served.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, telemetry: Arc<Telemetry>, audit: Arc<Audit>) -> Arc<Self> {
+    pub fn new(control: Arc<Control>) -> Arc<Self> {
+        let (settings, telemetry, audit) = (control.settings.clone(), control.telemetry.clone(), control.audit.clone());
         let shared = Arc::new(Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limits: Limits::new(&settings),
             registry: Registry::default(),
             own_dials: Arc::default(),
             phase: watch::Sender::new(Phase::Starting),
             capture: watch::Sender::new(Capture::NotProved),
-            loads: Loads::default(),
-            renewals: watch::Sender::new(0),
+            control,
             settings,
             telemetry,
             audit,
@@ -91,7 +92,7 @@ impl Shared {
         if *self.phase.borrow() > Phase::Serving {
             return Readiness::NotReady(vec!["draining".to_owned()]);
         }
-        let mut missing = self.snapshot.load().missing();
+        let mut missing = self.control.snapshot.load().missing();
         missing.extend(self.capture.borrow().missing().map(str::to_owned));
         missing.extend(self.audit.is_blocked().then(|| AUDIT_BLOCKED.to_owned()));
         if missing.is_empty() { Readiness::Ready } else { Readiness::NotReady(missing) }
@@ -104,7 +105,7 @@ impl Shared {
     }
 
     fn observation(&self) -> Observation {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.control.snapshot.load();
         let now = unix_now();
         let material = snapshot.identity.material.as_ref();
         let bundles = material.into_iter().flat_map(|m| &m.bundles);
@@ -122,7 +123,7 @@ impl Shared {
             },
             loads: Subject::ALL
                 .map(|subject| {
-                    let load = self.loads.get(subject);
+                    let load = self.control.loads.get(subject);
                     let age = load.since.map(|since| since.elapsed().unwrap_or_default());
                     (subject.label(), age, load.refused.len())
                 })

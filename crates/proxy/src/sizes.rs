@@ -7,8 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::attempt::tests::shared;
 use crate::inbound::{self, inbound};
 use crate::outbound::{self, outbound};
-use crate::registry::Live;
-use crate::secure::Secure;
+use crate::peer_channel::PeerChannel;
+use crate::registry::ConnectionHandle;
 
 async fn tcp() -> TcpStream {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -32,9 +32,9 @@ async fn what_a_connection_holds_stays_within_its_budget() {
             size_of_val(&inbound(shared.clone(), Box::new((tcp().await, from, inbound::Route::Redirected)))),
             1432,
         ),
-        ("a session", size_of::<Secure>(), 1024),
+        ("a session", size_of::<PeerChannel>(), 1024),
         ("a record", size_of::<sidegate_core::ConnectionRecord>(), 608),
-        ("an entry of the registry", size_of::<Live>(), 320),
+        ("an entry of the registry", size_of::<ConnectionHandle>(), 320),
     ];
     let over: Vec<_> = sizes.iter().filter(|(_, size, budget)| size > budget).collect();
     assert!(over.is_empty(), "{over:?} of {sizes:?}");

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a peer that was told why has to take the alert, before the socket goes.
-const FAREWELL: Duration = Duration::from_millis(500);
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Who is at the other end of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,15 +72,15 @@ pub(crate) fn shutdown_write(tcp: &TcpStream) -> io::Result<()> {
 
 /// Closes so that an alert which has been sent arrives: a reset would overtake it. What the peer still sends is read
 /// and thrown away, within a bound of time and bytes.
-pub(crate) async fn farewell(tcp: &TcpStream) {
-    farewell_after(tcp, || true).await;
+pub(crate) async fn linger_close(tcp: &TcpStream) {
+    linger_close_after(tcp, || true).await;
 }
 
-/// As [`farewell`], where the alert may not be sent yet: `sent` sends what the socket takes, and says whether that was all. A peer
+/// As [`linger_close`], where the alert may not be sent yet: `sent` sends what the socket takes, and says whether that was all. A peer
 /// that is writing may take nothing before it has been read.
-pub(crate) async fn farewell_after(tcp: &TcpStream, mut sent: impl FnMut() -> bool) {
+pub(crate) async fn linger_close_after(tcp: &TcpStream, mut sent: impl FnMut() -> bool) {
     end_in_order(tcp);
-    let deadline = Instant::now() + FAREWELL;
+    let deadline = Instant::now() + LINGER_TIMEOUT;
     let mut shut = false;
     // Not in the task, which is as large as the largest of its steps.
     let mut scrap = vec![0; 16 * 1024];

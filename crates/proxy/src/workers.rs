@@ -12,8 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::listener::Listeners;
 use crate::outbound::warm;
-use crate::poll;
 use crate::shared::{Phase, Shared};
+use crate::spin;
 use crate::tunnel::pool;
 
 /// The running workers.
@@ -66,7 +66,7 @@ async fn work(shared: &Arc<Shared>, listeners: Listeners, index: usize, workers:
     tokio::select! {
         _ = phase.wait_for(|p| *p == Phase::Ending) => {}
         () = tend(shared, &tasks, index, workers) => {}
-        () = poll::keep_awake(shared.settings.poll) => {}
+        () = spin::keep_awake(shared.settings.poll) => {}
     }
     shared.registry.cut_all(Reason::Drained);
     pool::clear();
@@ -87,7 +87,7 @@ async fn tend(shared: &Arc<Shared>, tasks: &TaskTracker, index: usize, workers: 
         if let Some(lag) = shared.telemetry.metrics.lag(workers).get(index) {
             lag.record(due.elapsed());
         }
-        poll::look_for_others();
+        spin::look_for_others();
         Buffer::trim();
         for key in pool::sweep(shared) {
             let shared = shared.clone();

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use sidegate_config::schema::{ADMIN_SOCKET, Otherwise};
 use sidegate_config::{Config, Draft, Problems};
+use sidegate_control::{PolicySource, RevocationError, RevocationSource};
 use sidegate_core::counted;
 use sidegate_policy::Policy;
-use sidegate_proxy::{PolicySource, RevocationError, RevocationSource};
 use sidegate_redirect::Proof;
 
 use crate::outcome::Outcome;

@@ -84,12 +84,13 @@ fn check(directive: &str) -> Result<(), String> {
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// The crates of sidegate that log.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 15] = [
     "sidegate",
     "sidegate_admin",
     "sidegate_audit",
     "sidegate_authority",
     "sidegate_config",
+    "sidegate_control",
     "sidegate_core",
     "sidegate_identity",
     "sidegate_net",

@@ -11,11 +11,11 @@ use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity};
 use sidegate_config::schema::telemetry::{Signal, Target};
 use sidegate_config::schema::{ADMIN_SOCKET, Mode, Otherwise, Profile};
 use sidegate_config::{Config, Draft};
+use sidegate_control::{Control, PolicySource, Publisher, RevocationSource, Settings};
 use sidegate_core::{Reason, event};
 use sidegate_identity::Identity;
 use sidegate_proxy::{
-    Capture, Listeners, Phase, PolicySource, Publisher, RevocationSource, Settings, Shared, Workers, check_descriptors, cpu_quota,
-    prove_capture, raise_descriptor_limit,
+    Capture, Listeners, Phase, Shared, Workers, check_descriptors, cpu_quota, prove_capture, raise_descriptor_limit, reevaluate,
 };
 use sidegate_redirect::Proof;
 use sidegate_telemetry::{Options, Telemetry, TlsSource};
@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     first_records(&audit, &config, file);
     let lost = logging.lost.clone();
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
-    let shared = Shared::new(settings, Arc::new(telemetry), Arc::new(audit));
+    let shared = Shared::new(Control::new(settings, Arc::new(telemetry), Arc::new(audit)));
     shared.capture.send_replace(Capture::new(proof.as_ref()));
     // Whatever fails from here on is the log's last record.
     let served = (|| {
@@ -241,7 +241,8 @@ async fn control(
     let _ = identity_cell.set(identity.subscribe());
     // Ended with the runtime.
     let _records = tokio::spawn(follow_identity(shared.audit.clone(), identity.subscribe()));
-    let _publisher = Publisher::start(shared, identity.subscribe(), policy, revocation);
+    let _publisher = Publisher::start(&shared.control, identity.subscribe(), policy, revocation);
+    let _reevaluation = tokio::spawn(reevaluate(shared.clone()));
     // Ended with the runtime.
     let _capture = proof.map(|proof| tokio::spawn(prove_capture(shared.clone(), proof)));
     let draining = Arc::new(Drain::new(config.drain.deadline.duration()));

@@ -12,8 +12,8 @@ use sidegate_core::Direction;
 use tokio::net::TcpStream;
 
 use super::frame::Control;
-use crate::limits::IdlePlace;
-use crate::secure::Secure;
+use crate::idle_permit::IdlePermit;
+use crate::peer_channel::PeerChannel;
 use crate::shared::{Phase, Shared};
 use crate::socket;
 
@@ -25,9 +25,9 @@ const KEPT: usize = 64;
 
 struct Idle {
     tcp: TcpStream,
-    secure: Box<Secure>,
+    channel: Box<PeerChannel>,
     until: Instant,
-    _place: IdlePlace,
+    _place: IdlePermit,
 }
 
 /// What is kept for one server.
@@ -44,19 +44,19 @@ thread_local! {
 }
 
 /// Keeps a session for the next connection, or closes it where it may not be kept.
-pub(crate) fn keep(shared: &Arc<Shared>, key: Key, tcp: TcpStream, mut secure: Box<Secure>) {
-    match IdlePlace::take(shared, Direction::Outbound).filter(|_| shared.settings.keeps_tunnels() && may_wait(shared, &secure)) {
-        Some(place) => keep_at(shared, place, key, tcp, secure),
-        None => close(&tcp, &mut secure),
+pub(crate) fn keep(shared: &Arc<Shared>, key: Key, tcp: TcpStream, mut channel: Box<PeerChannel>) {
+    match IdlePermit::take(shared, Direction::Outbound).filter(|_| shared.settings.keeps_tunnels() && may_wait(shared, &channel)) {
+        Some(place) => keep_at(shared, place, key, tcp, channel),
+        None => close(&tcp, &mut channel),
     }
 }
 
 /// Keeps a session at the place that was taken for it.
-pub(crate) fn keep_at(shared: &Shared, place: IdlePlace, key: Key, tcp: TcpStream, secure: Box<Secure>) {
+pub(crate) fn keep_at(shared: &Shared, place: IdlePermit, key: Key, tcp: TcpStream, channel: Box<PeerChannel>) {
     let span = shared.settings.timeouts.tunnel_idle.duration();
     // Not all at once, where all came at once.
     let until = Instant::now() + span.mul_f64(0.75 + 0.25 * fastrand::f64());
-    let idle = Idle { tcp, secure, until, _place: place };
+    let idle = Idle { tcp, channel, until, _place: place };
     let surplus = POOL.with_borrow_mut(|pool| {
         let server = pool.entry(key).or_insert_with(|| Server { idle: Vec::new(), called_until: until, making: false });
         server.idle.push(idle);
@@ -69,9 +69,9 @@ pub(crate) fn keep_at(shared: &Shared, place: IdlePlace, key: Key, tcp: TcpStrea
 }
 
 /// A session to the same server that stands, the last that was used first.
-pub(crate) fn take(shared: &Shared, key: Key) -> Option<(TcpStream, Box<Secure>)> {
+pub(crate) fn take(shared: &Shared, key: Key) -> Option<(TcpStream, Box<PeerChannel>)> {
     let now = Instant::now();
-    let renewal = *shared.renewals.borrow();
+    let renewal = *shared.control.renewals.borrow();
     loop {
         let mut idle = POOL.with_borrow_mut(|pool| {
             let server = pool.get_mut(&key)?;
@@ -79,7 +79,7 @@ pub(crate) fn take(shared: &Shared, key: Key) -> Option<(TcpStream, Box<Secure>)
             server.idle.pop()
         })?;
         if idle.stands(renewal, now) {
-            return Some((idle.tcp, idle.secure));
+            return Some((idle.tcp, idle.channel));
         }
         idle.close();
     }
@@ -90,12 +90,12 @@ pub(crate) fn take(shared: &Shared, key: Key) -> Option<(TcpStream, Box<Secure>)
 pub(crate) fn sweep(shared: &Shared) -> Vec<Key> {
     let serving = *shared.phase.borrow() == Phase::Serving;
     let now = Instant::now();
-    let renewal = *shared.renewals.borrow();
+    let renewal = *shared.control.renewals.borrow();
     let warm = if serving { usize::from(shared.settings.limits.warm_tunnels) } else { 0 };
     POOL.with_borrow_mut(|pool| {
         pool.retain(|_, server| {
             server.idle.retain_mut(|idle| {
-                let quiet = is_quiet(&idle.tcp, &mut idle.secure);
+                let quiet = is_quiet(&idle.tcp, &mut idle.channel);
                 // Who does not want a session that was made in advance is not offered another.
                 if !quiet && idle.was_never_used() {
                     server.called_until = now;
@@ -137,37 +137,37 @@ pub(crate) fn clear() {
 
 impl Idle {
     fn stands(&mut self, renewal: u64, now: Instant) -> bool {
-        self.is_current(renewal, now) && is_quiet(&self.tcp, &mut self.secure)
+        self.is_current(renewal, now) && is_quiet(&self.tcp, &mut self.channel)
     }
 
     fn is_current(&self, renewal: u64, now: Instant) -> bool {
-        now < self.until && self.secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.renewal == renewal)
+        now < self.until && self.channel.tunnel.as_ref().is_some_and(|tunnel| tunnel.renewal == renewal)
     }
 
     fn was_never_used(&self) -> bool {
-        self.secure.tunnel.as_ref().is_some_and(|tunnel| tunnel.opened == 0)
+        self.channel.tunnel.as_ref().is_some_and(|tunnel| tunnel.opened == 0)
     }
 
     fn close(&mut self) {
-        close(&self.tcp, &mut self.secure);
+        close(&self.tcp, &mut self.channel);
     }
 }
 
 /// Whether the session may wait: both ends are done with the last connection, its server takes another, and neither
 /// identity nor policy has changed since it was made.
-fn may_wait(shared: &Shared, secure: &Secure) -> bool {
-    secure.tunnel.as_ref().is_some_and(|tunnel| {
-        tunnel.reusable && !tunnel.going && tunnel.is_between_connections() && tunnel.renewal == *shared.renewals.borrow()
+fn may_wait(shared: &Shared, channel: &PeerChannel) -> bool {
+    channel.tunnel.as_ref().is_some_and(|tunnel| {
+        tunnel.reusable && !tunnel.going && tunnel.is_between_connections() && tunnel.renewal == *shared.control.renewals.borrow()
     })
 }
 
 /// Whether the server has said nothing since, not even that it goes.
-fn is_quiet(tcp: &TcpStream, secure: &mut Secure) -> bool {
-    let Some(tunnel) = &mut secure.tunnel else { return false };
-    match secure.session.try_fill(tcp) {
+fn is_quiet(tcp: &TcpStream, channel: &mut PeerChannel) -> bool {
+    let Some(tunnel) = &mut channel.tunnel else { return false };
+    match channel.session.try_fill(tcp) {
         Ok(None) => true,
         Ok(Some(_)) => {
-            if let Ok(Some(Control::GoAway(_))) = tunnel.deframe(&mut secure.session) {
+            if let Ok(Some(Control::GoAway(_))) = tunnel.deframe(&mut channel.session) {
                 tunnel.going = true;
             }
             false
@@ -177,9 +177,9 @@ fn is_quiet(tcp: &TcpStream, secure: &mut Secure) -> bool {
 }
 
 /// Ends a session in order, as far as its socket takes it. Without a tunnel it ends with its connection: the relay has said so.
-pub(crate) fn close(tcp: &TcpStream, secure: &mut Secure) {
-    if secure.tunnel.is_some() {
-        let _ = secure.session.poll_shutdown(tcp, &mut std::task::Context::from_waker(std::task::Waker::noop()));
+pub(crate) fn close(tcp: &TcpStream, channel: &mut PeerChannel) {
+    if channel.tunnel.is_some() {
+        let _ = channel.session.poll_shutdown(tcp, &mut std::task::Context::from_waker(std::task::Waker::noop()));
     }
     socket::end_in_order(tcp);
 }

@@ -8,9 +8,10 @@ use serde::Serialize;
 use sidegate_config::Config;
 use sidegate_config::schema::{Captured, Mode};
 use sidegate_config::value::{DnsName, Id, Moment};
+use sidegate_control::Settings;
 use sidegate_core::{Decision, Direction};
 use sidegate_policy::{Policy, Query, RuleRef};
-use sidegate_proxy::{Asked, Course, Meets, Settings};
+use sidegate_proxy::{Asked, Course, Meets, ask};
 
 use super::{Outcome, explanation, load, verdict};
 use crate::cli::PolicyExplain;
@@ -163,7 +164,7 @@ fn by_configuration(
         notes.extend(unresolved(arguments, config, to));
     }
     notes.extend(passes_by(config, query, by_listener));
-    let course = Settings::new(config).ask(policy, &Asked { query: *query, by_listener, names: &arguments.resolved })?;
+    let course = ask(&Settings::new(config), policy, &Asked { query: *query, by_listener, names: &arguments.resolved })?;
     Ok(course)
 }
 

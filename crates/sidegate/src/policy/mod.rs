@@ -16,9 +16,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use sidegate_config::schema::Profile;
 use sidegate_config::{Config, Draft};
+use sidegate_control::PolicySource;
 use sidegate_core::{Decision, counted};
 use sidegate_policy::Policy;
-use sidegate_proxy::PolicySource;
 
 use crate::check::{destinations, policy_of, unusable};
 use crate::cli::{PolicyCommand, PolicyFiles};

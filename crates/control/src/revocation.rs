@@ -20,10 +20,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::change::change;
+use crate::control::Control;
 use crate::fetch::fetch;
 use crate::loads::Subject;
-use crate::publisher::change;
-use crate::shared::Shared;
 
 /// The longest list that is read: one of some 400,000 certificates. Each is looked through when a chain is verified anew.
 const LONGEST: usize = 16 * 1024 * 1024;
@@ -176,7 +176,7 @@ impl RevocationSource {
 
     /// Takes in what sources hold, as far as it is signed by somebody who may; what is not is complained of, once. Where others may sign
     /// than before, all that is pending is looked at again. Whether that changes what is known.
-    fn take_in(&mut self, changed: &BTreeSet<TrustDomain>, shared: &Shared) -> bool {
+    fn take_in(&mut self, changed: &BTreeSet<TrustDomain>, control: &Control) -> bool {
         let now = unix_now();
         let mut is_change = false;
         for at in 0..self.sources.len() {
@@ -209,7 +209,7 @@ impl RevocationSource {
                 self.sources[at].is_refused |= is_url && matches!(why, NotTaken::NotSigned);
                 // Before there is a bundle nobody can say who has signed it.
                 if is_known {
-                    trouble(shared, &RevocationError::NotTaken(self.sources[at].place.to_string(), list.issuer.clone(), why));
+                    trouble(control, &RevocationError::NotTaken(self.sources[at].place.to_string(), list.issuer.clone(), why));
                 }
                 if is_kept {
                     pending.push(list);
@@ -219,9 +219,9 @@ impl RevocationSource {
             }
             let source = &mut self.sources[at];
             source.pending = pending;
-            source.settle(shared);
+            source.settle(control);
             if is_new && !failed && matches!(source.place, Place::Url(..)) {
-                shared.telemetry.metrics.revocation_reloads(true).inc();
+                control.telemetry.metrics.revocation_reloads(true).inc();
             }
         }
         self.seen_at = now;
@@ -253,7 +253,7 @@ impl RevocationSource {
         self,
         sender: watch::Sender<Option<Arc<Revocation>>>,
         mut identity: watch::Receiver<Arc<IdentityState>>,
-        shared: Arc<Shared>,
+        control: Arc<Control>,
     ) {
         let files = self.sources.iter().filter_map(|source| match &source.place {
             Place::File(file) => Some(file.clone()),
@@ -271,7 +271,7 @@ impl RevocationSource {
             let lists = self.config.trust_domains.iter().find(|lists| Some(lists.trust_domain.get()) == source.domain.as_ref());
             let Some(lists) = lists else { continue };
             let refresh = lists.refresh.0.duration();
-            fetchers.spawn(keep_fetching(index, url.clone(), again.clone(), refresh, shared.clone(), fetched.clone()));
+            fetchers.spawn(keep_fetching(index, url.clone(), again.clone(), refresh, control.clone(), fetched.clone()));
         }
         let state = Arc::new(Mutex::new(self));
         let (mut answer, mut expired_at) = (None, None);
@@ -280,7 +280,7 @@ impl RevocationSource {
             let is_published = sender.borrow().is_some();
             let is_first = !is_published && material.is_some();
             if is_published || is_first {
-                let (state, of_round, answer) = (state.clone(), shared.clone(), answer.take());
+                let (state, of_round, answer) = (state.clone(), control.clone(), answer.take());
                 // What was expected to expire has: peers may be judged differently from now on.
                 let is_due = is_first || expired_at.is_some_and(|at| at <= now);
                 // Serving waits for the first: files were read at the start, and are read again afterwards.
@@ -293,12 +293,12 @@ impl RevocationSource {
                 };
                 match aside("revocation", round, late).await {
                     Ok(revocation) => {
-                        shared.loads.accepted(Subject::Revocation, THREAD);
+                        control.loads.accepted(Subject::Revocation, THREAD);
                         if let Some(revocation) = revocation {
                             sender.send_replace(Some(Arc::new(revocation)));
                         }
                     }
-                    Err(error) => trouble(&shared, &RevocationError::Thread(error)),
+                    Err(error) => trouble(&control, &RevocationError::Thread(error)),
                 }
             }
             // What has expired since `now` is due at once.
@@ -325,12 +325,12 @@ impl RevocationSource {
         is_due: bool,
         material: Option<Arc<Material>>,
         answer: Option<Answer>,
-        shared: &Shared,
+        control: &Control,
     ) -> Option<Revocation> {
         let mut signers_change = false;
         let mut is_change = is_due;
         if reads_files {
-            let (denials, signers) = self.look_at_files(shared);
+            let (denials, signers) = self.look_at_files(control);
             (is_change, signers_change) = (is_change | denials, signers);
         }
         if let Some((index, digest, content)) = answer
@@ -339,7 +339,7 @@ impl RevocationSource {
             if source.is_refused || source.found.as_ref() != Some(&digest) {
                 source.take(digest, Content { authorities: Vec::new(), ..content });
             } else {
-                source.settle(shared);
+                source.settle(control);
             }
         }
         let before = self.material.as_ref().map(Arc::as_ptr);
@@ -352,28 +352,28 @@ impl RevocationSource {
                         Ok(list) => source.pending.push(list),
                         Err(error) => {
                             source.holds_refused = true;
-                            trouble(shared, &RevocationError::List(Place::WorkloadApi.to_string(), error));
+                            trouble(control, &RevocationError::List(Place::WorkloadApi.to_string(), error));
                         }
                     }
                 }
             }
             let changed = self.find_authorities(&material);
             self.material = Some(material);
-            is_change |= self.take_in(&changed, shared);
+            is_change |= self.take_in(&changed, control);
         } else {
-            is_change |= self.take_in(&BTreeSet::new(), shared);
+            is_change |= self.take_in(&BTreeSet::new(), control);
         }
-        is_change.then(|| self.publish(reads_files, shared))
+        is_change.then(|| self.publish(reads_files, control))
     }
 
-    fn publish(&self, is_news: bool, shared: &Shared) -> Revocation {
+    fn publish(&self, is_news: bool, control: &Control) -> Revocation {
         let revocation = self.build();
         let lists: usize = revocation.domains.values().map(|domain| domain.lists.len()).sum();
         let denied = revocation.denied.len();
         if lists > 0 || self.is_configured() {
             let files = self.files();
-            shared.loads.loaded(Subject::Revocation, files.clone());
-            shared.audit.record(Event::RevocationChanged { lists: lists as u64, denied: denied as u64, files });
+            control.loads.loaded(Subject::Revocation, files.clone());
+            control.audit.record(Event::RevocationChanged { lists: lists as u64, denied: denied as u64, files });
             if is_news {
                 tracing::info!(event = event::REVOCATION_CHANGED, lists, denied, "revocation has changed");
             }
@@ -394,33 +394,33 @@ impl RevocationSource {
     }
 
     /// Reads what files hold now; lists are still to be taken in. Whether a deny list has changed, and whether others may sign lists.
-    fn look_at_files(&mut self, shared: &Shared) -> (bool, bool) {
+    fn look_at_files(&mut self, control: &Control) -> (bool, bool) {
         let (mut changed, mut signers_change, mut read_anew) = (false, false, false);
         for source in &mut self.sources {
             let Place::File(file) = &source.place else { continue };
             match source.look(file) {
-                Ok((digest, _)) if source.found.as_ref() == Some(&digest) => source.settle(shared),
+                Ok((digest, _)) if source.found.as_ref() == Some(&digest) => source.settle(control),
                 Ok((digest, content)) => {
                     signers_change |= source.authorities != content.authorities;
                     source.take(digest, content);
                     read_anew = true;
                 }
-                Err(error) => trouble(shared, &error),
+                Err(error) => trouble(control, &error),
             }
         }
         for (file, denied) in self.config.deny_lists.iter().zip(&mut self.denied) {
             match read_denied(file) {
                 Ok(now) => {
-                    shared.loads.accepted(Subject::Revocation, &file.display().to_string());
+                    control.loads.accepted(Subject::Revocation, &file.display().to_string());
                     if now.0 != denied.0 {
                         (*denied, changed) = (now, true);
                     }
                 }
-                Err(error) => trouble(shared, &error),
+                Err(error) => trouble(control, &error),
             }
         }
         if changed || read_anew {
-            shared.telemetry.metrics.revocation_reloads(true).inc();
+            control.telemetry.metrics.revocation_reloads(true).inc();
         }
         (changed, signers_change)
     }
@@ -447,10 +447,10 @@ impl Source {
     }
 
     /// Where all that it holds is taken in, nothing of it is refused any more.
-    fn settle(&mut self, shared: &Shared) {
+    fn settle(&mut self, control: &Control) {
         if self.pending.is_empty() && !self.holds_refused && !self.is_new {
             self.in_force = self.found.clone();
-            shared.loads.accepted(Subject::Revocation, &self.place.to_string());
+            control.loads.accepted(Subject::Revocation, &self.place.to_string());
         }
     }
 
@@ -484,12 +484,12 @@ impl std::fmt::Display for Place {
     }
 }
 
-fn trouble(shared: &Shared, error: &RevocationError) {
-    shared.telemetry.metrics.revocation_reloads(false).inc();
+fn trouble(control: &Control, error: &RevocationError) {
+    control.telemetry.metrics.revocation_reloads(false).inc();
     let source = error.source_name();
     let why = one_line(&error.to_string());
-    if shared.loads.refused(Subject::Revocation, &source, &why) {
-        shared.audit.record(Event::RevocationRefused { source, why });
+    if control.loads.refused(Subject::Revocation, &source, &why) {
+        control.audit.record(Event::RevocationRefused { source, why });
     }
     tracing::error!(event = event::REVOCATION_TROUBLE, "{error}; what was known before stays in force");
 }
@@ -530,12 +530,12 @@ async fn keep_fetching(
     url: CollectorAddress,
     again: Arc<Notify>,
     refresh: Duration,
-    shared: Arc<Shared>,
+    control: Arc<Control>,
     answers: mpsc::Sender<Answer>,
 ) {
     let mut failures = 0_u32;
     loop {
-        let fetched = match fetch(&url, shared.settings.mark, LONGEST).await {
+        let fetched = match fetch(&url, control.settings.mark, LONGEST).await {
             Ok(bytes) => read_answer(url.to_string(), bytes).await,
             Err(why) => Err(why),
         };
@@ -552,7 +552,7 @@ async fn keep_fetching(
             }
             Err(why) => {
                 failures = failures.saturating_add(1);
-                trouble(&shared, &RevocationError::Fetch(url.to_string(), why));
+                trouble(&control, &RevocationError::Fetch(url.to_string(), why));
                 backoff(failures, refresh)
             }
         };

@@ -19,50 +19,61 @@ pub struct Settings {
     /// Bounds.
     pub limits: schema::Limits,
     /// What becomes of live connections.
-    pub(crate) live: schema::LiveConnections,
+    pub live: schema::LiveConnections,
     /// Groups and resumption.
-    pub(crate) tls: schema::Tls,
+    pub tls: schema::Tls,
     /// Ports that differ from the default; the last entry is the default itself.
-    pub(crate) ports: Vec<Port>,
+    pub ports: Vec<Port>,
     /// Destinations in the order of the configuration, then those of the explicit outbound listeners.
-    pub(crate) destinations: Vec<Destination>,
+    pub destinations: Vec<Destination>,
     /// Every DNS name that has to be resolved.
-    pub(crate) names: Vec<String>,
+    pub names: Vec<String>,
     /// How many of `destinations` are matched by address.
-    pub(crate) matched: usize,
-    pub(crate) otherwise: Otherwise,
+    pub matched: usize,
+    /// What becomes of what no destination covers.
+    pub otherwise: Otherwise,
     /// Ports that sidegate itself listens on.
-    pub(crate) own_ports: Vec<u16>,
+    pub own_ports: Vec<u16>,
     /// How many directions have a listener.
-    pub(crate) directions: u64,
+    pub directions: u64,
     /// fwmark for sidegate's own packets.
-    pub(crate) mark: Option<u32>,
+    pub mark: Option<u32>,
     /// How long a worker looks for the next event before it sleeps.
-    pub(crate) poll: Duration,
+    pub poll: Duration,
 }
 
 /// What an inbound port demands.
 #[derive(Debug)]
-pub(crate) struct Port {
-    pub(crate) range: PortRange,
-    pub(crate) mode: Mode,
-    pub(crate) server_first: bool,
-    pub(crate) alpn: Vec<String>,
+pub struct Port {
+    /// The ports.
+    pub range: PortRange,
+    /// Whether plaintext is accepted.
+    pub mode: Mode,
+    /// The application's protocol may be one in which the server speaks first.
+    pub server_first: bool,
+    /// ALPN protocols of the application.
+    pub alpn: Vec<String>,
 }
 
 /// A destination in the mesh.
 #[derive(Debug)]
-pub(crate) struct Destination {
-    pub(crate) name: Arc<str>,
+pub struct Destination {
+    /// Its name; shared with every record.
+    pub name: Arc<str>,
     /// What a decision by this destination names as its rule; shared with every record.
-    pub(crate) rule: Arc<str>,
+    pub rule: Arc<str>,
     cidrs: Vec<ipnet::IpNet>,
-    pub(crate) dns: Vec<String>,
+    /// DNS names whose addresses belong to it.
+    pub dns: Vec<String>,
     ports: Vec<PortRange>,
-    pub(crate) ids: Vec<SpiffeIdPattern>,
-    pub(crate) sni: Option<ServerName<'static>>,
-    pub(crate) alpn: Vec<String>,
-    pub(crate) tunnel: TunnelMode,
+    /// Who may answer; if empty, any workload of our own trust domain.
+    pub ids: Vec<SpiffeIdPattern>,
+    /// The server name to send, if not the address.
+    pub sni: Option<ServerName<'static>>,
+    /// ALPN protocols of the application.
+    pub alpn: Vec<String>,
+    /// Whether sessions carry one connection after the other.
+    pub tunnel: TunnelMode,
 }
 
 impl Settings {
@@ -130,31 +141,36 @@ impl Settings {
     }
 
     /// Index of what covers an inbound port; the default covers every port.
-    pub(crate) fn port_index(&self, port: u16) -> usize {
+    #[must_use]
+    pub fn port_index(&self, port: u16) -> usize {
         self.ports.iter().position(|p| p.range.contains(port)).unwrap_or(self.ports.len() - 1)
     }
 
     /// The mode of an inbound port.
-    pub(crate) fn mode_of(&self, port: u16) -> Mode {
+    #[must_use]
+    pub fn mode_of(&self, port: u16) -> Mode {
         self.ports[self.port_index(port)].mode
     }
 
     /// Index of the first destination that covers `address`.
-    pub(crate) fn destination_index(&self, address: SocketAddr, resolved: &Resolved) -> Option<usize> {
+    #[must_use]
+    pub fn destination_index(&self, address: SocketAddr, resolved: &Resolved) -> Option<usize> {
         self.destinations[..self.matched].iter().position(|d| d.covers(address, resolved))
     }
 }
 
 impl Settings {
     /// Whether sessions are kept between two connections.
-    pub(crate) fn keeps_tunnels(&self) -> bool {
+    #[must_use]
+    pub fn keeps_tunnels(&self) -> bool {
         !self.timeouts.tunnel_idle.duration().is_zero() && self.limits.idle_tunnels > 0
     }
 
     /// A name that has never been resolved, may stand for `address`, and would lead it elsewhere than to destination `found`: as long as
     /// there is one, it is not known where the address belongs. Of earlier destinations only those count that expect other servers, so that a
     /// name that does not exist holds up no more than it has to.
-    pub(crate) fn unresolved(&self, address: SocketAddr, found: Option<usize>, resolved: &Resolved) -> Option<&str> {
+    #[must_use]
+    pub fn unresolved(&self, address: SocketAddr, found: Option<usize>, resolved: &Resolved) -> Option<&str> {
         let earlier = &self.destinations[..found.unwrap_or(self.matched)];
         let expects_others = |d: &&Destination| found.is_none_or(|found| d.ids != self.destinations[found].ids);
         let candidates = earlier.iter().filter(|d| d.serves_port(address.port())).filter(expects_others);
@@ -163,7 +179,9 @@ impl Settings {
 }
 
 impl Destination {
-    pub(crate) fn serves_port(&self, port: u16) -> bool {
+    /// Whether it covers a port.
+    #[must_use]
+    pub fn serves_port(&self, port: u16) -> bool {
         self.ports.is_empty() || self.ports.iter().any(|p| p.contains(port))
     }
 
@@ -177,12 +195,14 @@ impl Destination {
     }
 
     /// Whether a server with this identity may answer; `own` is our trust domain.
-    pub(crate) fn expects(&self, peer: &sidegate_core::SpiffeId, own: &TrustDomain) -> bool {
+    #[must_use]
+    pub fn expects(&self, peer: &sidegate_core::SpiffeId, own: &TrustDomain) -> bool {
         if self.ids.is_empty() { peer.trust_domain() == own } else { self.ids.iter().any(|pattern| pattern.matches(peer)) }
     }
 
     /// Who may answer, as text.
-    pub(crate) fn expected(&self, own: &TrustDomain) -> String {
+    #[must_use]
+    pub fn expected(&self, own: &TrustDomain) -> String {
         if self.ids.is_empty() {
             return format!("any workload of {own}");
         }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use sidegate_tls::ClientChoice;
 
-use crate::settings::Destination;
-use crate::snapshot::Tls;
+use sidegate_control::Destination;
+use sidegate_control::Tls;
 
 /// Servers that are remembered; beyond that all are forgotten, which costs a full handshake each.
 const REMEMBERED: usize = 4096;

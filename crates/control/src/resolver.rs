@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// What is known of each name.
-pub(crate) type Resolved = HashMap<String, Addresses>;
+pub type Resolved = HashMap<String, Addresses>;
 
 /// The addresses of a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Addresses {
+pub struct Addresses {
     /// Those of the last answer; these are dialled.
-    pub(crate) current: Vec<IpAddr>,
+    pub current: Vec<IpAddr>,
     /// Those of any answer of the last hour, with the time of the last one. An application may hold an address for longer
     /// than its TTL, and a large name shows a part of its addresses in each answer: all of them are the name's.
     seen: Vec<(IpAddr, Instant)>,
@@ -36,12 +36,15 @@ const MOST_REMEMBERED: usize = 1024;
 const MOST_CURRENT: usize = 1024;
 
 impl Addresses {
-    /// Whether `ip` is, or was of late, an address of the name.
-    pub(crate) fn covers(&self, ip: IpAddr) -> bool {
+    /// Whether `ip` is, or was within the last hour, an address of the name.
+    #[must_use]
+    pub fn covers(&self, ip: IpAddr) -> bool {
         self.seen.iter().any(|(seen, _)| *seen == ip)
     }
 
-    pub(crate) fn with(&self, mut current: Vec<IpAddr>, now: Instant) -> Self {
+    /// After an answer at `now`.
+    #[must_use]
+    pub fn with(&self, mut current: Vec<IpAddr>, now: Instant) -> Self {
         current.sort_unstable();
         current.truncate(MOST_CURRENT);
         let mut seen: Vec<(IpAddr, Instant)> = current.iter().map(|ip| (*ip, now)).collect();

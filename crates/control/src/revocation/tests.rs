@@ -8,7 +8,21 @@ use sidegate_identity::{Bundle, Svid};
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::*;
-use crate::attempt::tests::shared;
+use crate::settings::Settings;
+
+fn control() -> Arc<Control> {
+    let config = sidegate_config::Config::default();
+    let options = sidegate_telemetry::Options {
+        access_log: sidegate_config::schema::LogFormat::Off,
+        config: &config.telemetry,
+        mark: None,
+        tls: Box::new(|_| Arc::new(|| Err(String::new()))),
+        events: None,
+        fold: sidegate_telemetry::Fold::default(),
+    };
+    let (telemetry, _) = sidegate_telemetry::Telemetry::start(options).unwrap();
+    Control::new(Settings::new(&config), Arc::new(telemetry), Arc::default())
+}
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
@@ -70,37 +84,37 @@ fn count(source: &RevocationSource) -> usize {
 
 #[test]
 fn a_list_of_the_workload_api_stays_when_a_message_is_without_it() {
-    let (shared, root) = (shared(), ca("root", None));
+    let (control, root) = (control(), ca("root", None));
     let mut source = RevocationSource::load(schema::Revocation::default()).unwrap();
-    let first = source.round(false, true, material(&root, &[list(&root, 2021)]), None, &shared).unwrap();
+    let first = source.round(false, true, material(&root, &[list(&root, 2021)]), None, &control).unwrap();
     assert!(first.next_expiry(unix_now()).is_some(), "live connections are judged again when it expires");
     for lists in [&[][..], &[list(&root, 2020)]] {
-        assert!(source.round(false, false, material(&root, lists), None, &shared).is_none());
+        assert!(source.round(false, false, material(&root, lists), None, &control).is_none());
         assert_eq!(count(&source), 1);
     }
-    assert_eq!(shared.telemetry.metrics.revocation_reloads(false).get(), 1, "the older one");
+    assert_eq!(control.telemetry.metrics.revocation_reloads(false).get(), 1, "the older one");
 }
 
 #[test]
 fn an_older_list_stays_refused_until_the_source_holds_another() {
-    let (shared, root) = (shared(), ca("root", None));
+    let (control, root) = (control(), ca("root", None));
     let pem = |made| list(&root, made).pem().unwrap();
     let file = file("older.crl", &pem(2021));
     let mut source = source(&format!("files: ['{}']", file.display()));
     let material = material(&root, &[]);
-    let refused = || shared.loads.get(Subject::Revocation).refused.len();
+    let refused = || control.loads.get(Subject::Revocation).refused.len();
     let digests = |source: &RevocationSource| source.files().into_iter().map(|digest| digest.sha256).collect::<Vec<_>>();
-    source.round(true, true, material.clone(), None, &shared).unwrap();
+    source.round(true, true, material.clone(), None, &control).unwrap();
     let before = digests(&source);
     assert_eq!((refused(), before.len()), (0, 1));
     std::fs::write(&file, pem(2020)).unwrap();
     for _ in 0..3 {
-        assert!(source.round(true, false, material.clone(), None, &shared).is_none());
+        assert!(source.round(true, false, material.clone(), None, &control).is_none());
         assert_eq!((refused(), digests(&source)), (1, before.clone()), "what is in force is the newer one");
     }
-    assert_eq!(shared.telemetry.metrics.revocation_reloads(false).get(), 1, "it is told of once");
+    assert_eq!(control.telemetry.metrics.revocation_reloads(false).get(), 1, "it is told of once");
     std::fs::write(&file, pem(2022)).unwrap();
-    assert!(source.round(true, false, material, None, &shared).is_some());
+    assert!(source.round(true, false, material, None, &control).is_some());
     assert_eq!(refused(), 0);
     assert_ne!(digests(&source), before);
     std::fs::remove_file(file).unwrap();
@@ -108,37 +122,37 @@ fn an_older_list_stays_refused_until_the_source_holds_another() {
 
 #[test]
 fn an_unreadable_list_of_the_workload_api_stays_refused() {
-    let (shared, root) = (shared(), ca("root", None));
+    let (control, root) = (control(), ca("root", None));
     let mut source = RevocationSource::load(schema::Revocation::default()).unwrap();
     let mut garbage = Arc::into_inner(material(&root, &[list(&root, 2021)]).unwrap()).unwrap();
     garbage.lists.push(b"no list".to_vec());
     let garbage = Some(Arc::new(garbage));
     for _ in 0..2 {
-        source.round(false, true, garbage.clone(), None, &shared).unwrap();
-        assert_eq!((shared.loads.get(Subject::Revocation).refused.len(), count(&source)), (1, 1));
+        source.round(false, true, garbage.clone(), None, &control).unwrap();
+        assert_eq!((control.loads.get(Subject::Revocation).refused.len(), count(&source)), (1, 1));
     }
-    source.round(false, false, material(&root, &[list(&root, 2021)]), None, &shared);
-    assert_eq!(shared.loads.get(Subject::Revocation).refused.len(), 0);
+    source.round(false, false, material(&root, &[list(&root, 2021)]), None, &control);
+    assert_eq!(control.loads.get(Subject::Revocation).refused.len(), 0);
 }
 
 #[test]
 fn a_signers_certificate_makes_lists_of_other_sources_count_and_may_go_again() {
-    let (shared, root) = (shared(), ca("root", None));
+    let (control, root) = (control(), ca("root", None));
     let inner = ca("inner", Some(&root));
-    let complaints = || shared.telemetry.metrics.revocation_reloads(false).get();
+    let complaints = || control.telemetry.metrics.revocation_reloads(false).get();
     let (by_inner, by_root) = (list(&inner, 2020).pem().unwrap(), list(&root, 2020).pem().unwrap());
     let (of_inner, signers) = (file("inner.crl", &by_inner), file("signers.pem", &by_root));
     let mut source = source(&format!("files: ['{}', '{}']", of_inner.display(), signers.display()));
     let material = material(&root, &[]);
     for _ in 0..2 {
-        source.round(true, true, material.clone(), None, &shared).unwrap();
+        source.round(true, true, material.clone(), None, &control).unwrap();
         assert_eq!((count(&source), complaints()), (1, 1), "it is told of once");
     }
     file("signers.pem", &(by_root.clone() + &inner.pem()));
-    assert!(source.round(true, false, material.clone(), None, &shared).is_some());
+    assert!(source.round(true, false, material.clone(), None, &control).is_some());
     assert_eq!(count(&source), 2);
     file("signers.pem", &by_root);
-    assert!(source.round(true, false, material, None, &shared).is_none());
+    assert!(source.round(true, false, material, None, &control).is_none());
     assert_eq!((count(&source), complaints()), (2, 1));
     for file in [of_inner, signers] {
         std::fs::remove_file(file).unwrap();
@@ -147,36 +161,36 @@ fn a_signers_certificate_makes_lists_of_other_sources_count_and_may_go_again() {
 
 #[test]
 fn a_url_vouches_for_nobody_and_what_it_has_is_not_kept_unsigned() {
-    let (shared, root) = (shared(), ca("root", None));
+    let (control, root) = (control(), ca("root", None));
     let inner = ca("inner", Some(&root));
     let mut source = source("urls: ['http://127.0.0.1:1/ca.crl']");
     let text = list(&inner, 2020).pem().unwrap() + &inner.pem();
     let index = source.sources.iter().position(|source| matches!(source.place, Place::Url(..))).unwrap();
     let answer = || Some((index, FileDigest::new("url", text.as_bytes()), Content::read(text.clone().into_bytes()).unwrap()));
     let material = material(&root, &[]);
-    source.round(true, true, material.clone(), answer(), &shared).unwrap();
+    source.round(true, true, material.clone(), answer(), &control).unwrap();
     assert!(count(&source) == 0 && source.sources[index].pending.is_empty());
     let signers = file("url-signers.pem", &inner.pem());
     let mut signer = Source::new(Some(&TrustDomain::new(DOMAIN).unwrap()), Place::File(signers.clone()));
     let (digest, _) = signer.look(&signers).unwrap();
     signer.found = Some(FileDigest { sha256: String::new(), ..digest });
     source.sources.push(signer);
-    source.round(true, false, material.clone(), None, &shared);
+    source.round(true, false, material.clone(), None, &control);
     let Place::Url(_, again) = &source.sources[index].place else { unreachable!() };
     assert!(std::pin::pin!(again.notified()).enable(), "it is fetched at once");
-    assert!(source.round(true, false, material, answer(), &shared).is_some(), "the same answer counts now");
+    assert!(source.round(true, false, material, answer(), &control).is_some(), "the same answer counts now");
     std::fs::remove_file(signers).unwrap();
 }
 
 #[test]
 fn a_list_of_the_future_is_told_of_once_and_waits() {
-    let (shared, root) = (shared(), ca("root", None));
+    let (control, root) = (control(), ca("root", None));
     let file = file("future.crl", &list(&root, 2099).pem().unwrap());
     let mut source = source(&format!("files: ['{}']", file.display()));
     let material = material(&root, &[]);
     for _ in 0..3 {
-        source.round(true, true, material.clone(), None, &shared).unwrap();
-        assert_eq!(shared.telemetry.metrics.revocation_reloads(false).get(), 1);
+        source.round(true, true, material.clone(), None, &control).unwrap();
+        assert_eq!(control.telemetry.metrics.revocation_reloads(false).get(), 1);
         assert_eq!((count(&source), source.sources[1].pending.len()), (0, 1));
     }
     std::fs::remove_file(file).unwrap();

@@ -1,15 +1,14 @@
-//! What connections are judged by: immutable, replaced as a whole.
+//! What connections are verified and authorized by: immutable, replaced as a whole.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sidegate_core::{CertificateFacts, ConnectionRecord, Reason, SpiffeId, TrustDomain, event};
+use sidegate_core::{CertificateFacts, SpiffeId, TrustDomain, event};
 use sidegate_identity::{IdentityState, unix_now};
 use sidegate_policy::Policy;
 use sidegate_tls::revocation::Revocation;
 use sidegate_tls::{ServerChoice, TlsContext};
 
-use crate::attempt::Failure;
 use crate::resolver::Resolved;
 use crate::settings::Settings;
 
@@ -23,40 +22,38 @@ pub struct Snapshot {
     /// What the sources say.
     pub identity: Arc<IdentityState>,
     /// TLS configurations; none without material.
-    pub(crate) tls: Option<Tls>,
+    pub tls: Option<Tls>,
     /// Who is revoked or denied.
     pub revocation: Arc<Revocation>,
     /// What the names of destinations resolve to.
-    pub(crate) resolved: Arc<Resolved>,
+    pub resolved: Arc<Resolved>,
 }
 
 /// The TLS side of one generation of identity material.
 #[derive(Debug, Clone)]
-pub(crate) struct Tls {
-    pub(crate) local_id: Arc<str>,
-    pub(crate) id: SpiffeId,
-    pub(crate) local_certificate: Arc<CertificateFacts>,
-    pub(crate) trust_domain: TrustDomain,
+pub struct Tls {
+    /// Our SPIFFE ID as text, shared with every record.
+    pub local_id: Arc<str>,
+    /// Our SPIFFE ID.
+    pub id: SpiffeId,
+    /// Our certificate.
+    pub local_certificate: Arc<CertificateFacts>,
+    /// Our trust domain.
+    pub trust_domain: TrustDomain,
     not_before: i64,
     not_after: i64,
     /// By index of the port in [`Settings`].
-    pub(crate) servers: Arc<[ServerChoice]>,
+    pub servers: Arc<[ServerChoice]>,
     /// Counts up with each material, and with each change of what is revoked.
-    pub(crate) generation: u64,
-    pub(crate) context: Arc<TlsContext>,
-}
-
-/// Whether new connections can be served, and if not what is missing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Readiness {
-    /// They can.
-    Ready,
-    /// What is missing, a line each.
-    NotReady(Vec<String>),
+    pub generation: u64,
+    /// What configurations towards peers are made of.
+    pub context: Arc<TlsContext>,
 }
 
 impl Tls {
-    pub(crate) fn new(state: &IdentityState, settings: &Settings, revocation: &Arc<Revocation>) -> Option<Self> {
+    /// Builds them. None without material, or if rustls makes no configuration of it; that is an event.
+    #[must_use]
+    pub fn new(state: &IdentityState, settings: &Settings, revocation: &Arc<Revocation>) -> Option<Self> {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let material = state.material.as_ref()?;
         let context = match TlsContext::with(material, &settings.tls, revocation.clone()) {
@@ -86,20 +83,14 @@ impl Tls {
 
 impl Snapshot {
     /// The TLS configurations, while our own SVID is valid.
-    pub(crate) fn valid_tls(&self) -> Option<&Tls> {
+    #[must_use]
+    pub fn valid_tls(&self) -> Option<&Tls> {
         self.tls.as_ref().filter(|tls| (tls.not_before..=tls.not_after).contains(&unix_now()))
     }
 
-    /// The TLS configurations for a connection, whose record is told of our side of it.
-    pub(crate) fn tls_for(&self, record: &mut ConnectionRecord) -> Result<&Tls, Failure> {
-        let tls = self.valid_tls().ok_or(Failure::new(Reason::NotReady))?;
-        record.local_id = Some(tls.local_id.clone());
-        record.local_certificate = Some(tls.local_certificate.clone());
-        Ok(tls)
-    }
-
     /// What is missing for connections to be served, a line each.
-    pub(crate) fn missing(&self) -> Vec<String> {
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
         if self.valid_tls().is_some() {
             return Vec::new();
         }

@@ -69,12 +69,12 @@ impl Loads {
     }
 
     /// From now on this is in force.
-    pub(crate) fn loaded(&self, subject: Subject, files: Vec<FileDigest>) {
+    pub fn loaded(&self, subject: Subject, files: Vec<FileDigest>) {
         self.change(subject, |load| (load.since, load.files) = (Some(SystemTime::now()), files));
     }
 
     /// What `source` offers is refused. Whether that is news.
-    pub(crate) fn refused(&self, subject: Subject, source: &str, why: &str) -> bool {
+    pub fn refused(&self, subject: Subject, source: &str, why: &str) -> bool {
         let why = one_line(why);
         self.change(subject, |load| {
             let before = load.refused.get(source);
@@ -86,7 +86,7 @@ impl Loads {
     }
 
     /// What `source` offers is of use again.
-    pub(crate) fn accepted(&self, subject: Subject, source: &str) {
+    pub fn accepted(&self, subject: Subject, source: &str) {
         self.change(subject, |load| drop(load.refused.remove(source)));
     }
 }

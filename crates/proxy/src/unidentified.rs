@@ -9,43 +9,43 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sidegate_core::Reason;
 use sidegate_net::source;
 
-use crate::attempt::Failure;
 use crate::by_source::BySource;
-use crate::registry::Live;
+use crate::failure::Failure;
+use crate::registry::ConnectionHandle;
 
 #[derive(Debug)]
-pub(crate) struct Strangers {
+pub(crate) struct Unidentified {
     most: usize,
     all: Mutex<BySource>,
 }
 
 /// One of them. Dropping it says that it has an identity now, or is over.
 #[derive(Debug)]
-pub(crate) struct Stranger {
-    strangers: Arc<Strangers>,
+pub(crate) struct UnidentifiedGuard {
+    unidentified: Arc<Unidentified>,
     source: IpAddr,
     key: u64,
 }
 
-impl Strangers {
+impl Unidentified {
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, all: Mutex::default() })
     }
 
     /// Adds one. Another one is cut if they are too many now; nothing is added if nobody is silent.
-    pub(crate) fn enter(self: &Arc<Self>, live: Arc<Live>) -> Result<Stranger, Failure> {
-        let stranger = Stranger { strangers: self.clone(), source: source(live.downstream.ip()), key: live.key() };
+    pub(crate) fn enter(self: &Arc<Self>, handle: Arc<ConnectionHandle>) -> Result<UnidentifiedGuard, Failure> {
+        let guard = UnidentifiedGuard { unidentified: self.clone(), source: source(handle.downstream.ip()), key: handle.key() };
         let mut all = self.lock();
-        if all.len() >= self.most && !evict(&mut all, stranger.source) {
+        if all.len() >= self.most && !evict(&mut all, guard.source) {
             drop(all);
             return Err(Failure::with(
                 Reason::ConnectionLimit,
                 "as many connections without an identity are open as `limits.unidentified` allows",
             ));
         }
-        all.insert(stranger.source, live);
+        all.insert(guard.source, handle);
         drop(all);
-        Ok(stranger)
+        Ok(guard)
     }
 
     /// Cuts one, so that there is room for another connection from `ip`. Whether there was one.
@@ -59,15 +59,15 @@ impl Strangers {
 }
 
 fn evict(all: &mut BySource, to: IpAddr) -> bool {
-    let Some((source, live)) = all.gives_way(to) else { return false };
-    all.remove(source, live.key());
-    live.cut(Reason::Evicted);
+    let Some((source, handle)) = all.gives_way(to) else { return false };
+    all.remove(source, handle.key());
+    handle.cut(Reason::Evicted);
     true
 }
 
-impl Drop for Stranger {
+impl Drop for UnidentifiedGuard {
     fn drop(&mut self) {
-        self.strangers.lock().remove(self.source, self.key);
+        self.unidentified.lock().remove(self.source, self.key);
     }
 }
 
@@ -81,17 +81,17 @@ mod tests {
     #[test]
     fn who_has_the_most_gives_way() {
         let registry = Registry::default();
-        let live = |last| registry.register(&ConnectionRecord::new(Direction::Inbound, ([10, 0, 0, last], 1).into()));
-        let strangers = Strangers::new(4);
-        let of_one: Vec<_> = (0..4).map(|_| live(1)).collect();
-        let _ones: Vec<_> = of_one.iter().map(|live| strangers.enter(live.clone()).unwrap()).collect();
-        let (other, third) = (live(2), live(3));
-        let _other = strangers.enter(other.clone()).unwrap();
-        let _third = strangers.enter(third.clone()).unwrap();
-        assert_eq!(of_one.iter().filter(|live| live.is_cut().is_some()).count(), 2);
+        let handle = |last| registry.register(&ConnectionRecord::new(Direction::Inbound, ([10, 0, 0, last], 1).into()));
+        let unidentified = Unidentified::new(4);
+        let of_one: Vec<_> = (0..4).map(|_| handle(1)).collect();
+        let _ones: Vec<_> = of_one.iter().map(|handle| unidentified.enter(handle.clone()).unwrap()).collect();
+        let (other, third) = (handle(2), handle(3));
+        let _other = unidentified.enter(other.clone()).unwrap();
+        let _third = unidentified.enter(third.clone()).unwrap();
+        assert_eq!(of_one.iter().filter(|handle| handle.is_cut().is_some()).count(), 2);
         assert!(other.is_cut().is_none() && third.is_cut().is_none());
         // A source has to be patient with itself.
-        of_one.iter().chain([&other, &third]).for_each(|live| live.touch(std::time::Instant::now()));
-        assert!(strangers.enter(live(1)).is_err());
+        of_one.iter().chain([&other, &third]).for_each(|handle| handle.touch(std::time::Instant::now()));
+        assert!(unidentified.enter(handle(1)).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Places for what takes a peer's own time: handshakes, and detection on permissive ports. Who finds none waits.
+//! Permits for what takes a peer's own time: handshakes, and detection on permissive ports. Who finds none waits.
 //!
 //! Those who wait have their turn source by source, so that a burst of one is not in the way of another. A source is where an
 //! inbound connection comes from, and where an outbound one goes.
@@ -6,37 +6,29 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use sidegate_core::{Direction, Reason};
-use sidegate_net::source;
-use sidegate_tls::budget;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::attempt::Failure;
-use crate::by_source::{BySource, GRACE};
-use crate::registry::Live;
-use crate::shared::Shared;
+use crate::by_source::BySource;
+use crate::registry::ConnectionHandle;
 
 /// A server gets another place as long as it has fewer than this for each that is free: one that does not answer takes seven
 /// eighths of all, the next one seven eighths of the rest.
 const SHARE: usize = 7;
-/// Where buffers hold as much as they may.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a place is for. Each has places of its own, so that strangers who connect and stay silent can't keep the workload from
 /// calling others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum PermitKind {
     InboundHandshake,
     OutboundHandshake,
     Detection,
 }
 
-impl Wait {
+impl PermitKind {
     /// Of which direction's handshake it is, if it is one.
-    fn handshake(self) -> Option<Direction> {
+    pub(crate) fn handshake(self) -> Option<Direction> {
         match self {
             Self::InboundHandshake => Some(Direction::Inbound),
             Self::OutboundHandshake => Some(Direction::Outbound),
@@ -47,7 +39,7 @@ impl Wait {
 
 /// The places of one kind.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct PermitQueue {
     most: usize,
     /// Whether the sources are servers. The workload's own connections are not taken away from it; so servers that do not answer
     /// must leave places for others.
@@ -65,14 +57,14 @@ struct Room {
 
 #[derive(Debug)]
 struct Waiting {
-    live: Arc<Live>,
+    handle: Arc<ConnectionHandle>,
     granted: oneshot::Sender<()>,
 }
 
-impl Places {
-    pub(crate) fn new(most: u32, wait: Wait) -> Self {
+impl PermitQueue {
+    pub(crate) fn new(most: u32, wait: PermitKind) -> Self {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        Self { most, of_servers: wait == Wait::OutboundHandshake, room: Mutex::default() }
+        Self { most, of_servers: wait == PermitKind::OutboundHandshake, room: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Room> {
@@ -80,20 +72,20 @@ impl Places {
     }
 
     /// Enters; the receiver hears when it is its turn.
-    fn enter(&self, source: IpAddr, live: Arc<Live>) -> oneshot::Receiver<()> {
+    pub(crate) fn enter(&self, source: IpAddr, handle: Arc<ConnectionHandle>) -> oneshot::Receiver<()> {
         let (granted, turn) = oneshot::channel();
         let mut room = self.lock();
         // A source has one turn for as long as it is in the table, also if those who waited have left.
         if !room.waiting.contains_key(&source) {
             room.turns.push_back(source);
         }
-        room.waiting.entry(source).or_default().insert(live.key(), Waiting { live, granted });
+        room.waiting.entry(source).or_default().insert(handle.key(), Waiting { handle, granted });
         self.grant(&mut room);
         turn
     }
 
     /// Leaves, from wherever it is.
-    fn leave(&self, source: IpAddr, key: u64) {
+    pub(crate) fn leave(&self, source: IpAddr, key: u64) {
         let mut room = self.lock();
         if room.holders.remove(source, key) {
             self.grant(&mut room);
@@ -118,8 +110,8 @@ impl Places {
             } else {
                 room.waiting.remove(&source);
             }
-            if let Some((_, Waiting { live, granted })) = next {
-                room.holders.insert(source, live);
+            if let Some((_, Waiting { handle, granted })) = next {
+                room.holders.insert(source, handle);
                 // Nobody hears it who has gone: then its place is given back at once by its drop.
                 let _ = granted.send(());
             }
@@ -128,7 +120,7 @@ impl Places {
 
     /// Takes a place away from the source that has the most, if that is another and holds one for too long, for who waits under this
     /// key.
-    fn evict_for(&self, source: IpAddr, key: u64) {
+    pub(crate) fn evict_for(&self, source: IpAddr, key: u64) {
         let mut room = self.lock();
         let room = &mut *room;
         let Some(largest) = room.holders.largest().filter(|largest| *largest != source) else { return };
@@ -139,89 +131,39 @@ impl Places {
         let Some(victim) = waiting.contains_key(&key).then(|| room.holders.overdue(largest)).flatten() else { return };
         room.holders.remove(largest, victim.key());
         victim.cut(Reason::Evicted);
-        if let Some(Waiting { live, granted }) = waiting.remove(&key) {
-            room.holders.insert(source, live);
+        if let Some(Waiting { handle, granted }) = waiting.remove(&key) {
+            room.holders.insert(source, handle);
             let _ = granted.send(());
-        }
-    }
-}
-
-/// A place, or a turn to have one. Dropping it frees the place.
-pub(crate) struct Place<'a> {
-    shared: &'a Shared,
-    wait: Wait,
-    source: IpAddr,
-    key: u64,
-    has: bool,
-}
-
-impl<'a> Place<'a> {
-    /// Waits for a place, no longer than a handshake may take.
-    pub(crate) async fn take(shared: &'a Shared, wait: Wait, live: &Live, peer: IpAddr) -> Result<Self, Failure> {
-        let deadline = Instant::now() + shared.settings.timeouts.handshake.duration();
-        while budget::is_spent() {
-            if Instant::now() >= deadline {
-                return Err(Failure::with(Reason::HandshakeLimit, "the buffers of all connections hold `limits.bufferedBytes`"));
-            }
-            sleep(LOOK_AGAIN).await;
-        }
-        let Some(live) = shared.registry.find(live.key()) else { return Err(Failure::new(Reason::Cancelled)) };
-        let places = &shared.limits.places[wait as usize];
-        let mut place = Self { shared, wait, source: source(peer), key: live.key(), has: false };
-        let mut turn = places.enter(place.source, live);
-        // Where there is room it is its turn at once, and nothing waits for the timer.
-        while turn.try_recv().is_err() {
-            if wait != Wait::OutboundHandshake {
-                places.evict_for(place.source, place.key);
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                return Err(Failure::new(Reason::HandshakeLimit));
-            }
-            if timeout_at(deadline.min(now + GRACE), &mut turn).await.is_ok() {
-                break;
-            }
-        }
-        place.has = true;
-        if let Some(direction) = wait.handshake() {
-            shared.telemetry.metrics.handshakes_in_flight(direction).inc();
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.shared.limits.places[self.wait as usize].leave(self.source, self.key);
-        if let Some(direction) = self.wait.handshake().filter(|_| self.has) {
-            self.shared.telemetry.metrics.handshakes_in_flight(direction).dec();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use sidegate_core::ConnectionRecord;
 
     use super::*;
+    use crate::by_source::GRACE;
     use crate::registry::Registry;
 
     fn ip(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
     }
 
-    struct World(Registry, Places);
+    struct World(Registry, PermitQueue);
 
     impl World {
         fn enter(&self, last: u8) -> (u64, oneshot::Receiver<()>) {
-            let live = self.0.register(&ConnectionRecord::new(Direction::Inbound, (ip(last), 1).into()));
-            (live.key(), self.1.enter(ip(last), live))
+            let handle = self.0.register(&ConnectionRecord::new(Direction::Inbound, (ip(last), 1).into()));
+            (handle.key(), self.1.enter(ip(last), handle))
         }
     }
 
     #[test]
     fn sources_have_their_turns_one_after_the_other() {
-        let world = World(Registry::default(), Places::new(1, Wait::InboundHandshake));
+        let world = World(Registry::default(), PermitQueue::new(1, PermitKind::InboundHandshake));
         let (first, mut has) = world.enter(1);
         assert!(has.try_recv().is_ok());
         let mut burst: Vec<_> = (0..3).map(|_| world.enter(1)).collect();
@@ -235,7 +177,7 @@ mod tests {
 
     #[test]
     fn who_gives_up_leaves_no_trace() {
-        let world = World(Registry::default(), Places::new(1, Wait::InboundHandshake));
+        let world = World(Registry::default(), PermitQueue::new(1, PermitKind::InboundHandshake));
         let (first, _turn) = world.enter(1);
         let (second, turn) = world.enter(2);
         drop(turn);
@@ -247,11 +189,11 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_answer_leaves_places_for_others() {
-        let world = World(Registry::default(), Places::new(8, Wait::OutboundHandshake));
+        let world = World(Registry::default(), PermitQueue::new(8, PermitKind::OutboundHandshake));
         let mut silent: Vec<_> = (0..20).map(|_| world.enter(1)).collect();
         assert_eq!(silent.iter_mut().map(|(_, turn)| turn.try_recv().is_ok()).filter(|granted| *granted).count(), 7);
         assert!(world.enter(2).1.try_recv().is_ok());
-        let world = World(Registry::default(), Places::new(64, Wait::OutboundHandshake));
+        let world = World(Registry::default(), PermitQueue::new(64, PermitKind::OutboundHandshake));
         for server in 1..3 {
             let _silent: Vec<_> = (0..100).map(|_| world.enter(server)).collect();
         }
@@ -260,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_source_has_one_turn_whoever_gives_up() {
-        let world = World(Registry::default(), Places::new(1, Wait::InboundHandshake));
+        let world = World(Registry::default(), PermitQueue::new(1, PermitKind::InboundHandshake));
         let _holder = world.enter(1);
         for _ in 0..100 {
             let (key, _turn) = world.enter(2);
@@ -271,20 +213,20 @@ mod tests {
 
     #[test]
     fn only_who_has_more_gives_way_and_only_after_a_while() {
-        let world = World(Registry::default(), Places::new(4, Wait::InboundHandshake));
+        let world = World(Registry::default(), PermitQueue::new(4, PermitKind::InboundHandshake));
         let _held: Vec<_> = (0..4).map(|_| world.enter(1)).collect();
         let (key, mut turn) = world.enter(2);
         world.1.evict_for(ip(2), key);
-        assert!(world.0.all().iter().all(|live| live.is_cut().is_none()), "not yet");
+        assert!(world.0.all().iter().all(|handle| handle.is_cut().is_none()), "not yet");
         std::thread::sleep(GRACE + Duration::from_millis(10));
         let (of_same, _of_same) = world.enter(1);
         world.1.evict_for(ip(1), of_same);
-        assert!(world.0.all().iter().all(|live| live.is_cut().is_none()), "not for the same source");
+        assert!(world.0.all().iter().all(|handle| handle.is_cut().is_none()), "not for the same source");
         world.1.evict_for(ip(2), key);
-        assert_eq!(world.0.all().iter().filter(|live| live.is_cut().is_some()).count(), 1);
+        assert_eq!(world.0.all().iter().filter(|handle| handle.is_cut().is_some()).count(), 1);
         assert!(turn.try_recv().is_ok(), "the place is for who asked, not for who is next");
         let others: Vec<_> = (0..2).map(|_| world.enter(2)).collect();
         others.iter().for_each(|(key, _)| world.1.evict_for(ip(2), *key));
-        assert_eq!(world.0.all().iter().filter(|live| live.is_cut().is_some()).count(), 2, "until it has no more than its share");
+        assert_eq!(world.0.all().iter().filter(|handle| handle.is_cut().is_some()).count(), 2, "until it has no more than its share");
     }
 }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
-/// So many events in a row have to come within the window before it is worth a poll.
-const TRUST: u8 = 4;
-/// What one that comes later costs of that trust.
-const DISAPPOINTMENT: u8 = 2;
+/// How many events in a row have to come within the window before it is worth to spin.
+const HIT_THRESHOLD: u8 = 4;
+/// What an event that comes later takes off the count of hits.
+const MISS_PENALTY: u8 = 2;
 /// A thread that waits for its core for longer than this part of the time takes it from somebody when it polls.
 const CONTENDED: u32 = 50;
 /// So many looks long it then leaves the core alone.
@@ -29,7 +29,7 @@ thread_local! {
 struct Worker {
     window: Cell<Duration>,
     last: Cell<Option<Instant>>,
-    trust: Cell<u8>,
+    hits: Cell<u8>,
     /// For so many more looks the core is left to others.
     pause: Cell<u8>,
     /// Time that this thread has waited for a core, and when that was looked at.
@@ -83,9 +83,9 @@ impl Worker {
     /// Notes an event; whether the next one is likely to come within the window.
     fn expects_more(&self, now: Instant) -> bool {
         let close = self.last.replace(Some(now)).is_some_and(|last| now.duration_since(last) < self.window.get());
-        let trust = self.trust.get();
-        self.trust.set(if close { (trust + 1).min(2 * TRUST) } else { trust.saturating_sub(DISAPPOINTMENT) });
-        self.trust.get() >= TRUST && self.pause.get() == 0
+        let hits = self.hits.get();
+        self.hits.set(if close { (hits + 1).min(2 * HIT_THRESHOLD) } else { hits.saturating_sub(MISS_PENALTY) });
+        self.hits.get() >= HIT_THRESHOLD && self.pause.get() == 0
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
         let events = async {
             yield_now().await;
             let start = Instant::now();
-            (0..=TRUST).for_each(|_| event(start));
+            (0..=HIT_THRESHOLD).for_each(|_| event(start));
             tokio::time::sleep(2 * window).await;
             let within = turns.get();
             tokio::time::sleep(window).await;

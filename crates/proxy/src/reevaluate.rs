@@ -1,4 +1,4 @@
-//! Live connections are judged again: when policy, trust or revocation change, and as they get old.
+//! Live connections are re-evaluated: when policy, trust or revocation change, and as they get old.
 //!
 //! A connection is admitted first and then looks whether the world has changed meanwhile; a change is published first, and
 //! then looks at all that are admitted. So none slips between.
@@ -15,39 +15,39 @@ use sidegate_tls::{PeerIdentity, Role, verify_again};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::attempt::Failure;
-use crate::authorize::{judge_client, judge_plaintext, judge_server};
-use crate::registry::{Cut, Judged, Live};
-use crate::shared::Shared;
-use crate::snapshot::{Snapshot, Tls};
+use crate::authorize::{client_verdict, plaintext_verdict, server_verdict};
+use crate::failure::Failure;
+use crate::registry::{AdmissionBasis, ConnectionHandle, Cut};
+use crate::shared::{Phase, Shared};
+use sidegate_control::{Snapshot, Tls};
 
 /// How often old connections are looked for, and how often those are ended whose time has come.
 const EVERY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
-/// So long connections are judged before others on this thread get their turn.
+/// For how long connections are re-evaluated before others on this thread get their turn.
 const TURN: Duration = Duration::from_millis(5);
 
 /// Lets the connection in as what `record` says, which goes on record too. Not where that can't be and the configuration wants
-/// it, nor if what has changed since it was judged forbids it.
-pub(crate) fn admit(shared: &Shared, live: &Live, record: &ConnectionRecord, judged: Judged) -> Result<(), Failure> {
+/// it, nor if what has changed since it was authorized forbids it.
+pub(crate) fn admit(shared: &Shared, handle: &ConnectionHandle, record: &ConnectionRecord, basis: AdmissionBasis) -> Result<(), Failure> {
     shared.audit.admit(record).map_err(|_| Failure::new(Reason::AuditUnavailable))?;
-    live.admit(record, judged);
+    handle.admit(record, basis);
     fence(Ordering::SeqCst);
-    let snapshot = shared.snapshot.load();
+    let snapshot = shared.control.snapshot.load();
     if snapshot.generation == record.generation {
         return Ok(());
     }
-    judge(shared, &snapshot, live).map_or(Ok(()), |cut| Err(cut.into()))
+    refusal(shared, &snapshot, handle).map_or(Ok(()), |cut| Err(cut.into()))
 }
 
 /// Why a connection that was let in would not be by `snapshot`, if so.
-fn judge(shared: &Shared, snapshot: &Snapshot, live: &Live) -> Option<Cut> {
-    let (admission, to) = (live.admission()?, live.destination()?);
-    let from = live.downstream.ip();
-    let (peer, role) = match &admission.judged {
-        Judged::Client { peer, .. } => (Some(peer), Role::Client),
-        Judged::Server { peer, .. } => (Some(peer), Role::Server),
-        Judged::Plaintext | Judged::Outside => (None, Role::Client),
+fn refusal(shared: &Shared, snapshot: &Snapshot, handle: &ConnectionHandle) -> Option<Cut> {
+    let (admission, to) = (handle.admission()?, handle.destination()?);
+    let from = handle.downstream.ip();
+    let (peer, role) = match &admission.basis {
+        AdmissionBasis::Client { peer, .. } => (Some(peer), Role::Client),
+        AdmissionBasis::Server { peer, .. } => (Some(peer), Role::Server),
+        AdmissionBasis::Plaintext | AdmissionBasis::Outside => (None, Role::Client),
     };
     if let Some(why) = peer.and_then(|peer| snapshot.revocation.denies(&peer.id, &peer.certificate)) {
         return Some(Cut { reason: Reason::NoLongerTrusted, detail: Some(why) });
@@ -57,17 +57,17 @@ fn judge(shared: &Shared, snapshot: &Snapshot, live: &Live) -> Option<Cut> {
     if let Some(cut) = peer.and_then(|peer| distrust(tls, peer, role)) {
         return Some(cut);
     }
-    let verdict = match &admission.judged {
-        Judged::Client { peer, facts } => judge_client(snapshot, shared.settings.mode_of(to.port()), (peer, facts), from, to),
-        Judged::Plaintext => judge_plaintext(snapshot, shared.settings.mode_of(to.port()), from, to),
-        Judged::Server { peer, facts, destination } => {
+    let verdict = match &admission.basis {
+        AdmissionBasis::Client { peer, facts } => client_verdict(snapshot, shared.settings.mode_of(to.port()), (peer, facts), from, to),
+        AdmissionBasis::Plaintext => plaintext_verdict(snapshot, shared.settings.mode_of(to.port()), from, to),
+        AdmissionBasis::Server { peer, facts, destination } => {
             let destination = shared.settings.destinations.get(*destination)?;
-            match judge_server(snapshot, destination, tls, (peer, facts), from, to) {
+            match server_verdict(snapshot, destination, tls, (peer, facts), from, to) {
                 Some(verdict) => verdict,
                 None => return Some(no_longer_allowed(&destination.rule)),
             }
         }
-        Judged::Outside => return None,
+        AdmissionBasis::Outside => return None,
     };
     verdict.reason.map(|_| no_longer_allowed(&verdict.decision.rule))
 }
@@ -89,15 +89,15 @@ fn distrust(tls: &Tls, peer: &PeerIdentity, role: Role) -> Option<Cut> {
 }
 
 /// Why a connection is too old, if it is, and what becomes of it.
-fn aged(settings: &LiveConnections, live: &Live) -> Option<(OnChange, Cut)> {
+fn aged(settings: &LiveConnections, handle: &ConnectionHandle) -> Option<(OnChange, Cut)> {
     let most = settings.max_age.duration();
     // Up to a tenth less, so that those that began together do not end together.
-    let less = most / 1000 * u32::try_from(live.key().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).map_or(0, |hash| hash % 100);
-    if !most.is_zero() && live.accepted.elapsed() >= most - less {
+    let less = most / 1000 * u32::try_from(handle.key().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).map_or(0, |hash| hash % 100);
+    if !most.is_zero() && handle.accepted.elapsed() >= most - less {
         return Some((OnChange::Cut, Cut { reason: Reason::MaxAge, detail: None }));
     }
-    let admission = live.admission()?;
-    let (Judged::Client { peer, .. } | Judged::Server { peer, .. }) = &admission.judged else { return None };
+    let admission = handle.admission()?;
+    let (AdmissionBasis::Client { peer, .. } | AdmissionBasis::Server { peer, .. }) = &admission.basis else { return None };
     let expired = settings.on_peer_expiry != OnChange::Keep && peer.certificate.not_after < unix_now();
     expired.then_some((settings.on_peer_expiry, Cut { reason: Reason::PeerExpired, detail: None }))
 }
@@ -112,10 +112,10 @@ enum Look {
 }
 
 /// What becomes of a connection, and why: what ends it soonest, and of two that do that what it may not do before what it is.
-fn fate(shared: &Shared, snapshot: &Snapshot, live: &Live, look: Look) -> Option<(OnChange, Cut)> {
+fn fate(shared: &Shared, snapshot: &Snapshot, handle: &ConnectionHandle, look: Look) -> Option<(OnChange, Cut)> {
     let settings = &shared.settings.live;
-    let refused = (look == Look::Everything && settings.on_change != OnChange::Keep).then(|| judge(shared, snapshot, live)).flatten();
-    match (refused.map(|cut| (settings.on_change, cut)), aged(settings, live)) {
+    let refused = (look == Look::Everything && settings.on_change != OnChange::Keep).then(|| refusal(shared, snapshot, handle)).flatten();
+    match (refused.map(|cut| (settings.on_change, cut)), aged(settings, handle)) {
         (Some((OnChange::Drain, _)), Some(aged @ (OnChange::Cut, _))) => Some(aged),
         (refused, aged) => refused.or(aged),
     }
@@ -123,7 +123,7 @@ fn fate(shared: &Shared, snapshot: &Snapshot, live: &Live, look: Look) -> Option
 
 /// A connection that is to end.
 struct Doomed {
-    live: Arc<Live>,
+    handle: Arc<ConnectionHandle>,
     due: Instant,
     /// Its peer is not trusted: these come first.
     distrusted: bool,
@@ -138,16 +138,23 @@ struct Ending {
 }
 
 /// Judges the live connections whenever that may come out differently, until the task is dropped.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub async fn reevaluate(shared: Arc<Shared>) {
     let settings = &shared.settings.live;
     let ages = !settings.max_age.duration().is_zero() || settings.on_peer_expiry != OnChange::Keep;
-    let mut renewals = shared.renewals.subscribe();
+    let mut renewals = shared.control.renewals.subscribe();
+    // A snapshot may have come before this task ran.
+    renewals.mark_changed();
     let mut ending = Ending { doomed: HashMap::new(), allowance: settings.cuts_per_second.into(), since: Instant::now() };
     let mut next_look = Instant::now() + EVERY;
     loop {
         let look = tokio::select! {
             changed = renewals.changed() => match changed {
-                Ok(()) => Some(Look::Everything),
+                Ok(()) => {
+                    if shared.control.snapshot.load().tls.is_some() {
+                        shared.advance(Phase::Serving);
+                    }
+                    Some(Look::Everything)
+                }
                 Err(_) => return,
             },
             () = sleep_until(next_look), if ages => Some(Look::Age),
@@ -164,18 +171,18 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 impl Ending {
     /// Looks at every live connection, and notes those that are to end.
     async fn pass(&mut self, shared: &Shared, look: Look) {
-        let snapshot = shared.snapshot.load_full();
+        let snapshot = shared.control.snapshot.load_full();
         fence(Ordering::SeqCst);
         let now = Instant::now();
-        let (mut judged, mut found) = (0_usize, 0_usize);
+        let (mut seen, mut found) = (0_usize, 0_usize);
         let mut turn = now;
-        for live in shared.registry.all() {
-            judged += 1;
+        for handle in shared.registry.all() {
+            seen += 1;
             if turn.elapsed() >= TURN {
                 yield_now().await;
                 turn = Instant::now();
             }
-            let Some((action, cut)) = fate(shared, &snapshot, &live, look) else { continue };
+            let Some((action, cut)) = fate(shared, &snapshot, &handle, look) else { continue };
             let due = match action {
                 OnChange::Keep => continue,
                 OnChange::Cut => now,
@@ -183,7 +190,7 @@ impl Ending {
             };
             let distrusted = cut.reason == Reason::NoLongerTrusted;
             found += 1;
-            let doomed = self.doomed.entry(live.key()).or_insert(Doomed { live, due, distrusted });
+            let doomed = self.doomed.entry(handle.key()).or_insert(Doomed { handle, due, distrusted });
             // Who drains keeps his moment, and who is to be cut at once is.
             if action == OnChange::Cut {
                 doomed.due = now;
@@ -191,18 +198,23 @@ impl Ending {
             doomed.distrusted |= distrusted;
         }
         if found > 0 {
-            tracing::info!(event = event::CONNECTIONS_REJUDGED, judged, ending = found, "live connections are ended by what holds now");
+            tracing::info!(
+                event = event::CONNECTIONS_REJUDGED,
+                judged = seen,
+                ending = found,
+                "live connections are ended by what holds now"
+            );
         }
     }
 
     /// Ends connections whose time has come, as many as may be at once. What has changed again meanwhile counts.
     fn end(&mut self, shared: &Shared) {
-        let (now, snapshot) = (Instant::now(), shared.snapshot.load_full());
+        let (now, snapshot) = (Instant::now(), shared.control.snapshot.load_full());
         let rate = f64::from(shared.settings.live.cuts_per_second);
         self.allowance = (self.allowance + now.duration_since(self.since).as_secs_f64() * rate).min(rate);
         self.since = now;
         // Nobody else holds a connection that has ended.
-        self.doomed.retain(|_, doomed| Arc::strong_count(&doomed.live) > 1);
+        self.doomed.retain(|_, doomed| Arc::strong_count(&doomed.handle) > 1);
         let mut due: Vec<(bool, Instant, u64)> =
             self.doomed.iter().filter(|(_, d)| d.due <= now).map(|(key, d)| (!d.distrusted, d.due, *key)).collect();
         due.sort_unstable();
@@ -211,8 +223,8 @@ impl Ending {
                 return;
             }
             let Some(doomed) = self.doomed.remove(&key) else { continue };
-            if let Some((_, cut)) = fate(shared, &snapshot, &doomed.live, Look::Everything) {
-                doomed.live.cut_because(cut);
+            if let Some((_, cut)) = fate(shared, &snapshot, &doomed.handle, Look::Everything) {
+                doomed.handle.cut_because(cut);
                 self.allowance -= 1.0;
             }
         }

@@ -14,17 +14,17 @@ use crate::tunnel::v1::{Outcome, Reset, Status};
 use crate::tunnel::{Opening, Tunnel};
 
 /// The protected end.
-pub(crate) struct Secure {
+pub(crate) struct PeerChannel {
     pub(crate) session: Session,
     /// None where the session is plain mutual TLS.
     pub(crate) tunnel: Option<Tunnel>,
     /// How it has failed, as long as data that came before is to be taken.
-    failed: Option<Box<SecureError>>,
+    failed: Option<Box<ChannelError>>,
 }
 
 /// How the protected end fails.
 #[derive(Debug)]
-pub(crate) enum SecureError {
+pub(crate) enum ChannelError {
     Wire(WireError),
     /// The peer's sidecar does not speak the tunnel as it should.
     Malformed(Malformed),
@@ -36,19 +36,19 @@ pub(crate) enum SecureError {
     NotOpened,
 }
 
-impl From<WireError> for SecureError {
+impl From<WireError> for ChannelError {
     fn from(error: WireError) -> Self {
         Self::Wire(error)
     }
 }
 
-impl From<io::Error> for SecureError {
+impl From<io::Error> for ChannelError {
     fn from(error: io::Error) -> Self {
         Self::Wire(error.into())
     }
 }
 
-impl From<Malformed> for SecureError {
+impl From<Malformed> for ChannelError {
     fn from(malformed: Malformed) -> Self {
         Self::Malformed(malformed)
     }
@@ -56,12 +56,12 @@ impl From<Malformed> for SecureError {
 
 /// What a RESET means for the connection that is open now, the session's `opened`th. One of an earlier connection, which was over
 /// here, says that the server has not taken this one: it ends the session.
-fn aborted(reset: Reset, opened: u64, opening: bool) -> SecureError {
+fn aborted(reset: Reset, opened: u64, opening: bool) -> ChannelError {
     let is_of_earlier = reset.opened > 0 && reset.opened < opened;
-    if opening && is_of_earlier { SecureError::NotOpened } else { SecureError::Aborted(reset.reason) }
+    if opening && is_of_earlier { ChannelError::NotOpened } else { ChannelError::Aborted(reset.reason) }
 }
 
-impl Secure {
+impl PeerChannel {
     /// A session as it is.
     pub(crate) fn plain(session: Session) -> Self {
         Self { session, tunnel: None, failed: None }
@@ -69,23 +69,23 @@ impl Secure {
 
     /// Begins a connection in the tunnel as its client: OPEN goes out with what is sent next. `kept` says whether what the
     /// application sends is kept for another try.
-    pub(crate) fn open(&mut self, record: &ConnectionRecord, kept: bool) -> Result<(), SecureError> {
+    pub(crate) fn open(&mut self, record: &ConnectionRecord, kept: bool) -> Result<(), ChannelError> {
         let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
-        self.session.send(&tunnel.open(record, kept).encode()).map_err(SecureError::from)
+        self.session.send(&tunnel.open(record, kept).encode()).map_err(ChannelError::from)
     }
 
     /// Says that the session to `to` is made in advance, and makes it one that waits.
-    pub(crate) async fn warm(&mut self, to: SocketAddr, renewal: u64, tcp: &TcpStream) -> Result<(), SecureError> {
+    pub(crate) async fn warm(&mut self, to: SocketAddr, renewal: u64, tcp: &TcpStream) -> Result<(), ChannelError> {
         self.tunnel = Some(Tunnel::waiting(to, renewal));
         self.session.send(&Control::Warm.encode())?;
-        std::future::poll_fn(|cx| self.session.poll_flush(tcp, cx)).await.map_err(SecureError::from)
+        std::future::poll_fn(|cx| self.session.poll_flush(tcp, cx)).await.map_err(ChannelError::from)
     }
 
     /// Waits for application data, or their end.
-    pub(crate) fn poll_fill(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<Filled, SecureError>> {
+    pub(crate) fn poll_fill(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<Filled, ChannelError>> {
         loop {
             let Some(tunnel) = &mut self.tunnel else {
-                return self.session.poll_fill(tcp, cx).map_err(SecureError::from);
+                return self.session.poll_fill(tcp, cx).map_err(ChannelError::from);
             };
             if tunnel.data > 0 {
                 return Poll::Ready(Ok(Filled::Data));
@@ -109,7 +109,7 @@ impl Secure {
     }
 
     /// Takes apart what has come.
-    fn deframe(&mut self) -> Result<(), SecureError> {
+    fn deframe(&mut self) -> Result<(), ChannelError> {
         let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
         let control = tunnel.deframe(&mut self.session);
         if tunnel.data > 0 && tunnel.opening.is_some() {
@@ -120,7 +120,7 @@ impl Secure {
     }
 
     /// A control frame in the middle of a connection.
-    fn hear(&mut self, control: Control) -> Result<(), SecureError> {
+    fn hear(&mut self, control: Control) -> Result<(), ChannelError> {
         let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
         match control {
             Control::End if tunnel.opening.is_some() => return Err(Malformed("an END before the STATUS").into()),
@@ -129,7 +129,7 @@ impl Secure {
             Control::GoAway(goaway) => {
                 tunnel.going = true;
                 if tunnel.opening.is_some() && goaway.opened < tunnel.opened {
-                    return Err(SecureError::NotOpened);
+                    return Err(ChannelError::NotOpened);
                 }
             }
             Control::Status(status) if tunnel.opening.is_some() => {
@@ -139,8 +139,8 @@ impl Secure {
                         tunnel.opening = None;
                         tunnel.reusable = reusable && tunnel.is_single_pod(&reached_at);
                     }
-                    Ok(Outcome::NotOpened) => return Err(SecureError::NotOpened),
-                    Ok(Outcome::Refused) => return Err(SecureError::Refused(reason)),
+                    Ok(Outcome::NotOpened) => return Err(ChannelError::NotOpened),
+                    Ok(Outcome::Refused) => return Err(ChannelError::Refused(reason)),
                     _ => return Err(Malformed("a STATUS without an outcome").into()),
                 }
             }
@@ -194,15 +194,15 @@ impl Secure {
     }
 
     /// Ends our direction.
-    pub(crate) fn poll_finish(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), SecureError>> {
+    pub(crate) fn poll_finish(&mut self, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
         match &mut self.tunnel {
-            None => self.session.poll_shutdown(tcp, cx).map_err(SecureError::from),
+            None => self.session.poll_shutdown(tcp, cx).map_err(ChannelError::from),
             Some(tunnel) => {
                 if !tunnel.ended {
                     tunnel.ended = true;
                     self.session.send(&Control::End.encode())?;
                 }
-                self.session.poll_flush(tcp, cx).map_err(SecureError::from)
+                self.session.poll_flush(tcp, cx).map_err(ChannelError::from)
             }
         }
     }
@@ -221,12 +221,12 @@ impl Secure {
     }
 
     /// Closes after a failure of the session, so that the peer sees the alert.
-    pub(crate) async fn farewell(&mut self, tcp: &TcpStream) {
-        socket::farewell_after(tcp, || self.session.try_flush(tcp).is_err() || !self.session.has_unsent()).await;
+    pub(crate) async fn linger_close(&mut self, tcp: &TcpStream) {
+        socket::linger_close_after(tcp, || self.session.try_flush(tcp).is_err() || !self.session.has_unsent()).await;
     }
 
     /// What a peer whose socket has failed said last.
-    pub(crate) fn last_words(&mut self, tcp: &TcpStream) -> Option<SecureError> {
+    pub(crate) fn last_words(&mut self, tcp: &TcpStream) -> Option<ChannelError> {
         // It may have said it behind data that nobody has taken.
         if let Some(error) = self.failed.take() {
             return Some(*error);
@@ -240,10 +240,10 @@ impl Secure {
                 match deframer.deframe(bytes, chunks, &mut data) {
                     Ok(Some(Control::Reset(reset))) => return Some(aborted(reset, opened, opening)),
                     Ok(Some(Control::Status(status))) if status.outcome() == Outcome::Refused => {
-                        return Some(SecureError::Refused(status.reason));
+                        return Some(ChannelError::Refused(status.reason));
                     }
-                    Ok(Some(Control::Status(status))) if status.outcome() == Outcome::NotOpened => return Some(SecureError::NotOpened),
-                    Ok(Some(Control::GoAway(goaway))) if opening && goaway.opened < opened => return Some(SecureError::NotOpened),
+                    Ok(Some(Control::Status(status))) if status.outcome() == Outcome::NotOpened => return Some(ChannelError::NotOpened),
+                    Ok(Some(Control::GoAway(goaway))) if opening && goaway.opened < opened => return Some(ChannelError::NotOpened),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => {
                         data = 0;

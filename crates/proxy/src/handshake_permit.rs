@@ -1,0 +1,71 @@
+//! A connection's permit to shake hands, or to be looked at by detection.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use sidegate_core::Reason;
+use sidegate_net::source;
+use sidegate_tls::budget;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::by_source::GRACE;
+use crate::failure::Failure;
+use crate::permit_queue::PermitKind;
+use crate::registry::ConnectionHandle;
+use crate::shared::Shared;
+
+/// Where buffers hold as much as they may.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A place, or a turn to have one. Dropping it frees the place.
+pub(crate) struct HandshakePermit<'a> {
+    shared: &'a Shared,
+    wait: PermitKind,
+    source: IpAddr,
+    key: u64,
+    has: bool,
+}
+
+impl<'a> HandshakePermit<'a> {
+    /// Waits for a place, no longer than a handshake may take.
+    pub(crate) async fn take(shared: &'a Shared, wait: PermitKind, handle: &ConnectionHandle, peer: IpAddr) -> Result<Self, Failure> {
+        let deadline = Instant::now() + shared.settings.timeouts.handshake.duration();
+        while budget::is_spent() {
+            if Instant::now() >= deadline {
+                return Err(Failure::with(Reason::HandshakeLimit, "the buffers of all connections hold `limits.bufferedBytes`"));
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        let Some(handle) = shared.registry.find(handle.key()) else { return Err(Failure::new(Reason::Cancelled)) };
+        let places = &shared.limits.places[wait as usize];
+        let mut place = Self { shared, wait, source: source(peer), key: handle.key(), has: false };
+        let mut turn = places.enter(place.source, handle);
+        // Where there is room it is its turn at once, and nothing waits for the timer.
+        while turn.try_recv().is_err() {
+            if wait != PermitKind::OutboundHandshake {
+                places.evict_for(place.source, place.key);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(Failure::new(Reason::HandshakeLimit));
+            }
+            if timeout_at(deadline.min(now + GRACE), &mut turn).await.is_ok() {
+                break;
+            }
+        }
+        place.has = true;
+        if let Some(direction) = wait.handshake() {
+            shared.telemetry.metrics.handshakes_in_flight(direction).inc();
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for HandshakePermit<'_> {
+    fn drop(&mut self) {
+        self.shared.limits.places[self.wait as usize].leave(self.source, self.key);
+        if let Some(direction) = self.wait.handshake().filter(|_| self.has) {
+            self.shared.telemetry.metrics.handshakes_in_flight(direction).dec();
+        }
+    }
+}

@@ -9,11 +9,11 @@ use sidegate_config::{Config, Draft, Problems};
 use sidegate_control::{PolicySource, RevocationError, RevocationSource};
 use sidegate_core::counted;
 use sidegate_policy::Policy;
-use sidegate_redirect::Proof;
+use sidegate_redirect::{Plan, Proof};
 
 use crate::outcome::Outcome;
 use crate::say::say_lines;
-use crate::{cli, redirect, variables, yaml};
+use crate::{cli, variables, yaml};
 
 /// A configuration that the sidecar can start with, and what it names.
 pub(crate) struct Examined {
@@ -89,7 +89,7 @@ fn on_this_host(draft: &mut Draft, config: &Config) {
     }
     if config.is_redirected()
         && config.redirect.without_proof.is_none()
-        && let Err(error) = Proof::of(&redirect::plan(config))
+        && let Err(error) = Proof::of(&Plan::new(config))
     {
         draft.push("redirect", error.to_string());
     }

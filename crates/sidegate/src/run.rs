@@ -17,7 +17,7 @@ use sidegate_identity::Identity;
 use sidegate_proxy::{
     Capture, Listeners, Phase, Shared, Workers, check_descriptors, cpu_quota, prove_capture, raise_descriptor_limit, reevaluate,
 };
-use sidegate_redirect::Proof;
+use sidegate_redirect::{Plan, Proof, exempt_uid};
 use sidegate_telemetry::{Options, Telemetry, TlsSource};
 use sidegate_tls::CollectorConfig;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use crate::check::{Examined, destinations, doubts, examine, notes, unusable};
 use crate::logging::Logging;
 use crate::say::say_lines;
-use crate::{cli, logging, redirect, variables, yaml};
+use crate::{cli, logging, variables, yaml};
 
 /// Runs the sidecar until it is told to end.
 pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
@@ -198,7 +198,7 @@ fn collector_tls(target: &Target, identity: IdentityCell) -> TlsSource {
 
 /// The kernel's rules exempt one user. As another, sidegate's own connections would be captured, by itself.
 fn check_user(config: &Config) -> Result<()> {
-    let (uid, exempt) = (nix::unistd::geteuid().as_raw(), redirect::exempt_uid(config));
+    let (uid, exempt) = (nix::unistd::geteuid().as_raw(), exempt_uid(config));
     if !config.outbound.is_redirected() || config.redirect.exempt_mark.is_some() || uid == exempt {
         return Ok(());
     }
@@ -315,7 +315,7 @@ fn capture_proof(config: &Config) -> Result<Option<Proof>> {
         tracing::info!(event = event::CAPTURE_UNPROVED, "that the kernel sends the pod's traffic here is not proved: {reason}");
         return Ok(None);
     }
-    Ok(Some(Proof::of(&redirect::plan(config))?))
+    Ok(Some(Proof::of(&Plan::new(config))?))
 }
 
 /// Once the start is over its code is only a burden: of the program, about half is never needed again.

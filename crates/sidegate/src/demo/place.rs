@@ -205,7 +205,7 @@ impl Place {
         std::fs::write(&file, format!("{common}{own}"))?;
         if let Some(pod) = self.pod(workload) {
             let config = sidegate_config::load(&file).map_err(|p| anyhow!("the demo's own configuration is wrong:\n{p}"))?;
-            let plan = crate::redirect::plan(&config);
+            let plan = sidegate_redirect::Plan::new(&config);
             pod.run(move || sidegate_redirect::apply(&plan))?.context("the kernel rules can't be applied")?;
         }
         Ok(file)

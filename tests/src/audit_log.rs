@@ -64,7 +64,7 @@ impl AuditLog {
     /// All records so far, of whole lines.
     pub fn records(&self) -> Vec<Value> {
         let mut records = Vec::new();
-        for file in sidegate_audit::files(&self.folder).unwrap_or_default() {
+        for file in sidegate_audit::folder::files(&self.folder).unwrap_or_default() {
             let text = std::fs::read_to_string(file).unwrap();
             let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             records.extend(whole.map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}"))));

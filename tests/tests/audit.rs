@@ -72,7 +72,7 @@ fn the_two_ends_of_each_connection_have_one_name_and_are_joined() {
     assert!(status == 1 && words.contains(&format!("its signer is {}, not {}", id("web"), id("api"))), "{out}");
 
     // A connection that one end has struck off its log is missed, and so is the record.
-    let file = sidegate_audit::files(&api.folder).unwrap().remove(0);
+    let file = sidegate_audit::folder::files(&api.folder).unwrap().remove(0);
     let text = std::fs::read_to_string(&file).unwrap();
     let struck = ids(&web).into_iter().next().unwrap();
     let left: String = text.split_inclusive('\n').filter(|line| !line.contains(&struck)).collect();
@@ -268,7 +268,7 @@ fn a_log_is_shown_and_reported() {
 
 /// Without all checkpoints and without the records that `is_unwanted` says, numbered and linked as if they had never been.
 fn forge(folder: &Path, is_unwanted: impl Fn(&serde_json::Value) -> bool) {
-    let [file] = sidegate_audit::files(folder).unwrap().try_into().unwrap();
+    let [file] = sidegate_audit::folder::files(folder).unwrap().try_into().unwrap();
     let mut forged: Vec<String> = Vec::new();
     for line in std::fs::read_to_string(&file).unwrap().lines() {
         let record: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -278,7 +278,7 @@ fn forge(folder: &Path, is_unwanted: impl Fn(&serde_json::Value) -> bool) {
         let seq = forged.len() + 1;
         let mut text = line.replacen(&format!("\"seq\":{},", record["seq"]), &format!("\"seq\":{seq},"), 1);
         if let Some(last) = forged.last() {
-            text = text.replace(record["prev"].as_str().unwrap(), &sidegate_audit::sha256_hex(last.as_bytes()));
+            text = text.replace(record["prev"].as_str().unwrap(), &sidegate_audit::hex::sha256_hex(last.as_bytes()));
         }
         forged.push(text);
     }
@@ -348,7 +348,7 @@ fn a_log_is_verified_and_followed_while_it_is_written() {
     eventually("all ends", || (std::fs::read_to_string(&out).unwrap().lines().count() == 40).then_some(()));
     follow.kill().unwrap();
     follow.wait().unwrap();
-    assert!(sidegate_audit::files(&log.folder).unwrap().len() > 1, "it has been rotated meanwhile");
+    assert!(sidegate_audit::folder::files(&log.folder).unwrap().len() > 1, "it has been rotated meanwhile");
     log.proved();
 }
 

@@ -111,7 +111,7 @@ fn nothing_marked_comes_out_anywhere(protocol: &str) {
     for name in ["web", "api"] {
         let log = AuditLog::of(&pair.identities, name);
         log.record("what was just received", |r| r["event"] == "identity.rotated");
-        for file in sidegate_audit::files(&log.folder).unwrap() {
+        for file in sidegate_audit::folder::files(&log.folder).unwrap() {
             outputs.push((format!("{name}'s audit log"), std::fs::read(file).unwrap()));
         }
         let folder = log.folder.display().to_string();

@@ -313,7 +313,9 @@ fn file_name(seq: u64) -> String {
     format!("{PREFIX}{seq:020}{SUFFIX}")
 }
 
-pub(crate) fn name_of(file: &Path) -> String {
+/// The name of a file without its folder.
+#[must_use]
+pub fn name_of(file: &Path) -> String {
     file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 

@@ -16,7 +16,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// A digest as [`hex`] writes it.
-pub(crate) fn digits(hash: &Hash) -> [u8; 64] {
+pub fn digits(hash: &Hash) -> [u8; 64] {
     let mut text = [0; 64];
     for (pair, byte) in text.chunks_exact_mut(2).zip(hash) {
         pair[0] = DIGITS[usize::from(byte >> 4)];
@@ -31,14 +31,16 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&sha256(bytes))
 }
 
-pub(crate) fn sha256(bytes: &[u8]) -> Hash {
+/// The SHA-256 of some bytes.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> Hash {
     let mut hash = [0; 32];
     hash.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
     hash
 }
 
 /// A digest; none if `text` is not exactly what [`hex`] writes.
-pub(crate) fn parse(text: &[u8]) -> Option<Hash> {
+pub fn parse(text: &[u8]) -> Option<Hash> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),

@@ -7,10 +7,10 @@ use aws_lc_rs::{hkdf, hmac, rand};
 use zeroize::{Zeroize, Zeroizing};
 
 /// SHA-256 and what is made of it.
-pub(crate) type Hash = [u8; 32];
+pub type Hash = [u8; 32];
 
 /// The key of one epoch.
-pub(crate) struct EpochKey {
+pub struct EpochKey {
     /// Where it stays: a value that moves would leave copies behind, which nobody erases.
     key: Box<Zeroizing<[u8; 32]>>,
     /// The same, ready for use; the library erases it when it is dropped.
@@ -20,7 +20,7 @@ pub(crate) struct EpochKey {
 
 impl EpochKey {
     /// The first key of a run; none if the system has no randomness.
-    pub(crate) fn random() -> Option<Self> {
+    pub fn random() -> Option<Self> {
         let mut key = Box::new(Zeroizing::new([0; 32]));
         rand::fill(&mut **key).ok()?;
         Some(Self::new(key))
@@ -31,7 +31,7 @@ impl EpochKey {
     }
 
     /// The first key of a run, as an auditor has got it.
-    pub(crate) fn first(bytes: &[u8]) -> Option<Self> {
+    pub fn first(bytes: &[u8]) -> Option<Self> {
         let mut key = Box::new(Zeroizing::new([0; 32]));
         if bytes.len() != key.len() {
             return None;
@@ -41,17 +41,17 @@ impl EpochKey {
     }
 
     /// Its bytes, for those to whom it is sealed. Not to be kept.
-    pub(crate) fn expose(&self) -> &[u8; 32] {
+    pub fn expose(&self) -> &[u8; 32] {
         &self.key
     }
 
     /// How many keys came before it in this run.
-    pub(crate) fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// HMAC-SHA256 (RFC 2104) of what has this SHA-256: a line is hashed once for its MAC and for the link to it.
-    pub(crate) fn mac(&self, digest: &Hash) -> Hash {
+    pub fn mac(&self, digest: &Hash) -> Hash {
         let mut mac = [0; 32];
         mac.copy_from_slice(hmac::sign(&self.ready, digest).as_ref());
         mac
@@ -59,7 +59,7 @@ impl EpochKey {
 
     /// Moves on to the next epoch by HKDF-SHA256 (RFC 5869); this key is erased. False, and nothing is changed, if the
     /// library refuses, which it has no cause to.
-    pub(crate) fn ratchet(&mut self) -> bool {
+    pub fn ratchet(&mut self) -> bool {
         let mut next = Zeroizing::new([0; 32]);
         let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate audit v1")
             .extract(&**self.key)

@@ -1,7 +1,14 @@
-//! The audit log: a tamper-evident record of every security event, and the reading and verifying of it.
+//! The audit log: a tamper-evident record of every security event.
 //!
-//! What it promises and how, for people: docs/audit.md. A worker offers what happened to a bounded queue ([`Audit`]); one
-//! thread makes a chain of it, writes and signs it. Reading needs nothing of that: [`Records`] and [`verify()`].
+//! A worker offers what happened to a bounded queue ([`Audit`]). One thread makes a chain of it, encrypts, signs and writes it:
+//!
+//! ```text
+//! worker -> queue -> chain (prev, mac) -> file of the folder
+//!                                      -> copies (file, syslog, OTLP)
+//!                    checkpoint, signed -> anchors
+//! ```
+//!
+//! The format of a line is in [`line`], that of its content in [`Event`]. The crate `evidence` reads and verifies it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod admitted;
@@ -11,33 +18,27 @@ pub mod connection;
 mod destination;
 mod encryption;
 mod event;
-mod folder;
-mod hex;
+pub mod folder;
+pub mod hex;
 mod identity;
-mod key;
-mod line;
+pub mod key;
+pub mod line;
 mod log;
 mod message;
-mod read;
 mod signing;
 mod state;
 mod syslog;
-mod verify;
 mod writer;
 
 pub use admitted::Admitted;
 pub use connection::Connection;
-pub use encryption::{AuditorKeyError, AuditorKeys};
 pub use event::{AdminAction, CheckpointCause, ConnectionFacts, Event, FileDigest, NAMES, NewEvent, Signer, SvidFacts, VERSION};
-pub use folder::{FolderError, files};
-pub use hex::{hex, sha256_hex};
+pub use folder::FolderError;
 pub use identity::follow_identity;
 pub use log::{Audit, AuditThread, Unavailable};
 pub use message::Options;
-pub use read::{ReadError, Record, Records, log_files};
-pub use signing::{KeyError, Trust, check_key};
+pub use signing::{KeyError, check_key};
 pub use state::IdentityCell;
-pub use verify::{Anchor, Finding, Given, OpenTail, Report, Verdict, anchors, verify};
 
 /// Why the audit log can't be started.
 #[derive(Debug, thiserror::Error)]

@@ -31,13 +31,13 @@ const DIGEST: usize = 64;
 /// No line is longer, bytes without the newline, so that whoever reads a file needs no more memory than this, whatever stands
 /// in it. Ours are far shorter: the longest are the encrypted ones, which hold a batch of 64 KiB and the record that filled
 /// it, and base64 makes them a third larger.
-pub(crate) const LONGEST: usize = 16 * 1024 * 1024;
+pub const LONGEST: usize = 16 * 1024 * 1024;
 /// What follows the event's own fields fits into this: a link, a MAC, and the signature of the longest key.
 const REST: usize = 64 * 1024;
 
 /// What stands next in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
+pub enum Next {
     /// A line, without its newline.
     Whole,
     /// The end of the file, with what is no whole line before it.
@@ -49,7 +49,7 @@ pub(crate) enum Next {
 }
 
 /// Reads the next line into `text`.
-pub(crate) fn next(file: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<Next> {
+pub fn next(file: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<Next> {
     text.clear();
     let read = file.by_ref().take(LONGEST as u64 + 1).read_until(b'\n', text)?;
     Ok(if text.pop_if(|last| *last == b'\n').is_some() {
@@ -64,7 +64,7 @@ pub(crate) fn next(file: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<Ne
 }
 
 /// Begins a line: all of it up to the event's own fields.
-pub(crate) fn begin(out: &mut Vec<u8>, seq: u64, time: SystemTime, event: &impl serde::Serialize) -> Result<(), serde_json::Error> {
+pub fn begin(out: &mut Vec<u8>, seq: u64, time: SystemTime, event: &impl serde::Serialize) -> Result<(), serde_json::Error> {
     let time = humantime::format_rfc3339_micros(time);
     write!(out, r#"{{"v":{VERSION},"seq":{seq},"time":"{time}""#).map_err(serde_json::Error::io)?;
     let start = out.len();
@@ -103,7 +103,7 @@ impl Write for Json<'_> {
 }
 
 /// Links the line that begins at `start` of `out` to the one before, and authenticates it.
-pub(crate) fn link(out: &mut Vec<u8>, start: usize, prev: &Hash, key: &EpochKey) -> LineHash {
+pub fn link(out: &mut Vec<u8>, start: usize, prev: &Hash, key: &EpochKey) -> LineHash {
     field(out, PREV, &digits(prev));
     let hash = LineHash::new(&out[start..]);
     field(out, MAC, &digits(&key.mac(&hash.authenticated)));
@@ -111,7 +111,7 @@ pub(crate) fn link(out: &mut Vec<u8>, start: usize, prev: &Hash, key: &EpochKey)
 }
 
 /// The hash of a line that is not whole yet, so that nothing is hashed twice.
-pub(crate) struct LineHash {
+pub struct LineHash {
     context: digest::Context,
     /// How many bytes the MAC is over, and their SHA-256.
     len: usize,
@@ -128,7 +128,7 @@ impl LineHash {
     }
 
     /// The hash of the whole line, without its newline.
-    pub(crate) fn finish(mut self, line: &[u8]) -> Hash {
+    pub fn finish(mut self, line: &[u8]) -> Hash {
         self.context.update(line.get(self.len..).unwrap_or_default());
         let mut hash = [0; 32];
         hash.copy_from_slice(self.context.finish().as_ref());
@@ -137,16 +137,17 @@ impl LineHash {
 }
 
 /// What a signature of the line so far is over.
-pub(crate) fn to_sign(line: &[u8]) -> Vec<u8> {
+pub fn to_sign(line: &[u8]) -> Vec<u8> {
     [SIGNED, line].concat()
 }
 
-pub(crate) fn sign(out: &mut Vec<u8>, signature: &[u8]) {
+/// Adds the signature of a checkpoint.
+pub fn sign(out: &mut Vec<u8>, signature: &[u8]) {
     field(out, SIGNATURE, STANDARD.encode(signature).as_bytes());
 }
 
 /// Ends a line that is linked.
-pub(crate) fn end(out: &mut Vec<u8>) {
+pub fn end(out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
@@ -158,28 +159,33 @@ fn field(out: &mut Vec<u8>, opening: &[u8], value: &[u8]) {
 
 /// A line that was read, in its parts.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Line<'a> {
+pub struct Line<'a> {
     /// All of it, without its newline.
-    pub(crate) text: &'a [u8],
+    pub text: &'a [u8],
     /// The bytes that the MAC is over.
-    pub(crate) authenticated: &'a [u8],
-    pub(crate) mac: Hash,
-    pub(crate) prev: Hash,
+    pub authenticated: &'a [u8],
+    /// The MAC that it carries.
+    pub mac: Hash,
+    /// The hash of the line before that it carries.
+    pub prev: Hash,
     /// The bytes that the signature is over, and the signature in base64.
-    pub(crate) signature: Option<(&'a [u8], &'a [u8])>,
+    pub signature: Option<(&'a [u8], &'a [u8])>,
 }
 
 /// The first fields of a line.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Head {
+pub struct Head {
     v: u32,
-    pub(crate) seq: u64,
+    /// Its number, or that of its first record.
+    pub seq: u64,
     #[serde(default)]
-    pub(crate) time: String,
-    pub(crate) event: String,
+    /// When, RFC 3339.
+    pub time: String,
+    /// The name of the event.
+    pub event: String,
     /// How many records it holds.
     #[serde(default = "one")]
-    pub(crate) records: u64,
+    pub records: u64,
 }
 
 fn one() -> u64 {
@@ -191,7 +197,7 @@ impl<'a> Line<'a> {
     ///
     /// # Errors
     /// What is not as it is written.
-    pub(crate) fn parse(text: &'a [u8]) -> Result<(Self, Head), String> {
+    pub fn parse(text: &'a [u8]) -> Result<(Self, Head), String> {
         let Some(open) = text.strip_suffix(b"\"}") else { return Err("it has no end".to_owned()) };
         let (rest, signature) = match split_digest(open, MAC) {
             Some((authenticated, mac)) => ((authenticated, mac), None),
@@ -219,12 +225,14 @@ impl<'a> Line<'a> {
         Ok((Self { text, authenticated, mac, prev, signature }, head))
     }
 
-    pub(crate) fn hash(&self) -> Hash {
+    /// Its SHA-256, which the next line carries.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
         sha256(self.text)
     }
 
     /// The signature, and what it is over.
-    pub(crate) fn signature(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+    pub fn signature(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         let (signed, signature) = self.signature?;
         Some((to_sign(signed), STANDARD.decode(signature).ok()?))
     }

@@ -146,7 +146,7 @@ fn first_records(audit: &Audit, config: &Config, file: &Path) {
         Ok(text) => FileDigest::new(&name, &text),
         Err(_) => FileDigest { file: name, sha256: String::new() },
     };
-    let effective = serde_json::to_vec(config).map_or_else(|_| String::new(), |effective| sidegate_audit::sha256_hex(&effective));
+    let effective = serde_json::to_vec(config).map_or_else(|_| String::new(), |effective| sidegate_audit::hex::sha256_hex(&effective));
     audit.record(Event::ProcessStarted {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

@@ -19,7 +19,7 @@ pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
         SchemaOf::Policy => json_schema::<PolicyFile>(),
         SchemaOf::DenyList => json_schema::<DenyList>(),
         SchemaOf::PolicyTest => json_schema::<Suite>(),
-        SchemaOf::Audit => json_schema::<sidegate_audit::Record>(),
+        SchemaOf::Audit => json_schema::<sidegate_evidence::Record>(),
         SchemaOf::AccessLog => json_schema_of_output::<ConnectionRecord>(),
         SchemaOf::Connections => json_schema_of_output::<Line>(),
         SchemaOf::Status => json_schema_of_output::<Status>(),

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
-use sidegate_audit::{AuditorKeys, Connection, Event, Records};
+use sidegate_audit::{Connection, Event};
 use sidegate_core::{Reason, Stage, counted};
+use sidegate_evidence::{AuditorKeys, Records};
 
 use super::{Outcome, keys, say_json};
 use crate::cli::audit::{Join, Period};

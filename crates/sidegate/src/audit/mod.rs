@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use sidegate_audit::{Anchor, AuditorKeys, Given, Record, Trust, anchors};
 use sidegate_core::TrustDomain;
+use sidegate_evidence::{Anchor, AuditorKeys, Given, Record, Trust, anchors};
 use sidegate_identity::Bundle;
 use sidegate_tls::verify::TrustStore;
 

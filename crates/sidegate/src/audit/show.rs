@@ -4,8 +4,9 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::Result;
-use sidegate_audit::{AdminAction, Connection, Event, ReadError, Record, Records, SvidFacts};
+use sidegate_audit::{AdminAction, Connection, Event, SvidFacts};
 use sidegate_core::{SpiffeId, SpiffeIdPattern, counted, without_controls};
+use sidegate_evidence::{ReadError, Record, Records};
 
 use super::{Outcome, complain, keys, say_json};
 use crate::cli::audit::Show;

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use serde::Serialize;
-use sidegate_audit::{Report, Verdict};
 use sidegate_core::counted;
+use sidegate_evidence::{Report, Verdict};
 
 use super::{Outcome, given, say_json};
 use crate::cli::audit::{Proof, Verify};
@@ -120,7 +120,7 @@ impl Verified {
 
 pub(super) fn verify(arguments: &Verify) -> Result<Outcome> {
     let given = given(&arguments.proof, arguments.log.identity.as_deref())?;
-    let report = sidegate_audit::verify(&arguments.log.log, &given)?;
+    let report = sidegate_evidence::verify(&arguments.log.log, &given)?;
     let verified = Verified::new(report, arguments.proof.tail.duration());
     if arguments.json {
         say_json(&verified)?;
@@ -149,7 +149,7 @@ pub(super) fn ranges(all: &[RangeInclusive<u64>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sidegate_audit::OpenTail;
+    use sidegate_evidence::OpenTail;
 
     use super::*;
 
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(told(&report)[0], partly);
         (report.proved, report.unproved) = (vec![1..=30], vec![]);
         assert_eq!(told(&report), ["PROVED: 30 records, 1 to 30, in 1 file"]);
-        report.findings.push(sidegate_audit::Finding { file: "a".to_owned(), line: 3, seq: Some(3), what: "it is gone".to_owned() });
+        report.findings.push(sidegate_evidence::Finding { file: "a".to_owned(), line: 3, seq: Some(3), what: "it is gone".to_owned() });
         assert_eq!(told(&report), ["NOT INTACT: 30 records, 1 to 30, in 1 file", "  FOUND a:3: record 3: it is gone"]);
     }
 

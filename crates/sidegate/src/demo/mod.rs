@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use sidegate_audit::{Given, Trust};
 use sidegate_authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
 use sidegate_config::value::Span;
 use sidegate_core::parse_canonical;
+use sidegate_evidence::{Given, Trust};
 use sidegate_telemetry::sink::{self, Sink};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -177,7 +177,7 @@ fn audit(folder: &Path) -> Result<bool> {
     let id = parse_canonical(&signer).map_err(|why| anyhow!("{why}"))?;
     let bundles = Some(crate::audit::bundle(&place::bundle(folder), id.trust_domain())?);
     let trust = Trust { bundles, spiffe_id: Some(signer), ..Trust::default() };
-    let report = sidegate_audit::verify(&place::audit_log(Workload::Api, folder), &Given { trust, ..Given::default() })?;
+    let report = sidegate_evidence::verify(&place::audit_log(Workload::Api, folder), &Given { trust, ..Given::default() })?;
     out!("\nThe audit log of api, by the trust bundle and its SPIFFE ID");
     let intact = report.is_intact();
     crate::audit::Verified::new(report, Duration::from_secs(3600)).lines().iter().take(2).for_each(|line| out!("  {}", line.trim_start()));

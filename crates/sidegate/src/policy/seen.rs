@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
-use sidegate_audit::{Event, Records};
+use sidegate_audit::Event;
 use sidegate_core::{Direction, Reason, SpiffeId, counted, parse_canonical, without_controls};
+use sidegate_evidence::Records;
 use sidegate_policy::{PeerCertificate, Query, TlsFacts};
 
 use crate::audit::keys;

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
-use sidegate_audit::{Event, Finding, ReadError, Records, Report as Read, Verdict};
+use sidegate_audit::Event;
 use sidegate_core::counted;
+use sidegate_evidence::{Finding, ReadError, Records, Report as Read, Verdict};
 
 use self::document::{Document, Section, Tone};
 use self::summary::Summary;
@@ -45,7 +46,7 @@ struct Sums {
 
 pub(super) fn report(arguments: &Report) -> Result<Outcome> {
     let given = given(&arguments.proof, arguments.log.identity.as_deref())?;
-    let mut read = sidegate_audit::verify(&arguments.log.log, &given)?;
+    let mut read = sidegate_evidence::verify(&arguments.log.log, &given)?;
     let records = if read.is_intact() {
         Records::again(&arguments.log.log, &given.keys, read.first_seq, read.last_seq, &read.last_hash)?
     } else {
@@ -326,7 +327,7 @@ mod tests {
         let line = |(seq, missing): (usize, &u64)| {
             let line =
                 format!(r#"{{"v":1,"seq":{},"time":"t","event":"log.gap","missing":{missing},"prev":"{prev}","mac":"{mac}"}}"#, seq + 1);
-            prev = sidegate_audit::sha256_hex(line.as_bytes());
+            prev = sidegate_audit::hex::sha256_hex(line.as_bytes());
             line + "\n"
         };
         missing.iter().enumerate().map(line).collect()
@@ -338,7 +339,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("log");
         let honest = chain(&[1, 2, 3]);
-        let last_hash = sidegate_audit::sha256_hex(honest[2].trim_end().as_bytes());
+        let last_hash = sidegate_audit::hex::sha256_hex(honest[2].trim_end().as_bytes());
         let verified = || Read { first_seq: 1, last_seq: 3, last_hash: last_hash.clone(), proved: vec![1..=3], ..Read::default() };
         let keys = Default::default();
         let summed = |lines: &[String], more: &[&str]| -> Result<_> {

@@ -1,8 +1,8 @@
 //! Points of standards, and what a log bears out of each.
 
 use serde::Serialize;
-use sidegate_audit::Verdict;
 use sidegate_core::counted;
+use sidegate_evidence::Verdict;
 
 use super::Proved;
 use super::summary::{Counts, Summary};

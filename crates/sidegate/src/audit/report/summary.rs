@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use sidegate_audit::{Connection, Event, FileDigest, Record};
+use sidegate_audit::{Connection, Event, FileDigest};
 use sidegate_core::counted;
+use sidegate_evidence::Record;
 
 use crate::audit::show::done;
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sidegate_audit::{Given, Trust, anchors};
+use sidegate_evidence::{Given, Trust, anchors};
 
 use crate::common::{World, event, eventually, write_lines};
 

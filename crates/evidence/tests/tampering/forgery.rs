@@ -11,7 +11,7 @@ use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use sidegate_audit::{Given, Trust};
+use sidegate_evidence::{Given, Trust};
 
 use crate::common::{World, write_lines};
 

@@ -15,14 +15,14 @@ use sidegate_core::counted;
 pub use exported::{Anchor, anchors};
 pub use report::{Finding, OpenTail, Report, Verdict};
 
-use crate::encryption::AuditorKeys;
-use crate::event::{CheckpointCause, Event, Signer, VERSION};
-use crate::folder::name_of;
-use crate::hex::{hex, sha256};
-use crate::key::{EpochKey, Hash};
-use crate::line::{self, Head, LONGEST, Line, Next};
+use crate::decryption::AuditorKeys;
 use crate::read::{ReadError, Record, log_files, unseal};
-use crate::signing::{Judgement, Refused, Trust, judge};
+use crate::signature::{Refused, SignatureVerdict, Trust, verify_signature};
+use sidegate_audit::folder::name_of;
+use sidegate_audit::hex::{hex, sha256};
+use sidegate_audit::key::{EpochKey, Hash};
+use sidegate_audit::line::{self, Head, LONGEST, Line, Next};
+use sidegate_audit::{CheckpointCause, Event, Signer, VERSION};
 
 /// How often a folder is listed again, when a file was deleted by `retain` before its turn came.
 const LISTINGS: usize = 5;
@@ -468,14 +468,14 @@ impl<'a> Verifier<'a> {
             (None, None) if line.signature.is_none() => self.report.unsigned_checkpoints += 1,
             (Some(signer), Some((message, signature))) => {
                 self.report.signers.insert(signer.name());
-                match judge(signer, &message, &signature, time, &self.given.trust, &mut self.refused) {
-                    Judgement::Proven => {
+                match verify_signature(signer, &message, &signature, time, &self.given.trust, &mut self.refused) {
+                    SignatureVerdict::Proven => {
                         self.report.proven_checkpoints += 1;
                         self.report.proven_until = seq;
                         self.mark(seq);
                     }
-                    Judgement::Somebody => self.report.signed_checkpoints += 1,
-                    Judgement::Refused(why) => return self.find(Some(seq), why),
+                    SignatureVerdict::Somebody => self.report.signed_checkpoints += 1,
+                    SignatureVerdict::Refused(why) => return self.find(Some(seq), why),
                 }
                 (self.signed, self.checked) = (seq, true);
             }

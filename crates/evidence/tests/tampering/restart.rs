@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use sidegate_audit::{Given, Report, Verdict, anchors};
+use sidegate_evidence::{Given, Report, Verdict, anchors};
 
 use crate::common::{World, event, eventually, write_lines};
 

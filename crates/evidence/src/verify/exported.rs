@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::Verifier;
-use crate::event::Event;
-use crate::hex::sha256;
-use crate::line::Line;
 use crate::read::{ReadError, Record};
-use crate::signing::{Judgement, judge};
+use crate::signature::{SignatureVerdict, verify_signature};
+use sidegate_audit::Event;
+use sidegate_audit::hex::sha256;
+use sidegate_audit::line::Line;
 
 /// An exported checkpoint, or the exported beginning of a run.
 #[derive(Debug, Clone)]
@@ -147,9 +147,9 @@ impl Verifier<'_> {
         let time = humantime::parse_rfc3339(&record.time).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
         let Some((message, signature)) = line.signature() else { return Some("its signature is missing".to_owned()) };
         let time = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        match judge(signer, &message, &signature, time, &self.given.trust, &mut self.refused) {
-            Judgement::Refused(why) => Some(why),
-            Judgement::Proven | Judgement::Somebody => None,
+        match verify_signature(signer, &message, &signature, time, &self.given.trust, &mut self.refused) {
+            SignatureVerdict::Refused(why) => Some(why),
+            SignatureVerdict::Proven | SignatureVerdict::Somebody => None,
         }
     }
 }

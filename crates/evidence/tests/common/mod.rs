@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use age::secrecy::ExposeSecret;
-use sidegate_audit::{
-    Audit, AuditThread, AuditorKeys, Event, FileDigest, Given, IdentityCell, Options, Report, Trust, anchors, files, verify,
-};
+use sidegate_audit::{Audit, AuditThread, Event, FileDigest, IdentityCell, Options, folder::files};
 use sidegate_config::schema::audit::Audit as Config;
 use sidegate_core::{ConnectionRecord, Direction, Reason};
+use sidegate_evidence::{AuditorKeys, Given, Report, Trust, anchors, verify};
 use sidegate_telemetry::Metrics;
 
 pub(crate) struct World {

@@ -1,7 +1,7 @@
 //! What the whole log leaves unproven: what is gone from its beginning, and what nothing vouches for.
 
 use super::{EPOCHS, Retired, Verifier};
-use crate::hex::hex;
+use sidegate_audit::hex::hex;
 
 impl Verifier<'_> {
     /// What comes before the first record was deleted by `retain`, or is missing.

@@ -2,8 +2,25 @@
 
 use std::io::Write;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sidegate_audit::NewEvent;
+use sidegate_audit::key::EpochKey;
+
 use super::*;
-use crate::line::tests::lines;
+
+/// `count` linked lines, each with its newline, from record `seq` on.
+fn lines(seq: u64, count: u64) -> Vec<u8> {
+    let (key, mut prev, mut out) = (EpochKey::random().unwrap(), [0; 32], Vec::new());
+    for rules in 0..count {
+        let (start, event) = (out.len(), NewEvent::PolicyLoaded { rules, files: Vec::new() });
+        line::begin(&mut out, seq + rules, std::time::SystemTime::now(), &event).unwrap();
+        let hash = line::link(&mut out, start, &prev, &key);
+        line::end(&mut out);
+        prev = hash.finish(&out[start..out.len() - 1]);
+    }
+    out
+}
 
 struct Log(tempfile::TempDir);
 
@@ -122,8 +139,7 @@ fn encrypted_lines_that_hold_nothing_are_passed() {
     let identity = age::x25519::Identity::generate();
     let key = folder.path().join("key");
     std::fs::write(&key, age::secrecy::ExposeSecret::expose_secret(&identity.to_string())).unwrap();
-    let auditors = crate::encryption::Auditors::new(&[serde_json::from_value(identity.to_public().to_string().into()).unwrap()]);
-    let age = auditors.seal(b"").unwrap();
+    let age = STANDARD.encode(age::encrypt(&identity.to_public(), b"").unwrap());
     let line = format!(r#"{{"v":1,"seq":1,"time":"t","event":"log.sealed","records":1,"age":"{age}"}}"#);
     std::fs::write(log.file(1), format!("{line}\n").repeat(2000)).unwrap();
     log.add(1, 2001, 1);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sidegate_audit::{Given, Report};
+use sidegate_evidence::{Given, Report};
 
 use crate::common::{World, write_lines};
 

@@ -1,8 +1,8 @@
 //! Reading what was verified once more. Between the two somebody may have changed the files: the lines must be the same.
 
-use crate::hex::hex;
-use crate::key::Hash;
-use crate::line::Line;
+use sidegate_audit::hex::hex;
+use sidegate_audit::key::Hash;
+use sidegate_audit::line::Line;
 
 /// Follows the chain of the lines that were verified.
 ///

@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{World, event, eventually, options};
-use sidegate_audit::{Audit, AuditorKeys, Event, Given, Records, Trust};
+use sidegate_audit::{Audit, Event};
 use sidegate_core::ConnectionId;
+use sidegate_evidence::{AuditorKeys, Given, Records, Trust};
 
 const KILLS: u64 = 100;
 
@@ -73,7 +74,7 @@ fn a_hundred_kills_in_the_middle_of_writing_cost_no_written_record() {
 
 /// Bytes of all files of the log; a writer that begins may delete an empty one meanwhile.
 fn size(world: &World) -> u64 {
-    let files = sidegate_audit::files(&world.log()).unwrap_or_default();
+    let files = sidegate_audit::folder::files(&world.log()).unwrap_or_default();
     files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 

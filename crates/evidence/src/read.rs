@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use sidegate_core::printable;
 
 use self::again::Again;
-use crate::encryption::AuditorKeys;
-use crate::event::Event;
-use crate::folder::{self, name_of};
-use crate::line::{self, LONGEST, Next};
+use crate::decryption::AuditorKeys;
+use sidegate_audit::Event;
+use sidegate_audit::folder::{self, name_of};
+use sidegate_audit::line::{self, LONGEST, Next};
 
 /// A record of the log: a line of its file, or one of those that an encrypted line holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,0 +1,26 @@
+//! Reads audit logs: verifies them and says what they prove.
+//!
+//! [`Records`] reads a log record by record and decrypts what an auditor's key opens. [`verify()`] follows its chain and names every
+//! change, removal, insertion and reordering; its [`Report`] says which records are proved, and by what. Nothing here trusts the log
+//! or whoever wrote it: what it costs to read is bounded, and text of it is made printable.
+//!
+//! ```no_run
+//! use sidegate_evidence::{Given, verify};
+//!
+//! let report = verify("/var/log/sidegate".as_ref(), &Given::default())?;
+//! for finding in &report.findings {
+//!     println!("{}:{}: {}", finding.file, finding.line, finding.what);
+//! }
+//! # Ok::<(), sidegate_evidence::ReadError>(())
+//! ```
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod decryption;
+mod read;
+mod signature;
+mod verify;
+
+pub use decryption::{AuditorKeyError, AuditorKeys};
+pub use read::{ReadError, Record, Records, log_files};
+pub use signature::{PublicKeyError, Trust};
+pub use verify::{Anchor, Finding, Given, OpenTail, Report, Verdict, anchors, verify};

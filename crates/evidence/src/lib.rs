@@ -16,11 +16,23 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod decryption;
+pub mod filter;
+mod join;
+mod period;
 mod read;
+mod report;
+mod sentence;
 mod signature;
+mod verified;
 mod verify;
 
 pub use decryption::{AuditorKeyError, AuditorKeys};
+pub use filter::Filter;
+pub use join::{Join, Joined, join};
+pub use period::Period;
 pub use read::{ReadError, Record, Records, log_files};
+pub use report::{About, AuditReport, report};
+pub use sentence::line;
 pub use signature::{PublicKeyError, Trust};
+pub use verified::Verified;
 pub use verify::{Anchor, Finding, Given, OpenTail, Report, Verdict, anchors, verify};

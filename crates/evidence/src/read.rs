@@ -47,6 +47,9 @@ pub enum ReadError {
     /// There is none.
     #[error("{0} holds no audit log: it is a folder with files audit-….jsonl, or one of these files")]
     NoLog(PathBuf),
+    /// It is encrypted, and no key fits.
+    #[error("{0} is encrypted; give an auditor's key with --identity")]
+    Encrypted(PathBuf),
     /// The system refuses.
     #[error("{0} can't be read")]
     File(PathBuf, #[source] io::Error),

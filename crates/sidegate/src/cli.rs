@@ -11,7 +11,7 @@ use sidegate_config::value::{Id, Moment, Span, Target};
 use sidegate_core::SpiffeIdPattern;
 
 use self::audit::Audit;
-use crate::audit::filter;
+use sidegate_evidence::filter;
 
 /// The configuration where nobody names one.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/sidegate/sidegate.yaml";

@@ -6,8 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand, ValueEnum};
 use sidegate_config::value::{Id, Span};
 use sidegate_core::SpiffeIdPattern;
-
-use crate::audit::filter;
+use sidegate_evidence::filter;
 
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
@@ -95,6 +94,13 @@ pub(crate) struct Period {
     /// Only before this
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) until: Option<SystemTime>,
+}
+
+impl Period {
+    /// Its bounds.
+    pub(crate) fn times(&self) -> sidegate_evidence::Period {
+        sidegate_evidence::Period { since: self.since, until: self.until }
+    }
 }
 
 #[derive(Debug, Args)]

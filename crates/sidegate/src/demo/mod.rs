@@ -180,7 +180,11 @@ fn audit(folder: &Path) -> Result<bool> {
     let report = sidegate_evidence::verify(&place::audit_log(Workload::Api, folder), &Given { trust, ..Given::default() })?;
     out!("\nThe audit log of api, by the trust bundle and its SPIFFE ID");
     let intact = report.is_intact();
-    crate::audit::Verified::new(report, Duration::from_secs(3600)).lines().iter().take(2).for_each(|line| out!("  {}", line.trim_start()));
+    sidegate_evidence::Verified::new(report, Duration::from_secs(3600))
+        .lines()
+        .iter()
+        .take(2)
+        .for_each(|line| out!("  {}", line.trim_start()));
     Ok(intact)
 }
 

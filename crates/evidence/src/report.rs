@@ -1,25 +1,24 @@
-//! `sidegate audit report`: what a log says about a period, for those who have to show it to somebody.
+//! What a log says about a period, for those who have to show it to somebody.
 
 mod document;
 mod points;
 mod summary;
 
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
 use serde::Serialize;
 use sidegate_audit::Event;
 use sidegate_core::counted;
-use sidegate_evidence::{Finding, ReadError, Records, Report as Read, Verdict};
 
 use self::document::{Document, Section, Tone};
 use self::summary::Summary;
-use super::verify::{Verified, WHAT_PROVES, ranges};
-use super::{Outcome, given, say_pretty_json};
-use crate::cli::audit::{Period, Report, ReportFormat};
-use crate::say::print;
+use crate::period::Period;
+use crate::read::{ReadError, Records};
+use crate::verified::{Verified, WHAT_PROVES, ranges};
+use crate::verify::{Finding, Given, Report, Verdict, verify};
 
-/// As many peers, rules and reasons are shown in a table; the JSON has all.
+/// At most this many peers, rules and reasons are shown in a table; the JSON has all.
 const ROWS: usize = 50;
 
 /// How many records of the period are proved.
@@ -44,40 +43,87 @@ struct Sums {
     open: u64,
 }
 
-pub(super) fn report(arguments: &Report) -> Result<Outcome> {
-    let given = given(&arguments.proof, arguments.log.identity.as_deref())?;
-    let mut read = sidegate_evidence::verify(&arguments.log.log, &given)?;
+/// What a report is about.
+#[derive(Debug)]
+pub struct About<'a> {
+    /// A log's folder, or one of its files.
+    pub log: &'a Path,
+    /// By what it is verified.
+    pub given: &'a Given,
+    /// From when until when.
+    pub period: Period,
+    /// How old records without a checkpoint may be in a log that is still written.
+    pub tail: Duration,
+    /// Whether what is not proved is summed up, too.
+    pub allow_unproved: bool,
+}
+
+/// A report of a period.
+#[derive(Debug)]
+pub struct AuditReport<'a> {
+    about: &'a About<'a>,
+    /// What the log is worth.
+    pub verified: Verified,
+    proved: Proved,
+    summary: Summary,
+    points: Vec<points::Point>,
+}
+
+/// Verifies a log and sums up what is proved of it.
+///
+/// # Errors
+/// If it can't be read.
+pub fn report<'a>(about: &'a About<'a>) -> Result<AuditReport<'a>, ReadError> {
+    let keys = &about.given.keys;
+    let mut read = verify(about.log, about.given)?;
     let records = if read.is_intact() {
-        Records::again(&arguments.log.log, &given.keys, read.first_seq, read.last_seq, &read.last_hash)?
+        Records::again(about.log, keys, read.first_seq, read.last_seq, &read.last_hash)?
     } else {
-        Records::of(&arguments.log.log, &given.keys)?
+        Records::of(about.log, keys)?
     };
-    let tail = arguments.proof.tail.duration();
-    let sums = sum(records, arguments, &mut read)?;
-    let verified = Verified::new(read, tail);
+    let sums = sum(records, about, &mut read)?;
+    let verified = Verified::new(read, about.tail);
     let proved = Proved { verdict: verified.verdict, proved: sums.proved.records, unproved: sums.unproved, open: sums.open };
     // No point is met by what nothing proves, whatever is allowed.
     let points = points::points(&sums.proved, &proved);
-    let summary = sums.all.as_ref().unwrap_or(&sums.proved);
-    match arguments.format {
-        ReportFormat::Json => say_pretty_json(&serde_json::json!({
-            "log": arguments.log.log,
-            "verification": verified,
-            "records": proved,
-            "allowUnproved": arguments.proof.allow_unproved,
-            "summary": summary,
-            "points": points,
-        }))?,
-        ReportFormat::Markdown => print(document(arguments, summary, &verified, &proved, points).markdown().trim_end())?,
-        ReportFormat::Html => print(document(arguments, summary, &verified, &proved, points).html().trim_end())?,
+    Ok(AuditReport { about, verified, proved, summary: sums.all.unwrap_or(sums.proved), points })
+}
+
+impl AuditReport<'_> {
+    /// For tools.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "log": self.about.log,
+            "verification": self.verified,
+            "records": self.proved,
+            "allowUnproved": self.about.allow_unproved,
+            "summary": self.summary,
+            "points": self.points,
+        })
     }
-    Ok(verified.outcome(&arguments.proof))
+
+    /// A text to read.
+    #[must_use]
+    pub fn markdown(self) -> String {
+        self.document().markdown()
+    }
+
+    /// A page to read and to print, without scripts and other files.
+    #[must_use]
+    pub fn html(self) -> String {
+        self.document().html()
+    }
+
+    fn document(self) -> Document {
+        document(self.about, &self.summary, &self.verified, &self.proved, self.points)
+    }
 }
 
 /// What the records of a period add up to. A file that is gone, can't be read any more or was changed since it was verified is a finding.
-fn sum(mut records: Records<'_>, arguments: &Report, verified: &mut Read) -> Result<Sums> {
-    let (log, period): (&Path, &Period) = (&arguments.log.log, &arguments.period);
-    let mut sums = Sums { all: arguments.proof.allow_unproved.then(Summary::default), ..Sums::default() };
+fn sum(mut records: Records<'_>, about: &About<'_>, verified: &mut Report) -> Result<Sums, ReadError> {
+    let (log, period) = (about.log, about.period);
+    let mut sums = Sums { all: about.allow_unproved.then(Summary::default), ..Sums::default() };
     let is_intact = verified.is_intact();
     for record in &mut records {
         let record = match record {
@@ -92,7 +138,7 @@ fn sum(mut records: Records<'_>, arguments: &Report, verified: &mut Read) -> Res
             }
         };
         if matches!(record.event, Event::LogSealed { .. }) {
-            anyhow::bail!("{} is encrypted; give an auditor's key with --identity", log.display());
+            return Err(ReadError::Encrypted(log.to_owned()));
         }
         // What came since was not verified.
         if record.seq > verified.last_seq || !(period.has(&record) || period.is_after(&record)) {
@@ -121,7 +167,7 @@ fn sum(mut records: Records<'_>, arguments: &Report, verified: &mut Read) -> Res
         sums.unproved += std::mem::take(&mut sums.proved).records;
     }
     // An end that is too old for a log that is still written.
-    if verified.verdict(std::time::SystemTime::now(), arguments.proof.tail.duration()) != Verdict::Proved {
+    if verified.verdict(std::time::SystemTime::now(), about.tail) != Verdict::Proved {
         sums.unproved += std::mem::take(&mut sums.open);
     }
     Ok(sums)
@@ -139,8 +185,8 @@ fn gone(file: &Path, error: &std::io::Error) -> Finding {
 }
 
 /// What the verdict means for this report.
-fn standing(arguments: &Report, proved: &Proved) -> (Tone, String) {
-    let all = arguments.proof.allow_unproved;
+fn standing(about: &About<'_>, proved: &Proved) -> (Tone, String) {
+    let all = about.allow_unproved;
     match proved.verdict {
         Verdict::NotIntact => {
             let sums = if all { "What the log says all the same is summed up below; it proves nothing." } else { "Nothing is summed up." };
@@ -185,12 +231,12 @@ fn period(summary: &Summary, period: &Period, proved: &Proved) -> String {
     }
 }
 
-fn document(arguments: &Report, summary: &Summary, verified: &Verified, proved: &Proved, points: Vec<points::Point>) -> Document {
-    let (tone, standing) = standing(arguments, proved);
+fn document(about: &About<'_>, summary: &Summary, verified: &Verified, proved: &Proved, points: Vec<points::Point>) -> Document {
+    let (tone, standing) = standing(about, proved);
     let mut document = Document::new("Audit report", tone, verified.headline(), standing);
-    document.fact("Log", arguments.log.log.display().to_string());
+    document.fact("Log", about.log.display().to_string());
     document.fact("Workload", summary.local_ids.keys().cloned().collect::<Vec<_>>().join(", "));
-    document.fact("Period", period(summary, &arguments.period, proved));
+    document.fact("Period", period(summary, &about.period, proved));
     let mut records = format!("{} proved", counted(proved.proved, "record"));
     if proved.unproved > 0 {
         records += &format!(", {} not proved", proved.unproved);
@@ -291,30 +337,25 @@ fn details(document: &mut Document, summary: &Summary) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::cli::audit::AuditCommand;
-    use crate::cli::{Cli, Command};
+
+    type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
     const LINE: &str = r#"{"v":1,"seq":1,"time":"t","event":"log.gap","missing":18446744073709551615}"#;
 
-    fn arguments(more: &[&str]) -> Report {
-        let line = [&["sidegate", "audit", "report", "log"], more].concat();
-        let Ok(Cli { command: Command::Audit(audit), .. }) = Cli::try_parse_from(line) else { panic!("{more:?}") };
-        let AuditCommand::Report(report) = audit.command else { panic!("{more:?}") };
-        report
+    fn about(given: &Given, allow_unproved: bool) -> About<'_> {
+        About { log: "log".as_ref(), given, period: Period::default(), tail: Duration::from_secs(3600), allow_unproved }
     }
 
     #[test]
-    fn what_can_not_be_read_is_not_passed_over_in_silence() -> Result<()> {
+    fn what_can_not_be_read_is_not_passed_over_in_silence() -> Result {
         let folder = tempfile::tempdir()?;
         let (there, gone) = (folder.path().join("there"), folder.path().join("gone"));
         let later = LINE.replace("\"seq\":1", "\"seq\":2");
         std::fs::write(&there, format!("{LINE}\n{LINE}\n{later}\nno record\n"))?;
         let keys = Default::default();
-        let mut verified = Read { last_seq: 1, proved: vec![1..=1], ..Read::default() };
-        let sums = sum(Records::new(vec![gone, there], &keys), &arguments(&[]), &mut verified)?;
+        let mut verified = Report { last_seq: 1, proved: vec![1..=1], ..Report::default() };
+        let sums = sum(Records::new(vec![gone, there], &keys), &about(&Given::default(), false), &mut verified)?;
         // The last record was not verified. Sums that a forger makes don't overflow.
         assert_eq!((sums.proved.records, sums.proved.unreadable, sums.proved.missing), (2, 1, u64::MAX));
         assert!(matches!(verified.findings.as_slice(), [finding] if finding.file == "gone"), "{verified:?}");
@@ -335,22 +376,22 @@ mod tests {
 
     /// Who writes the files may swap them between the two times that they are read.
     #[test]
-    fn what_was_changed_since_it_was_verified_is_in_no_sum() -> Result<()> {
+    fn what_was_changed_since_it_was_verified_is_in_no_sum() -> Result {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("log");
         let honest = chain(&[1, 2, 3]);
         let last_hash = sidegate_audit::hex::sha256_hex(honest[2].trim_end().as_bytes());
-        let verified = || Read { first_seq: 1, last_seq: 3, last_hash: last_hash.clone(), proved: vec![1..=3], ..Read::default() };
+        let verified = || Report { first_seq: 1, last_seq: 3, last_hash: last_hash.clone(), proved: vec![1..=3], ..Report::default() };
         let keys = Default::default();
-        let summed = |lines: &[String], more: &[&str]| -> Result<_> {
+        let summed = |lines: &[String], all: bool| -> std::result::Result<_, Box<dyn std::error::Error>> {
             std::fs::write(&log, lines.concat())?;
             let mut verified = verified();
-            let sums = sum(Records::again(&log, &keys, 1, 3, &last_hash)?, &arguments(more), &mut verified)?;
+            let sums = sum(Records::again(&log, &keys, 1, 3, &last_hash)?, &about(&Given::default(), all), &mut verified)?;
             Ok((sums, verified))
         };
         // A log that is still written: what came since does not count, whatever it is.
         for more in [&chain(&[1, 2, 3, 4])[3..], &["no record\n".to_owned()], &["a part".to_owned()], &[]] {
-            let (sums, verified) = summed(&[&honest[..], more].concat(), &[])?;
+            let (sums, verified) = summed(&[&honest[..], more].concat(), false)?;
             assert_eq!((sums.proved.records, sums.proved.missing, sums.proved.unreadable), (3, 6, 0), "{more:?}");
             assert!(verified.is_intact(), "{verified:?}");
         }
@@ -367,7 +408,7 @@ mod tests {
             (&[honest[0].clone(), honest[2].clone()], 2),
             (&[], 0),
         ] {
-            let (sums, verified) = summed(lines, &["--allow-unproved"])?;
+            let (sums, verified) = summed(lines, true)?;
             assert!(matches!(&verified.findings[..], [finding] if finding.line == line), "{lines:?}: {:?}", verified.findings);
             assert_eq!(verified.verdict(std::time::SystemTime::now(), std::time::Duration::MAX), Verdict::NotIntact);
             assert_eq!((sums.proved.records, sums.proved.missing), (0, 0), "{lines:?}");
@@ -378,15 +419,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_proved_is_in_no_sum_unless_it_is_asked_for() -> Result<()> {
+    fn what_is_not_proved_is_in_no_sum_unless_it_is_asked_for() -> Result {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("log");
         let lines: String = (1..=9).map(|seq| format!("{}\n", LINE.replace("\"seq\":1", &format!("\"seq\":{seq}")))).collect();
         std::fs::write(&log, lines)?;
         let keys = Default::default();
-        let mut verified = Read { last_seq: 9, proved: vec![2..=4, 7..=8], unproved: vec![1..=1, 5..=6, 9..=9], ..Read::default() };
-        for (more, all) in [(&[][..], None), (&["--allow-unproved"], Some(9))] {
-            let sums = sum(Records::new(vec![log.clone()], &keys), &arguments(more), &mut verified)?;
+        let mut verified = Report { last_seq: 9, proved: vec![2..=4, 7..=8], unproved: vec![1..=1, 5..=6, 9..=9], ..Report::default() };
+        for (allow, all) in [(false, None), (true, Some(9))] {
+            let sums = sum(Records::new(vec![log.clone()], &keys), &about(&Given::default(), allow), &mut verified)?;
             assert_eq!((sums.proved.records, sums.unproved, sums.all.map(|all| all.records)), (5, 4, all));
         }
         Ok(())
@@ -395,10 +436,11 @@ mod tests {
     #[test]
     fn an_empty_period_is_said_to_be_empty() {
         let proved = Proved { verdict: Verdict::Proved, proved: 0, unproved: 0, open: 0 };
-        let told = |more: &[&str]| period(&Summary::default(), &arguments(more).period, &proved);
-        assert_eq!(told(&[]), "no record");
+        let told = |since, until| period(&Summary::default(), &Period { since, until }, &proved);
+        assert_eq!(told(None, None), "no record");
+        let time = |text| humantime::parse_rfc3339(text).ok();
         assert_eq!(
-            told(&["--since", "2026-01-01T00:00:00Z", "--until", "2026-02-01T00:00:00Z"]),
+            told(time("2026-01-01T00:00:00Z"), time("2026-02-01T00:00:00Z")),
             "no record from 2026-01-01T00:00:00Z to 2026-02-01T00:00:00Z"
         );
     }

@@ -1,17 +1,15 @@
-//! `sidegate audit join`: the two ends of each connection side by side, and what one end has and the other lacks.
+//! The two ends of each connection side by side, and what one end has and the other lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::Result;
 use serde::Serialize;
 use sidegate_audit::{Connection, Event};
 use sidegate_core::{Reason, Stage, counted};
-use sidegate_evidence::{AuditorKeys, Records};
 
-use super::{Outcome, keys, say_json};
-use crate::cli::audit::{Join, Period};
-use crate::say::say_fitted;
+use crate::decryption::AuditorKeys;
+use crate::period::Period;
+use crate::read::{ReadError, Records};
 
 /// What an end says of a connection, as far as it is compared.
 #[derive(Debug, Clone, Serialize)]
@@ -77,7 +75,7 @@ impl Apart {
 /// One connection at both ends.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Joined {
+pub struct Joined {
     connection_id: String,
     /// What differs that should not, or is missing; none if both ends agree.
     difference: Option<String>,
@@ -101,13 +99,20 @@ struct Who {
     server: Option<String>,
 }
 
-/// Of what does not fit into the line that it belongs to.
-const INDENT: usize = 4;
+/// Two logs, joined.
+#[derive(Debug)]
+pub struct Join {
+    /// In the order in which the connections began, at whichever end that is known.
+    pub connections: Vec<Joined>,
+}
 
-pub(super) fn join(arguments: &Join) -> Result<Outcome> {
-    let keys = keys(arguments.identity.as_deref())?;
-    let (mut a, about_a) = connections(&arguments.a, &keys, &arguments.period)?;
-    let (mut b, about_b) = connections(&arguments.b, &keys, &arguments.period)?;
+/// Puts the two ends of each connection of `period` side by side.
+///
+/// # Errors
+/// If a log can't be read, or is encrypted to others than `keys`.
+pub fn join(a: &Path, b: &Path, keys: &AuditorKeys, period: &Period) -> Result<Join, ReadError> {
+    let (mut a, about_a) = connections(a, keys, period)?;
+    let (mut b, about_b) = connections(b, keys, period)?;
     let mut ids: Vec<String> = a.keys().chain(b.keys()).cloned().collect();
     ids.sort();
     ids.dedup();
@@ -117,38 +122,46 @@ pub(super) fn join(arguments: &Join) -> Result<Outcome> {
         let pairs = pair(a, b).into_iter().filter(|(a, b)| a.iter().chain(b).any(|end| end.is_asked_for));
         all.extend(pairs.map(|(a, b)| joined(&id, (a, &about_a), (b, &about_b))));
     }
-    // In the order in which they began, at whichever end that is known.
     all.sort_by(|x, y| (x.time(), &x.connection_id).cmp(&(y.time(), &y.connection_id)));
-    let (mut both, mut differ, mut apart) = (0, 0, BTreeMap::<Apart, u64>::new());
-    for joined in &all {
-        both += u64::from(joined.a.is_some() && joined.b.is_some());
-        differ += u64::from(joined.difference.is_some());
-        if let Some(why) = joined.apart {
-            *apart.entry(why).or_default() += 1;
-        }
-        if arguments.json { say_json(joined)? } else { say_fitted(&lines(joined), INDENT)? }
+    Ok(Join { connections: all })
+}
+
+impl Join {
+    /// Whether the two logs agree about every connection that they share.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        self.connections.iter().all(|joined| joined.difference.is_none())
     }
-    if !arguments.json {
+
+    /// How many connections are in both logs, differ, or can have no other end: a line each.
+    #[must_use]
+    pub fn summary(&self) -> Vec<String> {
+        let (mut both, mut differ, mut apart) = (0, 0, BTreeMap::<Apart, u64>::new());
+        for joined in &self.connections {
+            both += u64::from(joined.a.is_some() && joined.b.is_some());
+            differ += u64::from(joined.difference.is_some());
+            if let Some(why) = joined.apart {
+                *apart.entry(why).or_default() += 1;
+            }
+        }
         let differ = match differ {
             1 => "1 differs, or should be in both and is not".to_owned(),
             _ => format!("{differ} differ, or should be in both and are not"),
         };
-        say_fitted(&format!("{} in both logs; {differ}", counted(both, "connection")), INDENT)?;
-        for (why, count) in &apart {
-            say_fitted(&format!("{count} in one log only, which can have no other end here: {}", why.said()), INDENT)?;
-        }
+        let mut lines = vec![format!("{} in both logs; {differ}", counted(both, "connection"))];
+        lines.extend(apart.iter().map(|(why, count)| format!("{count} in one log only, which can have no other end here: {}", why.said())));
+        lines
     }
-    Ok(Outcome::finding_if(all.iter().any(|joined| joined.difference.is_some())))
 }
 
 /// The last word on each connection, by its ID, and what the log is about.
-fn connections(log: &Path, keys: &AuditorKeys, period: &Period) -> Result<(BTreeMap<String, Ends>, About)> {
+fn connections(log: &Path, keys: &AuditorKeys, period: &Period) -> Result<(BTreeMap<String, Ends>, About), ReadError> {
     let mut last: BTreeMap<Name, End> = BTreeMap::new();
     let mut about = About::default();
     for record in Records::of(log, keys)? {
         let record = record?;
         if matches!(record.event, Event::LogSealed { .. }) {
-            anyhow::bail!("{} is encrypted; give an auditor's key with --identity", log.display());
+            return Err(ReadError::Encrypted(log.to_owned()));
         }
         if about.from.is_empty() {
             about.from.clone_from(&record.time);
@@ -267,6 +280,34 @@ fn joined(id: &str, (mut a, about_a): (Vec<End>, &About), (mut b, about_b): (Vec
 }
 
 impl Joined {
+    /// To read: one line where both ends say the same, else one more for each end.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
+        let end = |end: &End| {
+            let who = end.who();
+            let reason = end.reason.as_deref().unwrap_or("open");
+            let (up, down) = (bytes(end.bytes_up), bytes(end.bytes_down));
+            format!("{} -> {}, {reason}, {up} B up, {down} B down", or_dash(&who.client), or_dash(&who.server))
+        };
+        let verdict = match (&self.difference, self.apart) {
+            (Some(difference), _) => format!("DIFFERS: {difference}"),
+            (None, Some(apart)) => format!("apart: {}", apart.said()),
+            (None, None) => "ok".to_owned(),
+        };
+        let head = format!("{} {} {verdict}", self.time(), self.connection_id);
+        match (&self.a, &self.b) {
+            (Some(a), Some(b)) if self.difference.is_none() && end(a) == end(b) => format!("{head}: {}", end(a)),
+            (a, b) => {
+                let more = [("A", a), ("B", b)]
+                    .into_iter()
+                    .filter_map(|(log, side)| side.as_ref().map(|side| format!("\n    {log}: {} {}", side.direction, end(side))));
+                head + &more.collect::<String>()
+            }
+        }
+    }
+
     fn time(&self) -> &str {
         self.a.as_ref().or(self.b.as_ref()).map_or("", |end| &end.time)
     }
@@ -289,33 +330,6 @@ fn difference((a, about_a): (&End, &About), (b, about_b): (&End, &About)) -> Opt
         (Some(_), None) if a.told <= about_b.until => Some("it has ended in A only".to_owned()),
         (None, Some(_)) if b.told <= about_a.until => Some("it has ended in B only".to_owned()),
         _ => None,
-    }
-}
-
-/// As a person reads it: one line where both ends say the same, else one more for each end.
-fn lines(joined: &Joined) -> String {
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
-    let end = |end: &End| {
-        let who = end.who();
-        let reason = end.reason.as_deref().unwrap_or("open");
-        let (up, down) = (bytes(end.bytes_up), bytes(end.bytes_down));
-        format!("{} -> {}, {reason}, {up} B up, {down} B down", or_dash(&who.client), or_dash(&who.server))
-    };
-    let verdict = match (&joined.difference, joined.apart) {
-        (Some(difference), _) => format!("DIFFERS: {difference}"),
-        (None, Some(apart)) => format!("apart: {}", apart.said()),
-        (None, None) => "ok".to_owned(),
-    };
-    let head = format!("{} {} {verdict}", joined.time(), joined.connection_id);
-    match (&joined.a, &joined.b) {
-        (Some(a), Some(b)) if joined.difference.is_none() && end(a) == end(b) => format!("{head}: {}", end(a)),
-        (a, b) => {
-            let more = [("A", a), ("B", b)]
-                .into_iter()
-                .filter_map(|(log, side)| side.as_ref().map(|side| format!("\n    {log}: {} {}", side.direction, end(side))));
-            head + &more.collect::<String>()
-        }
     }
 }
 
@@ -393,7 +407,7 @@ mod tests {
         ] {
             let told = alone(&end);
             assert_eq!((told.apart, &told.difference), (Some(apart), &None), "{end:?}");
-            assert!(lines(&told).contains(apart.said()), "{}", lines(&told));
+            assert!(told.lines().contains(apart.said()), "{}", told.lines());
         }
         assert_eq!(alone(&a).apart, None);
     }

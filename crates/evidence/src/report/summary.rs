@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use sidegate_audit::{Connection, Event, FileDigest};
 use sidegate_core::counted;
-use sidegate_evidence::Record;
 
-use crate::audit::show::done;
+use crate::read::Record;
+use crate::sentence::done;
 
 /// Names and how often each came.
 pub(super) type Counts = BTreeMap<String, u64>;

@@ -1,79 +1,13 @@
-//! `sidegate audit show`: records as a person reads them, or as JSON.
+//! A record as a line to read.
 
-use std::io::ErrorKind;
-use std::time::Duration;
-
-use anyhow::Result;
 use sidegate_audit::{AdminAction, Connection, Event, SvidFacts};
-use sidegate_core::{SpiffeId, SpiffeIdPattern, counted, without_controls};
-use sidegate_evidence::{ReadError, Record, Records};
+use sidegate_core::counted;
 
-use super::{Outcome, complain, keys, say_json};
-use crate::cli::audit::Show;
-use crate::say::say_fitted;
-
-/// How often a log that is followed is looked at.
-const LOOK: Duration = Duration::from_millis(200);
-
-/// What does not fit stands under the time of its record.
-const INDENT: usize = 9;
-
-pub(super) fn show(arguments: &Show) -> Result<Outcome> {
-    let keys = keys(arguments.log.identity.as_deref())?;
-    let mut records = Records::of(&arguments.log.log, &keys)?;
-    let mut outcome = Outcome::Good;
-    loop {
-        for record in &mut records {
-            match record {
-                Ok(record) if fits(arguments, &record) => {
-                    if arguments.json {
-                        say_json(&record)?;
-                    } else {
-                        say_fitted(&line(&record), INDENT)?;
-                    }
-                }
-                Ok(_) => {}
-                // `retain` has deleted it since the folder was listed.
-                Err(ReadError::File(_, error)) if arguments.follow && error.kind() == ErrorKind::NotFound => {}
-                // The others are still worth reading.
-                Err(error) => {
-                    complain(&without_controls(&format!("sidegate: {:#}", anyhow::Error::from(error))));
-                    outcome = Outcome::Finding;
-                }
-            }
-        }
-        if !arguments.follow {
-            return Ok(outcome);
-        }
-        std::thread::sleep(LOOK);
-        match records.look_for_more(&arguments.log.log) {
-            // What is deleted, or not begun yet, has nothing new.
-            Err(ReadError::NoLog(_)) => {}
-            Err(ReadError::File(_, error)) if error.kind() == ErrorKind::NotFound => {}
-            looked => looked?,
-        }
-    }
-}
-
-fn fits(arguments: &Show, record: &Record) -> bool {
-    let name = record.event.name();
-    let connection = record.event.connection();
-    let of = |fits: &dyn Fn(&Connection) -> bool| connection.is_some_and(fits);
-    let is_peer = |c: &Connection, wanted: &SpiffeIdPattern| {
-        c.peer_id.as_deref().and_then(|id| SpiffeId::new(id).ok()).is_some_and(|id| wanted.matches(&id))
-    };
-    // One record may stand for both.
-    let stands_for = if matches!(record.event, Event::ConnectionEnded { admitted: true, .. }) { "connection.admitted" } else { name };
-    let is_asked_for = |start: &String| name.starts_with(start.as_str()) || stands_for.starts_with(start.as_str());
-    arguments.period.has(record)
-        && (arguments.event.is_empty() || arguments.event.iter().any(is_asked_for))
-        && arguments.peer.as_ref().is_none_or(|wanted| of(&|c| is_peer(c, wanted)))
-        && arguments.connection.as_ref().is_none_or(|start| of(&|c| c.connection_id.starts_with(start.as_str())))
-        && arguments.reason.as_ref().is_none_or(|wanted| of(&|c| c.reason.as_ref() == Some(wanted)))
-}
+use crate::read::Record;
 
 /// One line for a record: number, time, event, and what it says.
-fn line(record: &Record) -> String {
+#[must_use]
+pub fn line(record: &Record) -> String {
     // To the millisecond.
     let time = record.time.get(..23).unwrap_or(&record.time);
     format!("{:>8} {time}Z {:<20} {}", record.seq, record.event.name(), sentence(&record.event))
@@ -127,7 +61,7 @@ fn sentence(event: &Event) -> String {
 }
 
 /// What an administrator has done; the record's `detail` follows.
-pub(super) fn done(action: AdminAction) -> &'static str {
+pub(crate) fn done(action: AdminAction) -> &'static str {
     match action {
         AdminAction::Cut => "cut",
         AdminAction::Drain => "started the drain",

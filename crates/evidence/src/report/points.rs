@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 use sidegate_core::counted;
-use sidegate_evidence::Verdict;
 
 use super::Proved;
 use super::summary::{Counts, Summary};
+use crate::verify::Verdict;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Point {

@@ -1,47 +1,42 @@
-//! `sidegate audit verify`.
+//! What a log is worth, in words.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
 use serde::Serialize;
 use sidegate_core::counted;
-use sidegate_evidence::{Report, Verdict};
 
-use super::{Outcome, given, say_json};
-use crate::cli::audit::{Proof, Verify};
-use crate::say::{say_verdicts, wrapped};
+use crate::verify::{Report, Verdict};
 
-/// As many findings are shown one by one.
+/// At most this many findings are shown one by one.
 const SHOWN: usize = 20;
-/// As many ranges of records are named.
+/// At most this many ranges of records are named.
 const RANGES: usize = 6;
 
 /// Said wherever nothing is proved.
-pub(super) const WHAT_PROVES: &str = "anyone who can write to its files may have made it. Give who signed it (--bundle and --signer, or \
+pub(crate) const WHAT_PROVES: &str = "anyone who can write to its files may have made it. Give who signed it (--bundle and --signer, or \
                                       --public-key), what was exported of it (--anchor), or both, and beside these an auditor's key (--identity)";
 
 /// What a log is worth, by what was given for it.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Verified {
-    pub(super) verdict: Verdict,
+pub struct Verified {
+    /// The verdict.
+    pub verdict: Verdict,
     #[serde(flatten)]
-    pub(super) report: Report,
+    /// Why.
+    pub report: Report,
 }
 
 impl Verified {
-    pub(crate) fn new(report: Report, tail: Duration) -> Self {
+    /// By a report. `tail` is how old records without a checkpoint may be in a log that is still written.
+    #[must_use]
+    pub fn new(report: Report, tail: Duration) -> Self {
         Self { verdict: report.verdict(SystemTime::now(), tail), report }
     }
 
-    /// What that means for a command that was to look.
-    pub(super) fn outcome(&self, proof: &Proof) -> Outcome {
-        let accepted = proof.allow_unproved && self.verdict != Verdict::NotIntact;
-        Outcome::finding_if(self.verdict != Verdict::Proved && !accepted)
-    }
-
     /// The verdict, in words.
-    pub(super) fn headline(&self) -> String {
+    #[must_use]
+    pub fn headline(&self) -> String {
         let Report { records, first_seq, last_seq, .. } = self.report;
         let what =
             format!("{}, {first_seq} to {last_seq}, in {}", counted(records, "record"), counted(self.report.files.len() as u64, "file"));
@@ -58,14 +53,16 @@ impl Verified {
     }
 
     /// The verdict first, then why, then what it is worth.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.headline()];
         lines.extend(self.reasons().into_iter().map(|line| format!("  {line}")));
         lines
     }
 
     /// Why that is the verdict, and what it is worth.
-    pub(super) fn reasons(&self) -> Vec<String> {
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
         let report = &self.report;
         let mut lines = Vec::new();
         for finding in report.findings.iter().take(SHOWN) {
@@ -118,20 +115,8 @@ impl Verified {
     }
 }
 
-pub(super) fn verify(arguments: &Verify) -> Result<Outcome> {
-    let given = given(&arguments.proof, arguments.log.identity.as_deref())?;
-    let report = sidegate_evidence::verify(&arguments.log.log, &given)?;
-    let verified = Verified::new(report, arguments.proof.tail.duration());
-    if arguments.json {
-        say_json(&verified)?;
-    } else {
-        verified.lines().iter().try_for_each(|line| say_verdicts(&wrapped(line, 2)))?;
-    }
-    Ok(verified.outcome(&arguments.proof))
-}
-
 /// `records 1 to 5 and 9`.
-pub(super) fn ranges(all: &[RangeInclusive<u64>]) -> String {
+pub(crate) fn ranges(all: &[RangeInclusive<u64>]) -> String {
     let mut parts: Vec<String> = all
         .iter()
         .take(RANGES)
@@ -149,7 +134,7 @@ pub(super) fn ranges(all: &[RangeInclusive<u64>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sidegate_evidence::OpenTail;
+    use crate::verify::OpenTail;
 
     use super::*;
 
@@ -171,7 +156,7 @@ mod tests {
         assert_eq!(told(&report)[0], partly);
         (report.proved, report.unproved) = (vec![1..=30], vec![]);
         assert_eq!(told(&report), ["PROVED: 30 records, 1 to 30, in 1 file"]);
-        report.findings.push(sidegate_evidence::Finding { file: "a".to_owned(), line: 3, seq: Some(3), what: "it is gone".to_owned() });
+        report.findings.push(crate::verify::Finding { file: "a".to_owned(), line: 3, seq: Some(3), what: "it is gone".to_owned() });
         assert_eq!(told(&report), ["NOT INTACT: 30 records, 1 to 30, in 1 file", "  FOUND a:3: record 3: it is gone"]);
     }
 

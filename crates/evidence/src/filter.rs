@@ -1,11 +1,53 @@
-//! What the filters of `sidegate audit show` take: a name that nothing has is an error, and not an answer without a line.
+//! Which records of a log are asked for. A name that nothing has is an error, and not an answer without a line.
 
-use sidegate_audit::NAMES;
+use sidegate_audit::{Connection, Event, NAMES};
 use sidegate_config::distance;
-use sidegate_core::{Reason, SpiffeIdPattern};
+use sidegate_core::{Reason, SpiffeId, SpiffeIdPattern};
+
+use crate::period::Period;
+use crate::read::Record;
+
+/// Which records are asked for. What is left out asks nothing.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// From when until when.
+    pub period: Period,
+    /// How names of events begin.
+    pub event: Vec<String>,
+    /// The SPIFFE ID at the other end of a connection.
+    pub peer: Option<SpiffeIdPattern>,
+    /// How the connection's ID begins.
+    pub connection: Option<String>,
+    /// Why the connection ended.
+    pub reason: Option<String>,
+}
+
+impl Filter {
+    /// Whether a record is asked for.
+    #[must_use]
+    pub fn takes(&self, record: &Record) -> bool {
+        let name = record.event.name();
+        let connection = record.event.connection();
+        let of = |fits: &dyn Fn(&Connection) -> bool| connection.is_some_and(fits);
+        let is_peer = |c: &Connection, wanted: &SpiffeIdPattern| {
+            c.peer_id.as_deref().and_then(|id| SpiffeId::new(id).ok()).is_some_and(|id| wanted.matches(&id))
+        };
+        // One record may stand for both.
+        let stands_for = if matches!(record.event, Event::ConnectionEnded { admitted: true, .. }) { "connection.admitted" } else { name };
+        let is_asked_for = |start: &String| name.starts_with(start.as_str()) || stands_for.starts_with(start.as_str());
+        self.period.has(record)
+            && (self.event.is_empty() || self.event.iter().any(is_asked_for))
+            && self.peer.as_ref().is_none_or(|wanted| of(&|c| is_peer(c, wanted)))
+            && self.connection.as_ref().is_none_or(|start| of(&|c| c.connection_id.starts_with(start.as_str())))
+            && self.reason.as_ref().is_none_or(|wanted| of(&|c| c.reason.as_ref() == Some(wanted)))
+    }
+}
 
 /// The beginning of an event's name.
-pub(crate) fn event(text: &str) -> Result<String, String> {
+///
+/// # Errors
+/// If it is none, with what is meant perhaps.
+pub fn event(text: &str) -> Result<String, String> {
     if !text.is_empty() && NAMES.iter().any(|name| name.starts_with(text)) {
         return Ok(text.to_owned());
     }
@@ -15,13 +57,19 @@ pub(crate) fn event(text: &str) -> Result<String, String> {
 }
 
 /// A reason's name.
-pub(crate) fn reason(text: &str) -> Result<String, String> {
+///
+/// # Errors
+/// If it is none, with what is meant perhaps.
+pub fn reason(text: &str) -> Result<String, String> {
     let names = || Reason::ALL.iter().map(|reason| reason.label());
     if names().any(|name| name == text) { Ok(text.to_owned()) } else { Err(unknown(text, "no connection ends for such a reason", names())) }
 }
 
 /// A connection's ID, or the beginning of it.
-pub(crate) fn connection(text: &str) -> Result<String, String> {
+///
+/// # Errors
+/// If it is none, with what is meant perhaps.
+pub fn connection(text: &str) -> Result<String, String> {
     const LENGTH: usize = 32;
     let is_id = (1..=LENGTH).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     if is_id {
@@ -32,7 +80,10 @@ pub(crate) fn connection(text: &str) -> Result<String, String> {
 }
 
 /// SPIFFE IDs, as policies name them.
-pub(crate) fn peer(text: &str) -> Result<SpiffeIdPattern, String> {
+///
+/// # Errors
+/// If it is none, with what is meant perhaps.
+pub fn peer(text: &str) -> Result<SpiffeIdPattern, String> {
     SpiffeIdPattern::parse(text).map_err(|e| e.to_string())
 }
 

@@ -1,0 +1,9 @@
+//! The command line, `sidegate demo`, and what is checked without a running mesh: configuration, docs, what is deployed.
+
+mod configuration;
+mod demo;
+mod deploy;
+mod docs;
+mod pipes;
+mod policy_commands;
+mod terminal;

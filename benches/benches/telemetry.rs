@@ -9,7 +9,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use sidegate_telemetry::sink::Behaviour;
+use sidegate_devkit::fake_collector::Behaviour;
 use sidegate_tests::{Collector, Identities, Sidecar, client_config, eventually, free_port, server_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,12 +47,12 @@ fn main() {
     let identities = Identities::start(&["web", "api"], Duration::from_secs(3600));
     let collectors = [Behaviour::Discard, Behaviour::Hang, Behaviour::Slow(Duration::from_secs(1))].map(|behaviour| {
         let collector = Collector::start();
-        collector.sink.behave(behaviour);
+        collector.fake.behave(behaviour);
         collector
     });
     // It lives for the first round only.
     let killed = Collector::start();
-    killed.sink.behave(Behaviour::Discard);
+    killed.fake.behave(Behaviour::Discard);
     let everything = |to: SocketAddr| {
         format!(
             "telemetry: {{ otlp: {{ endpoint: \"http://{to}\" }}, traces: {{ sampler: {{ perSecond: 0 }} }}, metrics: {{ interval: 1s }} }}\n"

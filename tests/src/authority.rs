@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use sidegate_authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
 use sidegate_config::value::Span;
 use sidegate_core::TrustDomain;
+use sidegate_devkit::authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
 use sidegate_identity::{Bundle, Material, Svid};
 use tempfile::TempDir;
 

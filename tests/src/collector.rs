@@ -1,4 +1,4 @@
-//! The OTLP sink as tests use it: on loopback, with and without TLS.
+//! The fake collector as tests use it: on loopback, with and without TLS.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,9 +10,9 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use sidegate_telemetry::sink::otlp::common::v1::{KeyValue, any_value};
-use sidegate_telemetry::sink::otlp::trace::v1::Span;
-use sidegate_telemetry::sink::{Place, Sink};
+use sidegate_devkit::fake_collector::otlp::common::v1::{KeyValue, any_value};
+use sidegate_devkit::fake_collector::otlp::trace::v1::Span;
+use sidegate_devkit::fake_collector::{FakeCollector, ListenOn};
 
 use crate::net::free_port;
 use crate::wait::eventually;
@@ -31,10 +31,10 @@ pub fn attributes(all: &[KeyValue]) -> Attributes {
     all.iter().map(|a| (a.key.clone(), text(&a.value.clone().unwrap().value))).collect()
 }
 
-/// A sink on loopback.
+/// A collector on loopback.
 pub struct Collector {
-    /// The sink.
-    pub sink: Sink,
+    /// The collector itself.
+    pub fake: FakeCollector,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -67,8 +67,8 @@ impl Collector {
     /// At this address, as if it had been there before.
     pub fn at(address: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Self {
         // A process that is being started may hold the former one's listener until it runs its own program.
-        let sink = eventually("the collector's port", || Sink::start(Place::Tcp(address, tls.clone()), 10_000).ok());
-        Self { sink, address }
+        let fake = eventually("the collector's port", || FakeCollector::start(ListenOn::Tcp(address, tls.clone()), 10_000).ok());
+        Self { fake, address }
     }
 
     /// Configuration that exports everything here, quickly; `more` stands inside `telemetry.otlp`.
@@ -84,7 +84,7 @@ impl Collector {
     pub fn trace(&self, connection_id: &str) -> Vec<Span> {
         let is_of_it = |span: &Span| hex(&span.trace_id) == connection_id;
         let mut spans = eventually(&format!("the trace {connection_id}"), || {
-            let spans: Vec<Span> = self.sink.spans().into_iter().filter(is_of_it).collect();
+            let spans: Vec<Span> = self.fake.spans().into_iter().filter(is_of_it).collect();
             (!spans.is_empty()).then_some(spans)
         });
         spans.sort_by_key(|span| !span.parent_span_id.is_empty());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use sidegate_pods::{Support, nft_support, support};
+use sidegate_devkit::pods::{Support, nft_support, support};
 
 /// Set in CI, which installs everything: there nothing may be skipped.
 const REQUIRE: &str = "SIDEGATE_REQUIRE_PEERS";

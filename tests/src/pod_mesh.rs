@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use sidegate_pods::{Network, Pod};
+use sidegate_devkit::pods::{Network, Pod};
 
 use crate::authority::{Identities, id};
 use crate::net::Echo;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use sidegate_authority::{Authority, AuthorityConfig, TrustDomainConfig};
 use sidegate_core::TrustDomain;
+use sidegate_devkit::authority::{Authority, AuthorityConfig, TrustDomainConfig};
 use sidegate_identity::{Bundle, Material, Svid};
 
 pub(crate) const DOMAIN: &str = "bench.sidegate";

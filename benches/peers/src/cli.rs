@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// The collector that throws everything away
     #[command(hide = true)]
-    Sink {
+    Collector {
         /// Where it listens
         socket: PathBuf,
     },

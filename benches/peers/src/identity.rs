@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use sidegate_authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
+use sidegate_devkit::authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
 
 /// The trust domain of all of them.
 pub(crate) const TRUST_DOMAIN: &str = "bench.sidegate";

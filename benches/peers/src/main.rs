@@ -47,6 +47,7 @@
 //! those, hence on luck: look at their spread first, and at what the uploads had meanwhile.
 
 mod cli;
+mod collector;
 mod figures;
 mod identity;
 mod interrupt;
@@ -61,7 +62,6 @@ mod report;
 mod rig;
 mod run;
 mod server;
-mod sink;
 mod wait;
 mod wire;
 
@@ -70,8 +70,8 @@ use clap::Parser;
 
 fn main() -> Result<()> {
     let mut cli = cli::Cli::parse();
-    if let Some(cli::Command::Sink { socket }) = cli.command {
-        return sink::run(socket);
+    if let Some(cli::Command::Collector { socket }) = cli.command {
+        return collector::run(socket);
     }
     let options = &mut cli.options;
     options.idle = limit::connections(&options.idle, options.default_idle())?;

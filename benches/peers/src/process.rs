@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::time::ClockId;
 use nix::unistd::Pid;
-use sidegate_pods::Pod;
+use sidegate_devkit::pods::Pod;
 
 use crate::wait;
 

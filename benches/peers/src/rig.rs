@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sidegate_pods::{Network, Pod, Support};
+use sidegate_devkit::pods::{Network, Pod, Support};
 use tempfile::TempDir;
 
 use crate::identity::{Identities, Side};
@@ -39,7 +39,7 @@ pub(crate) struct Rig {
     server: Pod,
     open: Arc<AtomicUsize>,
     idle: u32,
-    _sink: Guest,
+    _collecting: Guest,
     // Dropped last: others write there.
     folder: TempDir,
 }
@@ -47,7 +47,7 @@ pub(crate) struct Rig {
 impl Rig {
     /// Makes pods and starts everything in them, for at most so many idle connections.
     pub(crate) fn new(folder: TempDir, idle: u32) -> Result<Self> {
-        if let Support::NotPossible(why) = sidegate_pods::support() {
+        if let Support::NotPossible(why) = sidegate_devkit::pods::support() {
             anyhow::bail!("{why}");
         }
         // Proxies of other users read their configuration there.
@@ -67,14 +67,14 @@ impl Rig {
             }
         })?;
         let collector = folder.path().join("collector.sock");
-        let mut sink = Command::new(std::env::current_exe()?);
-        sink.arg("sink").arg(&collector);
-        let mut sink = Guest::start(&client, folder.path(), "sink", None, &sink)?;
+        let mut taker = Command::new(std::env::current_exe()?);
+        taker.arg("collector").arg(&collector);
+        let mut collecting = Guest::start(&client, folder.path(), "collector", None, &taker)?;
         wait::until("the collector's socket", PATIENCE, || {
-            sink.check()?;
+            collecting.check()?;
             Ok(collector.exists().then_some(()))
         })?;
-        Ok(Self { identities, collector, network, client, server, open, idle, _sink: sink, folder })
+        Ok(Self { identities, collector, network, client, server, open, idle, _collecting: collecting, folder })
     }
 
     /// The pod of this side.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::*;
-use sidegate_pods::contains;
+use sidegate_devkit::pods::contains;
 use sidegate_redirect::{Exempt, Outbound, Plan};
 
 #[test]

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use common::*;
-use sidegate_pods::contains;
+use sidegate_devkit::pods::contains;
 use sidegate_redirect::{Exempt, Outbound, Plan, PortRange, Udp};
 use socket2::{Domain, Protocol, Socket, Type};
 

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 
 use common::*;
-use sidegate_pods::Pod;
+use sidegate_devkit::pods::Pod;
 use sidegate_redirect::{Exempt, Plan, Proof, Udp};
 
 /// Whether a connection to `address` arrives on loopback.

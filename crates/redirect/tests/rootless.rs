@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::*;
-use sidegate_pods::{Support, enter_user_namespace, nft_support, support};
+use sidegate_devkit::pods::{Support, enter_user_namespace, nft_support, support};
 use sidegate_redirect::{Exempt, Plan, RedirectError, apply, remove, verify};
 
 const NOBODY: u32 = 65534;

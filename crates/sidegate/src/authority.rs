@@ -10,8 +10,8 @@ use crate::logging;
 #[cfg(feature = "development")]
 pub(crate) fn authority(arguments: &cli::Authority) -> Result<()> {
     use anyhow::{Context, anyhow};
-    use sidegate_authority::{Authority, AuthorityConfig};
     use sidegate_config::file::{SMALL, read_text};
+    use sidegate_devkit::authority::{Authority, AuthorityConfig};
     use tokio::signal::unix::{SignalKind, signal};
 
     refuse_production(arguments)?;

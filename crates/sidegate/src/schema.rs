@@ -24,7 +24,7 @@ pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
         SchemaOf::Connections => json_schema_of_output::<Line>(),
         SchemaOf::Status => json_schema_of_output::<Status>(),
         #[cfg(feature = "development")]
-        SchemaOf::Authority => json_schema::<sidegate_authority::AuthorityConfig>(),
+        SchemaOf::Authority => json_schema::<sidegate_devkit::authority::AuthorityConfig>(),
         #[cfg(not(feature = "development"))]
         SchemaOf::Authority => anyhow::bail!("this build has no embedded authority"),
     };

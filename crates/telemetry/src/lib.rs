@@ -21,8 +21,6 @@ mod process;
 mod prometheus;
 mod resource;
 mod sampler;
-#[cfg(feature = "sink")]
-pub mod sink;
 mod spans;
 mod stream;
 mod text;

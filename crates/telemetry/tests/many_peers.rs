@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sidegate_config::schema::LogFormat;
 use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport};
-use sidegate_telemetry::sink::{Behaviour, Place, Sink};
+use sidegate_devkit::fake_collector::{Behaviour, FakeCollector, ListenOn};
 use sidegate_telemetry::{Fold, Options, ScrapeFormat, Telemetry};
 
 const MANY: u64 = 1_000_000;
@@ -44,7 +44,7 @@ fn a_million_peers_keep_label_sets_and_memory_bounded() {
     let folder = std::env::temp_dir().join(format!("sidegate-many-peers-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("sink.sock");
-    let sink = Sink::start(Place::Unix(path.clone()), 1).unwrap();
+    let sink = FakeCollector::start(ListenOn::Unix(path.clone()), 1).unwrap();
     sink.behave(Behaviour::Discard);
     let mut config = schema::Telemetry::default();
     config.otlp.endpoint = Some(sidegate_config::value::Collector::parse(&format!("unix://{}", path.display())).unwrap());

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sidegate_pods::{Pod, contains};
+use sidegate_devkit::pods::{Pod, contains};
 use sidegate_tests::{PodMesh, echo_bytes, eventually, exchange, require};
 
 const MARKER: &[u8] = b"this-must-never-be-seen-on-the-wire";
@@ -76,7 +76,7 @@ fn without_a_living_sidecar_nothing_leaves() {
     api_sidecar.wait_ready();
     let capture = mesh.switch().capture().unwrap();
     let address = api.v4(8080);
-    let attempt_from = |pod: &sidegate_pods::Pod| {
+    let attempt_from = |pod: &sidegate_devkit::pods::Pod| {
         let pod = pod.clone();
         move || {
             pod.run(move || {
@@ -132,7 +132,7 @@ fn connections_wait_for_the_first_svid() {
     let _server = api.echo(any(8080));
     let api_sidecar = api.start();
     api_sidecar.wait_ready();
-    mesh.identities.authority.set_fault(sidegate_authority::Fault::Unavailable);
+    mesh.identities.authority.set_fault(sidegate_devkit::authority::Fault::Unavailable);
     let sidecar = web.start();
     eventually("the admin port", || sidecar.ask("/livez"));
     let (status, why) = sidecar.ask("/readyz").unwrap();
@@ -147,7 +147,7 @@ fn connections_wait_for_the_first_svid() {
         table.contains(":3A99 ").then_some(())
     });
     assert!(!waiting.is_finished());
-    mesh.identities.authority.set_fault(sidegate_authority::Fault::None);
+    mesh.identities.authority.set_fault(sidegate_devkit::authority::Fault::None);
     waiting.join().unwrap().unwrap();
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sidegate_pods::Pod;
+use sidegate_devkit::pods::Pod;
 use sidegate_tests::{DEADLINE, PodMesh, PodWorkload, Sidecar, eventually, id, require};
 use socket2::SockRef;
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use sidegate_pods::Pod;
+use sidegate_devkit::pods::Pod;
 use sidegate_tests::{PodMesh, echo_bytes, require};
 
 const HOUR: Duration = Duration::from_secs(3600);

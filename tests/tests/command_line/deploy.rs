@@ -359,8 +359,8 @@ fn every_event_has_a_name() {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(root().join("crates")).unwrap() {
         let folder = entry.unwrap().path();
-        // The embedded authority is no part of what runs in production.
-        if !folder.ends_with("authority") {
+        // The devkit is no part of what runs in production.
+        if !folder.ends_with("devkit") {
             sources(&folder.join("src"), &mut files);
         }
     }

@@ -51,7 +51,7 @@ fn every_configuration_in_the_docs_is_good() {
                 }
                 "yaml deny-list" => sidegate_config::typed::<sidegate_config::schema::DenyList>(&source, body).map(drop),
                 "yaml suite" => sidegate_config::typed::<sidegate_policy::suite::Suite>(&source, body).map(drop),
-                "yaml authority" => sidegate_config::typed::<sidegate_authority::AuthorityConfig>(&source, body).map(drop),
+                "yaml authority" => sidegate_config::typed::<sidegate_devkit::authority::AuthorityConfig>(&source, body).map(drop),
                 _ => panic!("{}say what it is: config, policy, suite, deny-list or authority", place()),
             };
             result.unwrap_or_else(|problems| panic!("{}{problems}", place()));

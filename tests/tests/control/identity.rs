@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::Value;
-use sidegate_authority::{Entry, TrustDomainConfig};
+use sidegate_devkit::authority::{Entry, TrustDomainConfig};
 use sidegate_tests::{Echo, Identities, Pair, Sidecar, client_config, echo_bytes, eventually, free_port, id, server_config};
 
 const HOUR: Duration = Duration::from_secs(3600);

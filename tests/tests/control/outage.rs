@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidegate_authority::Fault;
+use sidegate_devkit::authority::Fault;
 use sidegate_tests::{Echo, Identities, Pair, Sidecar, client_config, echo_bytes, eventually};
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
-use sidegate_authority::TrustDomainConfig;
+use sidegate_devkit::authority::TrustDomainConfig;
 use sidegate_tests::{
     DEADLINE, Echo, Identities, Pair, Sidecar, TRUST_DOMAIN, assert_reset, client_config, echo_bytes, eventually, free_port, id,
     server_config,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use sidegate_authority::Fault;
+use sidegate_devkit::authority::Fault;
 use sidegate_tests::{
     DEADLINE, Echo, Identities, Pair, Process, Sidecar, echo_bytes, eventually, free_port, id, on_a_terminal, problems_by, server_config,
     sidegate,

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
-use sidegate_telemetry::sink::otlp::common::v1::any_value;
+use sidegate_devkit::fake_collector::otlp::common::v1::any_value;
 use sidegate_tests::{AuditLog, Collector, Echo, Identities, Pair, Sidecar, client_config, echo_bytes, eventually, free_port, id};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -145,7 +145,7 @@ fn records_go_to_the_collector() {
     assert!(pair.api.wait_end().success());
     let written = AuditLog::of(&pair.identities, "api").records();
     let exported: Vec<Value> = collector
-        .sink
+        .fake
         .logs()
         .into_iter()
         .filter(|log| log.event_name == "sidegate.audit.record")

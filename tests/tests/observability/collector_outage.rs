@@ -4,12 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use sidegate_telemetry::sink::{Asked, Behaviour, REFUSAL};
+use sidegate_devkit::fake_collector::{Asked, Behaviour, REFUSAL};
 use sidegate_tests::{Collector, Echo, Pair, Sidecar, client_config, echo_bytes, eventually, free_port};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SIGNALS: [(&str, usize); 2] = [("traces", 0), ("logs", 2)];
-/// With their places in the sink's counts.
+/// With their places in the collector's counts.
 const ALL: [(&str, usize); 3] = [("traces", 0), ("metrics", 1), ("logs", 2)];
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -63,7 +63,7 @@ fn call(pair: &Pair, times: u64) {
     }
 }
 
-/// Every span and record of api's connections was taken or counted as lost. web exports to the same sink, so api's own
+/// Every span and record of api's connections was taken or counted as lost. web exports to the same collector, so api's own
 /// count of what was taken is what is compared.
 fn settled(pair: &Pair, total: u64) {
     eventually("every connection to be counted", || (connections(&pair.api) == total).then_some(()));
@@ -77,7 +77,7 @@ fn settled(pair: &Pair, total: u64) {
 #[test]
 fn what_finds_a_full_queue_is_counted_exactly() {
     let (collector, echo) = (Collector::start(), Echo::start());
-    collector.sink.behave(Behaviour::Hang);
+    collector.fake.behave(Behaviour::Hang);
     let pair = start(&collector, &echo, "{ queue: 4, size: 2, delay: 1ms }", "60s");
     call(&pair, 40);
     eventually("drops", || SIGNALS.iter().all(|(s, _)| dropped(&pair.api, s, Some("queue_full")) > 0).then_some(()));
@@ -88,9 +88,9 @@ fn what_finds_a_full_queue_is_counted_exactly() {
     settled(&pair, 40);
     for (signal, item) in SIGNALS {
         // web's are still on their way: what was taken and what is counted as taken meet in the end.
-        eventually(&format!("the sink's count of {signal}"), || {
+        eventually(&format!("the collector's count of {signal}"), || {
             let taken = exported(&pair.api, signal) + exported(&pair.web, signal);
-            (taken == collector.sink.items()[item]).then_some(())
+            (taken == collector.fake.items()[item]).then_some(())
         });
         assert_eq!(dropped(&pair.api, signal, None), dropped(&pair.api, signal, Some("queue_full")), "{signal}");
     }
@@ -125,7 +125,7 @@ fn a_connection_that_was_closed(protocol: &str) {
             ),
             0
         );
-        assert!(collector.sink.items()[item] > 0);
+        assert!(collector.fake.items()[item] > 0);
     }
 }
 
@@ -133,7 +133,7 @@ fn a_connection_that_was_closed(protocol: &str) {
 #[test]
 fn what_is_unavailable_is_asked_again() {
     let (collector, echo) = (Collector::start(), Echo::start());
-    collector.sink.behave(Behaviour::Unavailable);
+    collector.fake.behave(Behaviour::Unavailable);
     let pair = start(&collector, &echo, "{ delay: 1ms }", "5s");
     call(&pair, 10);
     let failed = |signal: &str| {
@@ -143,14 +143,14 @@ fn what_is_unavailable_is_asked_again() {
         )
     };
     eventually("a failure of each", || SIGNALS.iter().all(|(signal, _)| failed(signal) > 0).then_some(()));
-    collector.sink.behave(Behaviour::Take);
+    collector.fake.behave(Behaviour::Take);
     settled(&pair, 10);
     for (signal, _) in SIGNALS {
         assert_eq!((exported(&pair.api, signal), dropped(&pair.api, signal, None)), (10 * items(signal), 0), "{signal}");
     }
 }
 
-/// Two sidecars, and a third that calls `api` from `entry`: it alone exports, so that what the sink has is its own.
+/// Two sidecars, and a third that calls `api` from `entry`: it alone exports, so that what the collector has is its own.
 struct Alone {
     sidecar: Sidecar,
     entry: SocketAddr,
@@ -176,7 +176,7 @@ impl Alone {
     }
 }
 
-/// The sink's requests of one signal.
+/// The collector's requests of one signal.
 fn asked(collector: &Collector, signal: &str) -> Vec<Asked> {
     // HTTP's path is the signal's; that of gRPC has the name of its service.
     let service = match signal {
@@ -185,7 +185,7 @@ fn asked(collector: &Collector, signal: &str) -> Vec<Asked> {
         _ => "LogsService",
     };
     let of_it = |asked: &Asked| asked.path.contains(service) || asked.path.ends_with(signal);
-    collector.sink.asked().into_iter().filter(of_it).collect()
+    collector.fake.asked().into_iter().filter(of_it).collect()
 }
 
 /// Who is asked to wait waits, and what waits is not lost.
@@ -193,20 +193,20 @@ fn what_is_throttled_comes_again(protocol: &str, rounding: Duration) {
     // Longer than the first pauses of a retry that nobody asked to wait.
     const WAIT: Duration = Duration::from_secs(3);
     let (collector, echo) = (Collector::start(), Echo::start());
-    collector.sink.behave(Behaviour::Throttle(WAIT));
+    collector.fake.behave(Behaviour::Throttle(WAIT));
     let alone = Alone::start(protocol, &collector, &echo);
     alone.call(3);
     for (signal, _) in ALL {
         eventually(&format!("{signal} to be throttled twice"), || (asked(&collector, signal).len() >= 2).then_some(()));
     }
-    collector.sink.behave(Behaviour::Take);
+    collector.fake.behave(Behaviour::Take);
     eventually("three traces and three log records", || {
-        let roots = collector.sink.spans().iter().filter(|span| span.parent_span_id.is_empty()).count();
-        (roots == 3 && collector.sink.logs().len() == 3).then_some(())
+        let roots = collector.fake.spans().iter().filter(|span| span.parent_span_id.is_empty()).count();
+        (roots == 3 && collector.fake.logs().len() == 3).then_some(())
     });
     for (signal, item) in ALL {
         eventually(&format!("the count of {signal}"), || {
-            let taken = collector.sink.items()[item];
+            let taken = collector.fake.items()[item];
             (taken > 0 && exported(&alone.sidecar, signal) == taken).then_some(())
         });
         assert_eq!(dropped(&alone.sidecar, signal, None), 0, "{signal}");
@@ -227,7 +227,7 @@ fn what_grpc_throttles_comes_again_after_the_time_that_was_asked_for() {
 #[test]
 fn a_collector_that_wants_no_pause_gets_one() {
     let (collector, echo) = (Collector::start(), Echo::start());
-    collector.sink.behave(Behaviour::Throttle(Duration::ZERO));
+    collector.fake.behave(Behaviour::Throttle(Duration::ZERO));
     let alone = Alone::start("grpc", &collector, &echo);
     alone.call(1);
     eventually("three requests", || (asked(&collector, "logs").len() >= 3).then_some(()));
@@ -253,7 +253,7 @@ fn what_is_refused_is_counted_exactly() {
         let pair = start_by(protocol, &collector, &echo, "{ delay: 1ms }", "5s");
         let mut total = 0;
         for (behaviour, says) in [(Behaviour::Invalid, invalid), (Behaviour::TooLarge, too_large)] {
-            collector.sink.behave(behaviour);
+            collector.fake.behave(behaviour);
             call(&pair, 5);
             total += 5;
             settled(&pair, total);
@@ -271,22 +271,22 @@ fn what_is_refused_is_counted_exactly() {
 fn what_is_refused_in_part_is_counted_for_each_signal() {
     for protocol in ["grpc", "http/protobuf"] {
         let (collector, echo) = (Collector::start(), Echo::start());
-        collector.sink.behave(Behaviour::Reject(1));
+        collector.fake.behave(Behaviour::Reject(1));
         let alone = Alone::start(protocol, &collector, &echo);
         alone.call(5);
         // Each of a connection's spans and records is sent once.
         let came = || {
-            let roots = collector.sink.spans().iter().filter(|span| span.parent_span_id.is_empty()).count();
-            (roots, collector.sink.logs().len())
+            let roots = collector.fake.spans().iter().filter(|span| span.parent_span_id.is_empty()).count();
+            (roots, collector.fake.logs().len())
         };
         eventually("five traces and five log records", || (came() == (5, 5)).then_some(()));
         for (signal, item) in ALL {
             eventually(&format!("one of each request of {signal}"), || {
-                let (taken, requests) = (collector.sink.items()[item], asked(&collector, signal).len() as u64);
+                let (taken, requests) = (collector.fake.items()[item], asked(&collector, signal).len() as u64);
                 let counted = (exported(&alone.sidecar, signal), dropped(&alone.sidecar, signal, Some("rejected")));
                 (taken > 0 && counted == (taken, requests)).then_some(())
             });
-            let words = format!("refused 1 items of {signal}: the sink was told to");
+            let words = format!("refused 1 items of {signal}: the collector was told to");
             eventually(&words, || alone.sidecar.log().contains(&words).then_some(()));
         }
         assert_eq!(came(), (5, 5));
@@ -307,7 +307,7 @@ fn no_outage_costs_a_connection() {
     let mut calls = 0;
     for behaviour in [Some(Behaviour::Take), Some(Behaviour::Slow(Duration::from_millis(300))), Some(Behaviour::Hang), None] {
         match behaviour {
-            Some(behaviour) => collector.as_ref().unwrap().sink.behave(behaviour),
+            Some(behaviour) => collector.as_ref().unwrap().fake.behave(behaviour),
             None => drop(collector.take()),
         }
         for seed in 0..60 {
@@ -319,7 +319,7 @@ fn no_outage_costs_a_connection() {
     eventually("every connection to be counted", || (connections(&pair.api) == calls).then_some(()));
     // With nobody to flush to, the end waits for the flush's deadline at most.
     let hanging = Collector::at(address, None);
-    hanging.sink.behave(Behaviour::Hang);
+    hanging.fake.behave(Behaviour::Hang);
     call(&pair, 1);
     let start = Instant::now();
     pair.api.signal(Signal::SIGTERM);

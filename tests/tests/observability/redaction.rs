@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use prost::Message;
-use sidegate_telemetry::sink::Body;
+use sidegate_devkit::fake_collector::Body;
 use sidegate_tests::{AuditLog, Collector, Echo, Identities, Pair, Sidecar, eventually, exchange, sidegate};
 
 /// What must not be found: a header's value, by file and by variable, and what an application sends.
@@ -120,7 +120,7 @@ fn nothing_marked_comes_out_anywhere(protocol: &str) {
             outputs.push((format!("audit {command:?} of {name}"), (out + &err).into_bytes()));
         }
     }
-    let received = collector.sink.received();
+    let received = collector.fake.received();
     assert!(received.iter().all(|r| r.headers["x-token"] == HEADER), "the collector gets it, and nobody else");
     for (i, request) in received.iter().enumerate() {
         let bytes = match &request.body {

@@ -7,13 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use opentelemetry_semantic_conventions::SCHEMA_URL;
 use serde_json::Value;
 use sidegate_core::Reason;
-use sidegate_telemetry::sink::otlp::common::v1::{KeyValue, any_value};
-use sidegate_telemetry::sink::otlp::metrics::v1::metric::Data;
-use sidegate_telemetry::sink::otlp::trace::v1::status::StatusCode;
-use sidegate_telemetry::sink::otlp::trace::v1::{Span, SpanFlags};
-use sidegate_telemetry::sink::{Body, SCHEMA_URL};
+use sidegate_devkit::fake_collector::Body;
+use sidegate_devkit::fake_collector::otlp::common::v1::{KeyValue, any_value};
+use sidegate_devkit::fake_collector::otlp::metrics::v1::metric::Data;
+use sidegate_devkit::fake_collector::otlp::trace::v1::status::StatusCode;
+use sidegate_devkit::fake_collector::otlp::trace::v1::{Span, SpanFlags};
 use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, RESOURCE};
 use sidegate_tests::{Attributes, Collector, Echo, Identities, Pair, Sidecar, ask, attributes, client_config, echo_bytes, eventually, id};
 
@@ -197,7 +198,7 @@ fn a_connection_is_a_trace_a_log_record_and_counted() {
         assert_eq!(failed, if reason == "closed" { vec![] } else { vec!["inbound", "handshake"] });
         // The access log goes the same way, under the same trace.
         let log = eventually("its log record", || {
-            collector.sink.logs().into_iter().find(|l| l.trace_id == root.trace_id && l.span_id == root.span_id)
+            collector.fake.logs().into_iter().find(|l| l.trace_id == root.trace_id && l.span_id == root.span_id)
         });
         let mut of_log = expected(&record);
         of_log.extend(stages.iter().map(|(stage, micros)| (format!("sidegate.stage.{stage}"), micros.to_string())));
@@ -216,7 +217,7 @@ fn a_connection_is_a_trace_a_log_record_and_counted() {
     let starts = ["outbound", "dial", "handshake", "verify", "authorize"].map(|name| child(&web, name).start_time_unix_nano);
     assert!(starts.is_sorted(), "{starts:?}");
 
-    let names = || -> BTreeSet<String> { collector.sink.metrics().into_iter().map(|m| m.name).collect() };
+    let names = || -> BTreeSet<String> { collector.fake.metrics().into_iter().map(|m| m.name).collect() };
     // Nothing is captured here.
     let instruments = || INSTRUMENTS.iter().filter(|i| i.name != "sidegate.capture.proven");
     let all: BTreeSet<String> = instruments().map(|i| i.name.to_owned()).collect();
@@ -229,7 +230,7 @@ fn a_connection_is_a_trace_a_log_record_and_counted() {
             eventually(&format!("{} to be scraped", instrument.name), scraped);
         }
     }
-    let resource = collector.sink.received().into_iter().find_map(|r| match r.body {
+    let resource = collector.fake.received().into_iter().find_map(|r| match r.body {
         Body::Traces(traces) => traces.resource_spans.into_iter().next()?.resource,
         _ => None,
     });
@@ -274,12 +275,12 @@ fn the_standard_variables_are_enough() {
         echo_bytes(entry, 1000, 1).unwrap();
     }
     eventually("three traces, three log records, metrics", || {
-        let [_, points, _] = collector.sink.items();
-        let roots = collector.sink.spans().iter().filter(|s| s.parent_span_id.is_empty()).count();
-        let logs = collector.sink.logs().iter().filter(|l| l.event_name == "sidegate.connection.ended").count();
+        let [_, points, _] = collector.fake.items();
+        let roots = collector.fake.spans().iter().filter(|s| s.parent_span_id.is_empty()).count();
+        let logs = collector.fake.logs().iter().filter(|l| l.event_name == "sidegate.connection.ended").count();
         (roots == 3 && logs == 3 && points > 0).then_some(())
     });
-    let received = collector.sink.received();
+    let received = collector.fake.received();
     let paths: BTreeSet<&str> = received.iter().map(|r| r.path.as_str()).collect();
     assert_eq!(paths, ["/v1/traces", "/v1/metrics", "/v1/logs"].into());
     for request in &received {
@@ -317,7 +318,7 @@ fn the_standard_variables_are_enough() {
     }
     // Deltas add up to what happened.
     let connections = || -> u64 {
-        let metrics = collector.sink.received().into_iter().filter_map(|r| if let Body::Metrics(m) = r.body { Some(m) } else { None });
+        let metrics = collector.fake.received().into_iter().filter_map(|r| if let Body::Metrics(m) = r.body { Some(m) } else { None });
         let metrics = metrics.flat_map(|m| m.resource_metrics).flat_map(|r| r.scope_metrics).flat_map(|s| s.metrics);
         let histograms = metrics.filter(|m| m.name == "sidegate.connection.duration").map(|m| match m.data {
             Some(Data::Histogram(histogram)) => histogram.data_points.iter().map(|p| p.count).sum::<u64>(),
@@ -345,7 +346,7 @@ fn attributes_stay_within_the_limits_of_the_standard_variables() {
     let found = attributes(&root.attributes);
     assert_eq!((found.len(), root.dropped_attributes_count as usize), (5, whole.len() - 5), "{found:?}");
     assert!(found.iter().all(|(key, value)| whole.get(key) == Some(value)), "{found:?}");
-    let log = eventually("its log record", || collector.sink.logs().into_iter().find(|log| log.span_id == root.span_id));
+    let log = eventually("its log record", || collector.fake.logs().into_iter().find(|log| log.span_id == root.span_id));
     assert_eq!(log.dropped_attributes_count, 0);
     let is_text = |a: &KeyValue| a.value.as_ref().is_some_and(|value| matches!(value.value, Some(any_value::Value::StringValue(_))));
     let (texts, others): (Vec<KeyValue>, Vec<KeyValue>) = log.attributes.into_iter().partition(is_text);
@@ -392,11 +393,11 @@ fn standard_variables_that_are_of_no_use_keep_nothing_from_starting() {
     let sidecar = Sidecar::start_with(pair.identities.folder(), "by-bad-variables", &config, &variables);
     sidecar.wait_ready();
     echo_bytes(entry, 1000, 1).unwrap();
-    eventually("a trace", || collector.sink.spans().iter().any(|span| span.parent_span_id.is_empty()).then_some(()));
-    let received = collector.sink.received();
+    eventually("a trace", || collector.fake.spans().iter().any(|span| span.parent_span_id.is_empty()).then_some(()));
+    let received = collector.fake.received();
     // By gRPC, without compression and headers.
     let plain =
-        |r: &sidegate_telemetry::sink::Received| r.path.ends_with("TraceService/Export") && !r.headers.contains_key("grpc-encoding");
+        |r: &sidegate_devkit::fake_collector::Received| r.path.ends_with("TraceService/Export") && !r.headers.contains_key("grpc-encoding");
     assert!(received.iter().all(plain), "{received:?}");
     let why = "can't be read as PEM";
     eventually("why logs are not exported", || sidecar.command(&["status"]).1.contains(why).then_some(()));
@@ -441,7 +442,7 @@ fn mutual_tls_with_the_svid_follows_rotations() {
         let config = format!("{}{}", client_config(&identities, entry, echo.address), collector.config("https", &tls));
         let sidecar = Sidecar::start(identities.folder(), name, &config);
         sidecar.wait_ready();
-        let shown = || -> BTreeSet<Vec<u8>> { collector.sink.received().into_iter().filter_map(|r| r.client).collect() };
+        let shown = || -> BTreeSet<Vec<u8>> { collector.fake.received().into_iter().filter_map(|r| r.client).collect() };
         let before = shown();
         eventually("requests under three SVIDs", || (shown().difference(&before).count() >= 3).then_some(()));
         let (_, status, _) = sidecar.command(&["status"]);
@@ -449,7 +450,7 @@ fn mutual_tls_with_the_svid_follows_rotations() {
         // Dead before the next begins: its certificates would count as the other's.
         drop(sidecar);
     }
-    assert!(!collector.sink.received().iter().any(|r| r.client.as_ref() == Some(&leaf(&identities, "collector"))));
+    assert!(!collector.fake.received().iter().any(|r| r.client.as_ref() == Some(&leaf(&identities, "collector"))));
 }
 
 /// A collector that is somebody else gets nothing; the same one by its name and CA does.
@@ -478,7 +479,7 @@ fn a_collector_must_be_who_it_should_be() {
     failing(&start("wrong-id", &spiffe.config("https", &tls)), "ApplicationVerificationFailure");
     let tls = format!(", tls: {{ ca: \"{}\" }}", bundle.display());
     failing(&start("wrong-name", &spiffe.config("https", &tls)), "not valid for name");
-    assert_eq!(spiffe.sink.requests(), 0);
+    assert_eq!(spiffe.fake.requests(), 0);
 
     // A certificate with a name, as public ones have.
     let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -489,11 +490,11 @@ fn a_collector_must_be_who_it_should_be() {
     failing(&start("unknown-ca", &named.config("https", "")), "UnknownIssuer");
     let ca = format!("ca: \"{}\"", path("cert").display());
     failing(&start("no-certificate", &named.config("https", &format!(", tls: {{ {ca} }}"))), "CertificateRequired");
-    assert_eq!(named.sink.requests(), 0);
+    assert_eq!(named.fake.requests(), 0);
     let (own, own_key, _) = identities.files("web");
     let tls = format!(", tls: {{ {ca}, certificate: \"{}\", key: \"{}\" }}", own.display(), own_key.display());
     let good = start("good", &named.config("https", &tls));
-    eventually("metrics by TLS", || (named.sink.items()[1] > 0).then_some(()));
+    eventually("metrics by TLS", || (named.fake.items()[1] > 0).then_some(()));
     drop(good);
 }
 
@@ -507,10 +508,10 @@ fn the_end_flushes() {
     let record = pair.api.reason("closed");
     pair.api.signal(Signal::SIGTERM);
     assert!(pair.api.wait_end().success());
-    let [spans, points, logs] = collector.sink.items();
+    let [spans, points, logs] = collector.fake.items();
     assert!(spans >= 5 && points > 10 && logs >= 3, "{spans} {points} {logs}");
     collector.trace(record["connectionId"].as_str().unwrap());
-    let said: Vec<String> = collector.sink.logs().into_iter().map(|l| l.event_name).collect();
+    let said: Vec<String> = collector.fake.logs().into_iter().map(|l| l.event_name).collect();
     for event in ["sidegate.lifecycle.started", "sidegate.identity.received", "sidegate.lifecycle.draining", "sidegate.lifecycle.drained"] {
         assert!(said.iter().any(|e| e == event), "{event} is missing in {said:?}");
     }
@@ -539,7 +540,7 @@ fn a_flood_of_failures_is_exported_in_part_and_counted_whole() {
     for (signal, item, each) in [("traces", 0, 2.0), ("logs", 2, 1.0)] {
         eventually(&format!("all {signal} to be exported or counted"), || {
             #[allow(clippy::cast_precision_loss)]
-            let exported = collector.sink.items()[item] as f64;
+            let exported = collector.fake.items()[item] as f64;
             let dropped = counted(&format!("sidegate_telemetry_signal=\"{signal}\",sidegate_telemetry_cause=\"rate_limited\""));
             (exported > 0.0 && dropped > 0.0 && exported + dropped == 60.0 * each).then_some(())
         });
@@ -569,7 +570,7 @@ fn the_scrape_has_exemplars_and_follows_views() {
     let rule = format!("sidegate_decision_rule=\"{}\"", record["decision"]["rule"].as_str().unwrap());
     assert!(scrape.contains(&format!("{{sidegate_direction=\"inbound\",sidegate_decision_allowed=\"true\",{rule}}} 1\n")), "{scrape}");
     let names: BTreeSet<String> =
-        eventually("metrics", || Some(collector.sink.metrics()).filter(|m| !m.is_empty())).into_iter().map(|m| m.name).collect();
+        eventually("metrics", || Some(collector.fake.metrics()).filter(|m| !m.is_empty())).into_iter().map(|m| m.name).collect();
     assert!(
         names.contains("mesh.bytes") && !names.contains("sidegate.bytes") && !names.iter().any(|n| n.starts_with("process.")),
         "{names:?}"

@@ -170,7 +170,7 @@ impl Pair {
         rig.pod(Side::Client).run(move || load::probe(entry))??;
         let frames = capture.stop()?;
         ensure!(!frames.is_empty(), "nothing was on the wire between the pods");
-        ensure!(!sidegate_pods::contains(&frames, &load::PROBE), "what passes can be read on the wire");
+        ensure!(!sidegate_devkit::pods::contains(&frames, &load::PROBE), "what passes can be read on the wire");
         Ok(())
     }
 

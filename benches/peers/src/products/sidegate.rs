@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use sidegate_pods::Pod;
+use sidegate_devkit::pods::Pod;
 
 use super::{Choice, Pair, Undo, write};
 use crate::identity::{Side, TRUST_DOMAIN};

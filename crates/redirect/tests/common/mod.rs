@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::unistd::setfsuid;
-use sidegate_pods::{Network, Pod, Support, nft_support, support};
+use sidegate_devkit::pods::{Network, Pod, Support, nft_support, support};
 use sidegate_redirect::{Difference, Exempt, Inbound, Outbound, Plan, Udp, apply, counters, verify};
 use socket2::{Domain, SockRef, Socket, Type};
 

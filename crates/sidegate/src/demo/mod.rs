@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use sidegate_authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
+use sidegate_audit::{Given, Trust};
 use sidegate_config::value::Span;
 use sidegate_core::parse_canonical;
-use sidegate_evidence::{Given, Trust};
-use sidegate_telemetry::sink::{self, Sink};
+use sidegate_devkit::authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
+use sidegate_devkit::fake_collector::{FakeCollector, ListenOn};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::place::{Place, WORKLOADS, Workload};
@@ -189,10 +189,10 @@ fn audit(folder: &Path) -> Result<bool> {
 }
 
 /// A collector in this process, on a socket that every sidecar may use.
-fn collector(folder: &Path) -> Result<(Sink, PathBuf)> {
+fn collector(folder: &Path) -> Result<(FakeCollector, PathBuf)> {
     use std::os::unix::fs::PermissionsExt;
     let path = folder.join("collector.sock");
-    let sink = Sink::start(sink::Place::Unix(path.clone()), 1000).context("the collector can't be started")?;
+    let sink = FakeCollector::start(ListenOn::Unix(path.clone()), 1000).context("the collector can't be started")?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
     Ok((sink, path))
 }
@@ -227,7 +227,7 @@ fn judge(tally: &Tally, rotations: &[(Workload, u64)], records: &[sidecar::Seen]
     if wrong.is_empty() { Ok(()) } else { Err(anyhow!("the demo did not go as it should:\n  {}", wrong.join("\n  "))) }
 }
 
-fn where_next(place: &Place, folder: &Path, collector: &Sink, kept: bool) {
+fn where_next(place: &Place, folder: &Path, collector: &FakeCollector, kept: bool) {
     let [spans, points, logs] = collector.items();
     out!("\nWhere to look next");
     out!("  the metrics                  the collector has {points} data points, {spans} spans and {logs} log records of this;");

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use sidegate_pods::{Network, Pod, Support, enter_user_namespace, nft_support, support};
+use sidegate_devkit::pods::{Network, Pod, Support, enter_user_namespace, nft_support, support};
 
 use super::TRUST_DOMAIN;
 use super::sidecar::Sidecar;

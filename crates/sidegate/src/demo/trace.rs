@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sidegate_telemetry::sink::Sink;
-use sidegate_telemetry::sink::otlp::common::v1::{AnyValue, KeyValue, any_value};
-use sidegate_telemetry::sink::otlp::trace::v1::Span;
+use sidegate_devkit::fake_collector::FakeCollector;
+use sidegate_devkit::fake_collector::otlp::common::v1::{AnyValue, KeyValue, any_value};
+use sidegate_devkit::fake_collector::otlp::trace::v1::Span;
 
 use super::place::Workload;
 use super::sidecar::Seen;
@@ -25,7 +25,7 @@ const SHOWN: [&str; 9] = [
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Prints the trace of one request at api, and the one of the intruder's attempt. Whether both had arrived.
-pub(super) fn print(collector: &Sink, records: &[Seen]) -> bool {
+pub(super) fn print(collector: &FakeCollector, records: &[Seen]) -> bool {
     let at_api = |reason: &str| {
         // Not the one that stays open all the time.
         let is_short = |r: &Seen| r.record.pointer("/stages/totalMicros").and_then(Value::as_u64).is_some_and(|micros| micros < 1_000_000);
@@ -45,7 +45,7 @@ pub(super) fn print(collector: &Sink, records: &[Seen]) -> bool {
 }
 
 /// The spans of a trace. They come in batches, so not at once.
-fn wait_for(collector: &Sink, trace_id: &str) -> Vec<Span> {
+fn wait_for(collector: &FakeCollector, trace_id: &str) -> Vec<Span> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let of_it: Vec<Span> = collector.spans().into_iter().filter(|s| hex(&s.trace_id) == trace_id).collect();

@@ -1,6 +1,7 @@
 //! What peers, certificates and libraries say, made fit for logs and people.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// Longer than any honest message.
 const MOST: usize = 512;
@@ -22,7 +23,7 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
 pub fn rfc3339(seconds: i64) -> Option<String> {
     const END_OF_9999: u64 = 253_402_300_799;
     let seconds = u64::try_from(seconds).ok().filter(|s| *s <= END_OF_9999)?;
-    Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string())
+    Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(seconds)).to_string())
 }
 
 /// A length of time in one unit: `42 seconds`, `3.5 hours`, `6.9 years`.
@@ -94,6 +95,16 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
 
 fn shown(c: char) -> char {
     if is_control_or_bidi(c) { '\u{fffd}' } else { c }
+}
+
+/// A short length of time, human-readable: `850µs`, `12.4ms`, `3.2s`.
+#[must_use]
+pub fn duration(took: Duration) -> String {
+    match took.as_micros() {
+        micros @ 0..1_000 => format!("{micros}µs"),
+        1_000..1_000_000 => format!("{:.1}ms", took.as_secs_f64() * 1e3),
+        _ => format!("{:.1}s", took.as_secs_f64()),
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! What sidegate is tried with: for development, tests, benchmarks and the demo. A production build has nothing of it.
 //!
-//! A mesh needs three things that a developer's machine does not have. Each is a module, and none needs the others:
+//! A mesh needs three things that a developer's machine does not have. Each is a module, and none needs the others; the demo
+//! joins them:
 //!
 //! ```text
 //! authority         who is who: issues SVIDs and bundles over the SPIFFE Workload API
 //! pods              where workloads run: network namespaces, joined by a switch
 //! fake_collector    who is told: takes OTLP, and can hang, refuse, or be slow
+//! demo              all three, with sidegate's own program as the sidecars
 //! ```
 //!
 //! ```
@@ -39,6 +41,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod authority;
+#[cfg(feature = "demo")]
+pub mod demo;
 #[cfg(feature = "fake-collector")]
 pub mod fake_collector;
 pub mod pods;

@@ -50,7 +50,7 @@ pub use process::descriptors;
 pub use prometheus::ScrapeFormat;
 pub use resource::{RESOURCE, Resource};
 pub use spans::SPANS;
-pub use text::{duration, line};
+pub use text::line;
 pub use view::unknown_attributes;
 
 use attributes::Limits;

@@ -1,9 +1,8 @@
 //! A record as a person reads it.
 
 use std::fmt::Write;
-use std::time::Duration;
 
-use sidegate_core::{AddressText, ConnectionRecord, Direction, Reason, without_controls};
+use sidegate_core::{AddressText, ConnectionRecord, Direction, Reason, duration, without_controls};
 
 /// Most lines are shorter.
 const USUAL: usize = 384;
@@ -52,16 +51,6 @@ pub fn line(record: &ConnectionRecord) -> String {
     }
     // Names of rules and what peers say may hold what a terminal obeys.
     without_controls(&text)
-}
-
-/// A duration for people: `850µs`, `12.4ms`, `3.2s`.
-#[must_use]
-pub fn duration(took: Duration) -> String {
-    match took.as_micros() {
-        micros @ 0..1_000 => format!("{micros}µs"),
-        1_000..1_000_000 => format!("{:.1}ms", took.as_secs_f64() * 1e3),
-        _ => format!("{:.1}s", took.as_secs_f64()),
-    }
 }
 
 #[cfg(test)]

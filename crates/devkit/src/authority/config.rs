@@ -9,7 +9,7 @@ use sidegate_config::value::{FilePath, Span};
 
 use super::fault::Fault;
 
-/// The configuration of an [`Authority`](super::server::Authority).
+/// The configuration of an authority.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorityConfig {

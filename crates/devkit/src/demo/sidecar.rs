@@ -1,20 +1,24 @@
-//! The demo's sidecars: this binary, as processes of their own.
+//! The demo's sidecars, as processes of their own.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::place::{Place, Workload};
+use super::folder::Folder;
+use super::http;
+use super::interrupt::Interrupt;
+use super::topology::Topology;
+use super::workload::Workload;
 
 /// A record that a sidecar wrote.
 #[derive(Debug, Clone)]
@@ -58,15 +62,16 @@ pub(super) struct Sidecar {
 }
 
 impl Sidecar {
-    pub(super) fn start(place: &Place, workload: Workload, folder: &Path, config: &Path, records: Records) -> Result<Self> {
-        let binary = binary(folder)?;
-        let log = folder.join(format!("{}.log", workload.name()));
-        let mut command = Command::new(binary);
-        command.args(["run", "--with-parent", "--config"]).arg(config);
+    /// Starts it with its configuration in `folder`.
+    pub(super) fn start(topology: &Topology, workload: Workload, folder: &Folder, records: Records) -> Result<Self> {
+        let log = folder.log(workload);
+        let mut command = Command::new(folder.program());
+        command.args(["run", "--with-parent", "--config"]).arg(folder.config(workload));
         // Ctrl-C is for the demo, which ends them.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
-        let mut child = place.start(workload, command).with_context(|| format!("the sidecar of {} can't be started", workload.name()))?;
+        let mut child =
+            topology.start(workload, command).with_context(|| format!("the sidecar of {} can't be started", workload.name()))?;
         if let Some(stdout) = child.stdout.take() {
             // Ends with the pipe, and so with the child.
             std::thread::spawn(move || {
@@ -80,11 +85,11 @@ impl Sidecar {
         Ok(Self { workload, child, log })
     }
 
-    pub(super) fn wait_ready(&self, place: &Place, deadline: Duration, stop: &AtomicBool) -> Result<()> {
+    pub(super) fn wait_ready(&self, topology: &Topology, deadline: Duration, interrupt: &Interrupt) -> Result<()> {
         let end = Instant::now() + deadline;
         loop {
-            super::go_on(stop)?;
-            let last = match place.ask_admin(self.workload, "/readyz") {
+            interrupt.check()?;
+            let last = match self.ask_admin(topology, "/readyz") {
                 Ok((200, _)) => return Ok(()),
                 Ok((_, body)) => body,
                 Err(error) => error.to_string(),
@@ -95,6 +100,22 @@ impl Sidecar {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// An answer of its admin port.
+    fn ask_admin(&self, topology: &Topology, path: &'static str) -> Result<(u16, String)> {
+        let address = topology.admin_address(self.workload);
+        let job = move || http::get(TcpStream::connect_timeout(&address, Duration::from_secs(2))?, path);
+        let answer: io::Result<(u16, String)> =
+            topology.run_at(self.workload, job)?.join().map_err(|_| anyhow!("asking the admin port panicked"))?;
+        Ok(answer?)
+    }
+
+    /// How often its SVID was rotated, by its own count.
+    pub(super) fn rotations(&self, topology: &Topology) -> Result<u64> {
+        let (_, metrics) = self.ask_admin(topology, "/metrics")?;
+        let line = metrics.lines().find_map(|l| l.strip_prefix("sidegate_identity_rotations_total{sidegate_outcome=\"success\"} "));
+        Ok(line.and_then(|n| n.parse().ok()).unwrap_or(0))
     }
 
     /// Ends it at once: the second signal skips the drain.
@@ -116,13 +137,4 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// A copy of this binary that every user may run: a checkout often lies in a home that others can't enter.
-fn binary(folder: &Path) -> Result<PathBuf> {
-    let copy = folder.join("sidegate");
-    if !copy.exists() {
-        std::fs::copy(std::env::current_exe()?, &copy).context("the binary can't be copied")?;
-    }
-    Ok(copy)
 }

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sidegate_devkit::fake_collector::FakeCollector;
-use sidegate_devkit::fake_collector::otlp::common::v1::{AnyValue, KeyValue, any_value};
-use sidegate_devkit::fake_collector::otlp::trace::v1::Span;
+use sidegate_core::duration;
 
-use super::place::Workload;
+use super::output::Output;
 use super::sidecar::Seen;
+use super::workload::Workload;
+use crate::fake_collector::FakeCollector;
+use crate::fake_collector::otlp::common::v1::{AnyValue, KeyValue, any_value};
+use crate::fake_collector::otlp::trace::v1::Span;
 
 /// What is shown of a connection; the rest is in docs/telemetry.md.
 const SHOWN: [&str; 9] = [
@@ -22,10 +24,11 @@ const SHOWN: [&str; 9] = [
     "sidegate.reason",
     "error.type",
 ];
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long spans may take to the collector.
+const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// Prints the trace of one request at api, and the one of the intruder's attempt. Whether both had arrived.
-pub(super) fn print(collector: &FakeCollector, records: &[Seen]) -> bool {
+pub(super) fn print(output: Output, collector: &FakeCollector, records: &[Seen]) -> bool {
     let at_api = |reason: &str| {
         // Not the one that stays open all the time.
         let is_short = |r: &Seen| r.record.pointer("/stages/totalMicros").and_then(Value::as_u64).is_some_and(|micros| micros < 1_000_000);
@@ -34,11 +37,11 @@ pub(super) fn print(collector: &FakeCollector, records: &[Seen]) -> bool {
     };
     let mut complete = true;
     for (what, reason) in [("One request, as api's sidecar traced it", "closed"), ("The intruder", "denied_by_default")] {
-        out!("\n{what}");
+        output.show(format!("\n{what}"));
         let spans = at_api(reason).map(|id| wait_for(collector, &id)).unwrap_or_default();
         complete &= !spans.is_empty();
         for line in tree(&spans) {
-            out!("  {line}");
+            output.show(format!("  {line}"));
         }
     }
     complete
@@ -46,7 +49,7 @@ pub(super) fn print(collector: &FakeCollector, records: &[Seen]) -> bool {
 
 /// The spans of a trace. They come in batches, so not at once.
 fn wait_for(collector: &FakeCollector, trace_id: &str) -> Vec<Span> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + ARRIVAL;
     loop {
         let of_it: Vec<Span> = collector.spans().into_iter().filter(|s| hex(&s.trace_id) == trace_id).collect();
         if !of_it.is_empty() || Instant::now() > deadline {
@@ -71,7 +74,7 @@ fn tree(spans: &[Span]) -> Vec<String> {
 fn branch(spans: &[Span], root: &Span, span: &Span, indent: &str, lines: &mut Vec<String>) {
     let after = span.start_time_unix_nano.saturating_sub(root.start_time_unix_nano);
     let took = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
-    let time = |nanos: u64| sidegate_telemetry::duration(Duration::from_nanos(nanos));
+    let time = |nanos: u64| duration(Duration::from_nanos(nanos));
     let failed = span.status.as_ref().map_or_else(String::new, |status| format!("  FAILED: {}", status.message));
     // The root begins at 0.
     let name = format!("{indent}{}", span.name);

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::output::Output;
 use super::sidecar::Seen;
 
 const HEAD: [&str; 11] = ["at", "direction", "peer", "TLS", "group", "cipher", "resumed", "dial", "shake", "verify", "decision"];
@@ -10,7 +11,7 @@ const HEAD: [&str; 11] = ["at", "direction", "peer", "TLS", "group", "cipher", "
 const SAMPLE: usize = 10;
 
 /// Prints `records`: all, or those that did not go well and a sample of the others.
-pub(super) fn print(records: &[Seen], all: bool) {
+pub(super) fn print(output: Output, records: &[Seen], all: bool) {
     let (mut good, mut left_out) = (0, 0);
     let mut rows: Vec<Vec<String>> = vec![HEAD.iter().map(|h| (*h).to_owned()).collect()];
     for seen in records {
@@ -24,13 +25,13 @@ pub(super) fn print(records: &[Seen], all: bool) {
         rows.push(row(seen));
     }
     let widths: Vec<usize> = (0..HEAD.len()).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
-    out!("Handshakes as the sidecars recorded them (stages in µs)");
+    output.show("Handshakes as the sidecars recorded them (stages in µs)");
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        out!("  {}", cells.join("  ").trim_end());
+        output.show(format!("  {}", cells.join("  ").trim_end()));
     }
     if left_out > 0 {
-        out!("  … and {left_out} more that were allowed and closed in order (--all shows them)");
+        output.show(format!("  … and {left_out} more that were allowed and closed in order (--all shows them)"));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,21 +16,26 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 
-use super::place::{Place, Workload};
+use super::http::{connect, get};
+use super::interrupt::Interrupt;
+use super::topology::Topology;
+use super::workload::Workload;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the service may take to listen.
+const START: Duration = Duration::from_secs(5);
+/// Between two requests.
 const PACE: Duration = Duration::from_millis(40);
 
 /// What became of somebody who should not get through.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum AttackResult {
     /// The connection broke before a byte came back.
     Refused,
     /// Something came back.
     Answered(String),
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AttackResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("refused: its connection was reset, not a byte came back"),
@@ -46,8 +51,8 @@ pub(super) struct Tally {
     pub(super) held: Result<(), String>,
     pub(super) exchanges: usize,
     pub(super) time: Duration,
-    pub(super) intruder: Outcome,
-    pub(super) plaintext: Outcome,
+    pub(super) intruder: AttackResult,
+    pub(super) plaintext: AttackResult,
 }
 
 impl Tally {
@@ -71,11 +76,11 @@ impl Service {
 }
 
 /// Starts api's service.
-pub(super) fn serve(place: &Place) -> Result<Service> {
-    let address = place.service_address();
+pub(super) fn serve(topology: &Topology) -> Result<Service> {
+    let address = topology.service_address();
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
     let (stop, stopped) = oneshot::channel();
-    let thread = place.run_at(Workload::Api, move || {
+    let thread = topology.run_at(Workload::Api, move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return drop(ready.send(Err(error))),
@@ -89,10 +94,7 @@ pub(super) fn serve(place: &Place) -> Result<Service> {
             tokio::select! { () = accept(listener) => {} _ = stopped => {} }
         });
     })?;
-    is_ready
-        .recv_timeout(PATIENCE)
-        .context("the service did not start")?
-        .with_context(|| format!("the service can't listen on {address}"))?;
+    is_ready.recv_timeout(START).context("the service did not start")?.with_context(|| format!("the service can't listen on {address}"))?;
     Ok(Service { stop, thread })
 }
 
@@ -109,22 +111,22 @@ async fn accept(listener: tokio::net::TcpListener) {
 }
 
 /// web calls api for `time`; meanwhile the others try.
-pub(super) fn drive(place: &Place, time: Duration, stop: &AtomicBool) -> Result<Tally> {
+pub(super) fn drive(topology: &Topology, time: Duration, interrupt: &Interrupt) -> Result<Tally> {
     let end = Arc::new(AtomicBool::new(false));
     let start = Instant::now();
     let held = {
-        let (address, end) = (place.api_as_seen_by(Workload::Web), end.clone());
-        place.run_at(Workload::Web, move || hold(address, &end))?
+        let (address, end) = (topology.api_as_seen_by(Workload::Web), end.clone());
+        topology.run_at(Workload::Web, move || hold(address, &end))?
     };
     let calls = {
-        let (address, end) = (place.api_as_seen_by(Workload::Web), end.clone());
-        place.run_at(Workload::Web, move || call(address, &end))?
+        let (address, end) = (topology.api_as_seen_by(Workload::Web), end.clone());
+        topology.run_at(Workload::Web, move || call(address, &end))?
     };
-    let intruder = place.api_as_seen_by(Workload::Intruder);
-    let intruder = place.run_at(Workload::Intruder, move || attack(intruder))?;
-    let plaintext = place.api_from_outside();
-    let plaintext = place.run_outside(move || attack(plaintext))?;
-    while start.elapsed() < time && !stop.load(Ordering::Relaxed) {
+    let intruder = topology.api_as_seen_by(Workload::Intruder);
+    let intruder = topology.run_at(Workload::Intruder, move || attack(intruder))?;
+    let plaintext = topology.api_from_outside();
+    let plaintext = topology.run_outside(move || attack(plaintext))?;
+    while start.elapsed() < time && !interrupt.has_come() {
         std::thread::sleep(Duration::from_millis(20));
     }
     end.store(true, Ordering::Relaxed);
@@ -181,25 +183,9 @@ fn hold(address: SocketAddr, end: &AtomicBool) -> (usize, Result<(), String>) {
 }
 
 /// Somebody who should not get through.
-fn attack(address: SocketAddr) -> Outcome {
+fn attack(address: SocketAddr) -> AttackResult {
     match connect(address).and_then(|tcp| get(tcp, "/secrets")) {
-        Ok((status, body)) => Outcome::Answered(format!("status {status}: {body}")),
-        Err(_) => Outcome::Refused,
+        Ok((status, body)) => AttackResult::Answered(format!("status {status}: {body}")),
+        Err(_) => AttackResult::Refused,
     }
-}
-
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    TcpStream::connect_timeout(&address, PATIENCE)
-}
-
-/// One request on a connection of its own: status and body.
-pub(super) fn get(mut tcp: TcpStream, path: &str) -> io::Result<(u16, String)> {
-    tcp.set_read_timeout(Some(PATIENCE))?;
-    tcp.set_write_timeout(Some(PATIENCE))?;
-    tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    tcp.read_to_end(&mut answer)?;
-    let text = String::from_utf8_lossy(&answer);
-    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok((status, text.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()))
 }

@@ -1,0 +1,23 @@
+//! `sidegate demo`: this program shows itself.
+
+use anyhow::{Context, Result};
+use sidegate_devkit::demo::{self, Mode, Options, Output};
+
+use crate::cli::{Demo, DemoMode};
+
+/// Shows it all, and fails if anything expected did not happen.
+pub(crate) fn demo(arguments: &Demo) -> Result<()> {
+    demo::run(&Options {
+        mode: match arguments.mode {
+            DemoMode::Auto => Mode::Auto,
+            DemoMode::Root => Mode::Root,
+            DemoMode::Userns => Mode::Userns,
+            DemoMode::Loopback => Mode::Loopback,
+        },
+        time: arguments.time,
+        all: arguments.all,
+        keep: arguments.keep,
+        program: std::env::current_exe().context("the path of this program is unknown")?,
+        output: Output { shown: |text| out!("{text}"), complaint: |text| err!("{text}") },
+    })
+}

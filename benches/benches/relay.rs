@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sidegate_tests::{Echo, Pair};
+use sidegate_devkit::harness::{Echo, Pair};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MUCH: usize = 4 << 20;

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use sidegate_devkit::fake_collector::Behaviour;
-use sidegate_tests::{Collector, Identities, Sidecar, client_config, eventually, free_port, server_config};
+use sidegate_devkit::harness::{Collector, Identities, Sidecar, client_config, eventually, free_port, server_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

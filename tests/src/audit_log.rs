@@ -4,10 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-
-use crate::authority::{Identities, TRUST_DOMAIN, id};
-use crate::sidecar::sidegate;
-use crate::wait::eventually;
+use sidegate_devkit::harness::{Identities, TRUST_DOMAIN, eventually, id, sidegate};
 
 /// The log of one sidecar of a test.
 pub struct AuditLog {

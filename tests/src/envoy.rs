@@ -4,11 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::authority::{Identities, TRUST_DOMAIN, id};
-use crate::net::free_port;
+use sidegate_devkit::harness::{Identities, TRUST_DOMAIN, eventually, free_port, id};
+
 use crate::peers::program;
 use crate::process::Process;
-use crate::wait::eventually;
 
 /// A running Envoy.
 pub struct Envoy {

@@ -3,9 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::authority::Identities;
-use crate::net::free_port;
-use crate::sidecar::Sidecar;
+use sidegate_devkit::harness::{Identities, Sidecar, free_port};
 
 /// Whose sidecar it is.
 pub struct Owner {

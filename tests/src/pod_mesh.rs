@@ -6,11 +6,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use sidegate_devkit::harness::{Echo, Identities, Sidecar, get, id, sidegate};
 use sidegate_devkit::pods::{Network, Pod};
-
-use crate::authority::{Identities, id};
-use crate::net::Echo;
-use crate::sidecar::{Sidecar, get, sidegate};
 
 const ADMIN: u16 = 15020;
 

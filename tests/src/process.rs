@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 
-use crate::wait::eventually;
+use sidegate_devkit::harness::eventually;
 
 /// A running program, whose output goes to a file. Dropping it kills it.
 pub struct Process {

@@ -5,15 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use prost::Message;
+use sidegate_devkit::harness::{DEADLINE, Identities, eventually, free_port};
 use sidegate_identity::Material;
 use sidegate_tls::{Filled, ServerName, Session, TUNNEL, TlsContext, WireError};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
-use crate::authority::Identities;
-use crate::net::free_port;
-use crate::wait::{DEADLINE, eventually};
+use crate::material::material;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,7 +300,7 @@ impl TunnelServer {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let listener = TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
-        Self { address, listener, material: identities.material(name) }
+        Self { address, listener, material: material(identities, name) }
     }
 
     /// Waits for the next client.

@@ -5,14 +5,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
+use sidegate_devkit::harness::{DEADLINE, Identities, Sidecar, client_config, free_port, id, read_all};
 
-use crate::authority::{Identities, id};
 use crate::gate::{Gate, Owner};
-use crate::net::{free_port, read_all};
-use crate::pair::client_config;
-use crate::sidecar::Sidecar;
+use crate::material::material;
 use crate::tunnel_end::{Frame, Open, Status, TunnelEnd, TunnelServer, outcome};
-use crate::wait::DEADLINE;
 
 /// A server's sidecar, its service, and the client that the test is.
 pub struct ByClient {
@@ -33,7 +30,7 @@ impl ByClient {
 
     /// A new session of workload `name`.
     pub fn tunnel(&self, name: &str) -> TunnelEnd {
-        TunnelEnd::connect(&self.identities.material(name), self.gate.address)
+        TunnelEnd::connect(&material(&self.identities, name), self.gate.address)
     }
 
     /// The application's end of the next connection.

@@ -1,13 +1,14 @@
 //! What sidegate is tried with: for development, tests, benchmarks and the demo. A production build has nothing of it.
 //!
-//! A mesh needs three things that a developer's machine does not have. Each is a module, and none needs the others; the demo
-//! joins them:
+//! A mesh needs three things that a developer's machine does not have. Each is a module, and none needs another; `demo` and
+//! `harness` join them:
 //!
 //! ```text
 //! authority         who is who: issues SVIDs and bundles over the SPIFFE Workload API
 //! pods              where workloads run: network namespaces, joined by a switch
 //! fake_collector    who is told: takes OTLP, and can hang, refuse, or be slow
-//! demo              all three, with sidegate's own program as the sidecars
+//! demo              all three, with sidegate's own program as the sidecars: `sidegate demo`
+//! harness           the same for end-to-end tests and benchmarks
 //! ```
 //!
 //! ```
@@ -45,4 +46,6 @@ pub mod authority;
 pub mod demo;
 #[cfg(feature = "fake-collector")]
 pub mod fake_collector;
+#[cfg(feature = "harness")]
+pub mod harness;
 pub mod pods;

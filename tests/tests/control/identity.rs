@@ -198,7 +198,7 @@ fn what_an_agent_offers_is_bounded() {
 fn a_chain_and_bundles_are_bounded() {
     use sidegate_identity::{Bundle, Material, Svid};
     let identities = Identities::start(&["web"], HOUR);
-    let offered = || identities.material("web");
+    let offered = || sidegate_tests::material(&identities, "web");
     let said = |bundles| Material::new(offered().svid, bundles, Vec::new(), false).map(drop).unwrap_err().to_string();
     let mut bundles = offered().bundles;
     for n in 0..1000 {

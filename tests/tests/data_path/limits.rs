@@ -124,7 +124,7 @@ fn chains_that_are_mazes_hold_up_nobody_else() {
     let strangers: Vec<_> = chains
         .into_iter()
         .map(|chain| {
-            let mut material = pair.identities.material("web");
+            let mut material = sidegate_tests::material(&pair.identities, "web");
             material.svid.certified_key = Arc::new(chain);
             let choice = TlsContext::new(&material).unwrap().client(&[], false);
             let (port, stop) = (pair.port, stop.clone());

@@ -206,7 +206,7 @@ fn what_was_said_before_a_reset_arrives() {
 fn a_peer_that_is_writing_sees_the_alert() {
     let service = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let pair = Pair::with_tunnel(service.local_addr().unwrap(), "off", "");
-    let choice = sidegate_tls::TlsContext::new(&pair.identities.material("web")).unwrap().client(&[], false);
+    let choice = sidegate_tls::TlsContext::new(&sidegate_tests::material(&pair.identities, "web")).unwrap().client(&[], false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let heard = runtime.block_on(async {
         let tcp = tokio::net::TcpStream::connect(pair.port).await.unwrap();

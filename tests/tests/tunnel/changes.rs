@@ -284,7 +284,7 @@ fn a_limit_that_is_reached_is_told_on_a_used_session() {
     drop(two.pop());
     eventually("a session to wait", || (idle(&api, "inbound") == 1.0).then_some(()));
     // A stranger without an identity would give way.
-    let choice = sidegate_tls::TlsContext::new(&pair.identities.material("web")).unwrap().client(&[], false);
+    let choice = sidegate_tls::TlsContext::new(&sidegate_tests::material(&pair.identities, "web")).unwrap().client(&[], false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let other = runtime.block_on(async {
         let tcp = tokio::net::TcpStream::connect(port).await.unwrap();

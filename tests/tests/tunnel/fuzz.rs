@@ -110,7 +110,7 @@ const SHORT: &str = "timeouts: { dial: 2s, handshake: 2s, idle: 2s, halfOpen: 1s
 fn a_server_survives_any_client() {
     let (identities, echo) = (Identities::start(&["api"], Duration::from_secs(3600)), Echo::start());
     let gate = Owner::of(&identities, "api").more(SHORT).inbound(&[&id("web"), &id("good")], echo.address).ready();
-    let material = identities.material("web");
+    let material = sidegate_tests::material(&identities, "web");
     let descriptors = gate.sidecar.usage().0 + 2;
     for n in 0..sessions() {
         let (mut rng, _session) = (Rng::with_seed(seed() + n), Session(n));
@@ -118,7 +118,7 @@ fn a_server_survives_any_client() {
         let begin = if rng.bool() { Open::named(200) } else { Vec::new() };
         play(TunnelEnd::connect(&material, gate.address), &mut rng, begin, gate.address);
     }
-    let mut good = TunnelEnd::connect(&identities.material("good"), gate.address);
+    let mut good = TunnelEnd::connect(&sidegate_tests::material(&identities, "good"), gate.address);
     good.send(&[Open::named(1), Frame::Data.of(b"still there?"), Frame::End.of(b"")].concat());
     assert_eq!(good.status().outcome, outcome::ACCEPTED);
     assert_eq!(good.data_to_end(), b"still there?");

@@ -211,7 +211,7 @@ fn reuse_needs_the_servers_word_and_its_address() {
 #[test]
 fn a_server_that_refuses_the_alpn_is_dialled_without_and_remembered() {
     let identities = Identities::start(&["web", "api"], Duration::from_secs(3600));
-    let material = identities.material("api");
+    let material = sidegate_tests::material(&identities, "api");
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider())).with_protocol_versions(&[&TLS13]).unwrap();
     let key = SingleCertAndKey::from((*material.svid.certified_key).clone());
     let mut config = config.with_no_client_auth().with_cert_resolver(Arc::new(key));

@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::net::{free_port, read_all};
-use crate::wait::eventually;
+use super::echo::{free_port, read_all};
+use super::wait::eventually;
 
 /// The binary, built from what is in the tree, and copied to where every user may run it: of the tests' own profile, or of
 /// `SIDEGATE_TEST_PROFILE`.
@@ -154,7 +154,7 @@ impl Sidecar {
     #[track_caller]
     pub fn wait_ready(&self) -> &Self {
         let mut last = None;
-        let end = std::time::Instant::now() + crate::wait::DEADLINE;
+        let end = std::time::Instant::now() + super::wait::DEADLINE;
         loop {
             if let Some((200, _)) = last {
                 return self;
@@ -180,7 +180,7 @@ impl Sidecar {
     /// Waits for a record.
     #[track_caller]
     pub fn record(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        let end = std::time::Instant::now() + crate::wait::DEADLINE;
+        let end = std::time::Instant::now() + super::wait::DEADLINE;
         loop {
             if let Some(record) = self.records.lock().unwrap().iter().find(|r| fits(r)) {
                 return record.clone();

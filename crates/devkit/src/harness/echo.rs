@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::wait::DEADLINE;
+use super::wait::DEADLINE;
 
 /// A port on loopback that nobody else in this process was or will be given.
 ///
@@ -26,7 +26,7 @@ pub fn free_port() -> u16 {
 ///
 /// A port that was free a moment ago may not be: a process that is being started holds copies of this one's descriptors,
 /// also of the listener that tried the port, until it runs its own program.
-pub fn listener() -> TcpListener {
+fn listener() -> TcpListener {
     loop {
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())) {
             return listener;

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::authority::{Identities, id};
-use crate::net::free_port;
-use crate::sidecar::Sidecar;
+use super::echo::free_port;
+use super::identities::{Identities, id};
+use super::sidecar::Sidecar;
 
 /// `web` calls `api`: application, web's sidecar, api's sidecar, service.
 pub struct Pair {

@@ -5,17 +5,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::fake_collector::otlp::common::v1::{KeyValue, any_value};
+use crate::fake_collector::otlp::trace::v1::Span;
+use crate::fake_collector::{FakeCollector, ListenOn};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use sidegate_devkit::fake_collector::otlp::common::v1::{KeyValue, any_value};
-use sidegate_devkit::fake_collector::otlp::trace::v1::Span;
-use sidegate_devkit::fake_collector::{FakeCollector, ListenOn};
 
-use crate::net::free_port;
-use crate::wait::eventually;
+use super::echo::free_port;
+use super::wait::eventually;
 
 /// Attributes by name, each as text.
 pub type Attributes = BTreeMap<String, String>;
@@ -61,13 +61,13 @@ impl Collector {
         let key = PrivateKeyDer::from_pem_file(key).unwrap();
         let mut config = builder.with_single_cert(certificates(certificate), key).unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())), Some(Arc::new(config)))
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())), Some(&Arc::new(config)))
     }
 
     /// At this address, as if it had been there before.
-    pub fn at(address: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub fn at(address: SocketAddr, tls: Option<&Arc<ServerConfig>>) -> Self {
         // A process that is being started may hold the former one's listener until it runs its own program.
-        let fake = eventually("the collector's port", || FakeCollector::start(ListenOn::Tcp(address, tls.clone()), 10_000).ok());
+        let fake = eventually("the collector's port", || FakeCollector::start(ListenOn::Tcp(address, tls.cloned()), 10_000).ok());
         Self { fake, address }
     }
 

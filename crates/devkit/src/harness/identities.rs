@@ -3,12 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use crate::authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
 use sidegate_config::value::Span;
-use sidegate_core::TrustDomain;
-use sidegate_devkit::authority::{Authority, AuthorityConfig, Entry, TrustDomainConfig};
-use sidegate_identity::{Bundle, Material, Svid};
 use tempfile::TempDir;
 
 /// The trust domain of most tests.
@@ -78,16 +74,6 @@ impl Identities {
         put(&path("key"), &issued.key_pem);
         put(&path("bundle"), &self.authority.bundle_pem(TRUST_DOMAIN).unwrap());
         (path("cert"), path("key"), path("bundle"))
-    }
-
-    /// An SVID of `name` with the bundle, for a peer that the test makes by hand.
-    pub fn material(&self, name: &str) -> Material {
-        let issued = self.authority.issue(&id(name), Duration::from_secs(3600)).unwrap();
-        let read = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect::<Vec<_>>();
-        let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
-        let domain = TrustDomain::new(TRUST_DOMAIN).unwrap();
-        let bundle = Bundle::new(&domain, read(&self.authority.bundle_pem(TRUST_DOMAIN).unwrap()), &mut Vec::new());
-        Material::new(Svid::new(read(&issued.chain_pem), &key).unwrap(), [(domain, bundle)].into(), Vec::new(), false).unwrap()
     }
 
     /// Ends the authority, as if its host's agent had crashed; `meanwhile` sees it gone. Then another one comes in its

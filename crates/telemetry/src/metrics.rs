@@ -457,6 +457,7 @@ mod tests {
     fn observed(metrics: &Metrics) {
         metrics.lag(1);
         metrics.observe(|| Observation {
+            audit_blocking: 0,
             ready: true,
             svid_time_left: Some(60),
             bundles_time_left: vec![("a.b".into(), 600)],

@@ -1,5 +1,6 @@
 //! The command line, `sidegate demo`, and what is checked without a running mesh: configuration, docs, what is deployed.
 
+mod architecture;
 mod configuration;
 mod demo;
 mod deploy;

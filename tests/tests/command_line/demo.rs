@@ -40,6 +40,8 @@ fn judge((output, folder): (Output, PathBuf)) {
     ] {
         assert!(text.contains(part), "{part} is missing\n{text}\n{errors}");
     }
+    let request = text.split("One request, as api's sidecar traced it").nth(1).unwrap().split("The intruder").next().unwrap();
+    assert!(!request.contains("FAILED"), "a request that was answered is shown as a failure\n{text}");
     assert!(std::fs::read_dir(&folder).unwrap().next().is_none(), "files stay behind");
     std::fs::remove_dir_all(folder).unwrap();
 }

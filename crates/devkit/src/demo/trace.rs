@@ -11,8 +11,9 @@ use super::workload::Workload;
 use crate::fake_collector::FakeCollector;
 use crate::fake_collector::otlp::common::v1::{AnyValue, KeyValue, any_value};
 use crate::fake_collector::otlp::trace::v1::Span;
+use crate::fake_collector::otlp::trace::v1::status::StatusCode;
 
-/// What is shown of a connection; the rest is in docs/telemetry.md.
+/// What is shown of a connection; the rest is in docs/reference/telemetry.md.
 const SHOWN: [&str; 9] = [
     "sidegate.local.spiffe_id",
     "sidegate.peer.spiffe_id",
@@ -75,7 +76,11 @@ fn branch(spans: &[Span], root: &Span, span: &Span, indent: &str, lines: &mut Ve
     let after = span.start_time_unix_nano.saturating_sub(root.start_time_unix_nano);
     let took = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
     let time = |nanos: u64| duration(Duration::from_nanos(nanos));
-    let failed = span.status.as_ref().map_or_else(String::new, |status| format!("  FAILED: {}", status.message));
+    let failed = span
+        .status
+        .as_ref()
+        .filter(|status| status.code() == StatusCode::Error)
+        .map_or_else(String::new, |status| format!("  FAILED: {}", status.message));
     // The root begins at 0.
     let name = format!("{indent}{}", span.name);
     lines.push(format!("{name:<16} +{:<8} {:<8}{failed}", time(after), time(took)).trim_end().to_owned());

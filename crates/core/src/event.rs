@@ -17,6 +17,7 @@ events! {
     DRAINED "sidegate.lifecycle.drained" "Nothing is open any more.";
     DRAIN_DEADLINE "sidegate.lifecycle.drain_deadline" "The drain deadline has passed; what was open is cut.";
     ENDING_AT_ONCE "sidegate.lifecycle.ending_at_once" "A second signal: nothing is waited for.";
+    SERVICE_MANAGER_UNREACHABLE "sidegate.lifecycle.service_manager_unreachable" "NOTIFY_SOCKET is set, but the service manager, such as systemd, can't be told how the sidecar is doing.";
     CAPTURE_PROVEN "sidegate.capture.proven" "The kernel sends the pod's traffic here, by the rules of this configuration.";
     CAPTURE_MISSING "sidegate.capture.missing" "The kernel rules of this configuration are not in place, so traffic may pass the sidecar by; it is not ready.";
     CAPTURE_UNPROVED "sidegate.capture.unproved" "The configuration says that something else redirects the traffic, so nobody looks whether it does.";

@@ -24,6 +24,7 @@ mod run;
 mod schema;
 mod status;
 mod style;
+mod systemd;
 mod variables;
 mod wait;
 mod yaml;

@@ -27,6 +27,7 @@ use crate::check::{Examined, destinations, doubts, examine, notes, unusable};
 use crate::logging::Logging;
 use crate::say::say_lines;
 use crate::{cli, logging, variables, yaml};
+use crate::systemd::ServiceManager;
 
 /// Runs the sidecar until it is told to end.
 pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
@@ -253,6 +254,9 @@ async fn control(
         None => None,
     };
     let _give_back = tokio::spawn(give_back(shared.phase.subscribe()));
+    let service_manager = ServiceManager::from_environment().map(Arc::new);
+    // Ended with the runtime.
+    let _told = service_manager.clone().map(|manager| tokio::spawn(manager.follow(shared.clone())));
     let mut phase = shared.phase.subscribe();
     let mut is_signalled = tokio::select! {
         name = signals.next() => {
@@ -267,6 +271,9 @@ async fn control(
         }
         _ = phase.wait_for(|p| *p == Phase::Ending) => anyhow::bail!("the data plane could not go on"),
     };
+    if let Some(manager) = &service_manager {
+        manager.tell_stopping();
+    }
     let end = draining.begin();
     let mut drained = std::pin::pin!(drain(config, shared, end - reserve(config)));
     loop {

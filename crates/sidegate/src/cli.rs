@@ -30,16 +30,18 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the sidecar
     Run(Run),
-    /// Check a configuration and the files that it names, and say everything that is wrong with them, at once
+    /// Check a configuration and the files that it names, and report all problems at once
     ///
-    /// It ends with 0 if there is nothing to object to, with 1 if there is something to look at (what `sidegate policy check` finds, or a
-    /// warning), with 2 if the sidecar would not start. A note changes nothing about that.
+    /// Exit status: 0 if there is nothing to report, 1 if there is something to look at (a finding of `sidegate policy check`, or a
+    /// warning), 2 if the sidecar would not start. Notes do not count.
     Check(Check),
-    /// What a policy says: check it, ask it, test it, hold it against what was recorded
+    /// Check a policy, ask it, test it, and compare it with recorded connections
+    ///
+    /// Exit status: 0 if there is nothing to report, 1 if there is something to look at, 2 if the input can't be used.
     Policy(Policy),
     /// Wait until a sidecar is ready, for post-start hooks and scripts
     Wait(Wait),
-    /// How a running sidecar is doing, on one screen
+    /// The state of a running sidecar, on one screen
     Status(Status),
     /// The open connections of a running sidecar
     ///
@@ -47,25 +49,37 @@ pub(crate) enum Command {
     Connections(Connections),
     /// Reset connections of a running sidecar
     ///
-    /// Exit status 1 if no open connection is meant, or an ID that is not whole is the beginning of several.
+    /// Exit status 1 if no open connection matches, or the beginning of an ID matches several.
     Cut(Cut),
     /// Show or change what a running sidecar logs
     LogFilter(LogFilter),
     /// Drain and end a running sidecar, as SIGTERM does
     Drain(Drain),
     /// Verify, read and report on an audit log
+    ///
+    /// Exit status: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
     Audit(Audit),
     /// The kernel rules that send the pod's traffic to the sidecar
     Redirect(Redirect),
     /// Run the embedded SPIFFE authority alone (development only)
     Authority(Authority),
-    /// Show it all on this machine: two workloads, an intruder, rotation
+    /// Show sidegate at work on this machine: two workloads, an intruder, rotation
     #[cfg(feature = "development")]
     Demo(Demo),
     /// Print the JSON Schema of a file, or of what a command prints
     Schema(Schema),
     /// Print a reference that is made from the code, as in docs
     Reference(Reference),
+    /// Print the completions of this command line for a shell
+    ///
+    /// For bash: sidegate completions bash > /etc/bash_completion.d/sidegate
+    #[cfg(feature = "packaging")]
+    Completions(Completions),
+    /// Write the man pages, one for each command
+    ///
+    /// To install them: sidegate man /usr/local/share/man/man1
+    #[cfg(feature = "packaging")]
+    Man(Man),
 }
 
 /// Where the configuration is.
@@ -106,16 +120,15 @@ pub(crate) struct Policy {
     pub(crate) command: PolicyCommand,
 }
 
-/// All of them end with 0 if there is nothing to object to, 1 if there is something to look at, 2 if the input is of no use.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Rules that never match, that others cover, that allow everybody, and every mistake
+    /// Report every mistake, and rules that never match, that others cover, or that allow everybody
     Check(PolicyCheck),
-    /// May A call B, and why? As the sidecar would decide with the configuration, or policy files alone. Ends with 1 if not
+    /// May A call B, and why? As the sidecar would decide with the configuration, or with policy files alone. Exit status 1 if not
     Explain(PolicyExplain),
-    /// Hold a policy against a suite of expectations, for CI
+    /// Test a policy with a suite of expectations, for CI
     Test(PolicyTest),
-    /// Which of the recorded connections would be decided differently
+    /// Show which recorded connections would be decided differently
     Replay(PolicyReplay),
     /// Print the smallest allow rules that cover the recorded connections
     Suggest(PolicySuggest),
@@ -262,7 +275,7 @@ pub(crate) struct Status {
 pub(crate) struct Connections {
     #[command(flatten)]
     pub(crate) asked: Asked,
-    /// Go on with each connection that opens or ends, until Ctrl-C
+    /// Continue with each connection that opens or ends, until Ctrl-C
     #[arg(short, long)]
     pub(crate) watch: bool,
     /// One JSON object a line
@@ -276,7 +289,7 @@ pub(crate) struct Connections {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false, id = "which")]
 pub(crate) struct CutWhich {
-    /// ID of the connection, as `sidegate connections` shows it; as much of its beginning as no other has
+    /// ID of the connection, as `sidegate connections` shows it, or a unique beginning of it
     #[arg(value_name = "ID", value_parser = filter::connection)]
     pub(crate) connection: Option<String>,
     /// All connections with such a SPIFFE ID at the other end: a pattern as in policies, such as spiffe://prod.example/ns/*/sa/web
@@ -305,7 +318,7 @@ pub(crate) struct LogFilter {
 pub(crate) struct Drain {
     #[command(flatten)]
     pub(crate) asked: Asked,
-    /// Come back only when the sidecar has ended, as a preStop hook has to
+    /// Return only when the sidecar has ended, as a preStop hook must
     #[arg(long)]
     pub(crate) wait: bool,
 }
@@ -319,10 +332,28 @@ pub(crate) struct Reference {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum ReferenceOf {
-    /// Every key of the configuration: docs/reference.md
+    /// Every key of the configuration: docs/reference/configuration.md
     Config,
-    /// Every metric, span, attribute, event and reason: docs/telemetry.md
+    /// Every metric, span, attribute, event and reason: docs/reference/telemetry.md
     Telemetry,
+    /// Every command and option: docs/reference/command-line.md
+    CommandLine,
+}
+
+#[cfg(feature = "packaging")]
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// For which shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[cfg(feature = "packaging")]
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The folder, which has to exist
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -358,25 +389,25 @@ pub(crate) struct Authority {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProfileName {
-    /// Nobody depends on it
+    /// For development and tests
     Development,
-    /// Somebody does
+    /// For production
     Production,
 }
 
 #[cfg(feature = "development")]
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// How pods are made
+    /// How to create pods
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) mode: DemoMode,
     /// Keep it running to play with, until Ctrl-C
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Show every handshake, not a choice of them
+    /// Show every handshake, not a selection
     #[arg(long)]
     pub(crate) all: bool,
-    /// How long the traffic goes on
+    /// How long the traffic runs
     #[arg(long, value_name = "TIME", default_value = "6s", value_parser = span)]
     pub(crate) time: Duration,
 }

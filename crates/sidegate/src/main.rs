@@ -10,12 +10,15 @@ mod audit;
 mod authority;
 mod check;
 mod cli;
+mod command_line;
 mod connections;
 #[cfg(feature = "development")]
 mod demo;
 mod drain;
 mod log_filter;
 mod logging;
+#[cfg(feature = "packaging")]
+mod manual;
 mod outcome;
 mod policy;
 mod redirect;
@@ -77,6 +80,10 @@ fn run_command(command: Command) -> ExitCode {
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Schema(arguments) => schema::schema(&arguments),
         Command::Reference(arguments) => reference::reference(arguments.of),
+        #[cfg(feature = "packaging")]
+        Command::Completions(arguments) => manual::completions(arguments.shell),
+        #[cfg(feature = "packaging")]
+        Command::Man(arguments) => manual::man_pages(&arguments.folder),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

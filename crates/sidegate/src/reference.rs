@@ -8,13 +8,18 @@ use sidegate_core::event::EVENTS;
 use sidegate_telemetry::{ATTRIBUTES, INSTRUMENTS, METRIC_ATTRIBUTES, RESOURCE, SPANS};
 
 use crate::cli::ReferenceOf;
+use crate::command_line;
 
-/// Prints docs/reference.md or docs/telemetry.md.
+/// Prints one of the generated pages of docs/reference.
 pub(crate) fn reference(of: ReferenceOf) -> Result<()> {
     match of {
         ReferenceOf::Config => config(),
         ReferenceOf::Telemetry => {
             telemetry();
+            Ok(())
+        }
+        ReferenceOf::CommandLine => {
+            command_line::reference();
             Ok(())
         }
     }
@@ -31,7 +36,9 @@ fn config() -> Result<()> {
 
 fn telemetry() {
     out!("# Telemetry reference\n\nMade by `sidegate reference telemetry`; a test compares it with the code.");
-    out!("How to get it out: [observability.md](observability.md).\n");
+    out!(
+        "How to export it: [Export telemetry](../how-to/export-telemetry.md). How it works: [Observability](../explanation/observability.md).\n"
+    );
     out!("## Metrics\n\nExported by OTLP under the first name, scraped from `/metrics` under the second.\n");
     out!("| metric | scraped as | kind | unit | attributes | meaning |\n| --- | --- | --- | --- | --- | --- |");
     for i in INSTRUMENTS {

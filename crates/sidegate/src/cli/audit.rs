@@ -14,7 +14,6 @@ pub(crate) struct Audit {
     pub(crate) command: AuditCommand,
 }
 
-/// Exit status: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
     /// Find every change, removal, insertion and reordering, and say what is proved
@@ -30,7 +29,7 @@ pub(crate) enum AuditCommand {
     /// them is counted apart: what is no connection between the two workloads, was refused before its handshake was done, or is
     /// in plaintext.
     Join(Join),
-    /// A compliance report of a period, of what is proved
+    /// A compliance report of a period, from proved records
     ///
     /// Exit status as that of `verify`.
     Report(Report),
@@ -59,14 +58,14 @@ pub(crate) struct Proof {
     /// The configured signer's public key, PEM
     #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
     pub(crate) public_key: Option<PathBuf>,
-    /// Checkpoints that were exported; also more than once
+    /// Checkpoints that were exported; may be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) anchor: Vec<PathBuf>,
     /// How old records without a checkpoint may be in a log that is still written; longer than `audit.checkpoint.interval`
     #[arg(long, value_name = "SPAN", value_parser = Span::parse, default_value = DEFAULT_TAIL)]
     pub(crate) tail: Span,
-    /// Take a log for good of which nothing or not all is proved, if nothing contradicts it: anyone who can write to its files may
-    /// have made it
+    /// Accept a log that is not or only partly proved, if nothing contradicts it: anyone who can write to its files may have
+    /// made it
     #[arg(long)]
     pub(crate) allow_unproved: bool,
 }
@@ -121,7 +120,7 @@ pub(crate) struct Show {
     /// Only connections that ended for this reason
     #[arg(long, value_name = "REASON", value_parser = filter::reason)]
     pub(crate) reason: Option<String>,
-    /// Go on with what is written, until Ctrl-C
+    /// Continue with what is written, until Ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// One JSON object a line

@@ -21,7 +21,7 @@ use crate::value::{Address, Cidr, DnsName, Domain, Endpoint, FilePath, HostPort,
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
-    /// `production` refuses what may not be there; `development` warns. Default: production, so that nobody forgets it.
+    /// `production` rejects what weakens the protection; `development` warns. Default: production.
     pub profile: Profile,
     /// Where our X.509-SVID and the trust bundles come from.
     pub identity: Identity,
@@ -56,8 +56,8 @@ pub struct Config {
     /// Threads of the data plane, each with a runtime of its own. Default: the cgroup's CPU quota, rounded up.
     #[schemars(range(min = 1, max = 64))]
     pub workers: Option<u16>,
-    /// How long, in microseconds, a worker looks for the next event before it sleeps, while events come that close together
-    /// and nobody else wants its core. It makes answers quicker where both ends are on one node, and costs CPU. Default 0: never.
+    /// How long, in microseconds, a worker polls for the next event before it sleeps, while events come that close together and
+    /// no other thread needs its core. This makes answers faster if both ends are on one node, and costs CPU. Default 0: never.
     #[schemars(range(max = 1000))]
     pub poll_microseconds: u16,
 }
@@ -401,11 +401,11 @@ pub struct Policy {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Tls {
-    /// Key exchange groups, best first. Default: all; what is recorded today with a group that is not post-quantum can be read
-    /// once somebody has a quantum computer.
+    /// Key exchange groups, best first. Default: all; traffic recorded today with a group that is not post-quantum can be
+    /// decrypted by a future quantum computer.
     #[schemars(length(min = 1))]
     pub groups: Vec<Group>,
-    /// Whether a later handshake with the same peer is spared certificates and signatures. The peer is judged in any case.
+    /// Whether a later handshake with the same peer omits certificates and signatures. The peer is verified and authorized in any case.
     /// Default true.
     pub resumption: bool,
 }
@@ -520,7 +520,7 @@ pub struct Drain {
     /// last audit records and exports; until then open connections may go on, and outbound stays up, for the application drains
     /// too. Default 25s, below Kubernetes' 30s.
     pub deadline: Span,
-    /// How long inbound connections are still accepted after SIGTERM, until nobody sends them here any more. Default 3s.
+    /// How long inbound connections are still accepted after SIGTERM, until clients no longer send them here. Default 3s.
     pub settle: Span,
     /// End before the deadline when no connection has been open, in either direction, for this long. Default 5s.
     pub quiet: Span,

@@ -20,7 +20,7 @@ events! {
     SERVICE_MANAGER_UNREACHABLE "sidegate.lifecycle.service_manager_unreachable" "NOTIFY_SOCKET is set, but the service manager, such as systemd, can't be told how the sidecar is doing.";
     CAPTURE_PROVEN "sidegate.capture.proven" "The kernel sends the pod's traffic here, by the rules of this configuration.";
     CAPTURE_MISSING "sidegate.capture.missing" "The kernel rules of this configuration are not in place, so traffic may pass the sidecar by; it is not ready.";
-    CAPTURE_UNPROVED "sidegate.capture.unproved" "The configuration says that something else redirects the traffic, so nobody looks whether it does.";
+    CAPTURE_UNPROVED "sidegate.capture.unproved" "The configuration says that something else redirects the traffic, so sidegate does not check it.";
     PROFILE_DEVELOPMENT "sidegate.config.development" "The profile is development: what weakens protection is only a warning.";
     TUNNEL_NOT_PREPARED "sidegate.tunnel.not_prepared" "A server of which a session in advance was wanted can't be reached.";
     CONFIG_PLAINTEXT "sidegate.config.plaintext" "The configuration lets connections pass in plaintext: which, and the written reason. Said once, at the start; sidegate.plaintext.connections counts them.";
@@ -43,7 +43,7 @@ events! {
     RESOLVER_UNUSABLE "sidegate.resolver.unusable" "The system's resolver configuration is of no use.";
     ACCEPT_FAILED "sidegate.listener.accept_failed" "accept failed; it is tried again.";
     NO_IPV6 "sidegate.listener.no_ipv6" "The kernel has no IPv6; nothing is listened on there.";
-    WORKER_FAILED "sidegate.worker.failed" "A worker could not go on.";
+    WORKER_FAILED "sidegate.worker.failed" "A worker has failed.";
     LIMIT_LOWERED "sidegate.limits.lowered" "There are fewer descriptors than the configured limits need.";
     CODE_GIVEN_BACK "sidegate.process.code_given_back" "The start is over: code that only it needed is out of memory.";
     HARDENING_FAILED "sidegate.process.hardening_failed" "The system refused what was to protect the process.";

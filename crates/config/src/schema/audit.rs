@@ -48,7 +48,7 @@ impl Audit {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LogFiles {
-    /// The folder, which is made if it is not there. Nobody else may write to it.
+    /// The folder; it is created if it is missing. No other user may write to it.
     #[schemars(with = "FilePath")]
     pub folder: PathBuf,
     /// What a full disk means. Default: block-new-connections.

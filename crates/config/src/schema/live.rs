@@ -9,18 +9,18 @@ use crate::value::Span;
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LiveConnections {
-    /// What becomes of a connection that would not be admitted any more. Default: cut.
+    /// What happens to a connection that would no longer be allowed. Default: cut.
     pub on_change: OnChange,
-    /// What becomes of a connection whose peer's certificate expires while it is open. Default: keep, for the peer has a new one
-    /// and uses it with its next handshake.
+    /// What happens to a connection whose peer's certificate expires while it is open. Default: keep, because the peer has a new
+    /// one and uses it with its next handshake.
     pub on_peer_expiry: OnChange,
-    /// With `drain`: a connection ends at a random moment within this time, so that clients do not come back all at once.
+    /// With `drain`: a connection ends at a random moment within this time, so that clients do not reconnect all at once.
     /// Default 30s.
     pub drain_within: Span,
-    /// How many connections a second are ended by all this; those whose peer is not trusted any more come first. Default 1000.
+    /// At most this many connections are ended each second by all this; those whose peer is no longer trusted come first. Default 1000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub cuts_per_second: u32,
-    /// How old a connection may get; up to a tenth less, at random. Default `0s`: as old as it likes.
+    /// How old a connection may get; up to a tenth less, at random. Default `0s`: no limit.
     pub max_age: Span,
 }
 

@@ -20,7 +20,7 @@ pub struct Redirect {
     pub inbound: Captured,
     /// What is captured from the workload.
     pub outbound: Captured,
-    /// UDP is dropped but to the resolvers, since HTTP/3 would walk past every check. Default: drop.
+    /// UDP is dropped except to the resolvers, because HTTP/3 would bypass every check. Default: drop.
     pub udp: Udp,
     /// DNS servers that UDP and TCP port 53 may go to.
     pub dns_resolvers: Vec<std::net::IpAddr>,

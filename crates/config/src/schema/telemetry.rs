@@ -129,7 +129,7 @@ pub enum Compression {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CollectorTls {
-    /// PEM file with the CA certificates that may vouch for the collector's name. Default: those of the system.
+    /// PEM file with the CA certificates that may have issued the collector's certificate. Default: those of the system.
     #[schemars(with = "Option<FilePath>")]
     pub ca: Option<PathBuf>,
     /// Instead: the collector is a SPIFFE workload and must have one of these IDs.

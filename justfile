@@ -1,4 +1,4 @@
-# What people do often. `just` lists it.
+# Frequent commands. `just` lists them.
 default:
     @just --list
 
@@ -18,6 +18,11 @@ ci:
 lint:
     cargo fmt --all
     cargo clippy --workspace --all-targets -- -D warnings
+
+# Build the book into target/book/docs, with what it links to beside it; needs mdbook
+book:
+    mdbook build
+    cp -r deploy proto target/book/
 
 # Rewrite the schemas and the reference that are made from the code
 generate:

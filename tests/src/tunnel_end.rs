@@ -1,4 +1,4 @@
-//! A hand-made end of a tunnel: real TLS with a real SVID, and frames as docs/tunnel.md has them, or not.
+//! A hand-made end of a tunnel: real TLS with a real SVID, and frames as docs/reference/tunnel.md has them, or not.
 
 use std::future::{Future, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

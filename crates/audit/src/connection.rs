@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A connection: the access log's record, as far as it was known. Lists and meaning of the words: docs/telemetry.md.
+/// A connection: the access log's record, as far as it was known. Lists and meaning of the words: docs/reference/telemetry.md.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {

@@ -21,7 +21,7 @@ impl Auditors {
         self.0.is_empty()
     }
 
-    /// `bytes` as an age file, base64. age's own buffer of them is freed without being erased, which docs/audit.md says.
+    /// `bytes` as an age file, base64. age's own buffer of them is freed without being erased, which docs/reference/audit-log.md says.
     ///
     /// # Errors
     /// age's, if there is nobody to seal to.

@@ -1,7 +1,7 @@
 //! The key of an epoch: records are authenticated by it, then it makes its successor and is erased.
 //!
 //! Whoever takes the process has the key of the running epoch and of those that follow; the way back is to invert HKDF. An
-//! epoch ends with each checkpoint. What libraries leave of a key in freed memory is not ours to erase: docs/audit.md says so.
+//! epoch ends with each checkpoint. What libraries leave of a key in freed memory is not ours to erase: docs/reference/audit-log.md says so.
 
 use aws_lc_rs::{hkdf, hmac, rand};
 use zeroize::{Zeroize, Zeroizing};

@@ -34,7 +34,7 @@ pub struct Rule {
     /// What they connect to. A rule without it matches every connection to the workload.
     #[serde(default, skip_serializing_if = "is_default")]
     pub to: To,
-    /// A condition in CEL, for what patterns can't say, such as `time.hour >= 8`. docs/policy.md lists what it may use.
+    /// A condition in CEL, for what patterns can't say, such as `time.hour >= 8`. docs/reference/policy.md lists what it may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub when: Option<String>,
 }

@@ -288,6 +288,40 @@ fn help_and_version_say_what_they_should() {
     }
 }
 
+/// Scripts that shells accept, and a man page for each command that `--help` lists.
+#[test]
+fn completions_and_man_pages_are_made_of_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    for (shell, part) in [("bash", "complete -F _sidegate"), ("zsh", "#compdef sidegate"), ("fish", "complete -c sidegate")] {
+        let (good, script, errors) = run(&["completions", shell], &[]);
+        assert!(good && script.contains(part) && script.contains("log-filter"), "{shell}: {errors}");
+        if shell == "bash" {
+            let file = folder.path().join("completions");
+            std::fs::write(&file, script).unwrap();
+            assert!(Command::new("bash").arg("-n").arg(&file).status().unwrap().success());
+        }
+    }
+    let pages = folder.path().join("man");
+    std::fs::create_dir(&pages).unwrap();
+    let (good, _, errors) = run(&["man", pages.to_str().unwrap()], &[]);
+    assert!(good, "{errors}");
+    let (_, help, _) = run(&["--help"], &[]);
+    let commands = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| !line.is_empty());
+    let mut found = 0;
+    for command in
+        commands.filter(|line| line.starts_with("  ") && !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next())
+    {
+        if command != "help" {
+            let page = std::fs::read_to_string(pages.join(format!("sidegate-{command}.1"))).unwrap_or_else(|e| panic!("{command}: {e}"));
+            assert!(page.contains(".SH SYNOPSIS"), "{page}");
+            found += 1;
+        }
+    }
+    assert!(found > 15, "{help}");
+    let (good, _, errors) = run(&["man", folder.path().join("none").to_str().unwrap()], &[]);
+    assert!(!good && errors.contains("the man pages can't be written"), "{errors}");
+}
+
 /// The schemas and the reference in the repository are what the code says. `UPDATE=1 cargo test` rewrites them.
 #[test]
 fn generated_documents_are_current() {
@@ -301,8 +335,9 @@ fn generated_documents_are_current() {
         (&["schema", "access-log"], "deploy/schema/access-log.json"),
         (&["schema", "connections"], "deploy/schema/connections.json"),
         (&["schema", "status"], "deploy/schema/status.json"),
-        (&["reference", "config"], "docs/reference.md"),
-        (&["reference", "telemetry"], "docs/telemetry.md"),
+        (&["reference", "config"], "docs/reference/configuration.md"),
+        (&["reference", "telemetry"], "docs/reference/telemetry.md"),
+        (&["reference", "command-line"], "docs/reference/command-line.md"),
     ] {
         let (good, current, errors) = run(arguments, &[]);
         assert!(good, "{errors}");

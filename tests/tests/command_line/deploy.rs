@@ -71,7 +71,9 @@ fn what_is_no_failure_is_the_same_everywhere() {
     let no_failure: Vec<&str> = Reason::ALL.iter().filter(|reason| !reason.is_failure()).map(|reason| reason.label()).collect();
     let selector = no_failure.join("|");
     let mut found = 0;
-    for file in ["deploy/grafana/sidegate.json", "deploy/prometheus/alerts.yaml", "docs/observability.md", "docs/troubleshooting.md"] {
+    for file in
+        ["deploy/grafana/sidegate.json", "deploy/prometheus/alerts.yaml", "docs/how-to/investigate.md", "docs/how-to/troubleshoot.md"]
+    {
         for part in read(file).replace("\\\"", "\"").split("reason!~\"").skip(1) {
             assert_eq!(part.split('"').next(), Some(&*selector), "{file}");
             found += 1;
@@ -79,7 +81,10 @@ fn what_is_no_failure_is_the_same_everywhere() {
     }
     assert!(found >= 2, "the dashboard and the docs count failures");
     let listed = no_failure.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
-    assert!(read("docs/observability.md").contains(&format!("No failures are {listed}: ")), "docs/observability.md lists {listed}");
+    assert!(
+        read("docs/explanation/observability.md").contains(&format!("No failures are {listed}: ")),
+        "docs/explanation/observability.md lists {listed}"
+    );
 }
 
 #[test]
@@ -107,7 +112,7 @@ fn dashboard_and_alerts_ask_for_metrics_that_exist() {
 fn dashboard_and_alerts_select_by_labels_that_exist() {
     // What Prometheus adds, and histograms.
     let always = ["job", "instance", "namespace", "pod", "le"].map(str::to_owned);
-    let others = ["docs/observability.md", "docs/policy.md"].map(read);
+    let others = ["docs/how-to/investigate.md", "docs/explanation/observability.md", "docs/reference/policy.md"].map(read);
     let mut checked = 0;
     for text in
         dashboard().iter().chain([&read("deploy/prometheus/alerts.yaml"), &read("deploy/prometheus/alerts_test.yaml")]).chain(&others)

@@ -1,20 +1,32 @@
 //! Docs are code: every configuration in them is checked, every command is run.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use sidegate_tests::sidegate;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use sidegate_tests::{program, sidegate, skipped};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// Every file below `folder` that ends so.
+fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            files.extend(files_below(&path, extension));
+        } else if path.extension().is_some_and(|e| e == extension) {
+            files.push(path);
+        }
+    }
+    files
+}
+
 fn documents() -> Vec<(PathBuf, String)> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("docs"))
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == "md"))
-        .collect();
+    let mut files = files_below(&root().join("docs"), "md");
     files.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"].map(|f| root().join(f)));
     files.sort();
     files.into_iter().map(|f| (f.clone(), std::fs::read_to_string(&f).unwrap_or_else(|e| panic!("{}: {e}", f.display())))).collect()
@@ -61,6 +73,17 @@ fn every_configuration_in_the_docs_is_good() {
     assert!(checked >= 5, "only {checked} blocks were found");
 }
 
+/// The process groups of a document's blocks: what a block has started and a failed one did not end.
+struct Groups(Vec<u32>);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            let _ = killpg(Pid::from_raw(i32::try_from(*group).unwrap()), Signal::SIGKILL);
+        }
+    }
+}
+
 /// Commands run in one folder for each document, with `sidegate` on PATH. A block ```sh by-hand is for another machine
 /// or runs for ever: of those only that sidegate knows the command is checked.
 #[test]
@@ -68,6 +91,7 @@ fn every_command_in_the_docs_runs() {
     let mut ran = 0;
     for (file, text) in documents() {
         let folder = tempfile::tempdir().unwrap();
+        let mut groups = Groups(Vec::new());
         std::os::unix::fs::symlink(sidegate(), folder.path().join("sidegate")).unwrap();
         for (_, body) in blocks(&text, "yaml") {
             // A document's configuration files are there under the name that their first line gives.
@@ -85,7 +109,11 @@ fn every_command_in_the_docs_runs() {
                 continue;
             }
             let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
-            let output = Command::new("sh").args(["-e", "-c", body]).current_dir(folder.path()).env("PATH", path).output().unwrap();
+            let mut shell = Command::new("sh");
+            shell.args(["-e", "-c", body]).current_dir(folder.path()).env("PATH", path).process_group(0);
+            let shell = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            groups.0.push(shell.id());
+            let output = shell.wait_with_output().unwrap();
             assert!(output.status.success(), "{}:\n{body}\n{}", file.display(), String::from_utf8_lossy(&output.stderr));
             ran += 1;
         }
@@ -93,16 +121,95 @@ fn every_command_in_the_docs_runs() {
     assert!(ran >= 3, "only {ran} blocks were found");
 }
 
-/// Conditions may ask what docs/policy.md lists, and nothing else.
+/// Conditions may ask what docs/reference/policy.md lists, and nothing else.
 #[test]
 fn every_variable_of_conditions_is_listed() {
-    let text = std::fs::read_to_string(root().join("docs/policy.md")).unwrap();
+    let text = std::fs::read_to_string(root().join("docs/reference/policy.md")).unwrap();
     let table = text.split("| variable | type | always known | what it is |\n| --- | --- | --- | --- |\n").nth(1).unwrap();
     let listed: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
     let row = |(object, name, kind, always, meaning): &(&str, &str, sidegate_policy::Type, bool, &str)| {
         format!("| `{object}.{name}` | {kind} | {} | {meaning} |", if *always { "yes" } else { "no" })
     };
     assert_eq!(listed, sidegate_policy::VARIABLES.iter().map(row).collect::<Vec<_>>());
+}
+
+/// What a heading is called in a link, as GitHub and mdBook call it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+/// The targets of the links in a document, outside of code.
+fn links(text: &str) -> Vec<String> {
+    let mut in_code = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        in_code ^= line.starts_with("```");
+        if !in_code {
+            let plain: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
+            found.extend(plain.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
+        }
+    }
+    found
+}
+
+/// Every link from a document leads to a file that is there, and to a heading in it.
+#[test]
+fn every_link_leads_somewhere() {
+    let mut checked = 0;
+    let changelog = (root().join("CHANGELOG.md"), std::fs::read_to_string(root().join("CHANGELOG.md")).unwrap());
+    for (file, text) in documents().into_iter().chain([changelog]) {
+        for link in links(&text).iter().filter(|link| !link.contains("://")) {
+            let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { file.clone() } else { file.with_file_name("").join(path) };
+            assert!(target.exists(), "{}: {link} leads nowhere", file.display());
+            if !fragment.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let mut anchors = text.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#').trim()));
+                assert!(anchors.any(|anchor| anchor == fragment), "{}: {link}: there is no such heading", file.display());
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 100, "only {checked} links were found");
+}
+
+/// mdBook has nothing to say against the book, every page is in it, and every link in its HTML leads to a file: of the book, or of the
+/// repository beside it.
+#[test]
+fn the_book_builds() {
+    let summary = std::fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let listed: std::collections::BTreeSet<PathBuf> = links(&summary).iter().map(|link| root().join("docs").join(link)).collect();
+    let pages = files_below(&root().join("docs"), "md").into_iter().filter(|page| !page.ends_with("SUMMARY.md"));
+    assert_eq!(pages.collect::<std::collections::BTreeSet<_>>(), listed, "docs/SUMMARY.md lists every page once");
+    let Some(mdbook) = program("mdbook") else { return skipped("mdbook is not installed") };
+    let folder = tempfile::tempdir().unwrap();
+    let book = folder.path().join("docs");
+    let output = Command::new(mdbook).args(["build", "--dest-dir"]).arg(&book).arg(root()).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success() && !said.contains("WARN") && !said.contains("ERROR"), "{said}");
+    let mut checked = 0;
+    for page in files_below(&book, "html") {
+        let html = std::fs::read_to_string(&page).unwrap();
+        // mdBook's own page for what is not found has absolute links.
+        if page.ends_with("404.html") {
+            continue;
+        }
+        for link in [" href=\"", " src=\""].iter().flat_map(|name| html.split(name).skip(1)).map(|rest| rest.split('"').next().unwrap()) {
+            let path = link.split(['#', '?']).next().unwrap();
+            if path.is_empty() || link.contains(':') {
+                continue;
+            }
+            let target = page.with_file_name("").join(path);
+            let inside = page.with_file_name("").strip_prefix(&book).unwrap().components().count();
+            let leaves = path.split('/').filter(|part| *part == "..").count() > inside;
+            let target =
+                if leaves { root().join("docs").join(page.strip_prefix(&book).unwrap()).with_file_name("").join(path) } else { target };
+            assert!(target.exists(), "{}: {link} leads nowhere", page.strip_prefix(&book).unwrap().display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 500, "only {checked} links were found");
 }
 
 /// Each dependency of each crate has its line in ARCHITECTURE.md, and each line its dependency.

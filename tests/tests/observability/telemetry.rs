@@ -106,7 +106,7 @@ fn fields(schema: &Value, object: &Value, path: &str, all: &mut BTreeSet<String>
     }
 }
 
-/// The table of docs/observability.md has each field of the record, and each attribute.
+/// The table of docs/reference/records.md has each field of the record, and each attribute.
 #[test]
 fn the_docs_say_which_attribute_is_which_field() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -114,7 +114,7 @@ fn the_docs_say_which_attribute_is_which_field() {
     let schema: Value = serde_json::from_str(&read("deploy/schema/access-log.json")).unwrap();
     let mut wanted = BTreeSet::new();
     fields(&schema, &schema, "", &mut wanted);
-    let docs = read("docs/observability.md");
+    let docs = read("docs/reference/records.md");
     let table = docs.split_once("| in the record | as an attribute |\n").unwrap().1.split_once("\n\n").unwrap().0;
     let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
     let (mut of_record, mut of_otlp) = (BTreeSet::new(), BTreeSet::new());

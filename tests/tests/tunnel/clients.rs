@@ -1,4 +1,4 @@
-//! Hand-made tunnel clients that do as docs/tunnel.md says, as a real server's sidecar takes them.
+//! Hand-made tunnel clients that do as docs/reference/tunnel.md says, as a real server's sidecar takes them.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -39,10 +39,10 @@ fn the_destination_in_open_is_information() {
     assert!(elsewhere.accept().is_err());
 }
 
-/// The bytes in docs/tunnel.md are what a real sidecar takes, and what it says.
+/// The bytes in docs/reference/tunnel.md are what a real sidecar takes, and what it says.
 #[test]
 fn the_example_of_the_specification_is_true() {
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tunnel.md");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/tunnel.md");
     let text = std::fs::read_to_string(file).unwrap();
     let example = text.split("```text example\n").nth(1).unwrap().split("```").next().unwrap();
     let bytes: Vec<u8> = example.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();

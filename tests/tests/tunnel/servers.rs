@@ -1,4 +1,4 @@
-//! Hand-made tunnel servers that do as docs/tunnel.md says, as a real client's sidecar takes them.
+//! Hand-made tunnel servers that do as docs/reference/tunnel.md says, as a real client's sidecar takes them.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};

@@ -1,4 +1,4 @@
-//! Frames of the tunnel: a kind, a length of three bytes, and so many bytes (docs/tunnel.md).
+//! Frames of the tunnel: a kind, a length of three bytes, and so many bytes (docs/reference/tunnel.md).
 //!
 //! Any segmentation is accepted; data is never copied but to close a gap that costs more than the copy.
 

@@ -1,6 +1,6 @@
 //! The tunnel protocol `sidegate/1`: connections between two sidecars, one after the other, on one TLS session.
 //!
-//! Specified in docs/tunnel.md.
+//! Specified in docs/reference/tunnel.md.
 
 pub(crate) mod frame;
 pub(crate) mod pool;

@@ -224,11 +224,11 @@ impl Demo<'_> {
         output.show(format!(
             "  the metrics                  the collector has {points} data points, {spans} spans and {logs} log records of this;"
         ));
-        output.show("                               each sidecar shows the same metrics on its /metrics; docs/telemetry.md lists them");
+        output.show("                               each sidecar shows the same metrics on its /metrics; docs/reference/telemetry.md lists them");
         output.show("  sidegate check --help        check a configuration of your own");
         output.show("  sidegate redirect show       read the kernel rules before you apply them");
-        output.show("  docs/observability.md        send it to a collector of your own; dashboard and alerts are in deploy/");
-        output.show("  docs/reference.md            every key; docs/telemetry.md every reason, metric and span");
+        output.show("  docs/how-to/                 configure a sidecar, send telemetry to your collector, keep an audit log");
+        output.show("  docs/reference/              every key, command, reason, metric and span");
         if self.options.keep {
             output.show("\nIt keeps running. In another terminal:");
             for line in self.topology.what_to_type(&self.folder) {

@@ -1,4 +1,4 @@
-//! `sidegate audit`: what is done with a log that was written. docs/audit.md says what each command can prove.
+//! `sidegate audit`: what is done with a log that was written. docs/how-to/keep-an-audit-log.md says what each command can prove.
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -5,5 +5,6 @@ mod files;
 mod identity;
 mod outage;
 mod policy;
-mod rejudge;
+mod reevaluation;
 mod rotation;
+mod systemd;

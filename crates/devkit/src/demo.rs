@@ -224,7 +224,9 @@ impl Demo<'_> {
         output.show(format!(
             "  the metrics                  the collector has {points} data points, {spans} spans and {logs} log records of this;"
         ));
-        output.show("                               each sidecar shows the same metrics on its /metrics; docs/reference/telemetry.md lists them");
+        output.show(
+            "                               each sidecar shows the same metrics on its /metrics; docs/reference/telemetry.md lists them",
+        );
         output.show("  sidegate check --help        check a configuration of your own");
         output.show("  sidegate redirect show       read the kernel rules before you apply them");
         output.show("  docs/how-to/                 configure a sidecar, send telemetry to your collector, keep an audit log");

@@ -8,6 +8,8 @@ use sidegate_config::schema::Mode;
 use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, TunnelUse, event};
 use sidegate_identity::unix_now;
 use sidegate_tls::{Role, Session, TUNNEL, verify_again};
+use sidegate_tunnel::Tunnel;
+use sidegate_tunnel::v1::{Open, Outcome};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -28,9 +30,8 @@ use crate::registry::{AdmissionBasis, ConnectionHandle};
 use crate::relay::{Broken, Side, Wire, relay};
 use crate::shared::Shared;
 use crate::socket;
-use crate::tunnel::server::{self, First};
-use crate::tunnel::v1::{Open, Outcome};
-use crate::tunnel::{Tunnel, pool};
+use crate::tunnel_pool;
+use crate::tunnel_server::{self, First};
 use crate::unidentified::UnidentifiedGuard;
 use sidegate_control::Port;
 use sidegate_control::Snapshot;
@@ -224,10 +225,10 @@ async fn permissive(
 impl Client {
     /// Waits for the next connection. None at the end of the session.
     async fn next(mut self, shared: &Arc<Shared>, from: SocketAddr) -> Option<Arrival> {
-        let open = server::next(shared, &self.tcp, &mut self.channel).await?;
+        let open = tunnel_server::next(shared, &self.tcp, &mut self.channel).await?;
         // Before the attempt, so that the client hears of it and tries elsewhere.
         if shared.is_full(Direction::Inbound) {
-            let _ = server::decline(&self.tcp, &mut self.channel, Outcome::NotOpened, Some(Reason::ConnectionLimit));
+            let _ = tunnel_server::decline(&self.tcp, &mut self.channel, Outcome::NotOpened, Some(Reason::ConnectionLimit));
             socket::linger_close(&self.tcp).await;
             let full =
                 async |_: &Shared, _: &mut ConnectionRecord, _: &ConnectionHandle| Err::<(), _>(Failure::new(Reason::ConnectionLimit));
@@ -255,7 +256,7 @@ impl Client {
         tunnel.reusable = shared.settings.keeps_tunnels();
         record.tunnel = Some(TunnelUse::New);
         let deadline = shared.settings.timeouts.handshake.duration();
-        match timeout(deadline, server::first(&self.tcp, &mut self.channel)).await {
+        match timeout(deadline, tunnel_server::first(&self.tcp, &mut self.channel)).await {
             Ok(Ok(First::Open(open))) if renewal == *shared.control.renewals.borrow() => {
                 self.opened(shared, snapshot, &open, app, record, handle).await
             }
@@ -287,12 +288,12 @@ impl Client {
         if let Some(tunnel) = &mut self.channel.tunnel {
             tunnel.begin();
         }
-        let app = match server::adopt(shared, handle, record, open) {
+        let app = match tunnel_server::adopt(shared, handle, record, open) {
             Ok(()) => self.admit(shared, snapshot, app, record, handle).await,
             Err(failure) => Err(failure),
         };
         match app {
-            Ok(app) => match server::accept(&mut self.channel) {
+            Ok(app) => match tunnel_server::accept(&mut self.channel) {
                 Ok(()) => Ok(Admitted::Protected(self, app)),
                 Err(error) => Err(self.broken(Broken::By(Side::Downstream, error))),
             },
@@ -302,13 +303,13 @@ impl Client {
 
     /// Tells the peer's sidecar that its connection is refused, and why.
     async fn refused(mut self, failure: Failure) -> Result<Admitted, Failure> {
-        server::refuse(&self.tcp, &mut self.channel, failure.reason).await;
+        tunnel_server::refuse(&self.tcp, &mut self.channel, failure.reason).await;
         Err(failure)
     }
 
     /// Tells the peer's sidecar that nothing was opened on this session, so that it tries a new one.
     async fn sent_elsewhere(mut self, failure: Failure) -> Result<Admitted, Failure> {
-        let _ = server::decline(&self.tcp, &mut self.channel, Outcome::NotOpened, Some(failure.reason));
+        let _ = tunnel_server::decline(&self.tcp, &mut self.channel, Outcome::NotOpened, Some(failure.reason));
         socket::linger_close(&self.tcp).await;
         Err(failure)
     }
@@ -435,7 +436,7 @@ impl Admitted {
                 if client.channel.tunnel.as_ref().is_some_and(|tunnel| tunnel.reusable && !tunnel.going) {
                     return Ok(Some(client));
                 }
-                pool::close(&client.tcp, &mut client.channel);
+                tunnel_pool::close(&client.tcp, &mut client.channel);
                 Ok(None)
             }
             (Self::Waiting(client), Ok(())) => Ok(Some(client)),

@@ -35,7 +35,8 @@ mod shared;
 mod sizes;
 mod socket;
 mod spin;
-mod tunnel;
+mod tunnel_pool;
+mod tunnel_server;
 mod unidentified;
 mod workers;
 

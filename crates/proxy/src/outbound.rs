@@ -10,6 +10,7 @@ use sidegate_config::value::HostAndPort;
 use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, TunnelUse, event};
 use sidegate_identity::unix_now;
 use sidegate_tls::{Role, ServerName, Session, TUNNEL, verify_again};
+use sidegate_tunnel::Tunnel;
 use tokio::net::TcpStream;
 
 use crate::attempt::attempt;
@@ -30,7 +31,7 @@ use crate::registry::{AdmissionBasis, ConnectionHandle};
 use crate::relay::{Broken, Side, Wire, relay};
 use crate::shared::Shared;
 use crate::socket;
-use crate::tunnel::{Tunnel, pool};
+use crate::tunnel_pool;
 use sidegate_control::Destination;
 use sidegate_control::{Snapshot, Tls};
 
@@ -67,7 +68,7 @@ pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, Sock
         }
     };
     if let Some(Some(Done { key, tcp, channel })) = attempt(shared.clone(), Direction::Outbound, from, serve).await {
-        pool::keep(&shared, key, tcp, channel);
+        tunnel_pool::keep(&shared, key, tcp, channel);
     }
 }
 
@@ -110,7 +111,7 @@ async fn reach(
     let mut outbound = Outbound { shared, destination, index, snapshot: &snapshot, tls, renewal, record, handle };
     if waiting && destination.tunnel == TunnelMode::Auto {
         for to in candidates {
-            let Some((peer, channel)) = pool::take(shared, (index, *to)) else { continue };
+            let Some((peer, channel)) = tunnel_pool::take(shared, (index, *to)) else { continue };
             if let Some(reached) = outbound.on_waiting_session(*to, peer, channel)? {
                 return Ok(reached);
             }
@@ -122,7 +123,7 @@ async fn reach(
 /// A peer, reached and authorized.
 enum Reached {
     /// By a session; whether that may be kept afterwards.
-    Protected { key: pool::Key, peer: TcpStream, channel: Box<PeerChannel>, keep: bool },
+    Protected { key: tunnel_pool::Key, peer: TcpStream, channel: Box<PeerChannel>, keep: bool },
     /// Out of the mesh. Nothing proves that it is not ourselves, so it counts as our own dial to its end.
     Plaintext { _own: Option<OwnDial>, peer: TcpStream },
 }
@@ -162,7 +163,7 @@ impl Reached {
                 if keep && channel.tunnel.is_some() {
                     return Ok(Carried::Done(Some(Done { key, tcp: peer, channel })));
                 }
-                pool::close(&peer, &mut channel);
+                tunnel_pool::close(&peer, &mut channel);
                 socket::close(peer, shared.settings.timeouts.half_open.duration()).await;
                 Ok(Carried::Done(None))
             }
@@ -178,7 +179,7 @@ impl Reached {
                 if let Broken::By(Side::Upstream, ChannelError::NotOpened) = broken
                     && let Some(kept) = channel.take_kept()
                 {
-                    pool::close(&peer, &mut channel);
+                    tunnel_pool::close(&peer, &mut channel);
                     return Ok(Carried::NotOpened(kept));
                 }
                 let told = broken.is_told(Side::Upstream);
@@ -194,7 +195,7 @@ impl Reached {
 }
 
 /// Makes a session in advance, to a server whose last session could be used again. Whether there is one now.
-pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
+pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
     let Some(place) = IdlePermit::take(shared, Direction::Outbound) else { return false };
     let (index, to) = key;
     // Before there is a connection nothing can go on record: nobody has asked for this one.
@@ -235,13 +236,13 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: pool::Key) -> bool {
     };
     // Nobody has connected to us but we ourselves.
     let Some(Done { key, tcp, channel }) = attempt(shared.clone(), Direction::Outbound, downstream, serve).await else { return false };
-    pool::keep_at(shared, place, key, tcp, channel);
+    tunnel_pool::keep_at(shared, place, key, tcp, channel);
     true
 }
 
 /// A session on which a connection has ended in order, or none has begun.
 struct Done {
-    key: pool::Key,
+    key: tunnel_pool::Key,
     tcp: TcpStream,
     channel: Box<PeerChannel>,
 }
@@ -251,7 +252,7 @@ async fn shake(
     shared: &Shared,
     tls: &Tls,
     destination: &Destination,
-    (index, to): pool::Key,
+    (index, to): tunnel_pool::Key,
     (peer, place): (&TcpStream, HandshakePermit<'_>),
     record: &mut ConnectionRecord,
     tunnel: bool,
@@ -282,7 +283,7 @@ impl Outbound<'_> {
         // Identity is verified again.
         let verified = verify_again(&channel.session.peer, Role::Server, self.tls.context.trust(), unix_now());
         if verified.is_err() || authorize_server(self.snapshot, self.destination, self.tls, &channel.session, self.record).is_err() {
-            pool::close(&peer, &mut channel);
+            tunnel_pool::close(&peer, &mut channel);
             return Ok(None);
         }
         establish(self.record, &channel.session);

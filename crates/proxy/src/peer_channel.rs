@@ -6,12 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use sidegate_core::{ConnectionRecord, Reason};
 use sidegate_tls::{Filled, SealError, Session, WireError};
+use sidegate_tunnel::v1::Reset;
+use sidegate_tunnel::{Control, Malformed, Opening, Tunnel, TunnelError, data};
 use tokio::net::TcpStream;
 
 use crate::socket;
-use crate::tunnel::frame::{self, Control, Malformed};
-use crate::tunnel::v1::{Outcome, Reset, Status};
-use crate::tunnel::{Opening, Tunnel};
 
 /// The protected end.
 pub(crate) struct PeerChannel {
@@ -54,11 +53,15 @@ impl From<Malformed> for ChannelError {
     }
 }
 
-/// What a RESET means for the connection that is open now, the session's `opened`th. One of an earlier connection, which was over
-/// here, says that the server has not taken this one: it ends the session.
-fn aborted(reset: Reset, opened: u64, opening: bool) -> ChannelError {
-    let is_of_earlier = reset.opened > 0 && reset.opened < opened;
-    if opening && is_of_earlier { ChannelError::NotOpened } else { ChannelError::Aborted(reset.reason) }
+impl From<TunnelError> for ChannelError {
+    fn from(error: TunnelError) -> Self {
+        match error {
+            TunnelError::Malformed(malformed) => Self::Malformed(malformed),
+            TunnelError::Refused(reason) => Self::Refused(reason),
+            TunnelError::Aborted(reason) => Self::Aborted(reason),
+            TunnelError::NotOpened => Self::NotOpened,
+        }
+    }
 }
 
 impl PeerChannel {
@@ -100,54 +103,12 @@ impl PeerChannel {
                 // The session ends, but the connection in it has not.
                 Filled::End => return Poll::Ready(Err(WireError::Truncated.into())),
                 Filled::Data => {
-                    if let Err(error) = self.deframe() {
-                        self.failed = Some(Box::new(error));
+                    if let Err(error) = tunnel.receive(self.session.plaintext()) {
+                        self.failed = Some(Box::new(error.into()));
                     }
                 }
             }
         }
-    }
-
-    /// Takes apart what has come.
-    fn deframe(&mut self) -> Result<(), ChannelError> {
-        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
-        let control = tunnel.deframe(&mut self.session);
-        if tunnel.data > 0 && tunnel.opening.is_some() {
-            tunnel.skip_data(&mut self.session);
-            return Err(Malformed("data before the STATUS").into());
-        }
-        control?.map_or(Ok(()), |control| self.hear(control))
-    }
-
-    /// A control frame in the middle of a connection.
-    fn hear(&mut self, control: Control) -> Result<(), ChannelError> {
-        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
-        match control {
-            Control::End if tunnel.opening.is_some() => return Err(Malformed("an END before the STATUS").into()),
-            Control::End => tunnel.peer_ended = true,
-            Control::Reset(reset) => return Err(aborted(reset, tunnel.opened, tunnel.opening.is_some())),
-            Control::GoAway(goaway) => {
-                tunnel.going = true;
-                if tunnel.opening.is_some() && goaway.opened < tunnel.opened {
-                    return Err(ChannelError::NotOpened);
-                }
-            }
-            Control::Status(status) if tunnel.opening.is_some() => {
-                let Status { outcome, reason, reached_at, reusable } = status;
-                match Outcome::try_from(outcome) {
-                    Ok(Outcome::Accepted) => {
-                        tunnel.opening = None;
-                        tunnel.reusable = reusable && tunnel.is_single_pod(&reached_at);
-                    }
-                    Ok(Outcome::NotOpened) => return Err(ChannelError::NotOpened),
-                    Ok(Outcome::Refused) => return Err(ChannelError::Refused(reason)),
-                    _ => return Err(Malformed("a STATUS without an outcome").into()),
-                }
-            }
-            Control::Status(_) => return Err(Malformed("a STATUS that nobody waits for").into()),
-            Control::Open(_) | Control::Warm => return Err(Malformed("an OPEN in the middle of a connection").into()),
-        }
-        Ok(())
     }
 
     /// Writes application data to the socket; how much it took.
@@ -165,9 +126,9 @@ impl PeerChannel {
         read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<Option<usize>>,
     ) -> Result<Option<usize>, SealError> {
         let Some(tunnel) = &mut self.tunnel else { return self.session.seal_from(None, read) };
-        let Some(Opening { kept: Some(kept) }) = &mut tunnel.opening else { return self.session.seal_from(Some(frame::data), read) };
+        let Some(Opening { kept: Some(kept) }) = &mut tunnel.opening else { return self.session.seal_from(Some(data), read) };
         let free = Opening::KEPT.saturating_sub(kept.len());
-        self.session.seal_from(Some(frame::data), |rooms| {
+        self.session.seal_from(Some(data), |rooms| {
             let Some(room) = rooms.first_mut() else { return Ok(None) };
             let free = free.min(room.len());
             let room = &mut room[..free];
@@ -233,24 +194,7 @@ impl PeerChannel {
         }
         let Self { session, tunnel, .. } = self;
         let Some(tunnel) = tunnel else { return session.last_words(tcp, |_, _| None) };
-        let (deframer, mut data) = (&mut tunnel.deframer, tunnel.data);
-        let (opened, opening) = (tunnel.opened, tunnel.opening.is_some());
-        session.last_words(tcp, |bytes, chunks| {
-            loop {
-                match deframer.deframe(bytes, chunks, &mut data) {
-                    Ok(Some(Control::Reset(reset))) => return Some(aborted(reset, opened, opening)),
-                    Ok(Some(Control::Status(status))) if status.outcome() == Outcome::Refused => {
-                        return Some(ChannelError::Refused(status.reason));
-                    }
-                    Ok(Some(Control::Status(status))) if status.outcome() == Outcome::NotOpened => return Some(ChannelError::NotOpened),
-                    Ok(Some(Control::GoAway(goaway))) if opening && goaway.opened < opened => return Some(ChannelError::NotOpened),
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => {
-                        data = 0;
-                        return None;
-                    }
-                }
-            }
-        })
+        let mut look = tunnel.last_words();
+        session.last_words(tcp, |bytes, chunks| look(bytes, chunks).map(ChannelError::from))
     }
 }

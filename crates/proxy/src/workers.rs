@@ -14,7 +14,7 @@ use crate::listener::Listeners;
 use crate::outbound::warm;
 use crate::shared::{Phase, Shared};
 use crate::spin;
-use crate::tunnel::pool;
+use crate::tunnel_pool;
 
 /// The running workers.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ async fn work(shared: &Arc<Shared>, listeners: Listeners, index: usize, workers:
         () = spin::keep_awake(shared.settings.poll) => {}
     }
     shared.registry.cut_all(Reason::Drained);
-    pool::clear();
+    tunnel_pool::clear();
     tasks.close();
     // Every connection ends at once when cut; whatever does not is ended with the runtime, and recorded as cancelled.
     let _ = timeout(Duration::from_secs(2), tasks.wait()).await;
@@ -89,12 +89,12 @@ async fn tend(shared: &Arc<Shared>, tasks: &TaskTracker, index: usize, workers: 
         }
         spin::look_for_others();
         Buffer::trim();
-        for key in pool::sweep(shared) {
+        for key in tunnel_pool::sweep(shared) {
             let shared = shared.clone();
             tasks.spawn(async move {
                 let made = timeout(most, warm(&shared, key)).await;
                 // A server that is gone is not called again and again: the next connection to it will tell.
-                pool::made(key, made.unwrap_or(false));
+                tunnel_pool::made(key, made.unwrap_or(false));
             });
         }
     }

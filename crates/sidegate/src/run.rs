@@ -26,8 +26,8 @@ use tokio::sync::watch;
 use crate::check::{Examined, destinations, doubts, examine, notes, unusable};
 use crate::logging::Logging;
 use crate::say::say_lines;
-use crate::{cli, logging, variables, yaml};
 use crate::systemd::ServiceManager;
+use crate::{cli, logging, variables, yaml};
 
 /// Runs the sidecar until it is told to end.
 pub(crate) fn run(arguments: &cli::Run) -> Result<()> {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sidegate_core::Direction;
+use sidegate_tunnel::Control;
 use tokio::net::TcpStream;
 
-use super::frame::Control;
 use crate::idle_permit::IdlePermit;
 use crate::peer_channel::PeerChannel;
 use crate::shared::{Phase, Shared};
@@ -167,7 +167,7 @@ fn is_quiet(tcp: &TcpStream, channel: &mut PeerChannel) -> bool {
     match channel.session.try_fill(tcp) {
         Ok(None) => true,
         Ok(Some(_)) => {
-            if let Ok(Some(Control::GoAway(_))) = tunnel.deframe(&mut channel.session) {
+            if let Ok(Some(Control::GoAway(_))) = tunnel.next_control(channel.session.plaintext()) {
                 tunnel.going = true;
             }
             false

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use sidegate_core::{ConnectionId, ConnectionRecord, Direction, Reason, SpanId};
+use sidegate_tunnel::v1::{GoAway, Open, Outcome, Status};
+use sidegate_tunnel::{Control, Malformed};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::frame::{Control, Malformed};
-use super::v1::{GoAway, Open, Outcome, Status};
 use crate::failure::Failure;
 use crate::idle_permit::IdlePermit;
 use crate::peer_channel::{ChannelError, PeerChannel};
 use crate::registry::ConnectionHandle;
 use crate::shared::{Phase, Shared};
 use crate::socket;
-use crate::tunnel::pool;
+use crate::tunnel_pool;
 
 /// How long a client that was told to go away may take to do so. What it opened meanwhile was not opened.
 const LINGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -59,7 +59,7 @@ pub(crate) async fn next(shared: &Arc<Shared>, tcp: &TcpStream, channel: &mut Pe
             Ok(Ok(Some(Control::Open(open)))) => return Some(open),
             // Over, or broken: nobody is served by saying more.
             Ok(Ok(Some(Control::GoAway(_)) | None) | Err(_)) => {
-                pool::close(tcp, channel);
+                tunnel_pool::close(tcp, channel);
                 return None;
             }
             Ok(Ok(Some(_))) => return None,
@@ -94,7 +94,7 @@ pub(crate) async fn go_away(tcp: &TcpStream, channel: &mut PeerChannel) {
         }
     };
     let _ = timeout(LINGER_TIMEOUT, linger_close).await;
-    pool::close(tcp, channel);
+    tunnel_pool::close(tcp, channel);
 }
 
 /// Accepts OPEN. The relay sends it, with the application's first words if they come soon.
@@ -152,11 +152,11 @@ async fn control(tcp: &TcpStream, channel: &mut PeerChannel, skip_data: bool) ->
                 return Poll::Ready(Ok(None));
             }
             let Some(tunnel) = &mut channel.tunnel else { return Poll::Ready(Ok(None)) };
-            let control = tunnel.deframe(&mut channel.session)?;
+            let control = tunnel.next_control(channel.session.plaintext())?;
             if tunnel.data > 0 && !skip_data {
                 return Poll::Ready(Err(Malformed("data without a connection").into()));
             }
-            tunnel.skip_data(&mut channel.session);
+            tunnel.skip_data(channel.session.plaintext());
             if control.is_some() {
                 return Poll::Ready(Ok(control));
             }

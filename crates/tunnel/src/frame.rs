@@ -1,4 +1,4 @@
-//! Frames of the tunnel: a kind, a length of three bytes, and so many bytes (docs/reference/tunnel.md).
+//! Frames of the tunnel: a kind, a length of three bytes, and that many bytes (docs/reference/tunnel.md).
 //!
 //! Any segmentation is accepted; data is never copied but to close a gap that costs more than the copy.
 
@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use prost::Message;
 
-use super::v1::{GoAway, Open, Reset, Status};
+use crate::v1::{GoAway, Open, Reset, Status};
 
 /// Kind and length.
 pub(crate) const HEADER: usize = 4;
@@ -37,21 +37,28 @@ impl Kind {
 
 /// A control frame.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Control {
+pub enum Control {
+    /// The client wants a connection.
     Open(Open),
+    /// The server's answer.
     Status(Status),
+    /// Half-closes the sender's direction.
     End,
+    /// The connection is over in both directions.
     Reset(Reset),
+    /// No more connections on this session.
     GoAway(GoAway),
+    /// The session was made in advance.
     Warm,
 }
 
 /// A peer that breaks the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed(pub(crate) &'static str);
+pub struct Malformed(pub &'static str);
 
 /// The header of a data frame.
-pub(crate) fn data(length: usize) -> [u8; HEADER] {
+#[must_use]
+pub fn data(length: usize) -> [u8; HEADER] {
     header(Kind::Data, length)
 }
 
@@ -62,7 +69,8 @@ fn header(kind: Kind, length: usize) -> [u8; HEADER] {
 
 impl Control {
     /// The whole frame.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let (kind, payload) = match self {
             Self::Open(open) => (Kind::Open, open.encode_to_vec()),
             Self::Status(status) => (Kind::Status, status.encode_to_vec()),

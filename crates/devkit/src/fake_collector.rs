@@ -289,7 +289,7 @@ async fn converse(stream: Box<dyn Stream>, client: Option<Vec<u8>>, kept: Arc<Mu
         let (kept, client) = (kept.clone(), client.clone());
         async move { Ok::<_, Infallible>(answer(request, client, &kept, keep).await) }
     });
-    // Whoever breaks off has only itself to tell.
+    // A client that breaks off gets no answer.
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 

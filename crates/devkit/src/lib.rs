@@ -1,4 +1,4 @@
-//! What sidegate is tried with: for development, tests, benchmarks and the demo. A production build has nothing of it.
+//! Everything besides sidegate itself that development, tests, benchmarks and the demo need. A production build has none of it.
 //!
 //! A mesh needs three things that a developer's machine does not have. Each is a module, and none needs another; `demo` and
 //! `harness` join them:
@@ -6,7 +6,7 @@
 //! ```text
 //! authority         who is who: issues SVIDs and bundles over the SPIFFE Workload API
 //! pods              where workloads run: network namespaces, joined by a switch
-//! fake_collector    who is told: takes OTLP, and can hang, refuse, or be slow
+//! fake_collector    where telemetry goes: takes OTLP, and can hang, refuse, or be slow
 //! demo              all three, with sidegate's own program as the sidecars: `sidegate demo`
 //! harness           the same for end-to-end tests and benchmarks
 //! ```

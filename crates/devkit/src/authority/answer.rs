@@ -19,7 +19,7 @@ use super::workload_api::{
     X509svid, X509svidResponse,
 };
 
-/// A token lives no longer than this, since whoever sees it can use it (JWT-SVID.md, section 7.1).
+/// A token lives no longer than this, since anyone who sees it can use it (JWT-SVID.md, section 7.1).
 const MAX_TOKEN_TTL: Duration = Duration::from_secs(300);
 
 /// The hints of one response, which the standard wants to be unique in it (SPIFFE_Workload_API.md, sections 5.2.1 and

@@ -39,7 +39,7 @@ impl Enrolled {
         self.svid = None;
     }
 
-    /// The SVID; signed anew where half of its life is over or newer keys sign.
+    /// The SVID; signed again where half of its life is over or newer keys sign.
     pub(crate) fn svid(&mut self, domain: &mut Domain, fault: &Fault) -> Result<&Svid, AuthorityError> {
         let now = Instant::now();
         let svid = match self.svid.take().filter(|old| old.signer == domain.signer() && old.due > now) {

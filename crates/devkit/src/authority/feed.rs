@@ -39,7 +39,7 @@ pub(crate) async fn stream<T: Clone + PartialEq + Send + 'static>(
     let changes = state.subscribe();
     let mut feed = Feed { state: state.clone(), changes, caller, answer, sent: None, due: None };
     let first = feed.next().await?;
-    // No task: whoever drops the stream ends it.
+    // No task: dropping the stream ends it.
     Ok(Box::pin(stream::unfold((Some(feed), Some(first)), |(feed, first)| async move {
         let mut feed = feed?;
         match first {
@@ -116,7 +116,7 @@ async fn changed(changes: &mut watch::Receiver<AuthorityState>, due: Option<Inst
         }
     };
     tokio::select! {
-        // The sender cannot be gone: whoever waits holds it.
+        // The sender cannot be gone: the one who waits holds it.
         _ = changes.changed() => {}
         () = timer => {}
     }

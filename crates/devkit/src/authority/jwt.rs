@@ -77,7 +77,7 @@ pub(crate) fn key_set<'a>(keys: impl Iterator<Item = &'a JwtKey>) -> Vec<u8> {
     serde_json::to_vec(&set).unwrap_or_else(|_| br#"{"keys":[]}"#.to_vec())
 }
 
-/// Whom a token says it is about, before anything of it is verified: this says which bundle has to verify it.
+/// The subject that a token claims, before anything of it is verified: it says which bundle has to verify the token.
 pub(crate) fn claimed_subject(token: &str) -> Result<SpiffeId, String> {
     let claims: serde_json::Value =
         jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|error| format!("the token cannot be read: {error}"))?;

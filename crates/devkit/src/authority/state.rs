@@ -1,5 +1,5 @@
-//! Everything that changes while the authority runs. It lives in a `watch` channel: whoever changes it thereby
-//! tells every open stream.
+//! Everything that changes while the authority runs. It lives in a `watch` channel: a change
+//! notifies every open stream.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ impl AuthorityState {
         self.renew();
     }
 
-    /// Makes the present SVIDs old: whoever has one is given another.
+    /// Makes the present SVIDs old: each workload that has one gets another.
     pub(crate) fn renew(&mut self) {
         self.epoch += 1;
         self.entries.iter_mut().for_each(Enrolled::renew);

@@ -48,7 +48,7 @@ fn common(topology: &Topology, workload: Workload, folder: &Folder) -> String {
     )
 }
 
-/// Where it takes connections, and to whom it leads them.
+/// Where it takes connections, and where they lead.
 fn listeners(topology: &Topology, workload: Workload) -> String {
     let expected = Workload::Api.spiffe_id();
     match (&topology.layout, workload) {

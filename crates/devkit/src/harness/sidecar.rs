@@ -190,7 +190,7 @@ impl Sidecar {
         }
     }
 
-    /// Waits until there are so many records.
+    /// Waits until there are at least `count` records.
     #[track_caller]
     pub fn wait_records(&self, count: usize) -> Vec<Value> {
         eventually(&format!("{count} records"), || Some(self.records()).filter(|records| records.len() >= count))

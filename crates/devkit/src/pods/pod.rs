@@ -36,7 +36,7 @@ impl Pod {
         Ok(Self { inner: Arc::new(Inner { name: name.to_owned(), number, namespace, _switch: switch }) })
     }
 
-    /// Its name, for people.
+    /// Its name, for messages.
     pub fn name(&self) -> &str {
         &self.inner.name
     }

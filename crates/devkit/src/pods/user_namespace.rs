@@ -12,8 +12,8 @@ use super::ip;
 
 /// Makes an unprivileged process root of a user namespace and of an empty network of its own, where it can make pods.
 ///
-/// Call it first thing in `main`: the kernel refuses it to a process with more than one thread. Files still belong to
-/// whom they belong; only one user, 0, exists inside, so there the sidecar is told apart by mark and not by uid.
+/// Call it first thing in `main`: the kernel refuses it to a process with more than one thread. The owners of files
+/// stay the same; only one user, 0, exists inside, so there the sidecar is recognized by its mark and not by its uid.
 /// Loopback of the new network is up, and it has no way out.
 pub fn enter_user_namespace() -> Result<(), PodError> {
     let (uid, gid) = (geteuid(), getegid());

@@ -10,7 +10,6 @@ use rustls::{ClientConnection, StreamOwned};
 use serde::Deserialize;
 use sidegate_config::schema::audit::Syslog;
 use sidegate_tls::{ClientConfig, CollectorConfig};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::state::IdentityCell;
 
@@ -101,12 +100,10 @@ fn is_open(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> io::Result<
 }
 
 fn connect_tcp(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    sidegate_net::claim(&socket, mark)?;
-    socket.connect_timeout(&SockAddr::from(address), TIMEOUT)?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.set_write_timeout(Some(TIMEOUT))?;
-    Ok(socket.into())
+    let tcp = sidegate_net::dial_blocking(address, mark, TIMEOUT)?;
+    tcp.set_read_timeout(Some(TIMEOUT))?;
+    tcp.set_write_timeout(Some(TIMEOUT))?;
+    Ok(tcp)
 }
 
 /// A record as a syslog message with its length before it.

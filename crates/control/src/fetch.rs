@@ -1,26 +1,22 @@
 //! A document by HTTP or HTTPS.
 
-use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use sidegate_config::value::{CollectorAddress, Scheme};
+use sidegate_net::{HttpClient, dial_host};
 use sidegate_tls::{CollectorConfig, ServerName};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// For all of it.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// For each address of a name.
-const DIAL: Duration = Duration::from_secs(5);
+/// For the connect, to all addresses of a name together.
+const DIAL: Duration = Duration::from_secs(15);
 
 /// What is at `url`, not longer than `most` bytes. Redirections are not followed.
 pub(crate) async fn fetch(url: &CollectorAddress, mark: Option<u32>, most: usize) -> Result<Vec<u8>, String> {
@@ -39,45 +35,18 @@ pub(crate) async fn fetch(url: &CollectorAddress, mark: Option<u32>, most: usize
 
 async fn dial(url: &CollectorAddress, mark: Option<u32>) -> Result<TcpStream, String> {
     let port = url.port.unwrap_or(if url.scheme == Scheme::Http { 80 } else { 443 });
-    let addresses: Vec<SocketAddr> = lookup_host((url.host.as_str(), port)).await.map_err(|e| e.to_string())?.collect();
-    let mut last = format!("`{}` has no address", url.host);
-    for address in addresses {
-        match timeout(DIAL, connect(address, mark)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) => last = format!("{address}: {error}"),
-            Err(_) => last = format!("{address} did not answer within {DIAL:?}"),
-        }
-    }
-    Err(last)
-}
-
-async fn connect(address: SocketAddr, mark: Option<u32>) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    sidegate_net::claim(&SockRef::from(&socket), mark)?;
-    socket.connect(address).await
+    dial_host(&url.host, port, mark, DIAL).await.map_err(|e| e.to_string())
 }
 
 async fn get(url: &CollectorAddress, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, most: usize) -> Result<Vec<u8>, String> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let mut client = HttpClient::new(stream).await.map_err(|e| e.to_string())?;
     let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
     let host = url.port.map_or(host.clone(), |port| format!("{host}:{port}"));
     let path = if url.path.is_empty() { "/" } else { &url.path };
-    let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("it answers {}", response.status()));
-        }
-        let body = Limited::new(response.into_body(), most).collect().await.map_err(|e| e.to_string())?;
-        Ok(body.to_bytes().to_vec())
-    };
-    tokio::pin!(answer);
-    // The connection moves the bytes for which the answer waits.
-    tokio::select! {
-        answer = &mut answer => answer,
-        ended = connection => {
-            ended.map_err(|e| e.to_string())?;
-            answer.await
-        }
+    let request = Request::get(path).header(header::HOST, host).body(Bytes::new()).map_err(|e| e.to_string())?;
+    let answer = client.send(request, most).await.map_err(|e| e.to_string())?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("it answers {}", answer.status()));
     }
+    answer.into_body().map(|body| body.to_vec())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sidegate_core::{ConnectionRecord, Direction, Reason};
+use sidegate_net::canonical;
 
 use crate::failure::Failure;
 use crate::registry::ConnectionHandle;
@@ -88,11 +89,6 @@ impl Drop for Attempt {
             self.shared.telemetry.record(record);
         }
     }
-}
-
-/// An IPv4 peer of a dual-stack socket as IPv4.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]

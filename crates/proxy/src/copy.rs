@@ -4,7 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::task::{Context, Poll};
 
-use sidegate_tls::{Buffer, Size, socket};
+use sidegate_net::{Buffer, Size, transfer};
 use tokio::net::TcpStream;
 
 /// Bytes that were read and not yet taken. An idle connection holds no buffer.
@@ -40,7 +40,7 @@ impl Copier {
                 }
             };
             let room = buffer.bytes();
-            match socket::read(tcp, &mut [IoSliceMut::new(room)])? {
+            match transfer::read(tcp, &mut [IoSliceMut::new(room)])? {
                 Some(0) => return Poll::Ready(Ok(false)),
                 Some(read) => {
                     self.size = if read == room.len() || read > Size::Small.bytes() { Size::generous() } else { Size::Small };

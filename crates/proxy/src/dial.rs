@@ -5,17 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::libc::EINPROGRESS;
 use sidegate_core::{ConnectionRecord, Lap, Reason};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use sidegate_net::{DialError, Dialing};
+use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::failure::Failure;
 use crate::own_dials::{OwnDial, OwnDials};
 use crate::shared::Shared;
-use crate::socket::{self, Facing};
 use sidegate_control::Settings;
+use sidegate_net::socket::{self, Facing};
 
 /// Connects to the application at `to`; the socket comes prepared. The record is told how long it took, also in vain.
 pub(crate) async fn dial_app(to: SocketAddr, settings: &Settings, record: &mut ConnectionRecord) -> Result<TcpStream, Failure> {
@@ -53,30 +52,23 @@ async fn connect(
     dials: Option<&Arc<OwnDials>>,
 ) -> Result<(TcpStream, Option<OwnDial>), Failure> {
     let local = |e: io::Error| Failure::with(Reason::DialFailed, format!("{to}: {e}"));
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP)).map_err(local)?;
-    sidegate_net::claim(&socket, settings.mark).map_err(local)?;
-    match socket.connect(&to.into()) {
-        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => return Err(failed(to, &error)),
-        _ => {}
-    }
-    let tcp = TcpStream::from_std(socket.into()).map_err(local)?;
+    let dialing = Dialing::begin(to, settings.mark).map_err(|error| failed(to, error))?;
     // Its own port is known now. Only a worker that accepts within the next microsecond may not know of it; the one that is dialled
     // then does.
-    let own = dials.map(|dials| Ok(dials.register(tcp.local_addr()?, to))).transpose().map_err(local)?;
-    let deadline = settings.timeouts.dial.duration();
-    match timeout(deadline, tcp.writable()).await {
-        Ok(writable) => writable.map_err(local)?,
-        Err(_) => return Err(Failure::with(Reason::DialTimeout, format!("{to} did not answer within {deadline:?}"))),
-    }
-    match tcp.take_error() {
-        Ok(None) => {}
-        Ok(Some(error)) | Err(error) => return Err(failed(to, &error)),
-    }
+    let own = dials.map(|dials| Ok(dials.register(dialing.local_addr()?, to))).transpose().map_err(local)?;
+    let tcp = dialing.finish(settings.timeouts.dial.duration()).await.map_err(|error| failed(to, error))?;
     socket::prepare(&SockRef::from(&tcp), facing, &settings.timeouts).map_err(local)?;
     Ok((tcp, own))
 }
 
-fn failed(to: SocketAddr, error: &io::Error) -> Failure {
+fn failed(to: SocketAddr, error: DialError) -> Failure {
+    let error = match error {
+        DialError::Local(error) => return Failure::with(Reason::DialFailed, format!("{to}: {error}")),
+        DialError::NoAnswer(to, deadline) => {
+            return Failure::with(Reason::DialTimeout, format!("{to} did not answer within {deadline:?}"));
+        }
+        DialError::Failed(error) => error,
+    };
     let reason = match error.kind() {
         io::ErrorKind::ConnectionRefused => Reason::DialRefused,
         io::ErrorKind::ConnectionReset => Reason::DialReset,

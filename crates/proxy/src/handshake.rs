@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::failure::Failure;
 use crate::handshake_permit::HandshakePermit;
 use crate::shared::Shared;
-use crate::socket;
+use sidegate_net::socket;
 
 /// The TLS configurations of `snapshot` for a connection, whose record is told of our side of it.
 pub(crate) fn tls_for<'a>(snapshot: &'a Snapshot, record: &mut ConnectionRecord) -> Result<&'a Tls, Failure> {

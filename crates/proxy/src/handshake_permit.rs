@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use sidegate_core::Reason;
+use sidegate_net::budget;
 use sidegate_net::source;
-use sidegate_tls::budget;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::by_source::GRACE;

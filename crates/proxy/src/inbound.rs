@@ -13,28 +13,29 @@ use sidegate_tunnel::v1::{Open, Outcome};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::attempt::{attempt, canonical};
+use crate::attempt::attempt;
 use crate::authorize::{authorize_client, authorize_plaintext};
 use crate::copy::Copier;
 use crate::course::{not_reachable, out_of_bounds};
+use crate::destination::{is_local, original_destination};
 use crate::detect::{Detected, detect};
 use crate::dial::dial_app;
 use crate::failure::Failure;
 use crate::handshake::{establish, shake_hands, tls_for};
 use crate::handshake_permit::HandshakePermit;
-use crate::original_destination::{is_local, original_destination};
 use crate::peer_channel::PeerChannel;
 use crate::permit_queue::PermitKind;
 use crate::reevaluate::admit;
 use crate::registry::{AdmissionBasis, ConnectionHandle};
 use crate::relay::{Broken, Side, Wire, relay};
 use crate::shared::Shared;
-use crate::socket;
 use crate::tunnel_pool;
 use crate::tunnel_server::{self, First};
 use crate::unidentified::UnidentifiedGuard;
 use sidegate_control::Port;
 use sidegate_control::Snapshot;
+use sidegate_net::canonical;
+use sidegate_net::socket;
 
 /// How an inbound connection's destination is known.
 #[derive(Debug, Clone, Copy)]

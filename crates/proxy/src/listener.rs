@@ -14,8 +14,8 @@ use tokio_util::task::TaskTracker;
 use crate::inbound::{self, inbound};
 use crate::outbound::{self, outbound};
 use crate::shared::{Phase, Shared};
-use crate::socket::{self, Facing};
 use sidegate_control::Settings;
+use sidegate_net::socket::{self, Facing};
 
 /// What the kernel holds while a worker is busy or nothing is served yet; it caps this at net.core.somaxconn.
 const BACKLOG: i32 = 4096;

@@ -16,13 +16,13 @@ use tokio::net::TcpStream;
 use crate::attempt::attempt;
 use crate::authorize::authorize_server;
 use crate::course::{Towards, out_of_bounds, towards};
+use crate::destination::original_destination;
 use crate::dial::{dial_in_advance, dial_peer};
 use crate::failure::Failure;
 use crate::handshake::{establish, shake_hands, tls_for};
 use crate::handshake_cache;
 use crate::handshake_permit::HandshakePermit;
 use crate::idle_permit::IdlePermit;
-use crate::original_destination::original_destination;
 use crate::own_dials::OwnDial;
 use crate::peer_channel::{ChannelError, PeerChannel};
 use crate::permit_queue::PermitKind;
@@ -30,10 +30,10 @@ use crate::reevaluate::admit;
 use crate::registry::{AdmissionBasis, ConnectionHandle};
 use crate::relay::{Broken, Side, Wire, relay};
 use crate::shared::Shared;
-use crate::socket;
 use crate::tunnel_pool;
 use sidegate_control::Destination;
 use sidegate_control::{Snapshot, Tls};
+use sidegate_net::socket;
 
 /// How an outbound connection's destination is known.
 #[derive(Debug, Clone)]

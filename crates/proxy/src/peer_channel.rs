@@ -10,7 +10,7 @@ use sidegate_tunnel::v1::Reset;
 use sidegate_tunnel::{Control, Malformed, Opening, Tunnel, TunnelError, data};
 use tokio::net::TcpStream;
 
-use crate::socket;
+use sidegate_net::socket;
 
 /// The protected end.
 pub(crate) struct PeerChannel {

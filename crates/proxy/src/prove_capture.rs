@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::capture::Capture;
 use crate::shared::Shared;
-use crate::socket::reset_when_dropped;
+use sidegate_net::socket::reset_when_dropped;
 
 /// Between two looks while the rules are in place, and while they are not.
 const PROVEN: Duration = Duration::from_secs(10);

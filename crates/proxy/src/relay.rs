@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use sidegate_config::schema::Timeouts;
 use sidegate_core::{Direction, Reason};
-use sidegate_tls::{Filled, SealError, WireError, give_way, socket as tls_socket};
+use sidegate_net::fairness::give_way;
+use sidegate_net::transfer;
+use sidegate_tls::{Filled, SealError, WireError};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
@@ -24,8 +26,8 @@ use crate::copy::Copier;
 use crate::failure::Failure;
 use crate::peer_channel::{ChannelError, PeerChannel};
 use crate::registry::{ConnectionHandle, Cut};
-use crate::socket;
 use crate::spin;
+use sidegate_net::socket;
 
 /// After so many bytes in one go, other connections of the worker get their turn: about a tenth of a millisecond.
 const BURST: u64 = 96 * 1024;
@@ -280,7 +282,7 @@ impl Pump {
                 return if patient { Poll::Pending } else { flush_and_wait(cx, channel, to) };
             }
             let sealed = if first.is_empty() {
-                channel.seal_from(|rooms| tls_socket::read(from.tcp, rooms))
+                channel.seal_from(|rooms| transfer::read(from.tcp, rooms))
             } else {
                 channel.seal_from(|rooms| Ok(fill(rooms, first)))
             };
@@ -343,7 +345,7 @@ impl Pump {
                 break;
             }
             ready!(to.1.poll_write_ready(cx)).map_err(|e| (to.0, e.into()))?;
-            let written = tls_socket::write(to.1, &[IoSlice::new(copy.rest())]).map_err(|e| self.write_failed(to.0, e))?;
+            let written = transfer::write(to.1, &[IoSlice::new(copy.rest())]).map_err(|e| self.write_failed(to.0, e))?;
             copy.take(written.unwrap_or(0));
             self.bytes += written.unwrap_or(0) as u64;
         }

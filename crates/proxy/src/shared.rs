@@ -6,8 +6,8 @@ use sidegate_audit::Audit;
 use sidegate_control::{Control, Settings, Subject};
 use sidegate_core::Direction;
 use sidegate_identity::unix_now;
+use sidegate_net::budget;
 use sidegate_telemetry::{Observation, Telemetry};
-use sidegate_tls::budget;
 use tokio::sync::watch;
 
 use crate::capture::Capture;

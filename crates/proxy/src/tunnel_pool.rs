@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::idle_permit::IdlePermit;
 use crate::peer_channel::PeerChannel;
 use crate::shared::{Phase, Shared};
-use crate::socket;
+use sidegate_net::socket;
 
 /// A destination by its index, and an address: sessions are never shared between two, for each expects other peers.
 pub(crate) type Key = (usize, SocketAddr);

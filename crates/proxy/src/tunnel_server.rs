@@ -15,8 +15,8 @@ use crate::idle_permit::IdlePermit;
 use crate::peer_channel::{ChannelError, PeerChannel};
 use crate::registry::ConnectionHandle;
 use crate::shared::{Phase, Shared};
-use crate::socket;
 use crate::tunnel_pool;
+use sidegate_net::socket;
 
 /// How long a client that was told to go away may take to do so. What it opened meanwhile was not opened.
 const LINGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);

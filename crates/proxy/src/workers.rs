@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sidegate_core::{Reason, event};
-use sidegate_tls::Buffer;
+use sidegate_net::Buffer;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 

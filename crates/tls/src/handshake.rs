@@ -17,16 +17,16 @@ use sidegate_core::{HandshakeFacts, Lap, Reason};
 use sidegate_identity::unix_now;
 use tokio::net::TcpStream;
 
-use crate::buffer::{Buffer, Size};
 use crate::configs::{ClientChoice, ServerChoice};
 use crate::failure::HandshakeFailure;
-use crate::pace;
 use crate::record::{HEADER, PLAINTEXT};
 use crate::session::{Kernel, Remains, Session};
-use crate::socket;
 use crate::verifier::{Report, take_report};
 use crate::verify::{PeerIdentity, Role, TrustStore};
 use crate::verify_cache::verify_cached;
+use sidegate_net::fairness;
+use sidegate_net::transfer;
+use sidegate_net::{Buffer, Size};
 
 /// Shakes hands with a client whose first bytes, already read, are `first`. The ticket has not been sent when this returns:
 /// it goes with what the session sends first.
@@ -89,7 +89,7 @@ impl Inward {
         loop {
             tcp.readable().await.map_err(|e| HandshakeFailure::io(&e))?;
             let room = &mut self.buffer.bytes()[self.filled.end..];
-            match socket::read(tcp, &mut [IoSliceMut::new(room)]).map_err(|e| HandshakeFailure::io(&e))? {
+            match transfer::read(tcp, &mut [IoSliceMut::new(room)]).map_err(|e| HandshakeFailure::io(&e))? {
                 Some(0) => return Err(HandshakeFailure::new(Reason::HandshakeClosed, "the peer closed before the handshake was done")),
                 Some(read) => {
                     self.filled.end += read;
@@ -152,7 +152,7 @@ async fn client_hello(
             Ok(false) => inward.read(tcp, Size::Small).await?,
             Err(failure) => {
                 const FATAL: u8 = 2;
-                let _ = socket::write(tcp, &[IoSlice::new(&[21, 3, 3, 0, 2, FATAL, AlertDescription::DecodeError.into()])]);
+                let _ = transfer::write(tcp, &[IoSlice::new(&[21, 3, 3, 0, 2, FATAL, AlertDescription::DecodeError.into()])]);
                 return Err(failure);
             }
         }
@@ -179,7 +179,7 @@ async fn client_hello(
                     } else {
                         let mut text = Vec::new();
                         let _ = alert.write_all(&mut text);
-                        let _ = socket::write(tcp, &[IoSlice::new(&text)]);
+                        let _ = transfer::write(tcp, &[IoSlice::new(&text)]);
                     }
                     return Err(failure);
                 }
@@ -279,7 +279,7 @@ async fn drive(
     // is where the last whole one ends.
     let (mut whole, mut shown) = (0, 0);
     loop {
-        let turn = pace::turn().await;
+        let turn = fairness::turn().await;
         let next = loop {
             let (taken, next) = side.step(&mut inward.bytes()[..shown], &mut remains);
             inward.filled.start += taken;
@@ -364,14 +364,14 @@ fn tell(tcp: &TcpStream, side: &mut Side, bytes: &mut [u8], remains: &mut Remain
             break;
         }
     }
-    let _ = socket::write(tcp, &[IoSlice::new(&remains.out)]);
+    let _ = transfer::write(tcp, &[IoSlice::new(&remains.out)]);
 }
 
 async fn send(tcp: &TcpStream, out: &mut Vec<u8>) -> Result<(), HandshakeFailure> {
     let mut sent = 0;
     while sent < out.len() {
         tcp.writable().await.map_err(|e| HandshakeFailure::io(&e))?;
-        sent += socket::write(tcp, &[IoSlice::new(&out[sent..])]).map_err(|e| HandshakeFailure::io(&e))?.unwrap_or(0);
+        sent += transfer::write(tcp, &[IoSlice::new(&out[sent..])]).map_err(|e| HandshakeFailure::io(&e))?.unwrap_or(0);
     }
     out.clear();
     Ok(())

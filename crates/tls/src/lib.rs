@@ -3,31 +3,25 @@
 //! All TLS input and output sits behind [`Session`]: a handshake goes in, an established session comes out.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-pub mod budget;
-mod buffer;
 mod collector;
 mod configs;
 mod failure;
 mod handshake;
-mod pace;
 mod path;
 mod provider;
 mod record;
 pub mod revocation;
 mod session;
-pub mod socket;
 mod tickets;
 mod verifier;
 pub mod verify;
 mod verify_cache;
 mod work;
 
-pub use buffer::{Buffer, Size};
 pub use collector::{CollectorConfig, CollectorError, certificates};
 pub use configs::{ClientChoice, ServerChoice, TUNNEL, TlsContext};
 pub use failure::{HandshakeFailure, WireError};
 pub use handshake::{accept, connect};
-pub use pace::give_way;
 pub use session::{Filled, Prefix, SealError, Session};
 pub use verify::{PeerIdentity, Role, TrustStore, VerifyFailure};
 pub use verify_cache::{verify_again, verify_cached};

@@ -24,6 +24,9 @@ pub(crate) const SEALED: usize = PLAINTEXT + OVERHEAD;
 /// The longest record that a peer may make (RFC 8446 §5.2).
 pub(crate) const LONGEST: usize = HEADER + PLAINTEXT + 256;
 
+// Buffers are made for these.
+const _: () = assert!(LONGEST == sidegate_net::LONGEST_RECORD && SEALED == sidegate_net::SEALED_RECORD);
+
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {

@@ -14,10 +14,10 @@ use rustls::server::ServerConnectionData;
 use rustls::{AlertDescription, ConnectionTrafficSecrets, Error, ExtractedSecrets};
 use sidegate_core::{HandshakeFacts, Lap, Reason};
 
-use crate::buffer::{Buffer, Size};
 use crate::failure::{WireError, tls_reason};
 use crate::record::{Opener, Sealer};
 use crate::verify::PeerIdentity;
+use sidegate_net::{Buffer, Size};
 
 pub(crate) use inward::LONGEST_TICKET;
 pub use outward::SealError;

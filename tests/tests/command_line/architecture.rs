@@ -69,6 +69,18 @@ fn crates_use_only_crates_below_them() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Files with a folder before them; a bare name is one of the crate that the section is about.
+#[test]
+fn files_that_the_architecture_names_exist() {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    let named = text.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs") && name.contains('/'));
+    let crates = crates();
+    let mut bases = vec![root(), root().join("crates"), root().join("tests/tests")];
+    bases.extend(crates.iter().flat_map(|path| [path.clone(), path.join("src")]));
+    let gone: Vec<&str> = named.filter(|name| !bases.iter().any(|base| base.join(name).exists())).collect();
+    assert!(gone.is_empty(), "ARCHITECTURE.md names what does not exist: {}", gone.join(", "));
+}
+
 #[test]
 fn modules_form_no_circle() {
     let mut circles = Vec::new();

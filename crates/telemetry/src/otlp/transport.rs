@@ -7,8 +7,6 @@ use std::time::{Duration, SystemTime};
 use bytes::{Buf, BufMut, Bytes};
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -17,8 +15,8 @@ use rustls::ClientConfig;
 use sidegate_config::schema::telemetry::{Compression, Protocol, Signal, Target};
 use sidegate_config::value::Scheme;
 use sidegate_core::{innermost, printable};
+use sidegate_net::HttpClient;
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{MetadataKey, MetadataValue};
@@ -83,7 +81,7 @@ struct Open {
 
 enum Client {
     Grpc(Grpc<Channel>),
-    Http(http1::SendRequest<Full<Bytes>>, #[allow(dead_code, reason = "ends the connection's task")] AbortOnDropHandle<()>),
+    Http(HttpClient),
 }
 
 impl Transport {
@@ -125,7 +123,7 @@ impl Transport {
         let open = self.open.insert(open);
         match &mut open.client {
             Client::Grpc(client) => grpc(client, self.signal, &self.target, body).await,
-            Client::Http(sender, _) => http(sender, &self.target, body).await,
+            Client::Http(client) => http(client, &self.target, body).await,
         }
     }
 
@@ -146,7 +144,7 @@ impl Transport {
                 // TLS is ours: to tonic the connection is a plain one, whatever the requests say.
                 let endpoint = Endpoint::from_static("http://collector.invalid").origin(origin).user_agent(USER_AGENT_VALUE);
                 let endpoint = endpoint.map_err(|e| Failure::again(e.to_string()))?;
-                // One stream, one connection: where it ends we connect anew, with what holds then.
+                // One stream, one connection: where it ends we connect again, with what holds then.
                 let connector = tower::service_fn(move |_: Uri| {
                     let stream = stream.take();
                     async move { stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::ConnectionAborted)) }
@@ -155,17 +153,13 @@ impl Transport {
                 let client = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
                 Ok(Client::Grpc(match self.target.compression {
                     Compression::None => client,
-                    // Who is sent gzip may answer so.
+                    // A collector that is sent gzip may answer so.
                     Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip),
                 }))
             }
             Protocol::HttpProtobuf => {
-                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| Failure::again(innermost(&e)))?;
-                let task = tokio::spawn(async move {
-                    // Whoever waits for an answer is told by the sender.
-                    let _ = connection.await;
-                });
-                Ok(Client::Http(sender, AbortOnDropHandle::new(task)))
+                let client = HttpClient::new(stream).await.map_err(|e| Failure::again(innermost(&e)))?;
+                Ok(Client::Http(client))
             }
         }
     }
@@ -225,7 +219,7 @@ fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
+async fn http(client: &mut HttpClient, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
     let bad = |what: &str| Failure::never(format!("{what} is not fit for an HTTP request"));
     let mut request = Request::post(&target.path).header(HOST, host(target)).header(CONTENT_TYPE, PROTOBUF);
     if !target.headers.contains_key(USER_AGENT.as_str()) {
@@ -244,15 +238,14 @@ async fn http(sender: &mut http1::SendRequest<Full<Bytes>>, target: &Target, bod
             encoder.write_all(&body).and_then(|()| encoder.finish()).map_err(|e| Failure::again(e.to_string()))?.into()
         }
     };
-    let request = request.body(Full::new(body)).map_err(|_| bad("the endpoint's path"))?;
-    sender.ready().await.map_err(|e| Failure::broken(&e))?;
-    let response = sender.send_request(request).await.map_err(|e| Failure::broken(&e))?;
+    let request = request.body(body).map_err(|_| bad("the endpoint's path"))?;
+    let response = client.send(request, LARGEST_ANSWER).await.map_err(|e| Failure::broken(&e))?;
     let status = response.status();
     let after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
     let is_protobuf = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(PROTOBUF.as_bytes()));
-    let answer = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.map(http_body_util::Collected::to_bytes);
+    let answer = response.into_body();
     if status.is_success() {
-        return answer.map_err(|e| Failure { broken: true, ..Failure::again(e.to_string()) });
+        return answer.map_err(|e| Failure { broken: true, ..Failure::again(e) });
     }
     // OTLP specification, "Retryable Response Codes" (HTTP).
     let retry = [StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT]

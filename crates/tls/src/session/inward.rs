@@ -9,11 +9,11 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{Filled, Kernel, Session, broken, ended_by};
-use crate::buffer::{Buffer, Size};
 use crate::failure::WireError;
-use crate::pace::give_way;
 use crate::record::{Content, HEADER, Opener, PLAINTEXT, Refused};
-use crate::socket;
+use sidegate_net::fairness::give_way;
+use sidegate_net::transfer;
+use sidegate_net::{Buffer, Size};
 
 /// Key updates that a peer may ask for without sending data in between.
 const MOST_UPDATES: u8 = 32;
@@ -49,7 +49,7 @@ impl Session {
                 self.shrink();
                 return Poll::Pending;
             }
-            let result = self.read(|rooms| socket::read(tcp, rooms));
+            let result = self.read(|rooms| transfer::read(tcp, rooms));
             if let Some(0) = result? {
                 return Poll::Ready(Err(WireError::Truncated));
             }
@@ -67,7 +67,7 @@ impl Session {
             if let Some(filled) = self.opened()? {
                 return Ok(Some(filled));
             }
-            match self.read(|rooms| socket::read(tcp, rooms))? {
+            match self.read(|rooms| transfer::read(tcp, rooms))? {
                 None => {
                     self.shrink();
                     return Ok(None);
@@ -103,7 +103,7 @@ impl Session {
         for (part, chunk) in parts.iter_mut().zip(&chunks[..count]) {
             *part = IoSlice::new(&bytes[chunk.start as usize..chunk.end as usize]);
         }
-        let written = socket::write(tcp, &parts[..count])?;
+        let written = transfer::write(tcp, &parts[..count])?;
         if let Some(written) = written {
             self.take(written);
         }

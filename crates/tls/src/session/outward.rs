@@ -9,11 +9,11 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{Prefix, Session, broken};
-use crate::budget;
-use crate::buffer::{Buffer, RECORDS, Size};
 use crate::failure::WireError;
 use crate::record::{Content, HEADER, PLAINTEXT, SEALED};
-use crate::socket;
+use sidegate_net::budget;
+use sidegate_net::transfer;
+use sidegate_net::{Buffer, RECORDS, Size};
 
 impl Session {
     /// Sends what is sealed and waiting.
@@ -27,8 +27,8 @@ impl Session {
                 let middle = self.out.as_mut().map_or(&[][..], |buffer| &buffer.bytes()[self.unsent.clone()]);
                 let parts = [&self.head[..], middle, &self.tail];
                 let written = match parts {
-                    [[], one, []] | [one, [], []] | [[], [], one] => socket::write(tcp, &[IoSlice::new(one)])?,
-                    all => socket::write(tcp, &all.map(IoSlice::new))?,
+                    [[], one, []] | [one, [], []] | [[], [], one] => transfer::write(tcp, &[IoSlice::new(one)])?,
+                    all => transfer::write(tcp, &all.map(IoSlice::new))?,
                 };
                 match written {
                     None => {}

@@ -35,7 +35,8 @@ pub fn held() -> usize {
 }
 
 /// Whether large buffers have to do without.
-pub(crate) fn is_tight() -> bool {
+#[must_use]
+pub fn is_tight() -> bool {
     let limit = limit();
     limit < usize::MAX && held() >= limit / 2
 }

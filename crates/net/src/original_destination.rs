@@ -1,26 +1,28 @@
 //! Where a redirected connection was meant to go.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use sidegate_core::Reason;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::attempt::canonical;
-use crate::failure::Failure;
+/// An IPv4 peer of a dual-stack socket as IPv4.
+#[must_use]
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
 
 /// The socket's own address, and the one before redirection, which the kernel knows (`SO_ORIGINAL_DST`). On a dual-stack socket
 /// an IPv4 connection has an IPv4-mapped address, and its original destination is known to the IPv4 side only.
-pub(crate) fn original_destination(tcp: &TcpStream) -> Result<(SocketAddr, SocketAddr), Failure> {
-    let unknown = |e: std::io::Error| Failure::with(Reason::OriginalDestinationUnknown, e.to_string());
-    let local = canonical(tcp.local_addr().map_err(unknown)?);
+///
+/// # Errors
+/// The system's: it tracks no such connection.
+pub fn original_destination(tcp: &TcpStream) -> io::Result<(SocketAddr, SocketAddr)> {
+    let local = canonical(tcp.local_addr()?);
     let socket = SockRef::from(tcp);
     let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
-    match original.map_err(unknown)?.as_socket() {
-        Some(address) => Ok((local, canonical(address))),
-        None => Err(Failure::new(Reason::OriginalDestinationUnknown)),
-    }
+    let address = original?.as_socket().ok_or_else(|| io::Error::other("it is no address of the Internet Protocol"))?;
+    Ok((local, canonical(address)))
 }
 
 /// Whether `ip` is this pod's: only those can be bound. Without this check a neighbour who routes its packets through
@@ -28,12 +30,15 @@ pub(crate) fn original_destination(tcp: &TcpStream) -> Result<(SocketAddr, Socke
 ///
 /// It is asked each time, which costs some 5 µs: an address that has left the pod must not stay its own. That all its ports are
 /// taken says that it is here.
-pub(crate) fn is_local(ip: IpAddr) -> Result<bool, Failure> {
+///
+/// # Errors
+/// The system's.
+pub fn is_local(ip: IpAddr) -> io::Result<bool> {
     match UdpSocket::bind((ip, 0)) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(true),
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Ok(false),
-        Err(error) => Err(Failure::system(error)),
+        Err(error) => Err(error),
     }
 }
 

@@ -15,8 +15,8 @@ const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Who is at the other end of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Facing {
-    /// Somebody on the network.
+pub enum Facing {
+    /// A peer on the network.
     Mesh,
     /// The application next to us.
     Workload,
@@ -26,7 +26,7 @@ pub(crate) enum Facing {
 ///
 /// Until [`end_in_order`] it will be reset when dropped, by whatever path: a connection that is refused, cut, or lost
 /// to a panic must never look to anybody like one that ended in order.
-pub(crate) fn prepare(socket: &Socket, facing: Facing, timeouts: &Timeouts) -> io::Result<()> {
+pub fn prepare(socket: &Socket, facing: Facing, timeouts: &Timeouts) -> io::Result<()> {
     reset_when_dropped(socket)?;
     socket.set_tcp_nodelay(true)?;
     let keepalive = timeouts.keepalive.duration();
@@ -39,18 +39,18 @@ pub(crate) fn prepare(socket: &Socket, facing: Facing, timeouts: &Timeouts) -> i
 }
 
 /// Until [`end_in_order`] the socket will be reset when dropped.
-pub(crate) fn reset_when_dropped(socket: &Socket) -> io::Result<()> {
+pub fn reset_when_dropped(socket: &Socket) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))
 }
 
 /// From now on dropping the socket closes it in order.
-pub(crate) fn end_in_order(tcp: &TcpStream) {
+pub fn end_in_order(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(None);
 }
 
 /// Closes a socket to a peer once all that was written has been sent, FIN included: then whatever the kernel sends again is known
 /// to be ours. A peer that takes nothing for as long as `most` is reset.
-pub(crate) async fn close(tcp: TcpStream, most: Duration) {
+pub async fn close(tcp: TcpStream, most: Duration) {
     let deadline = Instant::now() + most;
     let mut pause = Duration::from_millis(5);
     // Nothing to wait for on nearly every socket, and the kernel has no event for it.
@@ -66,19 +66,19 @@ pub(crate) async fn close(tcp: TcpStream, most: Duration) {
 }
 
 /// Sends FIN; reading goes on.
-pub(crate) fn shutdown_write(tcp: &TcpStream) -> io::Result<()> {
+pub fn shutdown_write(tcp: &TcpStream) -> io::Result<()> {
     SockRef::from(tcp).shutdown(Shutdown::Write)
 }
 
 /// Closes so that an alert which has been sent arrives: a reset would overtake it. What the peer still sends is read
 /// and thrown away, within a bound of time and bytes.
-pub(crate) async fn linger_close(tcp: &TcpStream) {
+pub async fn linger_close(tcp: &TcpStream) {
     linger_close_after(tcp, || true).await;
 }
 
 /// As [`linger_close`], where the alert may not be sent yet: `sent` sends what the socket takes, and says whether that was all. A peer
 /// that is writing may take nothing before it has been read.
-pub(crate) async fn linger_close_after(tcp: &TcpStream, mut sent: impl FnMut() -> bool) {
+pub async fn linger_close_after(tcp: &TcpStream, mut sent: impl FnMut() -> bool) {
     end_in_order(tcp);
     let deadline = Instant::now() + LINGER_TIMEOUT;
     let mut shut = false;

@@ -7,7 +7,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::budget;
-use crate::record::{LONGEST, SEALED};
+
+/// The longest TLS record of any peer, bytes (RFC 8446 §5.2).
+pub const LONGEST_RECORD: usize = 5 + (1 << 14) + 256;
+/// A full TLS record of ours, bytes: header, plaintext, content type, tag.
+pub const SEALED_RECORD: usize = 5 + (1 << 14) + 1 + 16;
 
 /// How much a buffer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -24,7 +28,7 @@ pub enum Size {
 }
 
 /// How many records a large buffer holds. More made no transfer faster, and the processor's cache is finite.
-pub(crate) const RECORDS: usize = 8;
+pub const RECORDS: usize = 8;
 
 impl Size {
     /// In bytes.
@@ -32,9 +36,9 @@ impl Size {
     pub const fn bytes(self) -> usize {
         match self {
             Self::Tiny => 4096,
-            Self::Small => LONGEST,
-            Self::Medium => 3 * LONGEST,
-            Self::Large => RECORDS * SEALED,
+            Self::Small => LONGEST_RECORD,
+            Self::Medium => 3 * LONGEST_RECORD,
+            Self::Large => RECORDS * SEALED_RECORD,
         }
     }
 
@@ -53,7 +57,8 @@ impl Size {
     }
 
     /// The smallest that holds `length` bytes, if one does.
-    pub(crate) fn of(length: usize) -> Option<Self> {
+    #[must_use]
+    pub fn of(length: usize) -> Option<Self> {
         [Self::Tiny, Self::Small, Self::Medium, Self::Large].into_iter().find(|size| length <= size.bytes())
     }
 }
@@ -61,7 +66,7 @@ impl Size {
 /// Free buffers of one size.
 struct Free {
     buffers: Vec<Inner>,
-    /// So many of them nobody has needed since [`Buffer::trim`] looked last.
+    /// How many of them were not needed since [`Buffer::trim`] looked last.
     spare: usize,
 }
 
@@ -87,7 +92,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// One from the pool. What is in it is of no meaning.
+    /// One from the pool. Its content means nothing.
     #[must_use]
     pub fn take(size: Size) -> Self {
         let free = FREE.with_borrow_mut(|free| {
@@ -101,7 +106,7 @@ impl Buffer {
         Self { inner, size }
     }
 
-    /// Gives back what this worker's pool holds and nobody has needed since the last time.
+    /// Gives back what this worker's pool holds and was not needed since the last time.
     pub fn trim() {
         FREE.with_borrow_mut(|free| {
             for free in free {
@@ -123,12 +128,14 @@ impl Buffer {
         &mut self.inner.bytes
     }
 
-    pub(crate) fn pieces(&self) -> usize {
+    /// How many ranges of it are plaintext that has not been taken.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
         self.inner.chunks.len()
     }
 
     /// The bytes, and which of them are plaintext that has not been taken yet, in order.
-    pub(crate) fn parts(&mut self) -> (&mut [u8], &mut Vec<Range<u32>>) {
+    pub fn parts(&mut self) -> (&mut [u8], &mut Vec<Range<u32>>) {
         (&mut self.inner.bytes, &mut self.inner.chunks)
     }
 }

@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// Waits for the worker's next turn, which ends when what is returned is dropped. First come, first served.
-pub(crate) async fn turn() -> Option<OwnedSemaphorePermit> {
+pub async fn turn() -> Option<OwnedSemaphorePermit> {
     // The semaphore is never closed.
     let turn = TURN.with(Arc::clone).acquire_owned().await.ok();
     yield_now().await;

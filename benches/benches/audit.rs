@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use sidegate_audit::{Audit, IdentityCell, Options};
+use sidegate_audit::{Audit, AuditOptions, IdentityCell};
 use sidegate_config::value::Span;
 use sidegate_core::{CertificateFacts, ConnectionRecord, Decision, Direction, HandshakeFacts, Reason, Transport};
 use sidegate_telemetry::Metrics;
@@ -67,7 +67,8 @@ fn audit(c: &mut Criterion) {
     let mut config = sidegate_config::parse("bench.yaml", &text).unwrap_or_else(|e| unreachable!("{e}"));
     config.audit.checkpoint.interval = Span(Duration::from_secs(60));
     let metrics = Arc::new(Metrics::new(&config.telemetry.metrics));
-    let options = Options { config: &config.audit, metrics: metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None };
+    let options =
+        AuditOptions { config: &config.audit, metrics: metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None };
     let (audit, thread) = Audit::start(&options).unwrap_or_else(|e| unreachable!("{e}"));
     let written = || metrics.audit_records().get();
     // Group by group.

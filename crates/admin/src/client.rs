@@ -1,4 +1,4 @@
-//! The other side of the admin socket: for the command line.
+//! The client of the admin socket, which the command line uses.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,10 @@ use tonic::transport::{Endpoint, Uri};
 
 use crate::v1::admin_client::AdminClient;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection to the socket may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer may take to begin; a watch then lasts for as long as its client wants.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A sidecar can't be asked.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +31,7 @@ pub struct ClientError {
 /// If nobody answers there.
 pub async fn connect(path: &Path) -> Result<AdminClient<tonic::transport::Channel>, ClientError> {
     let failed = |error| ClientError { path: path.to_owned(), error };
-    let stream = match tokio::time::timeout(PATIENCE, UnixStream::connect(path)).await {
+    let stream = match tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await {
         Ok(stream) => stream.map_err(failed)?,
         Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
     };
@@ -37,9 +40,8 @@ pub async fn connect(path: &Path) -> Result<AdminClient<tonic::transport::Channe
         let stream = stream.take();
         async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted)) }
     });
-    // For an answer to begin: a watcher then stays as long as it likes.
-    let endpoint = Endpoint::from_static("http://admin.invalid").timeout(PATIENCE);
+    let endpoint = Endpoint::from_static("http://admin.invalid").timeout(ANSWER_TIMEOUT);
     let channel = endpoint.connect_with_connector(connector).await.map_err(|e| failed(io::Error::other(e)))?;
-    // All of many connections in one answer.
+    // One answer lists all connections, and there may be many.
     Ok(AdminClient::new(channel).max_decoding_message_size(64 * 1024 * 1024))
 }

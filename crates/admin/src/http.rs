@@ -70,7 +70,7 @@ impl Admin {
             Err(error) => return tracing::error!(event = event::ADMIN_UNAVAILABLE, "the admin port can't be served: {error}"),
         };
         let scrape = Arc::new(Scrape::default());
-        let mut open = Open::default();
+        let mut open = OpenConnections::default();
         // They end with this task.
         let mut tasks = JoinSet::new();
         loop {
@@ -85,7 +85,7 @@ impl Admin {
                     let task = tasks.spawn(async move {
                         let _ = timeout(DEADLINE, conversation).await;
                     });
-                    open.connections.push(Connection { from: source(from.ip()), heard: heard.at, task });
+                    open.connections.push(OpenConnection { from: source(from.ip()), heard: heard.at, task });
                     // Each has its turn before the next is accepted: a request that came with its connection is answered whatever
                     // comes after it, and an evicted connection's descriptor is free.
                     yield_now().await;
@@ -105,13 +105,13 @@ impl Admin {
 
 /// The connections, as many as there are places.
 #[derive(Default)]
-struct Open {
-    connections: Vec<Connection>,
+struct OpenConnections {
+    connections: Vec<OpenConnection>,
     /// Counts what is heard: connections and requests.
     clock: Arc<AtomicU64>,
 }
 
-struct Connection {
+struct OpenConnection {
     from: IpAddr,
     /// When its last request came, or itself, by the clock.
     heard: Arc<AtomicU64>,
@@ -120,20 +120,20 @@ struct Connection {
 
 /// With what a connection tells that a request has come.
 #[derive(Clone)]
-struct Heard {
+struct ActivityMark {
     clock: Arc<AtomicU64>,
     at: Arc<AtomicU64>,
 }
 
-impl Heard {
+impl ActivityMark {
     fn now(&self) {
         self.at.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
-impl Open {
-    fn next(&self) -> Heard {
-        let heard = Heard { clock: self.clock.clone(), at: Arc::default() };
+impl OpenConnections {
+    fn next(&self) -> ActivityMark {
+        let heard = ActivityMark { clock: self.clock.clone(), at: Arc::default() };
         heard.now();
         heard
     }
@@ -147,7 +147,7 @@ impl Open {
     /// Ends the longest silent connection of the source that holds the most: of others nobody takes a place by opening many.
     fn evict(&mut self) -> bool {
         let held = |from: IpAddr| self.connections.iter().filter(|connection| connection.from == from).count();
-        let most = |c: &Connection| (held(c.from), std::cmp::Reverse(c.heard.load(Ordering::Relaxed)));
+        let most = |c: &OpenConnection| (held(c.from), std::cmp::Reverse(c.heard.load(Ordering::Relaxed)));
         let victim = (0..self.connections.len()).max_by_key(|index| most(&self.connections[*index]));
         if let Some(victim) = victim {
             self.connections.swap_remove(victim).task.abort();
@@ -156,7 +156,7 @@ impl Open {
     }
 }
 
-async fn converse(tcp: TcpStream, shared: Arc<Shared>, scrape: Arc<Scrape>, heard: Heard) {
+async fn converse(tcp: TcpStream, shared: Arc<Shared>, scrape: Arc<Scrape>, heard: ActivityMark) {
     let service = service_fn(move |request: Request<Incoming>| {
         heard.now();
         let (shared, scrape) = (shared.clone(), scrape.clone());
@@ -232,12 +232,12 @@ mod tests {
     /// A scraper with one connection stays beside a stranger who opens as many as there are places and more.
     #[tokio::test]
     async fn who_holds_the_most_gives_way_the_longest_silent_first() {
-        let mut open = Open::default();
+        let mut open = OpenConnections::default();
         let mut tasks = JoinSet::new();
-        let mut add = |open: &mut Open, from: u8| {
+        let mut add = |open: &mut OpenConnections, from: u8| {
             let heard = open.next();
             let task = tasks.spawn(std::future::pending::<()>());
-            open.connections.push(Connection { from: IpAddr::from([10, 0, 0, from]), heard: heard.at.clone(), task });
+            open.connections.push(OpenConnection { from: IpAddr::from([10, 0, 0, from]), heard: heard.at.clone(), task });
             heard
         };
         let scraper = add(&mut open, 1);

@@ -17,16 +17,16 @@ const REST: u32 = 3;
 
 /// The last scrape in each form.
 #[derive(Default)]
-pub(crate) struct Scrape(Mutex<State>);
+pub(crate) struct Scrape(Mutex<ScrapeCache>);
 
 #[derive(Default)]
-struct State {
+struct ScrapeCache {
     /// At most one of each form.
-    made: Vec<Made>,
+    made: Vec<ScrapeBody>,
     rest_until: Option<Instant>,
 }
 
-struct Made {
+struct ScrapeBody {
     form: Form,
     begun: Instant,
     body: Bytes,
@@ -48,7 +48,7 @@ impl Scrape {
         let body = Bytes::from(if form.gzip { compressed(&text)? } else { text.into_bytes() });
         state.rest_until = Some(Instant::now() + begun.elapsed() * REST);
         state.made.retain(|made| made.form != form);
-        state.made.push(Made { form, begun, body: body.clone() });
+        state.made.push(ScrapeBody { form, begun, body: body.clone() });
         Ok(body)
     }
 }

@@ -122,7 +122,7 @@ impl Drop for AdminSocket {
     }
 }
 
-async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<Bounded>>) {
+async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<AdminStream>>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         // Whoever comes meanwhile waits in the kernel's queue.
@@ -130,7 +130,7 @@ async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<Bounde
         match listener.accept().await {
             Ok((stream, _)) => {
                 let preface = Some((PREFACE, Box::pin(sleep(FIRST_BYTES))));
-                if sender.send(Ok(Bounded { stream, preface, _place: place })).await.is_err() {
+                if sender.send(Ok(AdminStream { stream, preface, _place: place })).await.is_err() {
                     return;
                 }
             }
@@ -143,14 +143,14 @@ async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<Bounde
 }
 
 /// A connection with its place among the few.
-struct Bounded {
+struct AdminStream {
     stream: UnixStream,
     /// How many bytes of the preface are still to come, and until when.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Connected for Bounded {
+impl Connected for AdminStream {
     type ConnectInfo = UdsConnectInfo;
 
     fn connect_info(&self) -> UdsConnectInfo {
@@ -158,7 +158,7 @@ impl Connected for Bounded {
     }
 }
 
-impl AsyncRead for Bounded {
+impl AsyncRead for AdminStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -174,7 +174,7 @@ impl AsyncRead for Bounded {
     }
 }
 
-impl AsyncWrite for Bounded {
+impl AsyncWrite for AdminStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

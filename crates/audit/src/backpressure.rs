@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::state::State;
+use crate::state::LogState;
 
-/// One destination's part in it. Each destination that can't go on counts one in [`State::blocking`], at which the data plane
+/// One destination's part in it. Each destination that can't go on counts one in [`LogState::blocking`], at which the data plane
 /// looks; a destination that ends takes its own back.
 pub(crate) struct Backpressure {
-    state: Arc<State>,
+    state: Arc<LogState>,
     on: AtomicBool,
 }
 
 impl Backpressure {
-    pub(crate) fn new(state: Arc<State>) -> Self {
+    pub(crate) fn new(state: Arc<LogState>) -> Self {
         Self { state, on: AtomicBool::new(false) }
     }
 

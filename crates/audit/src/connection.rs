@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// A connection: the access log's record, as far as it was known. Lists and meaning of the words: docs/reference/telemetry.md.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Connection {
+#[schemars(rename = "Connection")]
+pub struct ConnectionEntry {
     /// The same at both ends where both are sidegates and the connection went through a tunnel.
     pub connection_id: String,
     /// When it was accepted, RFC 3339.
@@ -29,7 +30,7 @@ pub struct Connection {
     pub local_id: Option<String>,
     /// Our certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub local_certificate: Option<Certificate>,
+    pub local_certificate: Option<CertificateEntry>,
     /// The peer's SPIFFE ID, verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_id: Option<String>,
@@ -38,22 +39,22 @@ pub struct Connection {
     pub claimed_id: Option<String>,
     /// The certificate that the peer presented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer_certificate: Option<Certificate>,
+    pub peer_certificate: Option<CertificateEntry>,
     /// Whether its chain was looked up in revocation lists: `good`, `not_checked`, `unknown_allowed` or `expired_allowed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revocation: Option<String>,
     /// What the handshake found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Handshake>,
+    pub tls: Option<HandshakeEntry>,
     /// `new` or `reused`, if it went through a tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
     /// What policy said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decision: Option<Decision>,
+    pub decision: Option<DecisionEntry>,
     /// How long each stage took; when it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stages: Option<Stages>,
+    pub stages: Option<StagesEntry>,
     /// Application bytes from downstream to upstream; when it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_up: Option<u64>,
@@ -73,7 +74,8 @@ pub struct Connection {
 /// What names a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Certificate {
+#[schemars(rename = "Certificate")]
+pub struct CertificateEntry {
     /// Serial number, hexadecimal.
     pub serial: String,
     /// SHA-256 of its DER.
@@ -87,7 +89,8 @@ pub struct Certificate {
 /// What a TLS handshake found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Handshake {
+#[schemars(rename = "Handshake")]
+pub struct HandshakeEntry {
     /// `1.3`.
     pub version: String,
     /// The cipher suite by its IANA name.
@@ -107,17 +110,18 @@ pub struct Handshake {
 /// What policy said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Decision {
+#[schemars(rename = "Decision")]
+pub struct DecisionEntry {
     /// Whether the connection may be.
     pub allowed: bool,
     /// The rule that decided, with file and line.
     pub rule: String,
     /// Where no rule allowed the connection: those that came nearest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nearest: Vec<Nearest>,
+    pub nearest: Vec<NearestRuleEntry>,
     /// Rules that matched, or could not be evaluated, without deciding.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub remarks: Vec<Remark>,
+    pub remarks: Vec<RemarkEntry>,
     /// How many further remarks there would have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remarks_left_out: Option<u32>,
@@ -126,7 +130,8 @@ pub struct Decision {
 /// An allow rule that lacked one condition only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Nearest {
+#[schemars(rename = "Nearest")]
+pub struct NearestRuleEntry {
     /// The rule, with file and line.
     pub rule: String,
     /// The condition that it lacked.
@@ -136,7 +141,8 @@ pub struct Nearest {
 /// What a rule that did not decide has to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Remark {
+#[schemars(rename = "Remark")]
+pub struct RemarkEntry {
     /// The rule, with file and line.
     pub rule: String,
     /// What it has to say.
@@ -149,7 +155,8 @@ pub struct Remark {
 /// How long each stage took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Stages {
+#[schemars(rename = "Stages")]
+pub struct StagesEntry {
     /// Telling TLS from plaintext.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detect_micros: Option<u64>,

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Deserialize;
 use sidegate_config::schema::audit::{Destination, OnFailure};
 use sidegate_core::event;
-use sidegate_telemetry::{AuditLine, AuditLines, Cause, Way};
+use sidegate_telemetry::{AuditLine, AuditLines, Cause, DropSource};
 
 use crate::backpressure::Backpressure;
-use crate::message::Options;
-use crate::state::State;
+use crate::message::AuditOptions;
+use crate::state::LogState;
 use crate::syslog::SyslogSink;
 
 /// A line of the log, without its newline.
@@ -41,7 +41,7 @@ struct Queue {
     /// There if it blocks.
     backpressure: Option<Backpressure>,
     closing: AtomicBool,
-    state: Arc<State>,
+    state: Arc<LogState>,
 }
 
 /// Where lines go.
@@ -57,7 +57,7 @@ impl DestinationQueue {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(crate) fn start(config: &Destination, queue: u32, state: &Arc<State>, options: &Options<'_>) -> io::Result<Self> {
+    pub(crate) fn start(config: &Destination, queue: u32, state: &Arc<LogState>, options: &AuditOptions<'_>) -> io::Result<Self> {
         let (name, mut sink) = match (&config.file, &config.syslog, options.otlp.as_ref().filter(|_| config.otlp)) {
             (Some(path), _, _) => (path.display().to_string(), Sink::File { path: path.clone(), open: None }),
             (_, Some(syslog), _) => (
@@ -93,7 +93,7 @@ impl DestinationQueue {
         if let Err(error) = self.sender.try_send(line) {
             queue.waiting.fetch_sub(1, Ordering::Relaxed);
             let cause = if matches!(error, TrySendError::Full(_)) { Cause::QueueFull } else { Cause::ExportFailed };
-            queue.state.metrics.dropped(Way::AuditCopies, cause).inc();
+            queue.state.metrics.dropped(DropSource::AuditCopies, cause).inc();
         }
     }
 
@@ -138,7 +138,10 @@ impl Queue {
                 }
                 if matches!(sink, Sink::Stdout) && error.kind() == io::ErrorKind::BrokenPipe {
                     // Nobody will ever read again: who comes now finds no queue, and counts that.
-                    self.state.metrics.dropped(Way::AuditCopies, Cause::ExportFailed).add(self.waiting.load(Ordering::Relaxed) as u64);
+                    self.state
+                        .metrics
+                        .dropped(DropSource::AuditCopies, Cause::ExportFailed)
+                        .add(self.waiting.load(Ordering::Relaxed) as u64);
                     self.backpressure.iter().for_each(|backpressure| backpressure.set(true));
                     return;
                 }
@@ -222,10 +225,10 @@ fn open_at_line(path: &Path) -> io::Result<File> {
 /// When a record says that it happened.
 fn record_time(line: &[u8]) -> Option<SystemTime> {
     #[derive(Deserialize)]
-    struct Head<'a> {
+    struct LineHead<'a> {
         time: &'a str,
     }
-    let head: Head<'_> = serde_json::from_slice(line).ok()?;
+    let head: LineHead<'_> = serde_json::from_slice(line).ok()?;
     humantime::parse_rfc3339(head.time).ok()
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sidegate_core::{CertificateFacts, ConnectionRecord, rfc3339};
 
 use crate::admitted::Admitted;
-use crate::connection::Connection;
+use crate::connection::ConnectionEntry;
 
 /// The version of the format. Within a version fields may be added, none changes or goes.
 pub const VERSION: u32 = 1;
@@ -25,10 +25,10 @@ pub enum ConnectionFacts {
     Ended(Arc<ConnectionRecord>),
 }
 
-/// A security event. `C` is what is told of a connection: [`ConnectionFacts`] to write, [`Connection`] to read.
+/// A security event. `C` is what is told of a connection: [`ConnectionFacts`] to write, [`ConnectionEntry`] to read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all_fields = "camelCase")]
-pub enum Event<C = Connection> {
+pub enum Event<C = ConnectionEntry> {
     /// A connection was admitted: its handshake, its peer and the decision; or that it is plaintext.
     #[serde(rename = "connection.admitted")]
     ConnectionAdmitted {

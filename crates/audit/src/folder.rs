@@ -13,7 +13,7 @@ use sidegate_config::schema::audit::Retain;
 use crate::chain::Position;
 use crate::event::CheckpointCause;
 use crate::key::Hash;
-use crate::line::{self, Line, Next};
+use crate::line::{self, LogLine, Next};
 
 /// Why a folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// What the last process has left.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Left {
+pub(crate) struct LeftBehind {
     /// The name of its last file.
     pub(crate) file: String,
     /// Whether the log was closed.
@@ -67,7 +67,7 @@ pub(crate) struct Left {
 /// What is known of it since it ended, or since the start, counts, and not what stands in the folder later: else whoever can
 /// write there would have us delete what we should keep, and sign that it was in order.
 #[derive(Debug, Clone)]
-pub(crate) struct Finished {
+pub(crate) struct FinishedFile {
     pub(crate) name: String,
     pub(crate) last_seq: u64,
     pub(crate) last_hash: Hash,
@@ -79,10 +79,10 @@ pub(crate) struct Finished {
 pub(crate) struct Folder {
     path: PathBuf,
     /// The files before, the oldest first.
-    finished: VecDeque<Finished>,
-    current: Option<Current>,
+    finished: VecDeque<FinishedFile>,
+    current: Option<CurrentFile>,
     /// What was the current one, as long as the new one has no record on the disk.
-    before: Option<Option<Current>>,
+    before: Option<Option<CurrentFile>>,
     /// An empty file that could not be deleted.
     leftover: Option<PathBuf>,
     /// The folder itself, locked as long as we write: a file in it that is the lock could be deleted. Open all the time, so
@@ -97,7 +97,7 @@ impl Drop for Folder {
     }
 }
 
-struct Current {
+struct CurrentFile {
     name: String,
     /// Where the chain stands where it begins.
     begins: Position,
@@ -111,7 +111,7 @@ struct Current {
 impl Folder {
     /// Locks the folder and finds where its log ends. What is behind the last whole and linked record is moved to a side
     /// note, so that nothing is lost; on a full disk it is lost if it `may_lose`, for that must not keep us from starting.
-    pub(crate) fn open(path: &Path, may_lose: bool) -> Result<(Self, Position, Option<Left>), FolderError> {
+    pub(crate) fn open(path: &Path, may_lose: bool) -> Result<(Self, Position, Option<LeftBehind>), FolderError> {
         let system = |error| FolderError::System(path.to_owned(), error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(system)?;
         let names = File::open(path).map_err(system)?;
@@ -126,12 +126,12 @@ impl Folder {
         for empty in files.extract_if(.., |file| file.metadata().is_ok_and(|file| file.len() == 0)) {
             let _ = remove(&empty);
         }
-        let mut left: Option<Left> = None;
+        let mut left: Option<LeftBehind> = None;
         while let Some(last) = files.pop() {
             let end = end_of(&last).map_err(system)?;
             let now = folder.cut(&last, &end, may_lose).map_err(system)?;
             let (bytes, note) = left.take().map_or((0, None), |before| (before.bytes_cut, before.side_note));
-            let now = Left { bytes_cut: now.bytes_cut + bytes, side_note: now.side_note.or(note), ..now };
+            let now = LeftBehind { bytes_cut: now.bytes_cut + bytes, side_note: now.side_note.or(note), ..now };
             if let Some(position) = end.position {
                 files.push(last);
                 folder.finished = finished(&files, position).map_err(system)?;
@@ -143,9 +143,9 @@ impl Folder {
     }
 
     /// Moves what is behind `end` to a side note. A file that has no record at all goes.
-    fn cut(&self, file: &Path, end: &End, may_lose: bool) -> io::Result<Left> {
+    fn cut(&self, file: &Path, end: &FileEnd, may_lose: bool) -> io::Result<LeftBehind> {
         let name = name_of(file);
-        let mut left = Left { file: name.clone(), closed: end.closed, bytes_cut: end.total - end.good, side_note: None };
+        let mut left = LeftBehind { file: name.clone(), closed: end.closed, bytes_cut: end.total - end.good, side_note: None };
         let first = format!("{name}.cut-at-{}", end.good);
         // What is too large to be copied, such as a hole of many gigabytes, stays where it is, and the file becomes the note.
         let becomes_note = end.position.is_none() || left.bytes_cut > COPIED;
@@ -208,7 +208,7 @@ impl Folder {
             return Err(error);
         }
         self.before =
-            Some(self.current.replace(Current { name: name.clone(), begins, file, len: 0, since: Instant::now(), damaged: false }));
+            Some(self.current.replace(CurrentFile { name: name.clone(), begins, file, len: 0, since: Instant::now(), damaged: false }));
         Ok(name)
     }
 
@@ -251,7 +251,7 @@ impl Folder {
         if let Some(Some(before)) = self.before.take() {
             let Position { seq, prev } = current.begins;
             let (bytes, ended) = (before.len, SystemTime::now());
-            self.finished.push_back(Finished { name: before.name, last_seq: seq - 1, last_hash: prev, bytes, ended });
+            self.finished.push_back(FinishedFile { name: before.name, last_seq: seq - 1, last_hash: prev, bytes, ended });
         }
         Ok(())
     }
@@ -273,11 +273,11 @@ impl Folder {
     }
 
     /// The old files that `retain` does not keep, the oldest first.
-    pub(crate) fn to_retire(&self, retain: &Retain) -> Vec<Finished> {
+    pub(crate) fn to_retire(&self, retain: &Retain) -> Vec<FinishedFile> {
         let mut files = self.finished.len() + 1;
         let mut bytes = self.finished.iter().map(|file| file.bytes).sum::<u64>() + self.size_and_since().0;
         let now = SystemTime::now();
-        let goes = |file: &&Finished| {
+        let goes = |file: &&FinishedFile| {
             let too_many = retain.files.is_some_and(|most| files > usize::try_from(most).unwrap_or(usize::MAX));
             let too_large = retain.bytes.is_some_and(|most| bytes > most);
             let age = now.duration_since(file.ended).unwrap_or_default();
@@ -347,7 +347,7 @@ fn copy(file: &Path, from: u64, most: u64, to: &Path) -> io::Result<()> {
 }
 
 /// Where a file's whole and linked records end.
-struct End {
+struct FileEnd {
     /// Behind the last of them; none if there is none.
     position: Option<Position>,
     /// Bytes of them.
@@ -358,12 +358,12 @@ struct End {
     closed: bool,
 }
 
-fn end_of(path: &Path) -> io::Result<End> {
-    let mut end = End { position: None, good: 0, total: path.metadata()?.len(), closed: false };
+fn end_of(path: &Path) -> io::Result<FileEnd> {
+    let mut end = FileEnd { position: None, good: 0, total: path.metadata()?.len(), closed: false };
     let mut file = BufReader::with_capacity(64 * 1024, File::open(path)?);
     let (mut text, mut last) = (Vec::new(), Vec::new());
     while line::next(&mut file, &mut text)? == Next::Whole {
-        let Ok((line, head)) = Line::parse(&text) else { break };
+        let Ok((line, head)) = LogLine::parse(&text) else { break };
         if end.position.is_some_and(|last| (last.seq, last.prev) != (head.seq, line.prev)) {
             break;
         }
@@ -389,7 +389,7 @@ fn closes(line: &[u8]) -> bool {
 
 /// What the files of earlier runs are, of which the last ends at `end`. Each says in its name and its first record how the one
 /// before ended; what comes before one that does not is never deleted.
-fn finished(files: &[PathBuf], end: Position) -> io::Result<VecDeque<Finished>> {
+fn finished(files: &[PathBuf], end: Position) -> io::Result<VecDeque<FinishedFile>> {
     let mut finished = VecDeque::new();
     for (i, file) in files.iter().enumerate() {
         let link = match files.get(i + 1) {
@@ -401,7 +401,13 @@ fn finished(files: &[PathBuf], end: Position) -> io::Result<VecDeque<Finished>> 
             continue;
         };
         let facts = file.metadata()?;
-        finished.push_back(Finished { name: name_of(file), last_seq: seq - 1, last_hash, bytes: facts.len(), ended: facts.modified()? });
+        finished.push_back(FinishedFile {
+            name: name_of(file),
+            last_seq: seq - 1,
+            last_hash,
+            bytes: facts.len(),
+            ended: facts.modified()?,
+        });
     }
     Ok(finished)
 }
@@ -410,7 +416,7 @@ fn finished(files: &[PathBuf], end: Position) -> io::Result<VecDeque<Finished>> 
 fn first_link(path: &Path) -> io::Result<Option<(u64, Hash)>> {
     let mut text = Vec::new();
     let is_whole = line::next(&mut BufReader::new(File::open(path)?), &mut text)? == Next::Whole;
-    let parsed = is_whole.then(|| Line::parse(&text).ok()).flatten();
+    let parsed = is_whole.then(|| LogLine::parse(&text).ok()).flatten();
     Ok(parsed.map(|(line, head)| (head.seq, line.prev)))
 }
 

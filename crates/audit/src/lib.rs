@@ -31,12 +31,12 @@ mod syslog;
 mod writer;
 
 pub use admitted::Admitted;
-pub use connection::Connection;
+pub use connection::ConnectionEntry;
 pub use event::{AdminAction, CheckpointCause, ConnectionFacts, Event, FileDigest, NAMES, NewEvent, Signer, SvidFacts, VERSION};
 pub use folder::FolderError;
 pub use identity::follow_identity;
 pub use log::{Audit, AuditThread, Unavailable};
-pub use message::Options;
+pub use message::AuditOptions;
 pub use signing::{KeyError, check_key};
 pub use state::IdentityCell;
 

@@ -159,7 +159,7 @@ fn field(out: &mut Vec<u8>, opening: &[u8], value: &[u8]) {
 
 /// A line that was read, in its parts.
 #[derive(Debug, Clone, Copy)]
-pub struct Line<'a> {
+pub struct LogLine<'a> {
     /// All of it, without its newline.
     pub text: &'a [u8],
     /// The bytes that the MAC is over.
@@ -174,7 +174,7 @@ pub struct Line<'a> {
 
 /// The first fields of a line.
 #[derive(Debug, Deserialize)]
-pub struct Head {
+pub struct LineHead {
     v: u32,
     /// Its number, or that of its first record.
     pub seq: u64,
@@ -192,12 +192,12 @@ fn one() -> u64 {
     1
 }
 
-impl<'a> Line<'a> {
+impl<'a> LogLine<'a> {
     /// Takes a line apart.
     ///
     /// # Errors
     /// What is not as it is written.
-    pub fn parse(text: &'a [u8]) -> Result<(Self, Head), String> {
+    pub fn parse(text: &'a [u8]) -> Result<(Self, LineHead), String> {
         let Some(open) = text.strip_suffix(b"\"}") else { return Err("it has no end".to_owned()) };
         let (rest, signature) = match split_digest(open, MAC) {
             Some((authenticated, mac)) => ((authenticated, mac), None),
@@ -212,7 +212,7 @@ impl<'a> Line<'a> {
         let (authenticated, mac) = rest;
         let linked = authenticated.strip_suffix(b"\"").ok_or("its link has no end")?;
         let (_, prev) = split_digest(linked, PREV).ok_or("it has no link")?;
-        let head: Head = serde_json::from_slice(text).map_err(|e| format!("it is no JSON object of a record: {e}"))?;
+        let head: LineHead = serde_json::from_slice(text).map_err(|e| format!("it is no JSON object of a record: {e}"))?;
         if head.v != VERSION {
             return Err(format!("it is of version {}; this sidegate reads version {VERSION}", head.v));
         }

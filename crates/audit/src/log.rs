@@ -8,13 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_config::schema::audit::OnFailure;
 use sidegate_core::{ConnectionRecord, event};
-use sidegate_telemetry::{Cause, Way};
+use sidegate_telemetry::{Cause, DropSource};
 
 use crate::AuditError;
 use crate::admitted::Admitted;
 use crate::event::NewEvent;
-use crate::message::{Message, Options, What};
-use crate::state::State;
+use crate::message::{AuditMessage, AuditMessageKind, AuditOptions};
+use crate::state::LogState;
 use crate::writer::Writer;
 
 /// How long before the end of all waits the writer stops to wait.
@@ -26,11 +26,11 @@ pub struct Unavailable;
 
 /// Where security events are reported. Without an audit log it takes them and does nothing.
 #[derive(Default)]
-pub struct Audit(Option<On>);
+pub struct Audit(Option<ActiveLog>);
 
-struct On {
-    sender: SyncSender<Message>,
-    state: Arc<State>,
+struct ActiveLog {
+    sender: SyncSender<AuditMessage>,
+    state: Arc<LogState>,
     capacity: usize,
     /// Whether a connection is refused whose record can't be kept.
     blocks: bool,
@@ -38,7 +38,7 @@ struct On {
 
 /// The writer's thread; joined at the end, so that nothing is lost.
 #[derive(Debug)]
-pub struct AuditThread(Option<(JoinHandle<()>, Arc<State>)>);
+pub struct AuditThread(Option<(JoinHandle<()>, Arc<LogState>)>);
 
 impl std::fmt::Debug for Audit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Audit {
     }
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for LogState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State").finish_non_exhaustive()
     }
@@ -57,12 +57,12 @@ impl Audit {
     ///
     /// # Errors
     /// If the log can't be written: better not to start than to start unseen.
-    pub fn start(options: &Options<'_>) -> Result<(Self, AuditThread), AuditError> {
+    pub fn start(options: &AuditOptions<'_>) -> Result<(Self, AuditThread), AuditError> {
         let config = options.config;
         if !config.is_on() {
             return Ok((Self(None), AuditThread(None)));
         }
-        let state = State::new(options.metrics.clone());
+        let state = LogState::new(options.metrics.clone());
         let writer = Writer::open(options, &state)?;
         let capacity = usize::try_from(config.queue).unwrap_or(usize::MAX);
         let (sender, receiver) = sync_channel(capacity);
@@ -71,7 +71,7 @@ impl Audit {
         let of_file = config.file.iter().map(|file| file.on_failure);
         let of_others = config.copies.iter().chain(&config.anchors).map(|destination| destination.on_failure);
         let blocks = of_file.chain(of_others).any(|on| on == OnFailure::BlockNewConnections);
-        Ok((Self(Some(On { sender, state: state.clone(), capacity, blocks })), AuditThread(Some((thread, state)))))
+        Ok((Self(Some(ActiveLog { sender, state: state.clone(), capacity, blocks })), AuditThread(Some((thread, state)))))
     }
 
     /// Whether new connections are to be refused, since records of them could not be kept.
@@ -96,7 +96,7 @@ impl Audit {
         if on.blocks && on.is_half_full() {
             return Err(Unavailable);
         }
-        let offered = on.offer(What::Admitted(Box::new(Admitted::new(record))));
+        let offered = on.offer(AuditMessageKind::Admitted(Box::new(Admitted::new(record))));
         if on.blocks && !offered { Err(Unavailable) } else { Ok(()) }
     }
 
@@ -107,23 +107,23 @@ impl Audit {
         if on.blocks && !admitted && on.is_half_full() {
             on.lost();
         } else {
-            on.offer(What::Ended(record.clone(), admitted));
+            on.offer(AuditMessageKind::Ended(record.clone(), admitted));
         }
     }
 
     /// Takes any other event. Never waits.
     pub fn record(&self, event: NewEvent) {
         if let Some(on) = &self.0 {
-            on.offer(What::Event(Box::new(event)));
+            on.offer(AuditMessageKind::Event(Box::new(event)));
         }
     }
 }
 
-impl On {
+impl ActiveLog {
     /// Whether there was room; else it is counted.
-    fn offer(&self, what: What) -> bool {
+    fn offer(&self, what: AuditMessageKind) -> bool {
         self.state.waiting.fetch_add(1, Ordering::Relaxed);
-        let offered = self.sender.try_send(Message { time: SystemTime::now(), what }).is_ok();
+        let offered = self.sender.try_send(AuditMessage { time: SystemTime::now(), what }).is_ok();
         if !offered {
             self.state.waiting.fetch_sub(1, Ordering::Relaxed);
             self.lost();
@@ -138,7 +138,7 @@ impl On {
     /// A record that will not be written: the next one says so.
     fn lost(&self) {
         self.state.missing.fetch_add(1, Ordering::Relaxed);
-        self.state.metrics.dropped(Way::Audit, Cause::QueueFull).inc();
+        self.state.metrics.dropped(DropSource::Audit, Cause::QueueFull).inc();
     }
 }
 

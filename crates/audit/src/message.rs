@@ -12,7 +12,7 @@ use crate::event::NewEvent;
 use crate::state::IdentityCell;
 
 /// How the audit log starts.
-pub struct Options<'a> {
+pub struct AuditOptions<'a> {
     /// What is written where.
     pub config: &'a Config,
     /// Where is counted what was written and lost.
@@ -26,26 +26,26 @@ pub struct Options<'a> {
 }
 
 /// What happened, and when.
-pub(crate) struct Message {
+pub(crate) struct AuditMessage {
     pub(crate) time: SystemTime,
-    pub(crate) what: What,
+    pub(crate) what: AuditMessageKind,
 }
 
-pub(crate) enum What {
+pub(crate) enum AuditMessageKind {
     Admitted(Box<Admitted>),
     /// With whether it had been admitted.
     Ended(Arc<ConnectionRecord>, bool),
     Event(Box<NewEvent>),
 }
 
-impl Message {
+impl AuditMessage {
     /// The connection that it says was admitted.
     pub(crate) fn admitted(&self) -> Option<&Admitted> {
-        if let What::Admitted(admitted) = &self.what { Some(admitted) } else { None }
+        if let AuditMessageKind::Admitted(admitted) = &self.what { Some(admitted) } else { None }
     }
 
     /// The connection that it says has ended after it was admitted.
     pub(crate) fn ended(&self) -> Option<&Arc<ConnectionRecord>> {
-        if let What::Ended(record, true) = &self.what { Some(record) } else { None }
+        if let AuditMessageKind::Ended(record, true) = &self.what { Some(record) } else { None }
     }
 }

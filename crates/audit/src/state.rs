@@ -11,7 +11,7 @@ use tokio::sync::watch;
 /// Where the identity is to be found, once its sources have been started.
 pub type IdentityCell = Arc<OnceLock<watch::Receiver<Arc<IdentityState>>>>;
 
-pub(crate) struct State {
+pub(crate) struct LogState {
     pub(crate) metrics: Arc<Metrics>,
     /// How many messages wait for the writer.
     pub(crate) waiting: AtomicUsize,
@@ -20,11 +20,11 @@ pub(crate) struct State {
     /// Events that could not be written, and are not told of in the log yet.
     pub(crate) missing: AtomicU64,
     /// Set once the process ends: nothing is waited for long any more.
-    end: OnceLock<End>,
+    end: OnceLock<LogEnd>,
 }
 
 /// Until when the end waits.
-struct End {
+struct LogEnd {
     /// For the disk.
     disk: Instant,
     /// For the other destinations, after that.
@@ -34,7 +34,7 @@ struct End {
 /// How long the end waits for the disk at most, and then for the other destinations.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl State {
+impl LogState {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             metrics,
@@ -50,7 +50,7 @@ impl State {
     pub(crate) fn close(&self, until: Instant) {
         let now = Instant::now();
         let disk = now + CLOSE_TIMEOUT.min(until.saturating_duration_since(now) / 2);
-        let _ = self.end.set(End { disk, all: until.min(disk + CLOSE_TIMEOUT) });
+        let _ = self.end.set(LogEnd { disk, all: until.min(disk + CLOSE_TIMEOUT) });
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sidegate_config::schema::audit::{Audit as Config, OnFailure};
 use sidegate_core::{ConnectionRecord, SpanId, event};
-use sidegate_telemetry::{Cause, Way};
+use sidegate_telemetry::{Cause, DropSource};
 
 use crate::AuditError;
 use crate::admitted::Admitted;
@@ -21,18 +21,18 @@ use crate::chain::{Chain, Position};
 use crate::destination::{DestinationQueue, SharedLine};
 use crate::encryption::Auditors;
 use crate::event::{CheckpointCause, ConnectionFacts, Event, NewEvent};
-use crate::folder::{Folder, Left};
+use crate::folder::{Folder, LeftBehind};
 use crate::hex::hex;
 use crate::key::EpochKey;
 use crate::line;
-use crate::message::{Message, Options, What};
+use crate::message::{AuditMessage, AuditMessageKind, AuditOptions};
 use crate::signing::SigningKey;
-use crate::state::{IdentityCell, State};
+use crate::state::{IdentityCell, LogState};
 
 /// After waking up, how long others are waited for, so that a busy data plane does not wake this thread with each record.
 const LINGER: Duration = Duration::from_millis(20);
-/// How many messages are looked at together at most.
-const TOGETHER: usize = 256;
+/// At most this many messages are looked at together, to make one record of a short connection's two.
+const COALESCE_LIMIT: usize = 256;
 /// A connection that lasted no longer than this may be one record.
 const SHORT: Duration = Duration::from_secs(1);
 /// What is written at once at most, but for the last record, bytes.
@@ -79,13 +79,13 @@ struct Batch {
 
 pub(crate) struct Writer {
     config: Config,
-    state: Arc<State>,
+    state: Arc<LogState>,
     chain: Chain,
     /// Where the chain is in the file.
     committed: Position,
     folder: Option<Folder>,
     /// What the process before has left, until the log says so.
-    left: Option<Left>,
+    left: Option<LeftBehind>,
     /// Whether the run's first record is still to be written.
     run_begins: bool,
     backpressure: Option<Backpressure>,
@@ -124,7 +124,7 @@ impl Writer {
     ///
     /// # Errors
     /// If the folder can't be used, or the log can't be begun where nothing may be lost: better not to start than to start unseen.
-    pub(crate) fn open(options: &Options<'_>, state: &Arc<State>) -> Result<Self, AuditError> {
+    pub(crate) fn open(options: &AuditOptions<'_>, state: &Arc<LogState>) -> Result<Self, AuditError> {
         let config = options.config;
         let signers = match &config.checkpoint.key {
             Some(file) => Signers::Configured(SigningKey::load(file)?),
@@ -201,17 +201,17 @@ impl Writer {
     }
 
     /// Writes until the last sender is gone, then closes the log.
-    pub(crate) fn run(mut self, messages: &Receiver<Message>) {
+    pub(crate) fn run(mut self, messages: &Receiver<AuditMessage>) {
         let mut together = Vec::new();
         loop {
             let nothing = match messages.try_recv() {
                 Ok(message) => {
                     // What came before it stays before it.
-                    if matches!(message.what, What::Event(_)) {
+                    if matches!(message.what, AuditMessageKind::Event(_)) {
                         self.take(&mut together);
                     }
                     together.push(message);
-                    if together.len() < TOGETHER {
+                    if together.len() < COALESCE_LIMIT {
                         continue;
                     }
                     None
@@ -241,7 +241,7 @@ impl Writer {
 
     /// Makes records of messages. A connection that was let in and has ended among them is one record, unless the end says
     /// something else of it, as after another try.
-    fn take(&mut self, together: &mut Vec<Message>) {
+    fn take(&mut self, together: &mut Vec<AuditMessage>) {
         let ends = together.iter().filter_map(|message| Some((message.ended()?.span_id, (message.ended()?.clone(), message.time))));
         let ends: HashMap<SpanId, (Arc<ConnectionRecord>, SystemTime)> = ends.collect();
         let mut short = HashSet::new();
@@ -263,18 +263,18 @@ impl Writer {
         }
     }
 
-    fn take_one(&mut self, message: Message, is_whole: bool) {
+    fn take_one(&mut self, message: AuditMessage, is_whole: bool) {
         self.state.waiting.fetch_sub(1, Ordering::Relaxed);
         self.tell_of_gap();
-        let is_first_svid = matches!(&message.what, What::Event(event) if matches!(**event, Event::IdentityReceived { .. }));
+        let is_first_svid = matches!(&message.what, AuditMessageKind::Event(event) if matches!(**event, Event::IdentityReceived { .. }));
         let event = match message.what {
-            What::Admitted(admitted) => Event::ConnectionAdmitted { connection: ConnectionFacts::Admitted(admitted) },
-            What::Ended(record, admitted) => {
+            AuditMessageKind::Admitted(admitted) => Event::ConnectionAdmitted { connection: ConnectionFacts::Admitted(admitted) },
+            AuditMessageKind::Ended(record, admitted) => {
                 let ended = admitted || !record.reason.is_failure();
                 let connection = ConnectionFacts::Ended(record);
                 if ended { Event::ConnectionEnded { connection, admitted: is_whole } } else { Event::ConnectionRefused { connection } }
             }
-            What::Event(event) => *event,
+            AuditMessageKind::Event(event) => *event,
         };
         self.push_at(message.time, &event);
         self.batch.loss.events += 1;
@@ -335,7 +335,7 @@ impl Writer {
     /// A record that is no JSON, which no type of ours yields; but no record goes unseen.
     fn unwritable(&self, error: &str) {
         self.state.missing.fetch_add(1, Ordering::Relaxed);
-        self.state.metrics.dropped(Way::Audit, Cause::Rejected).inc();
+        self.state.metrics.dropped(DropSource::Audit, Cause::Rejected).inc();
         tracing::error!(event = event::AUDIT_FAILING, "an audit record can't be written: {error}");
     }
 
@@ -451,7 +451,7 @@ impl Writer {
         if self.pending.len() >= PENDING {
             // The newest one stands for those before it.
             self.pending.pop();
-            self.state.metrics.dropped(Way::AuditCopies, Cause::ExportFailed).add(self.anchors.len() as u64);
+            self.state.metrics.dropped(DropSource::AuditCopies, Cause::ExportFailed).add(self.anchors.len() as u64);
         }
         self.pending.push(line);
         let on_disk = self.sync_file();

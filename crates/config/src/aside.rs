@@ -1,4 +1,4 @@
-//! Work that may block or takes long, kept from the thread that answers probes.
+//! Runs work that may block or take long on a thread of its own, so that the thread that answers probes stays free.
 
 use std::io;
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// After so long somebody is told. A file on a network that is gone can't be given up: the system call does not return.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// After this time the caller is told that the work is late. The work itself can't be cancelled: a system call on a file of a network
+/// file system that is gone does not return.
+const LATE_AFTER: Duration = Duration::from_secs(5);
 
-/// Does `work` on a thread of its own, which is called `name`, and waits for it. `late` is called if that takes long.
+/// Runs `work` on a thread of its own, named `name`, and waits for its result. Calls `late` if that takes long.
 ///
-/// The caller owns the thread, and has no second one as long as it waits. A thread that hangs keeps nobody from ending: it ends
-/// with the process.
+/// A caller that waits has one such thread. A thread that hangs does not keep the process from ending.
 ///
 /// # Errors
-/// If the system gives no thread, or `work` has panicked.
+/// If the system can't start a thread, or `work` panics.
 pub async fn aside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static, late: impl FnOnce()) -> io::Result<T> {
     let (done, mut result) = oneshot::channel();
     // Nobody waits for the result any more if it can't be sent.
     std::thread::Builder::new().name(name.to_owned()).spawn(move || drop(done.send(work())))?;
     let failed = |_| io::Error::other("the thread that does it failed");
-    match timeout(PATIENCE, &mut result).await {
+    match timeout(LATE_AFTER, &mut result).await {
         Ok(result) => result.map_err(failed),
         Err(_) => {
             late();

@@ -24,7 +24,7 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
     }
     if let Some(words) = words(schema) {
         if !matches!(&node.value, Value::Scalar(Json::String(text)) if words.contains(&text.as_str())) {
-            problems.push(&node.place, path, format!("{} is not known; use {}", shown(node), list(&words)));
+            problems.push(&node.location, path, format!("{} is not known; use {}", shown(node), list(&words)));
         }
         return;
     }
@@ -42,14 +42,14 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
     }
     if let Some(word) = schema["const"].as_str() {
         if node.value != Value::Scalar(Json::String(word.to_owned())) {
-            problems.push(&node.place, path, format!("{} is not known; one choice is {word}", shown(node)));
+            problems.push(&node.location, path, format!("{} is not known; one choice is {word}", shown(node)));
         }
         return;
     }
     match &node.value {
         Value::Map(entries) if allows(schema, "object") => {
             let known = schema.get("properties").and_then(Json::as_object);
-            for (key, place, child) in entries {
+            for (key, location, child) in entries {
                 let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 match known.and_then(|k| k.get(key)) {
                     Some(property) => check(child, property, root, &at, problems),
@@ -58,20 +58,20 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
                     }
                     None => {
                         let names: Vec<&str> = known.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-                        problems.push(place, &at, unknown_key(key, &names));
+                        problems.push(location, &at, unknown_key(key, &names));
                     }
                 }
             }
             for required in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
                 if !entries.iter().any(|(key, _, _)| key == required) {
-                    problems.push(&node.place, path, format!("`{required}` is missing; add it"));
+                    problems.push(&node.location, path, format!("`{required}` is missing; add it"));
                 }
             }
         }
         Value::List(items) if allows(schema, "array") => {
             let most = schema["maxItems"].as_u64().unwrap_or(MOST_ITEMS);
             if items.len() as u64 > most {
-                problems.push(&node.place, path, format!("has {} entries, {most} are the most", items.len()));
+                problems.push(&node.location, path, format!("has {} entries, {most} are the most", items.len()));
                 return;
             }
             for (index, item) in items.iter().enumerate() {
@@ -80,17 +80,17 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
         }
         Value::Scalar(Json::String(text)) if allows(schema, "string") => {
             if let Some(Err(message)) = schema["format"].as_str().map(|format| check_format(format, text)) {
-                problems.push(&node.place, path, message);
+                problems.push(&node.location, path, message);
             }
             let length = text.chars().count() as u64;
             if let Some(most) = schema["maxLength"].as_u64().filter(|most| length > *most) {
-                problems.push(&node.place, path, format!("has {length} characters, {most} are the most"));
+                problems.push(&node.location, path, format!("has {length} characters, {most} are the most"));
             }
         }
         // A port or a bare number reads as a number in YAML; where a text with a grammar is wanted, it is one.
         Value::Scalar(Json::Number(number)) if allows(schema, "string") && schema["format"].is_string() => {
             if let Some(Err(message)) = schema["format"].as_str().map(|format| check_format(format, &number.to_string())) {
-                problems.push(&node.place, path, message);
+                problems.push(&node.location, path, message);
             }
         }
         Value::Scalar(Json::Number(number)) if allows(schema, "integer") && number.is_i64() => {
@@ -104,9 +104,9 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
             };
             let high = schema["maximum"].as_i64().unwrap_or(widest);
             if value < low {
-                problems.push(&node.place, path, format!("{value} is too small; the least is {low}"));
+                problems.push(&node.location, path, format!("{value} is too small; the least is {low}"));
             } else if value > high {
-                problems.push(&node.place, path, format!("{value} is too large; the most is {high}"));
+                problems.push(&node.location, path, format!("{value} is too large; the most is {high}"));
             }
         }
         Value::Scalar(Json::Number(number)) if allows(schema, "number") => {
@@ -114,7 +114,7 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
             let bound = |name: &str, otherwise| schema[name].as_f64().unwrap_or(otherwise);
             let (low, high) = (bound("minimum", f64::MIN), bound("maximum", f64::MAX));
             if !(low..=high).contains(&value) {
-                problems.push(&node.place, path, format!("{value} must be between {low} and {high}"));
+                problems.push(&node.location, path, format!("{value} must be between {low} and {high}"));
             }
         }
         Value::Scalar(Json::Bool(_)) if allows(schema, "boolean") => {}
@@ -123,7 +123,7 @@ pub(crate) fn check(node: &Node, schema: &Json, root: &Json, path: &str, problem
             let secret = |s: &Json| s["format"] == "secret";
             let hidden = secret(schema) || secret(&schema["additionalProperties"]);
             let found = if hidden { kind(node).to_owned() } else { shown(node) };
-            problems.push(&node.place, path, format!("expected {}, found {found}", wanted(schema)));
+            problems.push(&node.location, path, format!("expected {}, found {found}", wanted(schema)));
         }
     }
 }

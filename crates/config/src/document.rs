@@ -19,7 +19,7 @@ const SHOWN: usize = 100;
 
 /// Where something stands: a file with line and column, or an environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// File name, or name of the variable.
     pub source: Arc<str>,
     /// 1-based; 0 where the source has no lines.
@@ -28,7 +28,7 @@ pub struct Place {
     pub column: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => f.write_str(&self.source),
@@ -41,7 +41,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where it stands.
-    pub place: Place,
+    pub location: Location,
     /// Path in the document, such as `inbound.ports[0].mode`.
     pub path: String,
     /// What is wrong, and how to mend it.
@@ -50,8 +50,8 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, path, message } = self;
-        if path.is_empty() { write!(f, "{place}: {message}") } else { write!(f, "{place}: {path}: {message}") }
+        let Self { location, path, message } = self;
+        if path.is_empty() { write!(f, "{location}: {message}") } else { write!(f, "{location}: {path}: {message}") }
     }
 }
 
@@ -73,9 +73,9 @@ impl Problems {
         self.0.iter().any(|other| other.path == problem.path && other.message == problem.message)
     }
 
-    /// Adds what is wrong at `place`, the value of `path`.
-    pub fn push(&mut self, place: &Place, path: &str, message: impl Into<String>) {
-        self.0.push(Problem { place: place.clone(), path: path.to_owned(), message: message.into() });
+    /// Adds what is wrong at `location`, the value of `path`.
+    pub fn push(&mut self, location: &Location, path: &str, message: impl Into<String>) {
+        self.0.push(Problem { location: location.clone(), path: path.to_owned(), message: message.into() });
     }
 }
 
@@ -100,7 +100,7 @@ impl std::error::Error for Problems {}
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// Where the value starts.
-    pub place: Place,
+    pub location: Location,
     /// The value.
     pub value: Value,
 }
@@ -113,7 +113,7 @@ pub enum Value {
     /// A sequence.
     List(Vec<Node>),
     /// A mapping, in the order of the file, each key with its place.
-    Map(Vec<(String, Place, Node)>),
+    Map(Vec<(String, Location, Node)>),
 }
 
 impl Node {
@@ -203,19 +203,19 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn place(&self, span: Span) -> Place {
-        Place { source: self.source.clone(), line: span.start.line(), column: span.start.col() + 1 }
+    fn location(&self, span: Span) -> Location {
+        Location { source: self.source.clone(), line: span.start.line(), column: span.start.col() + 1 }
     }
 
     fn problem(&self, span: Span, message: impl Into<String>) -> Problem {
-        Problem { place: self.place(span), path: String::new(), message: message.into() }
+        Problem { location: self.location(span), path: String::new(), message: message.into() }
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Span), Problem> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
             Some(Err(error)) => Err(Problem {
-                place: Place { source: self.source.clone(), line: error.marker().line(), column: error.marker().col() + 1 },
+                location: Location { source: self.source.clone(), line: error.marker().line(), column: error.marker().col() + 1 },
                 path: String::new(),
                 message: format!("not YAML: {}", error.info()),
             }),
@@ -229,8 +229,8 @@ impl<'a> Reader<'a> {
             match event {
                 Event::StreamStart | Event::DocumentStart(_) => {}
                 Event::StreamEnd => {
-                    let place = Place { source: self.source.clone(), line: 1, column: 1 };
-                    return Ok(Node { place, value: Value::Map(Vec::new()) });
+                    let location = Location { source: self.source.clone(), line: 1, column: 1 };
+                    return Ok(Node { location, value: Value::Map(Vec::new()) });
                 }
                 event => {
                     let mut node = self.node(event, span, 0)?;
@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
         if self.values > MAX_VALUES {
             return Err(self.problem(span, format!("more than {MAX_VALUES} values in one document")));
         }
-        let place = self.place(span);
+        let location = self.location(span);
         let value = match event {
             Event::Scalar(text, style, 0, None) => Value::Scalar(scalar(&text, style)),
             Event::SequenceStart(0, None) => {
@@ -270,7 +270,7 @@ impl<'a> Reader<'a> {
                 }
             }
             Event::MappingStart(0, None) => {
-                let mut entries: Vec<(String, Place, Node)> = Vec::new();
+                let mut entries: Vec<(String, Location, Node)> = Vec::new();
                 loop {
                     let (event, span) = self.next()?;
                     let key = match event {
@@ -286,17 +286,17 @@ impl<'a> Reader<'a> {
                     if entries.len() == MAX_KEYS {
                         return Err(self.problem(span, format!("more than {MAX_KEYS} keys in one mapping")));
                     }
-                    let key_place = self.place(span);
+                    let key_location = self.location(span);
                     let (event, span) = self.next()?;
                     let node = self.node(event, span, depth + 1)?;
                     if first.is_none() {
-                        entries.push((key, key_place, node));
+                        entries.push((key, key_location, node));
                     }
                 }
             }
             _ => return Err(self.problem(span, "anchors, aliases and tags are not used here; write the value out")),
         };
-        Ok(Node { place, value })
+        Ok(Node { location, value })
     }
 }
 
@@ -330,15 +330,15 @@ mod tests {
     fn places_are_those_of_the_file() {
         let node = Node::parse("f.yaml", "a: 1\nb:\n  - c: x\n  - c: 'true'\n").unwrap();
         let at = node.nearest("b[1].c");
-        assert_eq!((at.place.line, at.place.column), (4, 8));
+        assert_eq!((at.location.line, at.location.column), (4, 8));
         assert_eq!(at.to_json(), serde_json::json!("true"));
     }
 
     #[test]
     fn so_many_mistakes_are_shown_and_the_rest_counted() {
         let mut problems = Problems::default();
-        let place = Node::parse("f", "").unwrap().place;
-        (0..SHOWN + 3).for_each(|_| problems.push(&place, "a", "wrong"));
+        let location = Node::parse("f", "").unwrap().location;
+        (0..SHOWN + 3).for_each(|_| problems.push(&location, "a", "wrong"));
         let text = problems.to_string();
         assert!(text.lines().count() == SHOWN + 1 && text.ends_with("and 3 more"), "{text}");
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use crate::document::{Node, Place, Problems, Value};
+use crate::document::{Location, Node, Problems, Value};
 
 const PREFIX: &str = "SIDEGATE__";
 
@@ -17,30 +17,30 @@ pub(crate) fn apply(root: &mut Node, schema: &Json, variables: &[(String, String
     ours.sort();
     for (name, text) in ours {
         let source: Arc<str> = format!("environment variable {name}").into();
-        let place = Place { source: source.clone(), line: 0, column: 0 };
+        let location = Location { source: source.clone(), line: 0, column: 0 };
         let mut value = match Node::parse(&source, text) {
             // A document that is empty or null is an empty mapping; a value that is, is none.
-            Ok(_) if matches!(text.trim(), "" | "~" | "null") => Node { place: place.clone(), value: Value::Scalar(Json::Null) },
+            Ok(_) if matches!(text.trim(), "" | "~" | "null") => Node { location: location.clone(), value: Value::Scalar(Json::Null) },
             Ok(node) => node,
-            Err(_) => Node { place: place.clone(), value: Value::Scalar(Json::String(text.clone())) },
+            Err(_) => Node { location: location.clone(), value: Value::Scalar(Json::String(text.clone())) },
         };
-        re_place(&mut value, &place);
+        relocate(&mut value, &location);
         let Some(path) = find_path(&name[PREFIX.len()..], schema) else {
-            problems.push(&place, "", "names no key of the configuration; see `sidegate schema`");
+            problems.push(&location, "", "names no key of the configuration; see `sidegate schema`");
             continue;
         };
-        set(root, &path, value, &place);
+        set(root, &path, value, &location);
     }
 }
 
-fn re_place(node: &mut Node, place: &Place) {
-    node.place = place.clone();
+fn relocate(node: &mut Node, location: &Location) {
+    node.location = location.clone();
     match &mut node.value {
-        Value::List(items) => items.iter_mut().for_each(|item| re_place(item, place)),
+        Value::List(items) => items.iter_mut().for_each(|item| relocate(item, location)),
         Value::Map(entries) => {
             for (_, key, child) in entries {
-                *key = place.clone();
-                re_place(child, place);
+                *key = location.clone();
+                relocate(child, location);
             }
         }
         Value::Scalar(_) => {}
@@ -62,8 +62,8 @@ fn find_path(name: &str, root: &Json) -> Option<Vec<String>> {
     Some(path)
 }
 
-/// Puts `value` at `path`; what is missing on the way is made, at `place`.
-pub(crate) fn set(node: &mut Node, path: &[impl AsRef<str>], value: Node, place: &Place) {
+/// Puts `value` at `path`; what is missing on the way is made, at `location`.
+pub(crate) fn set(node: &mut Node, path: &[impl AsRef<str>], value: Node, location: &Location) {
     let Some((key, rest)) = path.split_first() else {
         *node = value;
         return;
@@ -74,9 +74,9 @@ pub(crate) fn set(node: &mut Node, path: &[impl AsRef<str>], value: Node, place:
     let Value::Map(entries) = &mut node.value else { return };
     let key = key.as_ref();
     let index = entries.iter().position(|(k, _, _)| k == key).unwrap_or_else(|| {
-        let empty = Node { place: place.clone(), value: Value::Map(Vec::new()) };
-        entries.push((key.to_owned(), place.clone(), empty));
+        let empty = Node { location: location.clone(), value: Value::Map(Vec::new()) };
+        entries.push((key.to_owned(), location.clone(), empty));
         entries.len() - 1
     });
-    set(&mut entries[index].2, rest, value, place);
+    set(&mut entries[index].2, rest, value, location);
 }

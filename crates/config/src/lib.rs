@@ -20,7 +20,7 @@ mod watch;
 
 pub use aside::aside;
 pub use check::distance;
-pub use document::{Node, Place, Problem, Problems};
+pub use document::{Location, Node, Problem, Problems};
 pub use load::{Draft, build_each, json_schema, json_schema_of_output, load, parse, parse_with, typed};
 pub use otel::{StandardVariable, standard_variables};
 pub use schema::Config;

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::check::{check, coerce};
-use crate::document::{Node, Place, Problem, Problems, Value};
-use crate::otel::Given;
+use crate::document::{Location, Node, Problem, Problems, Value};
+use crate::otel::SetVariable;
 use crate::paths::make_absolute;
 use crate::schema::{Config, Profile};
 use crate::sound::{LeftOut, sound};
@@ -46,12 +46,12 @@ impl Draft {
     }
 
     fn useless(problems: Problems) -> Self {
-        let place = Place { source: "".into(), line: 0, column: 0 };
+        let location = Location { source: "".into(), line: 0, column: 0 };
         Self {
             config: None,
             problems,
             warnings: Problems::default(),
-            root: Node { place, value: Value::Map(Vec::new()) },
+            root: Node { location, value: Value::Map(Vec::new()) },
             left_out: LeftOut::default(),
         }
     }
@@ -66,8 +66,8 @@ impl Draft {
         let variables: Vec<(String, String)> = variables.collect();
         environment::apply(&mut root, &schema, &variables, &mut problems);
         let given = otel::given(&variables);
-        let mut kept: Vec<&Given> = given.iter().collect();
-        let with = |some: &[&Given]| Self::with(root.clone(), problems.clone(), &given, some, &schema);
+        let mut kept: Vec<&SetVariable> = given.iter().collect();
+        let with = |some: &[&SetVariable]| Self::with(root.clone(), problems.clone(), &given, some, &schema);
         let mut draft = with(&kept);
         let mut ignored = Problems::default();
         if !draft.problems.0.is_empty() {
@@ -80,7 +80,7 @@ impl Draft {
                 }
                 ignored.0.extend(at_fault.iter().map(|one| otel::ignored(one, &problem)));
                 kept.retain(|one| !at_fault.iter().any(|other| std::ptr::eq(*one, *other)));
-                let orphans: Vec<&Given> = kept.extract_if(.., |one| otel::is_for(one, &at_fault)).collect();
+                let orphans: Vec<&SetVariable> = kept.extract_if(.., |one| otel::is_for(one, &at_fault)).collect();
                 ignored.0.extend(orphans.into_iter().map(otel::orphaned));
                 draft = with(&kept);
             }
@@ -91,7 +91,7 @@ impl Draft {
     }
 
     /// `root` with what those of `given` fill in that are `kept`, checked and validated.
-    fn with(mut root: Node, mut problems: Problems, given: &[Given], kept: &[&Given], schema: &serde_json::Value) -> Self {
+    fn with(mut root: Node, mut problems: Problems, given: &[SetVariable], kept: &[&SetVariable], schema: &serde_json::Value) -> Self {
         let mut warnings = Problems::default();
         otel::apply(&mut root, kept, &mut warnings);
         otel::keep_common_headers_away(&mut root, given);
@@ -119,7 +119,7 @@ impl Draft {
 
     /// Adds what is wrong with what the key at `path` of [`Draft::config`] names.
     pub fn push(&mut self, path: &str, message: impl Into<String>) {
-        self.problems.push(&self.root.nearest(path).place, &self.left_out.original(path), message);
+        self.problems.push(&self.root.nearest(path).location, &self.left_out.original(path), message);
     }
 
     /// The configuration, if it has no mistake.
@@ -196,13 +196,13 @@ fn build<T: DeserializeOwned>(root: &mut Node, schema: &serde_json::Value) -> Re
     let mut json = root.to_json();
     coerce(&mut json, schema, schema);
     serde_json::from_value(json)
-        .map_err(|error| Problems(vec![Problem { place: root.place.clone(), path: String::new(), message: error.to_string() }]))
+        .map_err(|error| Problems(vec![Problem { location: root.location.clone(), path: String::new(), message: error.to_string() }]))
 }
 
 fn read(path: &Path) -> Result<String, Problems> {
     file::read_text(path, file::SMALL).map_err(|error| {
         Problems(vec![Problem {
-            place: Place { source: path.display().to_string().into(), line: 0, column: 0 },
+            location: Location { source: path.display().to_string().into(), line: 0, column: 0 },
             path: String::new(),
             message: format!("can't be read: {error}"),
         }])

@@ -33,7 +33,7 @@ pub(crate) fn make_absolute(node: &mut Node, schema: &Json, root: &Json) {
                 Json::Number(number) => number.to_string(),
                 _ => return,
             };
-            let folder = if node.place.line == 0 { None } else { Path::new(&*node.place.source).parent() };
+            let folder = if node.location.line == 0 { None } else { Path::new(&*node.location.source).parent() };
             // Without a working directory it stays as it is, and names nothing.
             if let Ok(path) = std::path::absolute(folder.unwrap_or(Path::new("")).join(text)) {
                 *scalar = Json::String(path.display().to_string());

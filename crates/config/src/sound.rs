@@ -32,10 +32,10 @@ pub(crate) fn sound(node: &Node, schema: &Json, root: &Json, path: &str, left_ou
             let known = inner["properties"].as_object();
             let at = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
             let mut kept = Vec::new();
-            for (key, place, child) in entries {
+            for (key, location, child) in entries {
                 let schema = known.and_then(|known| known.get(key)).unwrap_or(&inner["additionalProperties"]);
                 if schema.is_object() {
-                    kept.extend(sound(child, schema, root, &at(key), left_out).map(|child| (key.clone(), place.clone(), child)));
+                    kept.extend(sound(child, schema, root, &at(key), left_out).map(|child| (key.clone(), location.clone(), child)));
                 } else {
                     let names: Vec<&str> = known.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
                     left_out.0.extend(meant(key, &names).map(at));
@@ -44,7 +44,7 @@ pub(crate) fn sound(node: &Node, schema: &Json, root: &Json, path: &str, left_ou
             Some(Value::Map(kept))
         }
     };
-    let rest = value.map(|value| Node { place: node.place.clone(), value }).filter(is_sound);
+    let rest = value.map(|value| Node { location: node.location.clone(), value }).filter(is_sound);
     if rest.is_none() {
         left_out.0.push(path.to_owned());
     }
@@ -78,7 +78,7 @@ impl LeftOut {
         if self.0.is_empty() {
             return Some(problem);
         }
-        let Problem { place, path, message } = problem;
+        let Problem { location, path, message } = problem;
         let path = self.original(&path);
         // Every second part is a key that the message names.
         let parts = message.split('`').enumerate().map(|(at, part)| if at % 2 == 1 { self.original(part) } else { part.to_owned() });
@@ -89,7 +89,7 @@ impl LeftOut {
         if concerned.any(|key| self.0.iter().any(|left| is_within(left, &key))) {
             return None;
         }
-        Some(Problem { place, path, message: parts.join("`") })
+        Some(Problem { location, path, message: parts.join("`") })
     }
 }
 

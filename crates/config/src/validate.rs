@@ -15,7 +15,7 @@ use crate::value::{Collector, PortRange, Scheme, Span};
 
 /// Adds what is wrong with `config`, which was built from `root`.
 pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
-    let mut say = |path: &str, message: String| problems.push(&root.nearest(path).place, path, message);
+    let mut say = |path: &str, message: String| problems.push(&root.nearest(path).location, path, message);
     identity(config, &mut say);
     listeners(config, &mut say);
     outbound(config, &mut say);

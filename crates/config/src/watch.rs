@@ -10,12 +10,13 @@ use crate::aside;
 
 /// Related files are written one after the other: they are read when nothing has changed for this long.
 const SETTLE: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Network file systems send no events, and a directory may not exist yet: look at least this often.
+/// Other files beside the watched ones may change all the time: changes are reported after this time at the latest.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Network file systems send no events, and a directory may not exist yet: files are looked at this often at least.
 const POLL: Duration = Duration::from_secs(10);
 
-/// A watch on a set of files and directories. The directories of files are watched, since a file that is replaced by renaming is
-/// another file afterwards; of a directory what is in it is watched too.
+/// A watch on a set of files and directories. A file is watched through its directory, since a file that is replaced by renaming is
+/// another file afterwards. A directory is watched with its entries.
 #[derive(Debug)]
 pub struct FileWatch {
     changed: mpsc::Receiver<()>,
@@ -27,7 +28,7 @@ impl FileWatch {
     /// time to time.
     #[must_use]
     pub fn new<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> (Self, Option<String>) {
-        // One place is enough: a full channel already says that something changed.
+        // A capacity of one is enough: a full channel already says that something changed.
         let (events, changed) = mpsc::channel(1);
         match watcher(paths, events) {
             Ok(watcher) => (Self { changed, _watcher: Some(watcher) }, None),
@@ -35,7 +36,7 @@ impl FileWatch {
         }
     }
 
-    /// As [`FileWatch::new`], on a thread of its own: a network's file system may not answer.
+    /// As [`FileWatch::new`], on a thread of its own, since a network file system may not answer.
     pub async fn aside(paths: Vec<PathBuf>) -> (Self, Option<String>) {
         match aside("watch", move || Self::new(&paths), || {}).await {
             Ok(watch) => watch,
@@ -52,10 +53,9 @@ impl FileWatch {
     /// Waits until something may have changed. The caller compares: it may also be nothing.
     pub async fn changed(&mut self) {
         match tokio::time::timeout(POLL, self.changed.recv()).await {
-            // Bounded: beside ours other files may change all the time.
             Ok(Some(())) => {
                 let settled = async { while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changed.recv()).await {} };
-                let _ = tokio::time::timeout(PATIENCE, settled).await;
+                let _ = tokio::time::timeout(SETTLE_TIMEOUT, settled).await;
             }
             Ok(None) => tokio::time::sleep(POLL).await,
             Err(_) => {}

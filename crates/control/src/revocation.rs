@@ -508,7 +508,7 @@ fn read_denied(file: &Path) -> Result<(String, Vec<Denied>), RevocationError> {
     let mut wrong = Problems::default();
     for (index, denied) in list.denied.iter().enumerate() {
         let path = format!("denied[{index}]");
-        let mut say = |message: &str| wrong.push(&root.nearest(&path).place, &path, message.to_owned());
+        let mut say = |message: &str| wrong.push(&root.nearest(&path).location, &path, message.to_owned());
         if denied.spiffe_id.is_none() && denied.serial_number.is_none() {
             say("names nobody: set `spiffeId` or `serialNumber`");
         }

@@ -16,7 +16,7 @@ pub use id::{ConnectionId, SpanId};
 pub use printable::{
     counted, duration, innermost, is_control_or_bidi, long, one_line, printable, printable_json, rfc3339, without_controls,
 };
-pub use reason::{Reason, Side, Stage};
+pub use reason::{Party, Reason, Stage};
 pub use record::{
     CertificateFacts, ConnectionRecord, Decision, Direction, Explanation, HandshakeFacts, Lap, NearestRule, Remark, RevocationStatus, Says,
     Stages, Transport, TunnelUse,

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Whose doing an end was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum Party {
     /// The connection did what it was opened for.
     Normal,
     /// The other end of the network.
@@ -54,7 +54,7 @@ impl Stage {
 }
 
 macro_rules! reasons {
-    ($($variant:ident $label:literal $stage:ident $side:ident $meaning:literal $cause:literal $remedy:literal;)*) => {
+    ($($variant:ident $label:literal $stage:ident $party:ident $meaning:literal $cause:literal $remedy:literal;)*) => {
         /// Why a connection ended. Each connection has exactly one.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Reason { $(#[doc = $meaning] $variant,)* }
@@ -85,11 +85,11 @@ macro_rules! reasons {
 
             /// Whether something went wrong. Everything that counts or shows failures asks this.
             #[must_use]
-            pub const fn is_failure(self) -> bool { !matches!(self.side(), Side::Normal) }
+            pub const fn is_failure(self) -> bool { !matches!(self.party(), Party::Normal) }
 
             /// Whose doing it was.
             #[must_use]
-            pub const fn side(self) -> Side { match self { $(Reason::$variant => Side::$side,)* } }
+            pub const fn party(self) -> Party { match self { $(Reason::$variant => Party::$party,)* } }
         }
     };
 }

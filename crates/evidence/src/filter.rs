@@ -1,6 +1,6 @@
 //! Which records of a log are asked for. A name that nothing has is an error, and not an answer without a line.
 
-use sidegate_audit::{Connection, Event, NAMES};
+use sidegate_audit::{ConnectionEntry, Event, NAMES};
 use sidegate_config::distance;
 use sidegate_core::{Reason, SpiffeId, SpiffeIdPattern};
 
@@ -28,8 +28,8 @@ impl Filter {
     pub fn takes(&self, record: &Record) -> bool {
         let name = record.event.name();
         let connection = record.event.connection();
-        let of = |fits: &dyn Fn(&Connection) -> bool| connection.is_some_and(fits);
-        let is_peer = |c: &Connection, wanted: &SpiffeIdPattern| {
+        let of = |fits: &dyn Fn(&ConnectionEntry) -> bool| connection.is_some_and(fits);
+        let is_peer = |c: &ConnectionEntry, wanted: &SpiffeIdPattern| {
             c.peer_id.as_deref().and_then(|id| SpiffeId::new(id).ok()).is_some_and(|id| wanted.matches(&id))
         };
         // One record may stand for both.

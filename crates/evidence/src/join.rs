@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
-use sidegate_audit::{Connection, Event};
+use sidegate_audit::{ConnectionEntry, Event};
 use sidegate_core::{Reason, Stage, counted};
 
 use crate::decryption::AuditorKeys;
@@ -14,7 +14,7 @@ use crate::read::{ReadError, Records};
 /// What an end says of a connection, as far as it is compared.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct End {
+struct ConnectionEnd {
     time: String,
     direction: String,
     local_id: Option<String>,
@@ -34,7 +34,7 @@ struct End {
 
 /// What one log is about, by which it is told what of the other one can be in it.
 #[derive(Debug, Default)]
-struct About {
+struct LogSubject {
     /// The workload's SPIFFE IDs.
     ids: BTreeSet<String>,
     /// Times of the first and the last record.
@@ -45,7 +45,7 @@ struct About {
 /// Why a connection can have no other end in the other log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Apart {
+enum UnpairedReason {
     /// It ended before its handshake was done, so that each end that knows of it has a name of its own for it.
     BeforeHandshake,
     Plaintext,
@@ -59,7 +59,7 @@ enum Apart {
     OtherTime,
 }
 
-impl Apart {
+impl UnpairedReason {
     fn said(self) -> &'static str {
         match self {
             Self::BeforeHandshake => "ended before the handshake was done",
@@ -81,19 +81,19 @@ pub struct Joined {
     difference: Option<String>,
     /// Why it can have no other end here; none if it has one, or should.
     #[serde(skip_serializing_if = "Option::is_none")]
-    apart: Option<Apart>,
-    a: Option<End>,
-    b: Option<End>,
+    apart: Option<UnpairedReason>,
+    a: Option<ConnectionEnd>,
+    b: Option<ConnectionEnd>,
 }
 
 /// What tells one connection of a log from another: its ID, which is the word of whoever made it, and how it came.
 type Name = (String, String, String, String);
 
 /// Connections of one log that have one ID, by the end that it was and by who is who.
-type Ends = BTreeMap<Who, Vec<End>>;
+type Ends = BTreeMap<ConnectionKey, Vec<ConnectionEnd>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Who {
+struct ConnectionKey {
     outbound: bool,
     client: Option<String>,
     server: Option<String>,
@@ -136,7 +136,7 @@ impl Join {
     /// How many connections are in both logs, differ, or can have no other end: a line each.
     #[must_use]
     pub fn summary(&self) -> Vec<String> {
-        let (mut both, mut differ, mut apart) = (0, 0, BTreeMap::<Apart, u64>::new());
+        let (mut both, mut differ, mut apart) = (0, 0, BTreeMap::<UnpairedReason, u64>::new());
         for joined in &self.connections {
             both += u64::from(joined.a.is_some() && joined.b.is_some());
             differ += u64::from(joined.difference.is_some());
@@ -155,9 +155,9 @@ impl Join {
 }
 
 /// The last word on each connection, by its ID, and what the log is about.
-fn connections(log: &Path, keys: &AuditorKeys, period: &Period) -> Result<(BTreeMap<String, Ends>, About), ReadError> {
-    let mut last: BTreeMap<Name, End> = BTreeMap::new();
-    let mut about = About::default();
+fn connections(log: &Path, keys: &AuditorKeys, period: &Period) -> Result<(BTreeMap<String, Ends>, LogSubject), ReadError> {
+    let mut last: BTreeMap<Name, ConnectionEnd> = BTreeMap::new();
+    let mut about = LogSubject::default();
     for record in Records::of(log, keys)? {
         let record = record?;
         if matches!(record.event, Event::LogSealed { .. }) {
@@ -173,13 +173,25 @@ fn connections(log: &Path, keys: &AuditorKeys, period: &Period) -> Result<(BTree
             Event::ConnectionAdmitted { connection }
             | Event::ConnectionEnded { connection, .. }
             | Event::ConnectionRefused { connection } => {
-                let Connection { connection_id, time, direction, downstream, local_id, peer_id, .. } = connection;
-                let Connection { bytes_up, bytes_down, reason, transport, tunnel, .. } = connection;
+                let ConnectionEntry { connection_id, time, direction, downstream, local_id, peer_id, .. } = connection;
+                let ConnectionEntry { bytes_up, bytes_down, reason, transport, tunnel, .. } = connection;
                 about.ids.extend(local_id.clone());
                 let name = (connection_id, direction.clone(), time.clone(), downstream);
                 let told = record.time;
                 let is_asked_for = is_asked_for || last.get(&name).is_some_and(|before| before.is_asked_for);
-                let end = End { time, direction, local_id, peer_id, bytes_up, bytes_down, reason, transport, tunnel, told, is_asked_for };
+                let end = ConnectionEnd {
+                    time,
+                    direction,
+                    local_id,
+                    peer_id,
+                    bytes_up,
+                    bytes_down,
+                    reason,
+                    transport,
+                    tunnel,
+                    told,
+                    is_asked_for,
+                };
                 last.insert(name, end);
             }
             _ => {}
@@ -192,35 +204,35 @@ fn connections(log: &Path, keys: &AuditorKeys, period: &Period) -> Result<(BTree
     Ok((by_id, about))
 }
 
-impl End {
+impl ConnectionEnd {
     /// Why it can have no other end in the log that is about `other`.
-    fn apart_from(&self, other: &About) -> Option<Apart> {
+    fn apart_from(&self, other: &LogSubject) -> Option<UnpairedReason> {
         let stage = Reason::ALL.iter().find(|reason| self.reason.as_deref() == Some(reason.label())).map(|reason| reason.stage());
         if self.reason.as_deref() == Some("prepared") {
-            Some(Apart::MadeAhead)
+            Some(UnpairedReason::MadeAhead)
         } else if self.transport.as_deref() == Some("plaintext") {
-            Some(Apart::Plaintext)
+            Some(UnpairedReason::Plaintext)
         } else if self.peer_id.is_none()
             && matches!(stage, Some(Stage::Accept | Stage::Detect | Stage::Dial | Stage::Handshake | Stage::Verify))
         {
-            Some(Apart::BeforeHandshake)
+            Some(UnpairedReason::BeforeHandshake)
         } else if self.peer_id.as_ref().is_some_and(|peer| !other.ids.contains(peer)) {
-            Some(Apart::ThirdParty)
+            Some(UnpairedReason::ThirdParty)
         } else if self.tunnel.is_none() {
-            Some(Apart::WithoutTunnel)
+            Some(UnpairedReason::WithoutTunnel)
         } else {
-            (self.time > other.until || self.told < other.from).then_some(Apart::OtherTime)
+            (self.time > other.until || self.told < other.from).then_some(UnpairedReason::OtherTime)
         }
     }
 
-    fn who(&self) -> Who {
+    fn who(&self) -> ConnectionKey {
         let outbound = self.direction == "outbound";
         let (client, server) = if outbound { (&self.local_id, &self.peer_id) } else { (&self.peer_id, &self.local_id) };
-        Who { outbound, client: client.clone(), server: server.clone() }
+        ConnectionKey { outbound, client: client.clone(), server: server.clone() }
     }
 }
 
-impl Who {
+impl ConnectionKey {
     /// Whether both can be of one connection: what one does not know, the other may.
     fn may_be(&self, other: &Self) -> bool {
         let same = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
@@ -233,13 +245,13 @@ impl Who {
 }
 
 /// What both logs have of one ID, side by side. Another peer may have used the same ID: who is who decides, as far as that is known.
-fn pair(mut a: Ends, mut b: Ends) -> Vec<(Vec<End>, Vec<End>)> {
+fn pair(mut a: Ends, mut b: Ends) -> Vec<(Vec<ConnectionEnd>, Vec<ConnectionEnd>)> {
     let mut pairs = Vec::new();
     // The best fit first.
-    let fits: [fn(&Who, &Who) -> bool; 3] = [
+    let fits: [fn(&ConnectionKey, &ConnectionKey) -> bool; 3] = [
         |a, b| a.is_other_end_of(b) && (&a.client, &a.server) == (&b.client, &b.server),
         |a, b| a.is_other_end_of(b) && a.may_be(b),
-        Who::may_be,
+        ConnectionKey::may_be,
     ];
     for fits in fits {
         a.retain(|who, ends| {
@@ -258,7 +270,7 @@ fn pair(mut a: Ends, mut b: Ends) -> Vec<(Vec<End>, Vec<End>)> {
     pairs
 }
 
-fn joined(id: &str, (mut a, about_a): (Vec<End>, &About), (mut b, about_b): (Vec<End>, &About)) -> Joined {
+fn joined(id: &str, (mut a, about_a): (Vec<ConnectionEnd>, &LogSubject), (mut b, about_b): (Vec<ConnectionEnd>, &LogSubject)) -> Joined {
     let many = (a.len() > 1 || b.len() > 1).then(|| {
         let connections = |count: usize| counted(count as u64, "connection");
         format!("the ID was used more than once by these two: by {} in A and {} in B", connections(a.len()), connections(b.len()))
@@ -285,7 +297,7 @@ impl Joined {
     pub fn lines(&self) -> String {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
-        let end = |end: &End| {
+        let end = |end: &ConnectionEnd| {
             let who = end.who();
             let reason = end.reason.as_deref().unwrap_or("open");
             let (up, down) = (bytes(end.bytes_up), bytes(end.bytes_down));
@@ -314,7 +326,7 @@ impl Joined {
 }
 
 /// What two ends must agree on: who is who, and how many bytes went each way in a connection that ended in order.
-fn difference((a, about_a): (&End, &About), (b, about_b): (&End, &About)) -> Option<String> {
+fn difference((a, about_a): (&ConnectionEnd, &LogSubject), (b, about_b): (&ConnectionEnd, &LogSubject)) -> Option<String> {
     if a.direction == b.direction {
         return Some(format!("both ends say that it is {}", a.direction));
     }
@@ -337,9 +349,9 @@ fn difference((a, about_a): (&End, &About), (b, about_b): (&End, &About)) -> Opt
 mod tests {
     use super::*;
 
-    fn end(direction: &str, local: &str, peer: &str) -> End {
+    fn end(direction: &str, local: &str, peer: &str) -> ConnectionEnd {
         let id = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        End {
+        ConnectionEnd {
             time: "t".to_owned(),
             direction: direction.to_owned(),
             local_id: id(local),
@@ -354,23 +366,23 @@ mod tests {
         }
     }
 
-    fn about(id: &str) -> About {
-        About { ids: [id.to_owned()].into(), from: "a".to_owned(), until: "z".to_owned() }
+    fn about(id: &str) -> LogSubject {
+        LogSubject { ids: [id.to_owned()].into(), from: "a".to_owned(), until: "z".to_owned() }
     }
 
-    fn alone(end: &End) -> Joined {
+    fn alone(end: &ConnectionEnd) -> Joined {
         joined("c", (vec![end.clone()], &about("web")), (Vec::new(), &about("api")))
     }
 
-    fn ends(all: &[End]) -> Ends {
+    fn ends(all: &[ConnectionEnd]) -> Ends {
         let mut ends = Ends::new();
         all.iter().for_each(|end| ends.entry(end.who()).or_default().push(end.clone()));
         ends
     }
 
     /// The differences that are found among connections of one ID.
-    fn differences(a: &[End], b: &[End]) -> Vec<Option<String>> {
-        let (web, api) = (about("web"), About { ids: ["api", "eve"].map(str::to_owned).into(), ..about("") });
+    fn differences(a: &[ConnectionEnd], b: &[ConnectionEnd]) -> Vec<Option<String>> {
+        let (web, api) = (about("web"), LogSubject { ids: ["api", "eve"].map(str::to_owned).into(), ..about("") });
         pair(ends(a), ends(b)).into_iter().map(|(a, b)| joined("c", (a, &web), (b, &api)).difference).collect()
     }
 
@@ -378,32 +390,32 @@ mod tests {
     fn ends_that_agree_are_no_difference_and_all_else_is() {
         let (a, b) = (end("outbound", "web", "api"), end("inbound", "api", "web"));
         assert_eq!(differences(std::slice::from_ref(&a), std::slice::from_ref(&b)), [None]);
-        let liar = End { peer_id: Some("eve".to_owned()), ..b.clone() };
-        let lossy = End { bytes_down: Some(3), ..b.clone() };
-        let open = End { reason: None, ..b.clone() };
+        let liar = ConnectionEnd { peer_id: Some("eve".to_owned()), ..b.clone() };
+        let lossy = ConnectionEnd { bytes_down: Some(3), ..b.clone() };
+        let open = ConnectionEnd { reason: None, ..b.clone() };
         for (other, says) in [(&liar, "who they are"), (&lossy, "how many bytes"), (&open, "in A only"), (&a, "both ends say")] {
             let told = differences(std::slice::from_ref(&a), std::slice::from_ref(other));
             assert!(matches!(told.as_slice(), [Some(told)] if told.contains(says)), "{told:?}");
         }
         assert_eq!(alone(&a).difference.as_deref(), Some("in A only"));
         // It was not looked at again since.
-        let early = (vec![open], &About { until: "s".to_owned(), ..about("api") });
+        let early = (vec![open], &LogSubject { until: "s".to_owned(), ..about("api") });
         assert_eq!(joined("c", (vec![a], &about("web")), early).difference, None);
     }
 
     #[test]
     fn what_can_have_no_other_end_is_no_difference() {
         let a = end("outbound", "web", "api");
-        let reason = |reason: &str, peer: &str| End { reason: Some(reason.to_owned()), ..end("outbound", "web", peer) };
+        let reason = |reason: &str, peer: &str| ConnectionEnd { reason: Some(reason.to_owned()), ..end("outbound", "web", peer) };
         let text = |text: &str| Some(text.to_owned());
         for (end, apart) in [
-            (reason("prepared", "api"), Apart::MadeAhead),
-            (reason("not_in_mesh", ""), Apart::BeforeHandshake),
-            (reason("dial_refused", ""), Apart::BeforeHandshake),
-            (End { transport: text("plaintext"), ..end("outbound", "web", "") }, Apart::Plaintext),
-            (end("outbound", "web", "bank"), Apart::ThirdParty),
-            (End { tunnel: None, ..a.clone() }, Apart::WithoutTunnel),
-            (End { time: "zz".to_owned(), ..a.clone() }, Apart::OtherTime),
+            (reason("prepared", "api"), UnpairedReason::MadeAhead),
+            (reason("not_in_mesh", ""), UnpairedReason::BeforeHandshake),
+            (reason("dial_refused", ""), UnpairedReason::BeforeHandshake),
+            (ConnectionEnd { transport: text("plaintext"), ..end("outbound", "web", "") }, UnpairedReason::Plaintext),
+            (end("outbound", "web", "bank"), UnpairedReason::ThirdParty),
+            (ConnectionEnd { tunnel: None, ..a.clone() }, UnpairedReason::WithoutTunnel),
+            (ConnectionEnd { time: "zz".to_owned(), ..a.clone() }, UnpairedReason::OtherTime),
         ] {
             let told = alone(&end);
             assert_eq!((told.apart, &told.difference), (Some(apart), &None), "{end:?}");
@@ -421,7 +433,7 @@ mod tests {
         // An end that was refused before it knew who is who.
         let early = end("outbound", "web", "");
         assert_eq!(differences(&[early], &[eve, b.clone()]), [None, only]);
-        let twice = differences(&[a], &[b.clone(), End { time: "u".to_owned(), ..b }]);
+        let twice = differences(&[a], &[b.clone(), ConnectionEnd { time: "u".to_owned(), ..b }]);
         assert!(matches!(twice.as_slice(), [Some(told)] if told.contains("by 1 connection in A and 2 connections in B")), "{twice:?}");
     }
 }

@@ -86,11 +86,11 @@ pub struct Records<'a> {
     files: VecDeque<PathBuf>,
     keys: &'a AuditorKeys,
     /// The one that is read.
-    open: Option<Open>,
+    open: Option<OpenFile>,
     /// The one before: the writer goes on in it where a new one could not be begun.
-    before: Option<Open>,
+    before: Option<OpenFile>,
     /// The one after it, in which there is a line.
-    ahead: Option<Open>,
+    ahead: Option<OpenFile>,
     /// The last one that could not be read.
     failed: Option<PathBuf>,
     /// Out of an encrypted line.
@@ -100,21 +100,21 @@ pub struct Records<'a> {
 }
 
 /// A line, and where it stands.
-struct Line {
+struct RawLine {
     file: PathBuf,
     number: u64,
     text: Vec<u8>,
 }
 
 /// A file that is read.
-struct Open {
+struct OpenFile {
     path: PathBuf,
     file: BufReader<File>,
     /// Lines that were read.
     lines: u64,
 }
 
-impl Open {
+impl OpenFile {
     fn new(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), file: BufReader::with_capacity(64 * 1024, File::open(path)?), lines: 0 })
     }
@@ -186,19 +186,19 @@ impl<'a> Records<'a> {
     }
 
     /// The next line. A line without its end is not read: its writer has not come further yet.
-    fn line(&mut self) -> Option<Result<Line, ReadError>> {
+    fn line(&mut self) -> Option<Result<RawLine, ReadError>> {
         let mut text = Vec::new();
         loop {
             let Some(open) = &mut self.open else {
                 let path = self.files.pop_front()?;
-                match Open::new(&path) {
+                match OpenFile::new(&path) {
                     Ok(open) => self.open = Some(open),
                     Err(error) => return Some(Err(self.give_up(path, error))),
                 }
                 continue;
             };
             match open.next_line(&mut text) {
-                Ok(Next::Whole) => return Some(Ok(Line { file: open.path.clone(), number: open.lines, text })),
+                Ok(Next::Whole) => return Some(Ok(RawLine { file: open.path.clone(), number: open.lines, text })),
                 Ok(Next::TooLong) => {
                     let why = format!("it is longer than {LONGEST} bytes");
                     return Some(Err(ReadError::Line { file: open.path.clone(), line: open.lines, why }));
@@ -242,9 +242,9 @@ impl<'a> Records<'a> {
     }
 
     /// Of the first `count` further files the one, and which it is, that has a line.
-    fn first_with_line(&mut self, count: usize) -> Result<Option<(usize, Open)>, ReadError> {
+    fn first_with_line(&mut self, count: usize) -> Result<Option<(usize, OpenFile)>, ReadError> {
         for at in 0..count {
-            match Open::with_line(&self.files[at]) {
+            match OpenFile::with_line(&self.files[at]) {
                 Ok(Some(open)) => return Ok(Some((at, open))),
                 Ok(None) => {}
                 Err(error) => {
@@ -285,7 +285,7 @@ impl Iterator for Records<'_> {
                     Err(_) => {}
                 }
             }
-            let Line { file, number, text } = match line {
+            let RawLine { file, number, text } = match line {
                 Ok(line) => line,
                 Err(error) => return Some(Err(error)),
             };

@@ -16,16 +16,16 @@ use self::summary::Summary;
 use crate::period::Period;
 use crate::read::{ReadError, Records};
 use crate::verified::{Verified, WHAT_PROVES, ranges};
-use crate::verify::{Finding, Given, Report, Verdict, verify};
+use crate::verify::{LogFinding, LogVerdict, Report, VerifyInputs, verify};
 
 /// At most this many peers, rules and reasons are shown in a table; the JSON has all.
 const ROWS: usize = 50;
 
 /// How many records of the period are proved.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Proved {
+struct ProvedCounts {
     #[serde(skip)]
-    verdict: Verdict,
+    verdict: LogVerdict,
     proved: u64,
     /// Not proved, and no part of the end of a log that is still written.
     unproved: u64,
@@ -35,7 +35,7 @@ struct Proved {
 
 /// What the records of a period add up to: those that are proved, and all.
 #[derive(Debug, Default)]
-struct Sums {
+struct RecordSums {
     proved: Summary,
     /// As far as `--allow-unproved` asks for it.
     all: Option<Summary>,
@@ -45,11 +45,11 @@ struct Sums {
 
 /// What a report is about.
 #[derive(Debug)]
-pub struct About<'a> {
+pub struct ReportRequest<'a> {
     /// A log's folder, or one of its files.
     pub log: &'a Path,
     /// By what it is verified.
-    pub given: &'a Given,
+    pub given: &'a VerifyInputs,
     /// From when until when.
     pub period: Period,
     /// How old records without a checkpoint may be in a log that is still written.
@@ -61,19 +61,19 @@ pub struct About<'a> {
 /// A report of a period.
 #[derive(Debug)]
 pub struct AuditReport<'a> {
-    about: &'a About<'a>,
+    about: &'a ReportRequest<'a>,
     /// What the log is worth.
     pub verified: Verified,
-    proved: Proved,
+    proved: ProvedCounts,
     summary: Summary,
-    points: Vec<points::Point>,
+    points: Vec<points::ControlPoint>,
 }
 
 /// Verifies a log and sums up what is proved of it.
 ///
 /// # Errors
 /// If it can't be read.
-pub fn report<'a>(about: &'a About<'a>) -> Result<AuditReport<'a>, ReadError> {
+pub fn report<'a>(about: &'a ReportRequest<'a>) -> Result<AuditReport<'a>, ReadError> {
     let keys = &about.given.keys;
     let mut read = verify(about.log, about.given)?;
     let records = if read.is_intact() {
@@ -83,7 +83,7 @@ pub fn report<'a>(about: &'a About<'a>) -> Result<AuditReport<'a>, ReadError> {
     };
     let sums = sum(records, about, &mut read)?;
     let verified = Verified::new(read, about.tail);
-    let proved = Proved { verdict: verified.verdict, proved: sums.proved.records, unproved: sums.unproved, open: sums.open };
+    let proved = ProvedCounts { verdict: verified.verdict, proved: sums.proved.records, unproved: sums.unproved, open: sums.open };
     // No point is met by what nothing proves, whatever is allowed.
     let points = points::points(&sums.proved, &proved);
     Ok(AuditReport { about, verified, proved, summary: sums.all.unwrap_or(sums.proved), points })
@@ -121,9 +121,9 @@ impl AuditReport<'_> {
 }
 
 /// What the records of a period add up to. A file that is gone, can't be read any more or was changed since it was verified is a finding.
-fn sum(mut records: Records<'_>, about: &About<'_>, verified: &mut Report) -> Result<Sums, ReadError> {
+fn sum(mut records: Records<'_>, about: &ReportRequest<'_>, verified: &mut Report) -> Result<RecordSums, ReadError> {
     let (log, period) = (about.log, about.period);
-    let mut sums = Sums { all: about.allow_unproved.then(Summary::default), ..Sums::default() };
+    let mut sums = RecordSums { all: about.allow_unproved.then(Summary::default), ..RecordSums::default() };
     let is_intact = verified.is_intact();
     for record in &mut records {
         let record = match record {
@@ -163,61 +163,61 @@ fn sum(mut records: Records<'_>, about: &About<'_>, verified: &mut Report) -> Re
     }
     if let Some((file, line)) = records.change() {
         let what = "the files were changed after they were verified and before they were summed up: verify them again".to_owned();
-        verified.findings.push(Finding { file, line, seq: None, what });
+        verified.findings.push(LogFinding { file, line, seq: None, what });
         sums.unproved += std::mem::take(&mut sums.proved).records;
     }
     // An end that is too old for a log that is still written.
-    if verified.verdict(std::time::SystemTime::now(), about.tail) != Verdict::Proved {
+    if verified.verdict(std::time::SystemTime::now(), about.tail) != LogVerdict::Proved {
         sums.unproved += std::mem::take(&mut sums.open);
     }
     Ok(sums)
 }
 
-impl Sums {
+impl RecordSums {
     fn each(&mut self) -> impl Iterator<Item = &mut Summary> {
         self.all.iter_mut().chain([&mut self.proved])
     }
 }
 
-fn gone(file: &Path, error: &std::io::Error) -> Finding {
+fn gone(file: &Path, error: &std::io::Error) -> LogFinding {
     let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Finding { file, line: 0, seq: None, what: format!("the file can't be read, and is not in the sums: {error}") }
+    LogFinding { file, line: 0, seq: None, what: format!("the file can't be read, and is not in the sums: {error}") }
 }
 
 /// What the verdict means for this report.
-fn standing(about: &About<'_>, proved: &Proved) -> (Tone, String) {
+fn standing(about: &ReportRequest<'_>, proved: &ProvedCounts) -> (Tone, String) {
     let all = about.allow_unproved;
     match proved.verdict {
-        Verdict::NotIntact => {
+        LogVerdict::NotIntact => {
             let sums = if all { "What the log says all the same is summed up below; it proves nothing." } else { "Nothing is summed up." };
             (Tone::Bad, format!("This is not the log that was written: what was found stands below. {sums}"))
         }
-        Verdict::NothingProved if all => (
+        LogVerdict::NothingProved if all => (
             Tone::Bad,
             format!("NOTHING IN THIS REPORT IS PROVED, and it was asked for all the same (--allow-unproved): {WHAT_PROVES}."),
         ),
-        Verdict::NothingProved => (
+        LogVerdict::NothingProved => (
             Tone::Bad,
             format!("Nothing contradicts this log, and nothing proves it, so nothing is summed up and no point is shown: {WHAT_PROVES}. --allow-unproved sums up what it says."),
         ),
-        Verdict::PartlyProved if all => (
+        LogVerdict::PartlyProved if all => (
             Tone::Doubtful,
             "Not all of this is proved, and it was asked for all the same (--allow-unproved): the sums are of all records, the points of standards \
              of proved ones only."
                 .to_owned(),
         ),
-        Verdict::PartlyProved => {
+        LogVerdict::PartlyProved => {
             (Tone::Doubtful, "Only proved records are summed up. The others may say anything, so what they could contradict is not shown.".to_owned())
         }
-        Verdict::Proved if proved.open > 0 => {
+        LogVerdict::Proved if proved.open > 0 => {
             (Tone::Good, "The log is still written. What has no checkpoint yet is not in this report, and contradicts nothing in it.".to_owned())
         }
-        Verdict::Proved => (Tone::Good, "All records of this report are proved.".to_owned()),
+        LogVerdict::Proved => (Tone::Good, "All records of this report are proved.".to_owned()),
     }
 }
 
 /// Which time the report is about.
-fn period(summary: &Summary, period: &Period, proved: &Proved) -> String {
+fn period(summary: &Summary, period: &Period, proved: &ProvedCounts) -> String {
     if summary.records > 0 {
         return format!("{} to {}", summary.from, summary.until);
     }
@@ -231,7 +231,13 @@ fn period(summary: &Summary, period: &Period, proved: &Proved) -> String {
     }
 }
 
-fn document(about: &About<'_>, summary: &Summary, verified: &Verified, proved: &Proved, points: Vec<points::Point>) -> Document {
+fn document(
+    about: &ReportRequest<'_>,
+    summary: &Summary,
+    verified: &Verified,
+    proved: &ProvedCounts,
+    points: Vec<points::ControlPoint>,
+) -> Document {
     let (tone, standing) = standing(about, proved);
     let mut document = Document::new("Audit report", tone, verified.headline(), standing);
     document.fact("Log", about.log.display().to_string());
@@ -251,7 +257,7 @@ fn document(about: &About<'_>, summary: &Summary, verified: &Verified, proved: &
     );
 
     let mut chain = Section::new("Is the log what was written?");
-    if verified.verdict == Verdict::PartlyProved {
+    if verified.verdict == LogVerdict::PartlyProved {
         chain.say(format!("Not proved: {}.", ranges(&verified.report.unproved)));
     }
     chain.list(verified.reasons());
@@ -263,14 +269,14 @@ fn document(about: &About<'_>, summary: &Summary, verified: &Verified, proved: &
     document
 }
 
-fn standards(points: Vec<points::Point>) -> Section {
+fn standards(points: Vec<points::ControlPoint>) -> Section {
     let mut shown = Section::new("What this shows of standards");
     shown.say(
         "Each line says what of a point the proved records bear out for this workload and period. It is evidence, not a certificate. \
          A point is \"not shown\" where no record speaks of it, or where records that are missing or not proved could contradict it."
             .to_owned(),
     );
-    let row = |point: points::Point| {
+    let row = |point: points::ControlPoint| {
         let met = point.met.map_or("not shown", |met| if met { "yes" } else { "NO" });
         vec![point.standard.to_owned(), point.point.to_owned(), met.to_owned(), point.evidence]
     };
@@ -343,8 +349,8 @@ mod tests {
 
     const LINE: &str = r#"{"v":1,"seq":1,"time":"t","event":"log.gap","missing":18446744073709551615}"#;
 
-    fn about(given: &Given, allow_unproved: bool) -> About<'_> {
-        About { log: "log".as_ref(), given, period: Period::default(), tail: Duration::from_secs(3600), allow_unproved }
+    fn about(given: &VerifyInputs, allow_unproved: bool) -> ReportRequest<'_> {
+        ReportRequest { log: "log".as_ref(), given, period: Period::default(), tail: Duration::from_secs(3600), allow_unproved }
     }
 
     #[test]
@@ -355,7 +361,7 @@ mod tests {
         std::fs::write(&there, format!("{LINE}\n{LINE}\n{later}\nno record\n"))?;
         let keys = Default::default();
         let mut verified = Report { last_seq: 1, proved: vec![1..=1], ..Report::default() };
-        let sums = sum(Records::new(vec![gone, there], &keys), &about(&Given::default(), false), &mut verified)?;
+        let sums = sum(Records::new(vec![gone, there], &keys), &about(&VerifyInputs::default(), false), &mut verified)?;
         // The last record was not verified. Sums that a forger makes don't overflow.
         assert_eq!((sums.proved.records, sums.proved.unreadable, sums.proved.missing), (2, 1, u64::MAX));
         assert!(matches!(verified.findings.as_slice(), [finding] if finding.file == "gone"), "{verified:?}");
@@ -386,7 +392,7 @@ mod tests {
         let summed = |lines: &[String], all: bool| -> std::result::Result<_, Box<dyn std::error::Error>> {
             std::fs::write(&log, lines.concat())?;
             let mut verified = verified();
-            let sums = sum(Records::again(&log, &keys, 1, 3, &last_hash)?, &about(&Given::default(), all), &mut verified)?;
+            let sums = sum(Records::again(&log, &keys, 1, 3, &last_hash)?, &about(&VerifyInputs::default(), all), &mut verified)?;
             Ok((sums, verified))
         };
         // A log that is still written: what came since does not count, whatever it is.
@@ -410,7 +416,7 @@ mod tests {
         ] {
             let (sums, verified) = summed(lines, true)?;
             assert!(matches!(&verified.findings[..], [finding] if finding.line == line), "{lines:?}: {:?}", verified.findings);
-            assert_eq!(verified.verdict(std::time::SystemTime::now(), std::time::Duration::MAX), Verdict::NotIntact);
+            assert_eq!(verified.verdict(std::time::SystemTime::now(), std::time::Duration::MAX), LogVerdict::NotIntact);
             assert_eq!((sums.proved.records, sums.proved.missing), (0, 0), "{lines:?}");
             // What it says all the same.
             assert_eq!(sums.all.map(|all| all.records), Some(sums.unproved), "{lines:?}");
@@ -427,7 +433,7 @@ mod tests {
         let keys = Default::default();
         let mut verified = Report { last_seq: 9, proved: vec![2..=4, 7..=8], unproved: vec![1..=1, 5..=6, 9..=9], ..Report::default() };
         for (allow, all) in [(false, None), (true, Some(9))] {
-            let sums = sum(Records::new(vec![log.clone()], &keys), &about(&Given::default(), allow), &mut verified)?;
+            let sums = sum(Records::new(vec![log.clone()], &keys), &about(&VerifyInputs::default(), allow), &mut verified)?;
             assert_eq!((sums.proved.records, sums.unproved, sums.all.map(|all| all.records)), (5, 4, all));
         }
         Ok(())
@@ -435,7 +441,7 @@ mod tests {
 
     #[test]
     fn an_empty_period_is_said_to_be_empty() {
-        let proved = Proved { verdict: Verdict::Proved, proved: 0, unproved: 0, open: 0 };
+        let proved = ProvedCounts { verdict: LogVerdict::Proved, proved: 0, unproved: 0, open: 0 };
         let told = |since, until| period(&Summary::default(), &Period { since, until }, &proved);
         assert_eq!(told(None, None), "no record");
         let time = |text| humantime::parse_rfc3339(text).ok();

@@ -1,6 +1,6 @@
 //! A record as a line to read.
 
-use sidegate_audit::{AdminAction, Connection, Event, SvidFacts};
+use sidegate_audit::{AdminAction, ConnectionEntry, Event, SvidFacts};
 use sidegate_core::counted;
 
 use crate::read::Record;
@@ -70,7 +70,7 @@ pub(crate) fn done(action: AdminAction) -> &'static str {
     }
 }
 
-fn of_connection(connection: &Connection) -> String {
+fn of_connection(connection: &ConnectionEntry) -> String {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let peer = match (&connection.peer_id, &connection.claimed_id) {
         (Some(peer), _) => peer.clone(),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use sidegate_core::counted;
 
-use crate::verify::{Report, Verdict};
+use crate::verify::{LogVerdict, Report};
 
 /// At most this many findings are shown one by one.
 const SHOWN: usize = 20;
@@ -21,7 +21,7 @@ pub(crate) const WHAT_PROVES: &str = "anyone who can write to its files may have
 #[derive(Debug, Clone, Serialize)]
 pub struct Verified {
     /// The verdict.
-    pub verdict: Verdict,
+    pub verdict: LogVerdict,
     #[serde(flatten)]
     /// Why.
     pub report: Report,
@@ -42,13 +42,13 @@ impl Verified {
             format!("{}, {first_seq} to {last_seq}, in {}", counted(records, "record"), counted(self.report.files.len() as u64, "file"));
         let (proved, unproved) = (ranges(&self.report.proved), ranges(&self.report.unproved));
         match (self.verdict, &self.report.open_tail) {
-            (Verdict::NotIntact, _) => format!("NOT INTACT: {what}"),
-            (Verdict::NothingProved, _) => format!("NOTHING PROVED: {what}"),
-            (Verdict::PartlyProved, _) => format!("PARTLY PROVED: {proved} proved, {unproved} not: {what}"),
-            (Verdict::Proved, Some(tail)) => {
+            (LogVerdict::NotIntact, _) => format!("NOT INTACT: {what}"),
+            (LogVerdict::NothingProved, _) => format!("NOTHING PROVED: {what}"),
+            (LogVerdict::PartlyProved, _) => format!("PARTLY PROVED: {proved} proved, {unproved} not: {what}"),
+            (LogVerdict::Proved, Some(tail)) => {
                 format!("PROVED up to record {}, and still written: {what}", tail.first.saturating_sub(1))
             }
-            (Verdict::Proved, None) => format!("PROVED: {what}"),
+            (LogVerdict::Proved, None) => format!("PROVED: {what}"),
         }
     }
 
@@ -74,10 +74,10 @@ impl Verified {
             let more = (report.findings.len() - SHOWN) as u64 + report.more_findings;
             lines.push(format!("… and {more} more; --json shows the first {}", report.findings.len()));
         }
-        if self.verdict == Verdict::NothingProved {
+        if self.verdict == LogVerdict::NothingProved {
             lines.push(format!("nothing contradicts this log, and nothing proves it: {WHAT_PROVES}."));
         }
-        if let (Verdict::PartlyProved, Some(tail)) = (self.verdict, &report.open_tail) {
+        if let (LogVerdict::PartlyProved, Some(tail)) = (self.verdict, &report.open_tail) {
             lines.push(format!(
                 "the log was not closed, and what is not proved begins at {}: for a log that is still written this is too old (--tail)",
                 tail.since
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(told(&report)[0], partly);
         (report.proved, report.unproved) = (vec![1..=30], vec![]);
         assert_eq!(told(&report), ["PROVED: 30 records, 1 to 30, in 1 file"]);
-        report.findings.push(crate::verify::Finding { file: "a".to_owned(), line: 3, seq: Some(3), what: "it is gone".to_owned() });
+        report.findings.push(crate::verify::LogFinding { file: "a".to_owned(), line: 3, seq: Some(3), what: "it is gone".to_owned() });
         assert_eq!(told(&report), ["NOT INTACT: 30 records, 1 to 30, in 1 file", "  FOUND a:3: record 3: it is gone"]);
     }
 
@@ -164,14 +164,14 @@ mod tests {
     fn the_end_of_a_log_that_is_still_written_is_no_finding_while_it_is_young() {
         let since = |ago: Duration| humantime::format_rfc3339_micros(SystemTime::now() - ago).to_string();
         let mut report = Report { records: 30, last_seq: 30, proved: vec![1..=27], unproved: vec![28..=30], ..Report::default() };
-        assert_eq!(Verified::new(report.clone(), TAIL).verdict, Verdict::PartlyProved, "the log was closed");
-        for (ago, verdict) in [(TAIL / 2, Verdict::Proved), (TAIL * 2, Verdict::PartlyProved)] {
+        assert_eq!(Verified::new(report.clone(), TAIL).verdict, LogVerdict::PartlyProved, "the log was closed");
+        for (ago, verdict) in [(TAIL / 2, LogVerdict::Proved), (TAIL * 2, LogVerdict::PartlyProved)] {
             report.open_tail = Some(OpenTail { first: 28, last: 30, since: since(ago) });
             assert_eq!(Verified::new(report.clone(), TAIL).verdict, verdict);
         }
         assert!(told(&report)[1].contains("(--tail)"), "{:?}", told(&report));
         report.open_tail = Some(OpenTail { first: 28, last: 30, since: "2026".to_owned() });
-        assert_eq!(Verified::new(report, TAIL).verdict, Verdict::PartlyProved, "nobody knows how old it is");
+        assert_eq!(Verified::new(report, TAIL).verdict, LogVerdict::PartlyProved, "nobody knows how old it is");
     }
 
     #[test]

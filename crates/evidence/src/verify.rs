@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use sidegate_core::counted;
 
 pub use exported::{Anchor, anchors};
-pub use report::{Finding, OpenTail, Report, Verdict};
+pub use report::{LogFinding, LogVerdict, OpenTail, Report};
 
 use crate::decryption::AuditorKeys;
 use crate::read::{ReadError, Record, log_files, unseal};
@@ -21,7 +21,7 @@ use crate::signature::{Refused, SignatureVerdict, Trust, verify_signature};
 use sidegate_audit::folder::name_of;
 use sidegate_audit::hex::{hex, sha256};
 use sidegate_audit::key::{EpochKey, Hash};
-use sidegate_audit::line::{self, Head, LONGEST, Line, Next};
+use sidegate_audit::line::{self, LONGEST, LineHead, LogLine, Next};
 use sidegate_audit::{CheckpointCause, Event, Signer, VERSION};
 
 /// How often a folder is listed again, when a file was deleted by `retain` before its turn came.
@@ -33,7 +33,7 @@ const EPOCHS: u64 = 1_000_000;
 
 /// By what a log is verified. The more is given, the more is proved.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct VerifyInputs {
     /// Who may have signed checkpoints.
     pub trust: Trust,
     /// Checkpoints that were exported.
@@ -46,7 +46,7 @@ pub struct Given {
 ///
 /// # Errors
 /// If it can't be read. What is wrong with it is no error but in the report.
-pub fn verify(path: &Path, given: &Given) -> Result<Report, ReadError> {
+pub fn verify(path: &Path, given: &VerifyInputs) -> Result<Report, ReadError> {
     let is_gone = |result: &Result<Report, ReadError>| match result {
         Err(ReadError::File(file, error)) => file != path && error.kind() == ErrorKind::NotFound,
         _ => false,
@@ -61,7 +61,7 @@ pub fn verify(path: &Path, given: &Given) -> Result<Report, ReadError> {
     result
 }
 
-fn verify_listed(path: &Path, given: &Given) -> Result<Report, ReadError> {
+fn verify_listed(path: &Path, given: &VerifyInputs) -> Result<Report, ReadError> {
     let files = log_files(path)?;
     let mut verifier = Verifier::new(given);
     for (i, file) in files.iter().enumerate() {
@@ -110,7 +110,7 @@ struct Retired {
 }
 
 struct Verifier<'a> {
-    given: &'a Given,
+    given: &'a VerifyInputs,
     report: Report,
     file: String,
     line: u64,
@@ -150,7 +150,7 @@ struct Verifier<'a> {
 }
 
 impl<'a> Verifier<'a> {
-    fn new(given: &'a Given) -> Self {
+    fn new(given: &'a VerifyInputs) -> Self {
         Self {
             given,
             report: Report::default(),
@@ -179,7 +179,7 @@ impl<'a> Verifier<'a> {
 
     fn find(&mut self, seq: Option<u64>, what: impl Into<String>) {
         if self.report.findings.len() < FINDINGS {
-            self.report.findings.push(Finding { file: self.file.clone(), line: self.line, seq, what: what.into() });
+            self.report.findings.push(LogFinding { file: self.file.clone(), line: self.line, seq, what: what.into() });
         } else {
             self.report.more_findings += 1;
         }
@@ -245,7 +245,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn line(&mut self, text: &[u8]) {
-        let (line, head) = match Line::parse(text) {
+        let (line, head) = match LogLine::parse(text) {
             Ok(parsed) => parsed,
             Err(why) => {
                 let seq = self.expected.map(|e| e.seq);
@@ -295,7 +295,7 @@ impl<'a> Verifier<'a> {
     }
 
     /// Whether it follows what is before it.
-    fn linked(&mut self, line: &Line<'_>, head: &Head) {
+    fn linked(&mut self, line: &LogLine<'_>, head: &LineHead) {
         let Some(expected) = self.expected else {
             self.report.first_seq = head.seq;
             self.first_prev = line.prev;
@@ -316,7 +316,7 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn authenticate(&mut self, line: &Line<'_>, seq: u64) {
+    fn authenticate(&mut self, line: &LogLine<'_>, seq: u64) {
         match &self.key {
             Some(key) if key.mac(&sha256(line.authenticated)) == line.mac => self.report.authenticated += 1,
             Some(_) => {
@@ -332,7 +332,7 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn of_the_log(&mut self, line: &Line<'_>, hash: Hash, record: Record) {
+    fn of_the_log(&mut self, line: &LogLine<'_>, hash: Hash, record: Record) {
         let seq = record.seq;
         if let Event::LogOpened { file, run, epoch, sealed_key, .. } = &record.event {
             self.openings.insert(seq, hash);
@@ -461,7 +461,7 @@ impl<'a> Verifier<'a> {
         unsigned.checked && unsigned.beginning.is_none_or(|i| self.beginnings[i].anchored)
     }
 
-    fn signature(&mut self, line: &Line<'_>, seq: u64, time: &str, signer: Option<&Signer>) {
+    fn signature(&mut self, line: &LogLine<'_>, seq: u64, time: &str, signer: Option<&Signer>) {
         let time = humantime::parse_rfc3339(time).ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         let time = time.map_or(0, |t| i64::try_from(t.as_secs()).unwrap_or(i64::MAX));
         match (signer, line.signature()) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{World, event, eventually, options};
 use sidegate_audit::{Audit, Event};
 use sidegate_core::ConnectionId;
-use sidegate_evidence::{AuditorKeys, Given, Records, Trust};
+use sidegate_evidence::{AuditorKeys, Records, Trust, VerifyInputs};
 
 const KILLS: u64 = 100;
 
@@ -91,7 +91,7 @@ fn a_torn_record_is_moved_aside_whatever_is_left_of_it() {
         for left in (0..last).step_by(37).chain([last - 1]) {
             std::fs::write(&file, &text[..start + left]).unwrap();
             world.write(1);
-            let report = world.verify(&Given { trust: world.given().trust, keys: world.given().keys, ..Given::default() });
+            let report = world.verify(&VerifyInputs { trust: world.given().trust, keys: world.given().keys, ..VerifyInputs::default() });
             assert_eq!((report.findings.as_slice(), report.resumed), (&[][..], 1), "{left} bytes are left");
             let notes: Vec<_> = notes(&world);
             if left == 0 {
@@ -160,7 +160,7 @@ fn retention_deletes_what_the_log_names() {
     world.write(60);
     let files = world.lines();
     assert_eq!(files.len(), 2);
-    let report = world.verify(&Given { trust: Trust::default(), ..world.given() });
+    let report = world.verify(&VerifyInputs { trust: Trust::default(), ..world.given() });
     assert_eq!(report.findings, []);
     assert!(report.first_seq > 1 && report.unproven.iter().any(|u| u.contains("as `retain` says")), "{report:#?}");
     // Killed right after it has deleted a file: a signature covers what it says of that.
@@ -168,7 +168,7 @@ fn retention_deletes_what_the_log_names() {
     let retired = lines.iter().rposition(|line| line.contains("\"log.retired\"")).unwrap();
     assert!(lines[retired + 1].contains("\"cause\":\"retention\""), "{}", lines[retired + 1]);
     common::write_lines(file, &lines[..retired + 2]);
-    let report = world.verify(&Given { trust: world.given().trust, ..Given::default() });
+    let report = world.verify(&VerifyInputs { trust: world.given().trust, ..VerifyInputs::default() });
     assert_eq!((report.findings.as_slice(), report.proven_until), (&[][..], report.last_seq));
     assert!(report.unproven.iter().any(|u| u.contains("as `retain` says")), "{report:#?}");
     std::fs::remove_file(&files[0].0).unwrap();

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use zeroize::Zeroize;
 
 use crate::material::{Bundle, Material, MaterialError, Svid};
-use crate::source::{Effect, Rules, SourceState};
+use crate::source::{Effect, SourceRules, SourceState};
 
 #[derive(Debug, thiserror::Error)]
 enum FilesError {
@@ -33,7 +33,7 @@ enum FilesError {
 }
 
 /// Follows the files until the task is dropped.
-pub(crate) async fn run(files: Files, rules: Rules, sender: watch::Sender<SourceState>) {
+pub(crate) async fn run(files: Files, rules: SourceRules, sender: watch::Sender<SourceState>) {
     let (mut watch, unwatched) = FileWatch::aside(paths(&files).cloned().collect()).await;
     if let Some(why) = unwatched {
         tracing::warn!(event = event::FILES_UNWATCHED, "{why}");
@@ -67,7 +67,7 @@ fn contents(files: &Files) -> Result<Contents, FilesError> {
     paths(files).map(read).collect::<Result<_, _>>().map(Contents)
 }
 
-fn material(files: &Files, contents: &Contents, rules: &Rules) -> Result<Material, FilesError> {
+fn material(files: &Files, contents: &Contents, rules: &SourceRules) -> Result<Material, FilesError> {
     let [chain, key, bundle, federated @ ..] = &contents.0[..] else {
         return Err(MaterialError::NoCertificate.into());
     };

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::material::{Material, unix_now};
-use crate::source::{Rules, SourceState, SourceStatus};
+use crate::source::{SourceRules, SourceState, SourceStatus};
 use crate::{files, workload_api};
 
 /// The current identity and how the sources are doing.
@@ -49,7 +49,7 @@ impl Identity {
     /// # Errors
     /// If no source is named at all.
     pub fn start(config: &schema::Identity, profile: Profile) -> Result<Self, IdentityError> {
-        let rules = Rules {
+        let rules = SourceRules {
             select: config.select.clone(),
             grace: config.permission_denied_grace.0.duration(),
             refuse_development: profile == Profile::Production,

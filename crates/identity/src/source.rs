@@ -42,7 +42,7 @@ pub(crate) enum Effect {
 
 /// What every source needs to know.
 #[derive(Debug, Clone)]
-pub(crate) struct Rules {
+pub(crate) struct SourceRules {
     pub(crate) select: schema::Select,
     pub(crate) grace: std::time::Duration,
     pub(crate) refuse_development: bool,

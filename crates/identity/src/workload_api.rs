@@ -24,7 +24,7 @@ use tonic_prost::ProstCodec;
 use x509_parser::asn1_rs::{Any, FromDer};
 
 use crate::material::{Bundle, Material, MaterialError, Svid, at_most, unix_now};
-use crate::source::{Effect, Rules, SourceState};
+use crate::source::{Effect, SourceRules, SourceState};
 use crate::workload_message::{X509Svid, X509SvidRequest, X509SvidResponse};
 
 /// An agent answers from memory; one that takes longer hangs.
@@ -42,7 +42,7 @@ const MOST_SVIDS: usize = 100;
 /// Revocation lists of one message, of all trust domains.
 const MOST_LISTS: usize = 1024;
 
-enum Trouble {
+enum AgentFailure {
     /// Try again; the material stays.
     Retry(String),
     /// What it offers is of no use: try again; the material stays.
@@ -54,7 +54,7 @@ enum Trouble {
 }
 
 /// Follows the Workload API until the task is dropped.
-pub(crate) async fn run(endpoint: Endpoint, rules: Rules, sender: watch::Sender<SourceState>) {
+pub(crate) async fn run(endpoint: Endpoint, rules: SourceRules, sender: watch::Sender<SourceState>) {
     let mut backoff = BACKOFF_FIRST;
     let mut denied_since: Option<Instant> = None;
     loop {
@@ -70,16 +70,16 @@ pub(crate) async fn run(endpoint: Endpoint, rules: Rules, sender: watch::Sender<
             }
         }
         match trouble {
-            Trouble::Retry(message) => SourceState::trouble(&sender, &message, Effect::Keep),
-            Trouble::Unusable(message) => {
+            AgentFailure::Retry(message) => SourceState::trouble(&sender, &message, Effect::Keep),
+            AgentFailure::Unusable(message) => {
                 SourceState::trouble(&sender, &format!("its message can't be used: {message}"), Effect::Refuse);
             }
-            Trouble::Denied(message) => {
+            AgentFailure::Denied(message) => {
                 let since = *denied_since.get_or_insert_with(Instant::now);
                 let over = since.elapsed() >= rules.grace;
                 SourceState::trouble(&sender, &message, if over { Effect::Withdraw } else { Effect::Keep });
             }
-            Trouble::Final(message) => {
+            AgentFailure::Final(message) => {
                 SourceState::trouble(&sender, &format!("{message}; not asked again"), Effect::Keep);
                 return std::future::pending().await;
             }
@@ -108,15 +108,15 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 /// One stream, until it ends. Whether it served anything, and how it ended.
-async fn follow(endpoint: &Endpoint, rules: &Rules, sender: &watch::Sender<SourceState>) -> (bool, Trouble) {
+async fn follow(endpoint: &Endpoint, rules: &SourceRules, sender: &watch::Sender<SourceState>) -> (bool, AgentFailure) {
     let channel = match connect(endpoint.get()).await {
         Ok(channel) => channel,
-        Err(message) => return (false, Trouble::Retry(message)),
+        Err(message) => return (false, AgentFailure::Retry(message)),
     };
     let mut stream = match timeout(FIRST_MESSAGE, fetch(channel)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(status)) => return (false, classify(&status)),
-        Err(_) => return (false, Trouble::Retry(hangs())),
+        Err(_) => return (false, AgentFailure::Retry(hangs())),
     };
     let mut served = false;
     let mut patience = FIRST_MESSAGE;
@@ -129,13 +129,13 @@ async fn follow(endpoint: &Endpoint, rules: &Rules, sender: &watch::Sender<Sourc
                     SourceState::publish(sender, Arc::new(material));
                 }
                 // The message is the full state: an identity that is not in it has been withdrawn.
-                Err(error @ MaterialError::NotOffered(_)) => return (served, Trouble::Denied(error.to_string())),
-                Err(error) => return (served, Trouble::Unusable(error.to_string())),
+                Err(error @ MaterialError::NotOffered(_)) => return (served, AgentFailure::Denied(error.to_string())),
+                Err(error) => return (served, AgentFailure::Unusable(error.to_string())),
             },
             Ok(Err(status)) => return (served, classify(&status)),
-            Ok(Ok(None)) => return (served, Trouble::Retry("it closed the stream".to_owned())),
-            Err(_) if served => return (served, Trouble::Retry("it did not rotate the SVID in time".to_owned())),
-            Err(_) => return (served, Trouble::Retry(hangs())),
+            Ok(Ok(None)) => return (served, AgentFailure::Retry("it closed the stream".to_owned())),
+            Err(_) if served => return (served, AgentFailure::Retry("it did not rotate the SVID in time".to_owned())),
+            Err(_) => return (served, AgentFailure::Retry(hangs())),
         }
     }
 }
@@ -167,8 +167,8 @@ async fn connect(socket: &EndpointSocket) -> Result<Channel, String> {
         let socket = socket.clone();
         async move {
             Ok::<_, std::io::Error>(match socket {
-                EndpointSocket::Unix(path) => TokioIo::new(Either::Unix(UnixStream::connect(path).await?)),
-                EndpointSocket::Tcp(address) => TokioIo::new(Either::Tcp(TcpStream::connect(address).await?)),
+                EndpointSocket::Unix(path) => TokioIo::new(AgentStream::Unix(UnixStream::connect(path).await?)),
+                EndpointSocket::Tcp(address) => TokioIo::new(AgentStream::Tcp(TcpStream::connect(address).await?)),
             })
         }
     });
@@ -191,23 +191,23 @@ async fn fetch(channel: Channel) -> Result<Streaming<X509SvidResponse>, Status> 
     client.server_streaming(request, path, codec).await.map(tonic::Response::into_inner)
 }
 
-fn classify(status: &Status) -> Trouble {
+fn classify(status: &Status) -> AgentFailure {
     match (status.code(), status.message()) {
         (Code::PermissionDenied, message) if message.contains("no identity issued") => {
-            Trouble::Denied("it has no identity for this workload (no identity issued); is there a registration entry?".to_owned())
+            AgentFailure::Denied("it has no identity for this workload (no identity issued); is there a registration entry?".to_owned())
         }
-        (Code::PermissionDenied, message) => Trouble::Denied(format!("it refuses this workload: {message}")),
+        (Code::PermissionDenied, message) => AgentFailure::Denied(format!("it refuses this workload: {message}")),
         (code @ (Code::InvalidArgument | Code::Unimplemented), message) => {
-            Trouble::Final(format!("it can't serve X.509-SVIDs: {code:?}: {message}"))
+            AgentFailure::Final(format!("it can't serve X.509-SVIDs: {code:?}: {message}"))
         }
         (code, message) => match std::error::Error::source(status) {
-            Some(source) => Trouble::Retry(innermost(source)),
-            None => Trouble::Retry(format!("{code:?}: {message}")),
+            Some(source) => AgentFailure::Retry(innermost(source)),
+            None => AgentFailure::Retry(format!("{code:?}: {message}")),
         },
     }
 }
 
-fn material(message: &X509SvidResponse, rules: &Rules) -> Result<Material, MaterialError> {
+fn material(message: &X509SvidResponse, rules: &SourceRules) -> Result<Material, MaterialError> {
     at_most("SVIDs", message.svids.len(), MOST_SVIDS)?;
     at_most("revocation lists", message.crl.len(), MOST_LISTS)?;
     let selected = select(&message.svids, &rules.select)?;
@@ -262,7 +262,7 @@ fn select<'a>(svids: &'a [X509Svid], select: &Select) -> Result<&'a X509Svid, Ma
 }
 
 /// A connection of either kind.
-enum Either {
+enum AgentStream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
@@ -270,13 +270,13 @@ enum Either {
 macro_rules! delegate {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            Either::Unix($stream) => $call,
-            Either::Tcp($stream) => $call,
+            AgentStream::Unix($stream) => $call,
+            AgentStream::Tcp($stream) => $call,
         }
     };
 }
 
-impl tokio::io::AsyncRead for Either {
+impl tokio::io::AsyncRead for AgentStream {
     fn poll_read(
         self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
@@ -286,7 +286,7 @@ impl tokio::io::AsyncRead for Either {
     }
 }
 
-impl tokio::io::AsyncWrite for Either {
+impl tokio::io::AsyncWrite for AgentStream {
     fn poll_write(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>, buf: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
         delegate!(self, s => std::pin::Pin::new(s).poll_write(cx, buf))
     }
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_number_of_revocation_lists_is_bounded() {
-        let rules = Rules { select: Select::default(), grace: Duration::ZERO, refuse_development: false };
+        let rules = SourceRules { select: Select::default(), grace: Duration::ZERO, refuse_development: false };
         let said = |lists| {
             let message = X509SvidResponse { crl: vec![Vec::new(); lists], ..X509SvidResponse::default() };
             material(&message, &rules).map(drop).unwrap_err().to_string()

@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use sidegate_config::document::Place;
+use sidegate_config::document::Location;
 
 use crate::compile::{Policy, too_wide};
 use crate::cover::{covers, never};
-use crate::rule::Compiled;
+use crate::rule::CompiledRule;
 use crate::schema::Action;
 
 /// What is questionable.
@@ -55,14 +55,14 @@ impl std::fmt::Display for Finding {
 }
 
 impl Finding {
-    fn of(compiled: &Compiled, doubt: Doubt, message: String) -> Self {
-        let Place { source, line, column } = &compiled.place;
+    fn of(compiled: &CompiledRule, doubt: Doubt, message: String) -> Self {
+        let Location { source, line, column } = &compiled.location;
         Self { doubt, rule: compiled.rule.name.clone(), file: source.to_string(), line: *line, column: *column, message }
     }
 }
 
 /// What is wrong with the destinations of a rule, if some are not among the `known`, and whether none is.
-fn misdirected(compiled: &Compiled, known: &BTreeSet<String>) -> Option<(bool, String)> {
+fn misdirected(compiled: &CompiledRule, known: &BTreeSet<String>) -> Option<(bool, String)> {
     let named = &compiled.rule.to.destinations;
     let unknown: Vec<&String> = named.iter().filter(|name| !known.contains(*name)).collect();
     if unknown.is_empty() {
@@ -79,7 +79,7 @@ impl Policy {
     pub fn misdirected<'a>(&'a self, destinations: &'a BTreeSet<String>) -> impl Iterator<Item = String> + 'a {
         self.rules.iter().filter_map(|compiled| {
             let (_, why) = misdirected(compiled, destinations)?;
-            Some(format!("{}: rule `{}` has no effect there: {why}", compiled.place, compiled.rule.name))
+            Some(format!("{}: rule `{}` has no effect there: {why}", compiled.location, compiled.rule.name))
         })
     }
 
@@ -110,7 +110,7 @@ impl Policy {
             found.push(finding(Doubt::AllowsEveryone, format!("allows {what}; name the SPIFFE IDs")));
         }
         if let Some(other) = self.coverer(at) {
-            let by = format!("rule `{}` at {}", other.rule.name, other.place);
+            let by = format!("rule `{}` at {}", other.rule.name, other.location);
             found.push(match (compiled.rule.action, other.rule.action) {
                 (Action::Allow, Action::Deny) => {
                     finding(Doubt::Shadowed, format!("can never allow anything: {by} denies all of it; remove one of them"))
@@ -122,7 +122,7 @@ impl Policy {
     }
 
     /// The first rule that makes this one useless. Of two that are equal the later one is.
-    fn coverer(&self, at: usize) -> Option<&Compiled> {
+    fn coverer(&self, at: usize) -> Option<&CompiledRule> {
         let compiled = &self.rules[at];
         if compiled.is_aside() {
             return None;

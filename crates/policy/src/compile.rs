@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sidegate_config::document::{Node, Place, Problem, Problems, Value};
+use sidegate_config::document::{Location, Node, Problem, Problems, Value};
 use sidegate_config::schema::Profile;
 use sidegate_config::value::{Cidr, Ports};
 
 use crate::index::Index;
-use crate::rule::{Compiled, size};
+use crate::rule::{CompiledRule, size};
 use crate::schema::{Action, PolicyFile, Rule};
 use crate::when::When;
 
@@ -19,7 +19,7 @@ const MAX_CONDITIONS: usize = 1000;
 /// Rules that have been checked, ready to decide.
 #[derive(Debug, Default)]
 pub struct Policy {
-    pub(crate) rules: Vec<Compiled>,
+    pub(crate) rules: Vec<CompiledRule>,
     /// Rules about connections to the workload.
     pub(crate) inbound: Index,
     /// Rules about connections from the workload: those that name destinations.
@@ -50,7 +50,7 @@ impl Policy {
                         if compiler.policy.len() == MAX_RULES {
                             let message =
                                 format!("all files together have more than {MAX_RULES} rules; say with patterns what they can say");
-                            compiler.wrong(&root.nearest(&path).place, &path, message);
+                            compiler.wrong(&root.nearest(&path).location, &path, message);
                             break;
                         }
                         let dry_run = file.dry_run || rule.dry_run;
@@ -68,7 +68,7 @@ impl Policy {
         problems.or(policy)
     }
 
-    fn add(&mut self, compiled: Compiled) {
+    fn add(&mut self, compiled: CompiledRule) {
         let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
         if compiled.rule.to.destinations.is_empty() {
             self.inbound.add(number, &compiled);
@@ -83,7 +83,7 @@ impl Policy {
 
     /// Rules that ask the same and decide the opposite.
     fn contradictions(&self) -> Vec<String> {
-        let mut first: HashMap<String, &Compiled> = HashMap::new();
+        let mut first: HashMap<String, &CompiledRule> = HashMap::new();
         let mut found = Vec::new();
         for compiled in self.rules.iter().filter(|compiled| !compiled.is_aside()) {
             let rule = &compiled.rule;
@@ -94,7 +94,7 @@ impl Policy {
                     let (allow, deny) = if rule.action == Action::Deny { (*other, compiled) } else { (compiled, *other) };
                     found.push(format!(
                         "{}: rule `{}` allows exactly what rule `{}` at {} denies; deny wins: remove one of them",
-                        allow.place, allow.rule.name, deny.rule.name, deny.place
+                        allow.location, allow.rule.name, deny.rule.name, deny.location
                     ));
                 }
                 Some(_) => {}
@@ -123,25 +123,25 @@ struct Compiler {
     policy: Policy,
     problems: Problems,
     /// Where each name stands.
-    names: HashMap<String, Place>,
+    names: HashMap<String, Location>,
     /// How many rules have a condition.
     conditions: usize,
 }
 
 impl Compiler {
-    fn wrong(&mut self, place: &Place, path: &str, message: String) {
-        self.problems.0.push(Problem { place: place.clone(), path: path.to_owned(), message });
+    fn wrong(&mut self, location: &Location, path: &str, message: String) {
+        self.problems.0.push(Problem { location: location.clone(), path: path.to_owned(), message });
     }
 
     /// Checks a rule, which is `node` of the file `text`, and adds it.
     fn rule(&mut self, rule: Rule, dry_run: bool, text: &str, node: &Node, path: &str) {
-        let place = &node.place;
+        let location = &node.location;
         self.name(&rule.name, node, path);
         self.width(&rule, dry_run, node, path);
         let when = rule.when.as_ref().and_then(|condition| self.condition(condition, text, node.nearest("when"), &format!("{path}.when")));
-        let label = format!("{} ({}:{})", rule.name, place.source, place.line).into();
+        let label = format!("{} ({}:{})", rule.name, location.source, location.line).into();
         let size = size(&rule);
-        self.policy.add(Compiled { rule, label, place: place.clone(), dry_run, when, size });
+        self.policy.add(CompiledRule { rule, label, location: location.clone(), dry_run, when, size });
     }
 
     /// Checks what else can be checked in a file that is not as its schema wants it, so that this comes not one try later.
@@ -165,14 +165,14 @@ impl Compiler {
 
     /// A rule has a name, which no other has.
     fn name(&mut self, name: &str, node: &Node, path: &str) {
-        let place = &node.place;
+        let location = &node.location;
         if name.trim().is_empty() {
-            self.wrong(place, path, "give the rule a name; records show it".to_owned());
+            self.wrong(location, path, "give the rule a name; records show it".to_owned());
         } else if let Some(first) = self.names.get(name) {
             let message = format!("the name `{name}` is taken by the rule at {first}; give one of them another");
-            self.wrong(place, path, message);
+            self.wrong(location, path, message);
         } else {
-            self.names.insert(name.to_owned(), place.clone());
+            self.names.insert(name.to_owned(), location.clone());
         }
     }
 
@@ -181,9 +181,9 @@ impl Compiler {
         let Some(what) = too_wide(rule).filter(|_| !dry_run) else { return };
         match self.profile {
             Profile::Production => {
-                self.wrong(&node.place, path, format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs"));
+                self.wrong(&node.location, path, format!("allows {what}; profile `production` refuses that: name the SPIFFE IDs"));
             }
-            Profile::Development => self.policy.warnings.push(format!("{}: rule `{}` allows {what}", node.place, rule.name)),
+            Profile::Development => self.policy.warnings.push(format!("{}: rule `{}` allows {what}", node.location, rule.name)),
         }
     }
 
@@ -191,13 +191,13 @@ impl Compiler {
         self.conditions += 1;
         if self.conditions == MAX_CONDITIONS + 1 {
             let message = format!("more than {MAX_CONDITIONS} rules have a condition; say with patterns what they can say");
-            self.wrong(&node.place, path, message);
+            self.wrong(&node.location, path, message);
         }
         match When::compile(condition) {
             Ok(when) => Some(when),
             Err(mistakes) => {
                 for mistake in mistakes {
-                    self.wrong(&place_within(text, node, condition, mistake.at), path, mistake.message);
+                    self.wrong(&location_within(text, node, condition, mistake.at), path, mistake.message);
                 }
                 None
             }
@@ -207,18 +207,18 @@ impl Compiler {
 
 /// Where in the file the byte `at` of a text is, which stands there as `node`, in whatever of YAML's ways it is written:
 /// quoted, folded, or as a block. What is not white space is in the file in the same order.
-fn place_within(file: &str, node: &Node, text: &str, at: usize) -> Place {
-    let before: usize = file.split_inclusive('\n').take(node.place.line.saturating_sub(1)).map(str::len).sum();
-    let value = file[before..].char_indices().nth(node.place.column.saturating_sub(1)).map_or("", |(at, _)| &file[before + at..]);
+fn location_within(file: &str, node: &Node, text: &str, at: usize) -> Location {
+    let before: usize = file.split_inclusive('\n').take(node.location.line.saturating_sub(1)).map(str::len).sum();
+    let value = file[before..].char_indices().nth(node.location.column.saturating_sub(1)).map_or("", |(at, _)| &file[before + at..]);
     let mut wanted = text.get(..at).unwrap_or(text).chars().filter(|c| !c.is_whitespace()).count();
     let mut letters = text.chars().filter(|c| !c.is_whitespace()).peekable();
-    let (mut line, mut column) = (node.place.line, node.place.column);
+    let (mut line, mut column) = (node.location.line, node.location.column);
     // A block's indicator, such as `|-`, is no part of the text.
     let mut inside = !value.starts_with(['|', '>']);
     for letter in value.chars() {
         if inside && letters.peek() == Some(&letter) {
             if wanted == 0 {
-                return Place { source: node.place.source.clone(), line, column };
+                return Location { source: node.location.source.clone(), line, column };
             }
             wanted -= 1;
             letters.next();
@@ -228,7 +228,7 @@ fn place_within(file: &str, node: &Node, text: &str, at: usize) -> Place {
             (line, column, inside) = (line + 1, 1, true);
         }
     }
-    node.place.clone()
+    node.location.clone()
 }
 
 /// What an allow rule lets in that no one meant, if so: everybody, or a whole trust domain at every port. Where it is about
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn mistakes_in_a_condition_have_their_place() {
         let rule = "rules:\n  - name: a\n    action: deny\n";
-        for (when, place) in [
+        for (when, location) in [
             ("    when: true && per.id == 'x'\n", "p:4:19"),
             ("    when: \"true && per.id == 'x'\"\n", "p:4:20"),
             ("    when: 'true && per.id == ''x'''\n", "p:4:20"),
@@ -287,7 +287,7 @@ mod tests {
             ("    when: true &&\n      per.id == 'x'\n", "p:5:7"),
         ] {
             let said = problems(&format!("{rule}{when}"));
-            assert!(said.contains(&format!("{place}: rules[0].when: `per` is not known")), "{when}{said}");
+            assert!(said.contains(&format!("{location}: rules[0].when: `per` is not known")), "{when}{said}");
         }
         let said = problems(&format!("{rule}    when: time.hour >\n"));
         assert!(said.contains("p:4:") && said.contains("rules[0].when: is not CEL"), "{said}");

@@ -6,11 +6,11 @@ use sidegate_config::value::{Cidr, Domain, IdPattern, Ports};
 use sidegate_core::Segment;
 
 use crate::compile::{every_port, everywhere_of_both};
-use crate::rule::Compiled;
+use crate::rule::CompiledRule;
 use crate::schema::{From, To};
 
 /// Whether `wide` matches every connection that `narrow` matches.
-pub(crate) fn covers(wide: &Compiled, narrow: &Compiled) -> bool {
+pub(crate) fn covers(wide: &CompiledRule, narrow: &CompiledRule) -> bool {
     let ((from_wide, to_wide), (from, to)) = ((&wide.rule.from, &wide.rule.to), (&narrow.rule.from, &narrow.rule.to));
     identities(from_wide, from)
         && blocks(&from_wide.cidrs, &from.cidrs)
@@ -22,7 +22,7 @@ pub(crate) fn covers(wide: &Compiled, narrow: &Compiled) -> bool {
 }
 
 /// Why `compiled` can match no connection, if that can be proved.
-pub(crate) fn never(compiled: &Compiled) -> Option<String> {
+pub(crate) fn never(compiled: &CompiledRule) -> Option<String> {
     let (from, not) = (&compiled.rule.from, &compiled.rule.from.not);
     let left_out = |pattern: &IdPattern| covers_pattern(&not.spiffe_ids, &not.trust_domains, pattern);
     let identities = from.spiffe_ids.iter().all(left_out)
@@ -112,7 +112,7 @@ fn names(wide: &To, narrow: &To) -> bool {
     by_sni && same_direction && narrow.destinations.iter().all(|name| wide.destinations.contains(name))
 }
 
-fn conditions(wide: &Compiled, narrow: &Compiled) -> bool {
+fn conditions(wide: &CompiledRule, narrow: &CompiledRule) -> bool {
     match (&wide.when, &narrow.when) {
         (None, _) => true,
         (Some(wide), _) if wide.constant == Some(true) => true,

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use sidegate_core::{Decision, Direction, Explanation, Reason, Remark, Says};
 
 use crate::compile::Policy;
-use crate::index::{Index, Rules};
-use crate::matching::{Holds, Judged};
+use crate::index::{Index, RulesAtPort};
+use crate::matching::{Holds, RuleMatcher};
 use crate::query::Query;
 use crate::schema::Action;
 
@@ -26,7 +26,7 @@ pub struct Verdict {
 
 /// What was found among the rules that may match.
 #[derive(Default)]
-struct Found {
+struct FoundRules {
     deny: Option<u32>,
     allow: Option<u32>,
     /// Rules that have something to say without deciding, and why if their condition could not be evaluated.
@@ -40,12 +40,12 @@ impl Policy {
     /// A rule whose `when` can't be evaluated counts as matching if it denies, and as not matching if it allows.
     #[must_use]
     pub fn decide(&self, query: &Query<'_>) -> Verdict {
-        let judged = Judged::new(query);
-        let found = self.find(&self.inbound, &judged);
+        let matcher = RuleMatcher::new(query);
+        let found = self.find(&self.inbound, &matcher);
         match (found.deny, found.allow) {
-            (Some(rule), _) => self.verdict(false, self.label(rule), found, Some(Reason::DeniedByRule)),
-            (None, Some(rule)) => self.verdict(true, self.label(rule), found, None),
-            (None, None) => self.denied_by_default(&judged, found),
+            (Some(rule), _) => self.explained(false, self.label(rule), found, Some(Reason::DeniedByRule)),
+            (None, Some(rule)) => self.explained(true, self.label(rule), found, None),
+            (None, None) => self.denied_by_default(&matcher, found),
         }
     }
 
@@ -56,14 +56,14 @@ impl Policy {
     /// every server that the configuration expects there.
     #[must_use]
     pub fn decide_outbound(&self, query: &Query<'_>, destination: &Arc<str>) -> Verdict {
-        let judged = Judged::new(query);
-        let found = self.find(&self.outbound, &judged);
+        let matcher = RuleMatcher::new(query);
+        let found = self.find(&self.outbound, &matcher);
         let guarded = query.destination.is_some_and(|name| self.guarded.contains(name));
         match (found.deny, found.allow) {
-            (Some(rule), _) => self.verdict(false, self.label(rule), found, Some(Reason::DeniedByRule)),
-            (None, Some(rule)) => self.verdict(true, self.label(rule), found, None),
-            (None, None) if guarded => self.denied_by_default(&judged, found),
-            (None, None) => self.verdict(true, destination.clone(), found, None),
+            (Some(rule), _) => self.explained(false, self.label(rule), found, Some(Reason::DeniedByRule)),
+            (None, Some(rule)) => self.explained(true, self.label(rule), found, None),
+            (None, None) if guarded => self.denied_by_default(&matcher, found),
+            (None, None) => self.explained(true, destination.clone(), found, None),
         }
     }
 
@@ -71,12 +71,12 @@ impl Policy {
     /// unless a deny rule covers it.
     #[must_use]
     pub fn decide_plaintext(&self, query: &Query<'_>, mode: &'static str) -> Verdict {
-        let mut found = self.find(&self.inbound, &Judged::new(query));
+        let mut found = self.find(&self.inbound, &RuleMatcher::new(query));
         // Allow rules are not asked.
         found.aside.retain(|(rule, _)| self.rules[*rule as usize].is_aside() || found.deny == Some(*rule));
         match found.deny {
-            Some(rule) => self.verdict(false, self.label(rule), found, Some(Reason::DeniedByRule)),
-            None => self.verdict(true, mode.into(), found, None),
+            Some(rule) => self.explained(false, self.label(rule), found, Some(Reason::DeniedByRule)),
+            None => self.explained(true, mode.into(), found, None),
         }
     }
 
@@ -91,9 +91,9 @@ impl Policy {
         self.rules[rule as usize].label.clone()
     }
 
-    fn find(&self, index: &Index, judged: &Judged<'_>) -> Found {
-        let mut found = Found::default();
-        index.matching(judged.query.client, judged.query.to.port(), &mut |rules| self.look_at(rules, judged, &mut found));
+    fn find(&self, index: &Index, matcher: &RuleMatcher<'_>) -> FoundRules {
+        let mut found = FoundRules::default();
+        index.matching(matcher.query.client, matcher.query.to.port(), &mut |rules| self.look_at(rules, matcher, &mut found));
         if !found.aside.is_empty() {
             // Rules behind the one that decides were looked at or not, as chance would have it.
             let decider = found.deny.or(found.allow).unwrap_or(u32::MAX);
@@ -110,12 +110,12 @@ impl Policy {
     }
 
     /// The first of `rules` that denies, the first that allows, and all that have something to say.
-    fn look_at(&self, rules: &Rules, judged: &Judged<'_>, found: &mut Found) {
+    fn look_at(&self, rules: &RulesAtPort, matcher: &RuleMatcher<'_>, found: &mut FoundRules) {
         for &rule in &rules.deny {
             if found.deny.is_some_and(|first| first <= rule) {
                 break;
             }
-            match judged.matches_beside_index(&self.rules[rule as usize]) {
+            match matcher.matches_beside_index(&self.rules[rule as usize]) {
                 Holds::No => continue,
                 Holds::Yes => {}
                 Holds::Unknown(why) => found.aside.push((rule, Some(why))),
@@ -127,7 +127,7 @@ impl Policy {
             if found.allow.is_some_and(|first| first <= rule) {
                 break;
             }
-            match judged.matches_beside_index(&self.rules[rule as usize]) {
+            match matcher.matches_beside_index(&self.rules[rule as usize]) {
                 Holds::No => {}
                 Holds::Unknown(why) => found.aside.push((rule, Some(why))),
                 Holds::Yes => {
@@ -137,7 +137,7 @@ impl Policy {
             }
         }
         for &rule in &rules.aside {
-            match judged.matches_beside_index(&self.rules[rule as usize]) {
+            match matcher.matches_beside_index(&self.rules[rule as usize]) {
                 Holds::No => {}
                 Holds::Yes => found.aside.push((rule, None)),
                 Holds::Unknown(why) => found.aside.push((rule, Some(why))),
@@ -145,16 +145,17 @@ impl Policy {
         }
     }
 
-    fn denied_by_default(&self, judged: &Judged<'_>, found: Found) -> Verdict {
-        let nearest = self.nearest(judged);
-        let mut verdict = self.verdict(false, DEFAULT.clone(), found, Some(Reason::DeniedByDefault));
+    fn denied_by_default(&self, matcher: &RuleMatcher<'_>, found: FoundRules) -> Verdict {
+        let nearest = self.nearest(matcher);
+        let mut verdict = self.explained(false, DEFAULT.clone(), found, Some(Reason::DeniedByDefault));
         if !nearest.is_empty() {
             verdict.decision.explanation.get_or_insert_default().nearest = nearest;
         }
         verdict
     }
 
-    fn verdict(&self, allowed: bool, rule: Arc<str>, found: Found, reason: Option<Reason>) -> Verdict {
+    /// A verdict with what the rules that decide nothing have to say.
+    fn explained(&self, allowed: bool, rule: Arc<str>, found: FoundRules, reason: Option<Reason>) -> Verdict {
         let mut decision = Decision::new(allowed, rule);
         if !found.aside.is_empty() {
             let left_out = found.aside.len().saturating_sub(MAX_REMARKS);

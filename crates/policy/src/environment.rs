@@ -18,7 +18,7 @@ use crate::query::Query;
 
 /// The type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Type {
+pub enum VariableType {
     /// true or false.
     Bool,
     /// A whole number.
@@ -27,7 +27,7 @@ pub enum Type {
     Text,
 }
 
-impl fmt::Display for Type {
+impl fmt::Display for VariableType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bool => "true or false",
@@ -38,31 +38,31 @@ impl fmt::Display for Type {
 }
 
 /// Every variable: its object, its name, its type, whether it is always known, and what it is.
-pub const VARIABLES: &[(&str, &str, Type, bool, &str)] = &[
-    ("peer", "id", Type::Text, false, "SPIFFE ID of the other end"),
-    ("peer", "trustDomain", Type::Text, false, "its trust domain"),
-    ("peer", "path", Type::Text, false, "the path of its SPIFFE ID, with the first slash"),
-    ("peer", "address", Type::Text, true, "its IP address"),
-    ("peer", "serial", Type::Text, false, "the serial number of its certificate, hexadecimal"),
-    ("peer", "notAfter", Type::Int, false, "the end of its certificate, seconds since the epoch"),
-    ("local", "id", Type::Text, false, "our own SPIFFE ID"),
-    ("local", "trustDomain", Type::Text, false, "our trust domain"),
-    ("local", "path", Type::Text, false, "the path of our SPIFFE ID"),
-    ("connection", "direction", Type::Text, true, "`inbound` or `outbound`, as the workload sees it"),
-    ("connection", "address", Type::Text, true, "the IP address that is connected to"),
-    ("connection", "port", Type::Int, true, "the port that is connected to"),
-    ("connection", "sni", Type::Text, false, "the server name that the client asked for"),
-    ("connection", "destination", Type::Text, false, "the name of the configured destination, outbound"),
-    ("connection", "tlsVersion", Type::Text, false, "`1.3` or `1.2`"),
-    ("connection", "group", Type::Text, false, "the key exchange group, such as `X25519MLKEM768`"),
-    ("connection", "resumed", Type::Bool, false, "whether the TLS session was resumed"),
-    ("time", "unix", Type::Int, true, "seconds since the epoch"),
-    ("time", "year", Type::Int, true, "the year, UTC like all that follow"),
-    ("time", "month", Type::Int, true, "1 to 12"),
-    ("time", "day", Type::Int, true, "1 to 31"),
-    ("time", "weekday", Type::Int, true, "1 for Monday to 7 for Sunday"),
-    ("time", "hour", Type::Int, true, "0 to 23"),
-    ("time", "minute", Type::Int, true, "0 to 59"),
+pub const VARIABLES: &[(&str, &str, VariableType, bool, &str)] = &[
+    ("peer", "id", VariableType::Text, false, "SPIFFE ID of the other end"),
+    ("peer", "trustDomain", VariableType::Text, false, "its trust domain"),
+    ("peer", "path", VariableType::Text, false, "the path of its SPIFFE ID, with the first slash"),
+    ("peer", "address", VariableType::Text, true, "its IP address"),
+    ("peer", "serial", VariableType::Text, false, "the serial number of its certificate, hexadecimal"),
+    ("peer", "notAfter", VariableType::Int, false, "the end of its certificate, seconds since the epoch"),
+    ("local", "id", VariableType::Text, false, "our own SPIFFE ID"),
+    ("local", "trustDomain", VariableType::Text, false, "our trust domain"),
+    ("local", "path", VariableType::Text, false, "the path of our SPIFFE ID"),
+    ("connection", "direction", VariableType::Text, true, "`inbound` or `outbound`, as the workload sees it"),
+    ("connection", "address", VariableType::Text, true, "the IP address that is connected to"),
+    ("connection", "port", VariableType::Int, true, "the port that is connected to"),
+    ("connection", "sni", VariableType::Text, false, "the server name that the client asked for"),
+    ("connection", "destination", VariableType::Text, false, "the name of the configured destination, outbound"),
+    ("connection", "tlsVersion", VariableType::Text, false, "`1.3` or `1.2`"),
+    ("connection", "group", VariableType::Text, false, "the key exchange group, such as `X25519MLKEM768`"),
+    ("connection", "resumed", VariableType::Bool, false, "whether the TLS session was resumed"),
+    ("time", "unix", VariableType::Int, true, "seconds since the epoch"),
+    ("time", "year", VariableType::Int, true, "the year, UTC like all that follow"),
+    ("time", "month", VariableType::Int, true, "1 to 12"),
+    ("time", "day", VariableType::Int, true, "1 to 31"),
+    ("time", "weekday", VariableType::Int, true, "1 for Monday to 7 for Sunday"),
+    ("time", "hour", VariableType::Int, true, "0 to 23"),
+    ("time", "minute", VariableType::Int, true, "0 to 59"),
 ];
 
 const ROOTS: [&str; 4] = ["peer", "local", "connection", "time"];
@@ -79,7 +79,7 @@ pub(crate) fn roots() -> String {
 }
 
 /// The type of a field.
-pub(crate) fn field(root: &str, name: &str) -> Option<Type> {
+pub(crate) fn field(root: &str, name: &str) -> Option<VariableType> {
     VARIABLES.iter().find(|(r, n, ..)| *r == root && *n == name).map(|(_, _, kind, ..)| *kind)
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn evaluate(expression: &IdedExpr, query: &Query<'_>) -> Result<Value
 struct Variables<'a>(&'a Query<'a>);
 
 /// A variable's value.
-enum Known<'a> {
+enum KnownVariable<'a> {
     Bool(bool),
     Int(i64),
     Text(Cow<'a, str>),
@@ -123,9 +123,9 @@ impl VariableResolver for Variables<'_> {
     fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
         match name.split_once('.') {
             Some((root, field)) => self.known(root, field).map(|known| match known {
-                Known::Bool(value) => CowVal::owned(CelBool::from(value)),
-                Known::Int(value) => CowVal::owned(CelInt::from(value)),
-                Known::Text(value) => CowVal::owned(CelString::from(value)),
+                KnownVariable::Bool(value) => CowVal::owned(CelBool::from(value)),
+                KnownVariable::Int(value) => CowVal::owned(CelInt::from(value)),
+                KnownVariable::Text(value) => CowVal::owned(CelString::from(value)),
             }),
             None => self.object(name),
         }
@@ -137,9 +137,9 @@ impl<'a> Variables<'a> {
     fn object<'b>(&self, root: &str) -> Option<CowVal<'b, 'b>> {
         let fields = VARIABLES.iter().filter(|(r, ..)| *r == root).filter_map(|(_, name, ..)| {
             let value = match self.known(root, name)? {
-                Known::Bool(value) => Value::Bool(value),
-                Known::Int(value) => Value::Int(value),
-                Known::Text(value) => Value::from(value.into_owned()),
+                KnownVariable::Bool(value) => Value::Bool(value),
+                KnownVariable::Int(value) => Value::Int(value),
+                KnownVariable::Text(value) => Value::from(value.into_owned()),
             };
             Some(((*name).to_owned(), value))
         });
@@ -147,13 +147,13 @@ impl<'a> Variables<'a> {
         object.try_into().ok().map(CowVal::Owned)
     }
 
-    fn known(&self, root: &str, name: &str) -> Option<Known<'a>> {
+    fn known(&self, root: &str, name: &str) -> Option<KnownVariable<'a>> {
         let query = self.0;
-        let text = |text: &'a str| Known::Text(text.into());
-        let shown = |value: IpAddr| Known::Text(value.to_canonical().to_string().into());
+        let text = |text: &'a str| KnownVariable::Text(text.into());
+        let shown = |value: IpAddr| KnownVariable::Text(value.to_canonical().to_string().into());
         let identity = |id: Option<&'a SpiffeId>| {
             id.and_then(|id| match name {
-                "id" => Some(Known::Text(id.to_string().into())),
+                "id" => Some(KnownVariable::Text(id.to_string().into())),
                 "trustDomain" => Some(text(id.trust_domain_name())),
                 "path" => Some(text(id.path())),
                 _ => None,
@@ -162,18 +162,18 @@ impl<'a> Variables<'a> {
         match (root, name) {
             ("peer", "address") => Some(shown(query.peer_address())),
             ("peer", "serial") => Some(text(query.certificate?.serial)),
-            ("peer", "notAfter") => Some(Known::Int(query.certificate?.not_after)),
+            ("peer", "notAfter") => Some(KnownVariable::Int(query.certificate?.not_after)),
             ("peer", _) => identity(query.peer()),
             ("local", _) => identity(query.local()),
             ("connection", "direction") => Some(text(query.direction.label())),
             ("connection", "address") => Some(shown(query.to.ip())),
-            ("connection", "port") => Some(Known::Int(query.to.port().into())),
+            ("connection", "port") => Some(KnownVariable::Int(query.to.port().into())),
             ("connection", "sni") => query.sni.map(text),
             ("connection", "destination") => query.destination.map(text),
             ("connection", "tlsVersion") => Some(text(query.tls?.version)),
             ("connection", "group") => query.tls?.group.map(text),
-            ("connection", "resumed") => Some(Known::Bool(query.tls?.resumed)),
-            ("time", _) => clock(query, name).map(Known::Int),
+            ("connection", "resumed") => Some(KnownVariable::Bool(query.tls?.resumed)),
+            ("time", _) => clock(query, name).map(KnownVariable::Int),
             _ => None,
         }
     }
@@ -219,9 +219,9 @@ mod tests {
         };
         for (root, name, kind, always, _) in VARIABLES {
             let same = match kind {
-                Type::Bool => format!("{root}.{name} || !{root}.{name}"),
-                Type::Int => format!("{root}.{name} + 0 == {root}.{name}"),
-                Type::Text => format!("{root}.{name}.size() > 0"),
+                VariableType::Bool => format!("{root}.{name} || !{root}.{name}"),
+                VariableType::Int => format!("{root}.{name} + 0 == {root}.{name}"),
+                VariableType::Text => format!("{root}.{name}.size() > 0"),
             };
             let when = When::compile(&same).unwrap();
             assert_eq!(when.holds(&full), Ok(true), "{same}");

@@ -4,9 +4,9 @@ use sidegate_core::Direction;
 
 use crate::compile::Policy;
 use crate::decide::Verdict;
-use crate::matching::{Holds, Judged};
+use crate::matching::{Holds, RuleMatcher};
 use crate::query::Query;
-use crate::rule::Compiled;
+use crate::rule::CompiledRule;
 
 /// A rule as people refer to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct RuleRef<'a> {
 }
 
 impl<'a> RuleRef<'a> {
-    fn new(compiled: &'a Compiled) -> Self {
+    fn new(compiled: &'a CompiledRule) -> Self {
         Self { name: &compiled.rule.name, label: &compiled.label, action: compiled.rule.action.label(), dry_run: compiled.dry_run }
     }
 }
@@ -30,7 +30,7 @@ impl<'a> RuleRef<'a> {
 impl Policy {
     /// Judges any connection: to the workload, from it, or without identity on a port where those may pass.
     #[must_use]
-    pub fn judge(&self, query: &Query<'_>) -> Verdict {
+    pub fn verdict(&self, query: &Query<'_>) -> Verdict {
         match (query.direction, query.client) {
             (Direction::Inbound, Some(_)) => self.decide(query),
             (Direction::Inbound, None) => self.decide_plaintext(query, "mode permissive"),
@@ -42,9 +42,9 @@ impl Policy {
 
     /// Every rule that matches, whether it decides or not, in the order of the files.
     pub fn matching<'a>(&'a self, query: &'a Query<'a>) -> impl Iterator<Item = RuleRef<'a>> {
-        let judged = Judged::new(query);
-        let about = move |rule: &&Compiled| rule.rule.to.destinations.is_empty() == (query.direction == Direction::Inbound);
-        self.rules.iter().filter(about).filter(move |rule| judged.matches(rule) == Holds::Yes).map(RuleRef::new)
+        let matcher = RuleMatcher::new(query);
+        let about = move |rule: &&CompiledRule| rule.rule.to.destinations.is_empty() == (query.direction == Direction::Inbound);
+        self.rules.iter().filter(about).filter(move |rule| matcher.matches(rule) == Holds::Yes).map(RuleRef::new)
     }
 
     /// Every rule, in the order of the files.

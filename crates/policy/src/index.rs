@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use sidegate_core::{Segment, SpiffeId, SpiffeIdPattern};
 
-use crate::rule::Compiled;
+use crate::rule::CompiledRule;
 use crate::schema::{Action, Rule};
 
 /// Rules of one direction, by identity and port.
@@ -23,16 +23,16 @@ pub(crate) struct Index {
 #[derive(Debug, Default)]
 struct DomainIndex {
     everybody: PortTable,
-    root: Node,
+    root: SegmentNode,
     /// Allow rules by port only, whoever of the domain they are for.
     for_others: PortTable,
 }
 
 /// A node of the tree of patterns: what has been read of the path leads here.
 #[derive(Debug, Default)]
-struct Node {
-    literals: HashMap<Box<str>, Node>,
-    one: Option<Box<Node>>,
+struct SegmentNode {
+    literals: HashMap<Box<str>, SegmentNode>,
+    one: Option<Box<SegmentNode>>,
     /// Patterns that end here.
     ends: Option<Box<PortTable>>,
     /// Patterns that take whatever segments follow, at least one.
@@ -45,14 +45,14 @@ struct Node {
 pub(crate) struct PortTable {
     /// Which lengths of prefixes are in use, a bit each.
     lengths: u32,
-    blocks: HashMap<(u8, u16), Rules>,
+    blocks: HashMap<(u8, u16), RulesAtPort>,
     /// All allow rules, whatever their ports, each once.
     allows: Vec<u32>,
 }
 
 /// Rules in the order of the files, by what they do.
 #[derive(Debug, Default)]
-pub(crate) struct Rules {
+pub(crate) struct RulesAtPort {
     pub(crate) deny: Vec<u32>,
     pub(crate) allow: Vec<u32>,
     /// Audit rules, and all in a dry run.
@@ -61,7 +61,7 @@ pub(crate) struct Rules {
 
 impl Index {
     /// Adds the rule of this number; numbers rise.
-    pub(crate) fn add(&mut self, number: u32, compiled: &Compiled) {
+    pub(crate) fn add(&mut self, number: u32, compiled: &CompiledRule) {
         let from = &compiled.rule.from;
         if !from.asks_identity() {
             self.anyone.add(number, compiled);
@@ -86,13 +86,13 @@ impl Index {
     }
 
     /// Visits every set of rules that match `client` and `port`. A rule may be in several.
-    pub(crate) fn matching<'a>(&'a self, client: Option<&SpiffeId>, port: u16, visit: &mut impl FnMut(&'a Rules)) {
+    pub(crate) fn matching<'a>(&'a self, client: Option<&SpiffeId>, port: u16, visit: &mut impl FnMut(&'a RulesAtPort)) {
         self.tables(client.map(of_id), &mut |table| table.at(port, visit));
     }
 
     /// Visits every set of rules of which one may cover all that `compiled` does: what covers a pattern matches it as if it were
     /// an ID with a segment of its own in place of each wildcard.
-    pub(crate) fn wider<'a>(&'a self, compiled: &Compiled, visit: &mut impl FnMut(&'a Rules)) {
+    pub(crate) fn wider<'a>(&'a self, compiled: &CompiledRule, visit: &mut impl FnMut(&'a RulesAtPort)) {
         let Rule { from, to, .. } = &compiled.rule;
         let path = |pattern: &SpiffeIdPattern| {
             let segments = pattern.segments().iter().map(|s| if let Segment::Literal(name) = s { name } else { "*" });
@@ -134,8 +134,8 @@ fn of_id(id: &SpiffeId) -> (&str, &str) {
     (id.trust_domain_name(), id.path().trim_start_matches('/'))
 }
 
-impl Node {
-    fn add(&mut self, pattern: &SpiffeIdPattern, number: u32, compiled: &Compiled) {
+impl SegmentNode {
+    fn add(&mut self, pattern: &SpiffeIdPattern, number: u32, compiled: &CompiledRule) {
         let mut node = self;
         for segment in pattern.segments() {
             node = match segment {
@@ -167,7 +167,7 @@ impl Node {
 }
 
 impl PortTable {
-    fn add(&mut self, number: u32, compiled: &Compiled) {
+    fn add(&mut self, number: u32, compiled: &CompiledRule) {
         let mut file = |length: u8, prefix: u16| {
             self.lengths |= 1 << length;
             self.blocks.entry((length, prefix)).or_default().add(number, compiled);
@@ -191,7 +191,7 @@ impl PortTable {
         }
     }
 
-    fn at<'a>(&'a self, port: u16, visit: &mut impl FnMut(&'a Rules)) {
+    fn at<'a>(&'a self, port: u16, visit: &mut impl FnMut(&'a RulesAtPort)) {
         let mut lengths = self.lengths;
         while lengths != 0 {
             let length = lengths.trailing_zeros();
@@ -208,8 +208,8 @@ fn prefix(port: u16, length: u32) -> u16 {
     port.checked_shr(16 - length).unwrap_or(0)
 }
 
-impl Rules {
-    fn add(&mut self, number: u32, compiled: &Compiled) {
+impl RulesAtPort {
+    fn add(&mut self, number: u32, compiled: &CompiledRule) {
         let list = match compiled.rule.action {
             Action::Deny if !compiled.dry_run => &mut self.deny,
             Action::Allow if !compiled.dry_run => &mut self.allow,

@@ -25,7 +25,7 @@ mod when;
 pub use analyze::{Doubt, Finding};
 pub use compile::Policy;
 pub use decide::Verdict;
-pub use environment::{Type, VARIABLES};
+pub use environment::{VARIABLES, VariableType};
 pub use explain::RuleRef;
 pub use files::{Unreadable, read};
 pub use query::{PeerCertificate, Query, TlsFacts};

@@ -7,7 +7,7 @@ use sidegate_config::value::Cidr;
 use sidegate_core::SpiffeId;
 
 use crate::query::Query;
-use crate::rule::Compiled;
+use crate::rule::CompiledRule;
 use crate::schema::Rule;
 
 /// What a rule may ask. It matches if every condition holds.
@@ -58,27 +58,27 @@ pub(crate) enum Holds {
 
 /// A connection that is being judged.
 #[derive(Clone, Copy)]
-pub(crate) struct Judged<'a> {
+pub(crate) struct RuleMatcher<'a> {
     pub(crate) query: &'a Query<'a>,
 }
 
-impl<'a> Judged<'a> {
+impl<'a> RuleMatcher<'a> {
     pub(crate) fn new(query: &'a Query<'a>) -> Self {
         Self { query }
     }
 
     /// Whether `rule` matches, of which the index has said that identity and port do.
-    pub(crate) fn matches_beside_index(&self, rule: &Compiled) -> Holds {
+    pub(crate) fn matches_beside_index(&self, rule: &CompiledRule) -> Holds {
         BESIDE_INDEX.into_iter().map(|condition| self.holds(rule, condition)).find(|holds| *holds != Holds::Yes).unwrap_or(Holds::Yes)
     }
 
     /// Whether `rule` matches.
-    pub(crate) fn matches(&self, rule: &Compiled) -> Holds {
+    pub(crate) fn matches(&self, rule: &CompiledRule) -> Holds {
         CONDITIONS.into_iter().map(|condition| self.holds(rule, condition)).find(|holds| *holds != Holds::Yes).unwrap_or(Holds::Yes)
     }
 
     /// Whether one condition of `rule` holds.
-    pub(crate) fn holds(&self, compiled: &Compiled, condition: Condition) -> Holds {
+    pub(crate) fn holds(&self, compiled: &CompiledRule, condition: Condition) -> Holds {
         let (query, Rule { from, to, .. }) = (self.query, &compiled.rule);
         let holds = match condition {
             Condition::Identity => !from.asks_identity() || query.client.is_some_and(|id| is_in(id, &from.spiffe_ids, &from.trust_domains)),
@@ -107,7 +107,7 @@ impl<'a> Judged<'a> {
     }
 
     /// What `condition` asks and the connection lacks, for people.
-    pub(crate) fn lack(&self, compiled: &Compiled, condition: Condition) -> String {
+    pub(crate) fn lack(&self, compiled: &CompiledRule, condition: Condition) -> String {
         let (query, Rule { from, to, .. }) = (self.query, &compiled.rule);
         let client = query.client.map_or_else(|| "a client without identity".to_owned(), ToString::to_string);
         match condition {

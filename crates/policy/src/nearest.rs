@@ -6,8 +6,8 @@
 use sidegate_core::{NearestRule, Segment, SpiffeId, SpiffeIdPattern};
 
 use crate::compile::Policy;
-use crate::matching::{CONDITIONS, Condition, Holds, Judged};
-use crate::rule::Compiled;
+use crate::matching::{CONDITIONS, Condition, Holds, RuleMatcher};
+use crate::rule::CompiledRule;
 
 /// The most rules that are named.
 const NEAREST: usize = 3;
@@ -18,9 +18,9 @@ const BUDGET: usize = 1024;
 type Distance = (u8, u32, u32);
 
 impl Policy {
-    /// The rules nearest to the connection, best first. `judged` must have been denied since no rule allows it.
-    pub(crate) fn nearest(&self, judged: &Judged<'_>) -> Vec<NearestRule> {
-        let query = judged.query;
+    /// The rules nearest to the connection, best first. `matcher` must have been denied since no rule allows it.
+    pub(crate) fn nearest(&self, matcher: &RuleMatcher<'_>) -> Vec<NearestRule> {
+        let query = matcher.query;
         let index = self.index_for(query.direction);
         let mut best: Vec<(Distance, Condition)> = Vec::new();
         let mut look = |rules: &[u32], budget: &mut usize| {
@@ -31,8 +31,8 @@ impl Policy {
                 if best.iter().any(|((.., seen), _)| *seen == rule) {
                     continue;
                 }
-                let Some(condition) = only_lack(judged, compiled) else { continue };
-                let (kind, by) = distance(judged, compiled, condition);
+                let Some(condition) = only_lack(matcher, compiled) else { continue };
+                let (kind, by) = distance(matcher, compiled, condition);
                 best.push(((kind, by, rule), condition));
                 best.sort_unstable_by_key(|(distance, _)| *distance);
                 best.truncate(NEAREST);
@@ -44,22 +44,22 @@ impl Policy {
         index.allows_at(query.client, query.to.port(), &mut |rules| look(rules, &mut budget));
         let name = |((.., rule), condition): ((u8, u32, u32), Condition)| {
             let compiled = &self.rules[rule as usize];
-            NearestRule { rule: compiled.label.clone(), lacked: judged.lack(compiled, condition) }
+            NearestRule { rule: compiled.label.clone(), lacked: matcher.lack(compiled, condition) }
         };
         best.into_iter().map(name).collect()
     }
 }
 
 /// The condition that `rule` lacks, if it is a single one.
-fn only_lack(judged: &Judged<'_>, rule: &Compiled) -> Option<Condition> {
-    let mut lacks = CONDITIONS.into_iter().filter(|condition| judged.holds(rule, *condition) != Holds::Yes);
+fn only_lack(matcher: &RuleMatcher<'_>, rule: &CompiledRule) -> Option<Condition> {
+    let mut lacks = CONDITIONS.into_iter().filter(|condition| matcher.holds(rule, *condition) != Holds::Yes);
     let first = lacks.next()?;
     lacks.next().is_none().then_some(first)
 }
 
 /// What is lacked, the smaller the nearer, and by how much.
-fn distance(judged: &Judged<'_>, rule: &Compiled, condition: Condition) -> (u8, u32) {
-    let (query, from, to) = (judged.query, &rule.rule.from, &rule.rule.to);
+fn distance(matcher: &RuleMatcher<'_>, rule: &CompiledRule, condition: Condition) -> (u8, u32) {
+    let (query, from, to) = (matcher.query, &rule.rule.from, &rule.rule.to);
     match condition {
         Condition::Port => {
             let port = query.to.port();

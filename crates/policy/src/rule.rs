@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use sidegate_config::document::Place;
+use sidegate_config::document::Location;
 
 use crate::schema::{Action, Rule};
 use crate::when::When;
 
 /// A rule, ready to be compared with connections.
 #[derive(Debug)]
-pub(crate) struct Compiled {
+pub(crate) struct CompiledRule {
     pub(crate) rule: Rule,
     /// `name (file:line)`, shared with every record that the rule decides.
     pub(crate) label: Arc<str>,
-    pub(crate) place: Place,
+    pub(crate) location: Location,
     /// Its own, or its file's.
     pub(crate) dry_run: bool,
     pub(crate) when: Option<When>,
@@ -21,7 +21,7 @@ pub(crate) struct Compiled {
     pub(crate) size: usize,
 }
 
-impl Compiled {
+impl CompiledRule {
     /// Whether it decides nothing.
     pub(crate) fn is_aside(&self) -> bool {
         self.dry_run || self.rule.action == Action::Audit

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sidegate_config::document::{Place, Problem, Problems};
+use sidegate_config::document::{Location, Problem, Problems};
 use sidegate_config::value::{Id, Moment, Target};
 use sidegate_core::Direction;
 
@@ -87,11 +87,11 @@ impl Expectation {
 
 /// What became of an expectation.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct ExpectationResult {
     /// What was expected.
     pub expectation: Expectation,
     /// Where that stands.
-    pub place: Place,
+    pub location: Location,
     /// What policy says.
     pub verdict: Verdict,
     /// What is not as expected, if anything.
@@ -100,9 +100,9 @@ pub struct Outcome {
 
 /// What a suite says of a policy.
 #[derive(Debug)]
-pub struct Report {
+pub struct SuiteReport {
     /// Each expectation.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<ExpectationResult>,
     /// Labels of the rules that decide no expectation, nor are remarked on by one.
     pub uncovered: Vec<String>,
 }
@@ -112,36 +112,36 @@ impl Suite {
     ///
     /// # Errors
     /// Every mistake in it, also the name of a rule that the policy does not have.
-    pub fn run(source: &str, text: &str, policy: &Policy) -> Result<Report, Problems> {
+    pub fn run(source: &str, text: &str, policy: &Policy) -> Result<SuiteReport, Problems> {
         let (suite, root) = sidegate_config::typed::<Self>(source, text)?;
         let mut problems = Problems::default();
         if suite.expectations.is_empty() {
-            let place = root.nearest("expectations").place.clone();
-            problems.0.push(Problem { place, path: "expectations".to_owned(), message: "there is none; write at least one".to_owned() });
+            let location = root.nearest("expectations").location.clone();
+            problems.0.push(Problem { location, path: "expectations".to_owned(), message: "there is none; write at least one".to_owned() });
         }
         let mut outcomes = Vec::with_capacity(suite.expectations.len());
         let mut covered = vec![false; policy.len()];
         for (at, expectation) in suite.expectations.into_iter().enumerate() {
             let path = format!("expectations[{at}]");
-            let place = &root.nearest(&path).place;
+            let location = &root.nearest(&path).location;
             if let Some(name) = expectation.rule.as_ref().filter(|name| !policy.rules().any(|rule| rule.name == **name)) {
-                let place = root.nearest(&format!("{path}.rule")).place.clone();
-                problems.0.push(Problem { place, path: format!("{path}.rule"), message: format!("the policy has no rule `{name}`") });
+                let location = root.nearest(&format!("{path}.rule")).location.clone();
+                problems.0.push(Problem { location, path: format!("{path}.rule"), message: format!("the policy has no rule `{name}`") });
             }
             if expectation.server.is_some() && expectation.destination.is_none() {
                 let message = "only a connection from the workload has a `server`; name its `destination` too".to_owned();
-                problems.0.push(Problem { place: place.clone(), path: path.clone(), message });
+                problems.0.push(Problem { location: location.clone(), path: path.clone(), message });
             }
-            let verdict = policy.judge(&expectation.query());
+            let verdict = policy.verdict(&expectation.query());
             for (rule, covered) in policy.rules().zip(&mut covered) {
                 let remarked = verdict.decision.explanation.iter().flat_map(|e| &e.remarks).any(|remark| *remark.rule == *rule.label);
                 *covered |= remarked || *verdict.decision.rule == *rule.label;
             }
             let failure = failure(&expectation, &verdict, policy);
-            outcomes.push(Outcome { expectation, place: place.clone(), verdict, failure });
+            outcomes.push(ExpectationResult { expectation, location: location.clone(), verdict, failure });
         }
         let uncovered = policy.rules().zip(covered).filter(|(_, covered)| !covered).map(|(rule, _)| rule.label.to_owned()).collect();
-        problems.or(Report { outcomes, uncovered })
+        problems.or(SuiteReport { outcomes, uncovered })
     }
 }
 

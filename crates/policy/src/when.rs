@@ -7,7 +7,7 @@ use cel::common::ast::{Expr, LiteralValue, SourceInfo, operators};
 use cel::parser::Parser;
 use cel::{ExecutionError, IdedExpr, Value};
 
-use crate::environment::{self, Type};
+use crate::environment::{self, VariableType};
 use crate::query::Query;
 
 /// Longer conditions are no conditions any more.
@@ -28,29 +28,29 @@ pub(crate) struct When {
 
 /// What is wrong with a condition, and at which byte of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Mistake {
+pub(crate) struct ExpressionError {
     pub(crate) at: usize,
     pub(crate) message: String,
 }
 
 impl When {
     /// Parses and checks `text`.
-    pub(crate) fn compile(text: &str) -> Result<Self, Vec<Mistake>> {
-        let whole = |message: String| vec![Mistake { at: text.len() - text.trim_start().len(), message }];
+    pub(crate) fn compile(text: &str) -> Result<Self, Vec<ExpressionError>> {
+        let whole = |message: String| vec![ExpressionError { at: text.len() - text.trim_start().len(), message }];
         if text.len() > MAX_BYTES {
             return Err(whole(format!("the condition has {} bytes, {MAX_BYTES} are the most; make several rules of it", text.len())));
         }
         if let Some(at) = text.find(|c: char| !c.is_ascii_graphic() && !c.is_ascii_whitespace()) {
-            return Err(vec![Mistake { at, message: "only ASCII may stand in a condition".to_owned() }]);
+            return Err(vec![ExpressionError { at, message: "only ASCII may stand in a condition".to_owned() }]);
         }
         let (expression, source) = match parse(text) {
             Ok(parsed) => parsed,
-            Err(Unparsed::Wrong(mistake)) => return Err(vec![mistake]),
-            Err(Unparsed::Impossible(why)) => return Err(whole(why)),
+            Err(UnparsedExpression::Wrong(mistake)) => return Err(vec![mistake]),
+            Err(UnparsedExpression::Impossible(why)) => return Err(whole(why)),
         };
         let mut checker = Checker { source: &source, mistakes: Vec::new(), nodes: 0, asks: false };
         match checker.type_of(&expression, 0) {
-            Some(kind) if kind != Type::Bool => checker.mistakes.extend(whole(format!("is {kind}; a condition is true or false"))),
+            Some(kind) if kind != VariableType::Bool => checker.mistakes.extend(whole(format!("is {kind}; a condition is true or false"))),
             _ => {}
         }
         if !checker.mistakes.is_empty() {
@@ -85,14 +85,14 @@ fn truth(value: Result<Value, ExecutionError>) -> Result<bool, String> {
 }
 
 /// Why there is no tree of a text.
-enum Unparsed {
-    Wrong(Mistake),
+enum UnparsedExpression {
+    Wrong(ExpressionError),
     /// That says nothing of the text.
     Impossible(String),
 }
 
 /// The tree of `text`, by a parser that may neither run out of stack nor take the caller along should it have a defect.
-fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), Unparsed> {
+fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), UnparsedExpression> {
     let parser = || Parser::new().max_recursion_depth(96).error_recovery_limit(4).parse_with_source_info(text);
     let parsed = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("cel parser".to_owned()).stack_size(PARSER_STACK).spawn_scoped(scope, parser);
@@ -101,12 +101,14 @@ fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), Unparsed> {
     match parsed {
         Ok(Ok(Ok(parsed))) => Ok(parsed),
         // What follows the first mistake is mostly its echo.
-        Ok(Ok(Err(wrong))) => Err(Unparsed::Wrong(wrong.errors.first().map_or_else(
-            || Mistake { at: 0, message: "is not CEL".to_owned() },
-            |error| Mistake { at: offset(text, error.pos), message: reworded(&error.msg) },
+        Ok(Ok(Err(wrong))) => Err(UnparsedExpression::Wrong(wrong.errors.first().map_or_else(
+            || ExpressionError { at: 0, message: "is not CEL".to_owned() },
+            |error| ExpressionError { at: offset(text, error.pos), message: reworded(&error.msg) },
         ))),
-        Ok(Err(_)) => Err(Unparsed::Impossible("the parser of CEL has a defect and gave up on this; say it in another way".to_owned())),
-        Err(error) => Err(Unparsed::Impossible(format!("can't be parsed, since the system gives no thread for it: {error}"))),
+        Ok(Err(_)) => {
+            Err(UnparsedExpression::Impossible("the parser of CEL has a defect and gave up on this; say it in another way".to_owned()))
+        }
+        Err(error) => Err(UnparsedExpression::Impossible(format!("can't be parsed, since the system gives no thread for it: {error}"))),
     }
 }
 
@@ -126,21 +128,21 @@ fn reworded(message: &str) -> String {
 
 struct Checker<'a> {
     source: &'a SourceInfo,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<ExpressionError>,
     nodes: usize,
     /// Whether anything of the connection is asked.
     asks: bool,
 }
 
 impl Checker<'_> {
-    fn wrong(&mut self, node: &IdedExpr, message: impl Into<String>) -> Option<Type> {
+    fn wrong(&mut self, node: &IdedExpr, message: impl Into<String>) -> Option<VariableType> {
         let at = self.source.offset_for(node.id).map_or(0, |(start, _)| start as usize);
-        self.mistakes.push(Mistake { at, message: message.into() });
+        self.mistakes.push(ExpressionError { at, message: message.into() });
         None
     }
 
     /// The type of `node`; none if there is something wrong with it, which then has been told.
-    fn type_of(&mut self, node: &IdedExpr, depth: usize) -> Option<Type> {
+    fn type_of(&mut self, node: &IdedExpr, depth: usize) -> Option<VariableType> {
         self.nodes += 1;
         if depth > MAX_DEPTH || self.nodes > MAX_NODES {
             // Told once, and nothing below is looked at.
@@ -149,9 +151,9 @@ impl Checker<'_> {
             return if told { None } else { self.wrong(node, format!("{limit} are the most; make several rules of it")) };
         }
         match &node.expr {
-            Expr::Literal(LiteralValue::Boolean(_)) => Some(Type::Bool),
-            Expr::Literal(LiteralValue::Int(_)) => Some(Type::Int),
-            Expr::Literal(LiteralValue::String(_)) => Some(Type::Text),
+            Expr::Literal(LiteralValue::Boolean(_)) => Some(VariableType::Bool),
+            Expr::Literal(LiteralValue::Int(_)) => Some(VariableType::Int),
+            Expr::Literal(LiteralValue::String(_)) => Some(VariableType::Text),
             Expr::Literal(_) => self.wrong(node, "only texts, whole numbers, true and false may stand here"),
             Expr::Select(select) => {
                 self.asks = true;
@@ -159,7 +161,7 @@ impl Checker<'_> {
                     return self.wrong(&select.operand, format!("`.{}`: only {} have fields", select.field, environment::roots()));
                 };
                 match environment::field(root, &select.field) {
-                    Some(_) if select.test => Some(Type::Bool),
+                    Some(_) if select.test => Some(VariableType::Bool),
                     Some(kind) => Some(kind),
                     None => self.wrong(&select.operand, environment::unknown_field(root, &select.field)),
                 }
@@ -175,7 +177,7 @@ impl Checker<'_> {
                 {
                     return self.membership(item, list, depth);
                 }
-                let types: Option<Vec<Type>> =
+                let types: Option<Vec<VariableType>> =
                     operands.iter().map(|operand| self.type_of(operand, depth + 1)).collect::<Vec<_>>().into_iter().collect();
                 let types = types?;
                 match result(&call.func_name, call.target.is_some(), &types) {
@@ -192,7 +194,7 @@ impl Checker<'_> {
     }
 
     /// `item in [a, b]`: what is in the list is of one type, the item's.
-    fn membership(&mut self, item: &IdedExpr, list: &IdedExpr, depth: usize) -> Option<Type> {
+    fn membership(&mut self, item: &IdedExpr, list: &IdedExpr, depth: usize) -> Option<VariableType> {
         let kind = self.type_of(item, depth + 1);
         let Expr::List(elements) = &list.expr else {
             return self.wrong(list, "behind `in` stands a list, such as `[80, 443]`");
@@ -205,13 +207,13 @@ impl Checker<'_> {
                 _ => {}
             }
         }
-        kind.map(|_| Type::Bool)
+        kind.map(|_| VariableType::Bool)
     }
 }
 
 /// The type of an operator's or a function's result, if there is one with such operands.
-fn result(function: &str, member: bool, operands: &[Type]) -> Option<Type> {
-    use Type::{Bool, Int, Text};
+fn result(function: &str, member: bool, operands: &[VariableType]) -> Option<VariableType> {
+    use VariableType::{Bool, Int, Text};
     match (function, operands) {
         (operators::LOGICAL_AND | operators::LOGICAL_OR, [Bool, Bool]) | (operators::LOGICAL_NOT, [Bool]) => Some(Bool),
         (operators::EQUALS | operators::NOT_EQUALS, [a, b]) if a == b => Some(Bool),
@@ -227,7 +229,7 @@ fn result(function: &str, member: bool, operands: &[Type]) -> Option<Type> {
     }
 }
 
-fn misapplied(function: &str, operands: &[Type]) -> String {
+fn misapplied(function: &str, operands: &[VariableType]) -> String {
     let operands: Vec<String> = operands.iter().map(ToString::to_string).collect();
     let operator = function.trim_matches(['_', '@']).replace("_", " ");
     match function.contains('_') {

@@ -84,7 +84,7 @@ fn lacks(rule: &Rule, query: &Query<'_>) -> (usize, bool) {
 type Remarks = Vec<(String, &'static str)>;
 
 /// What the engine should say: allowed, the rule's name if one decided, the reason, and the remarks.
-fn judge(rules: &[Rule], query: &Query<'_>) -> (bool, Option<String>, Option<Reason>, Remarks) {
+fn expected_verdict(rules: &[Rule], query: &Query<'_>) -> (bool, Option<String>, Option<Reason>, Remarks) {
     let about = |rule: &&Rule| rule.to.destinations.is_empty() == (query.direction == Direction::Inbound);
     let rules: Vec<&Rule> = rules.iter().filter(about).collect();
     let mut remarks = Vec::new();
@@ -250,7 +250,7 @@ proptest! {
                 Direction::Inbound => policy.decide(&query),
                 Direction::Outbound => policy.decide_outbound(&query, &"destination".into()),
             };
-            let (allowed, rule, reason, mut said) = judge(&rules, &query);
+            let (allowed, rule, reason, mut said) = expected_verdict(&rules, &query);
             let decision = &verdict.decision;
             prop_assert_eq!((decision.allowed, verdict.reason), (allowed, reason), "{:?} {:?}", rules, connection);
             match &rule {

@@ -100,7 +100,7 @@ pub(crate) mod tests {
 
     pub(crate) fn shared() -> Arc<Shared> {
         let config = Config::default();
-        let options = sidegate_telemetry::Options {
+        let options = sidegate_telemetry::TelemetryOptions {
             access_log: LogFormat::Off,
             config: &config.telemetry,
             mark: None,

@@ -1,7 +1,7 @@
 //! The rules that capture, as text for nft, with a comment on each for reviewers.
 
 use crate::plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
-use crate::set::{Side, outside, ports, set, within};
+use crate::set::{AddressField, outside, ports, set, within};
 use crate::text::Text;
 
 /// The mark (`ct mark`) on the connections of the sidecar and of the exempt users.
@@ -130,9 +130,9 @@ fn outbound_exempt(text: &mut Text, plan: &Plan, outbound: &Outbound) {
     }
     text.note("The pod itself: loopback, its own addresses, and what has been redirected to the sidecar.");
     text.line("fib daddr type local accept");
-    text.accept_any("Destinations that are excluded.", &within(Side::Destination, &outbound.exclude_cidrs));
+    text.accept_any("Destinations that are excluded.", &within(AddressField::Destination, &outbound.exclude_cidrs));
     if !outbound.include_cidrs.is_empty() {
-        text.accept_any("Destinations that are not included.", &outside(Side::Destination, &outbound.include_cidrs));
+        text.accept_any("Destinations that are not included.", &outside(AddressField::Destination, &outbound.include_cidrs));
     }
     port_exemptions(text, &outbound.include_ports, &outbound.exclude_ports);
     let resolvers = resolvers(plan).into_iter().map(|address| format!("{address} meta l4proto {{ tcp, udp }} th dport 53"));
@@ -250,7 +250,7 @@ fn inbound_exempt(text: &mut Text, inbound: &Inbound) {
     text.note("What arrives uncaptured. Redirection and filter both ask here, so that they cannot disagree.");
     text.note("The pod itself.");
     text.line("iif lo accept");
-    text.accept_any("Peers that are excluded.", &within(Side::Source, &inbound.exclude_cidrs));
+    text.accept_any("Peers that are excluded.", &within(AddressField::Source, &inbound.exclude_cidrs));
     port_exemptions(text, &inbound.include_ports, &inbound.exclude_ports);
     text.close();
 }
@@ -314,5 +314,5 @@ fn port_exemptions(text: &mut Text, include: &[PortRange], exclude: &[PortRange]
 
 fn resolvers(plan: &Plan) -> Vec<String> {
     let networks = plan.dns_resolvers.iter().map(|address| (*address).into()).collect::<Vec<_>>();
-    within(Side::Destination, &networks)
+    within(AddressField::Destination, &networks)
 }

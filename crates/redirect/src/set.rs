@@ -8,19 +8,19 @@ use crate::plan::PortRange;
 
 /// Which address of a packet.
 #[derive(Clone, Copy)]
-pub(crate) enum Side {
+pub(crate) enum AddressField {
     Source,
     Destination,
 }
 
 /// Conditions of which one holds if the address is in one of the networks.
-pub(crate) fn within(side: Side, networks: &[IpNet]) -> Vec<String> {
+pub(crate) fn within(side: AddressField, networks: &[IpNet]) -> Vec<String> {
     let (v4, v6) = split(networks);
     [family("ip", side, "", &v4), family("ip6", side, "", &v6)].into_iter().flatten().collect()
 }
 
 /// Conditions of which one holds if the address is in none of the networks.
-pub(crate) fn outside(side: Side, networks: &[IpNet]) -> Vec<String> {
+pub(crate) fn outside(side: AddressField, networks: &[IpNet]) -> Vec<String> {
     let (v4, v6) = split(networks);
     // A family of which no network is named is outside as a whole.
     let v4 = family("ip", side, "!= ", &v4).or_else(|| v4.is_empty().then(|| "meta nfproto ipv4".to_owned()));
@@ -54,10 +54,10 @@ fn split(networks: &[IpNet]) -> (Vec<String>, Vec<String>) {
     )
 }
 
-fn family(family: &str, side: Side, not: &str, networks: &[String]) -> Option<String> {
+fn family(family: &str, side: AddressField, not: &str, networks: &[String]) -> Option<String> {
     let field = match side {
-        Side::Source => "saddr",
-        Side::Destination => "daddr",
+        AddressField::Source => "saddr",
+        AddressField::Destination => "daddr",
     };
     // The whole family is no interval that nft would take; aggregated, it is alone.
     let whole = networks.iter().any(|network| network.ends_with("/0"));
@@ -101,15 +101,15 @@ mod tests {
     #[test]
     fn networks_are_merged_and_split_by_family() {
         let overlapping = networks(&["10.1.0.0/16", "10.0.0.0/8", "fd00::/8"]);
-        assert_eq!(within(Side::Destination, &overlapping), ["ip daddr { 10.0.0.0/8 }", "ip6 daddr { fd00::/8 }"]);
-        assert_eq!(within(Side::Source, &networks(&["0.0.0.0/0", "10.0.0.0/8"])), ["meta nfproto ipv4"]);
+        assert_eq!(within(AddressField::Destination, &overlapping), ["ip daddr { 10.0.0.0/8 }", "ip6 daddr { fd00::/8 }"]);
+        assert_eq!(within(AddressField::Source, &networks(&["0.0.0.0/0", "10.0.0.0/8"])), ["meta nfproto ipv4"]);
     }
 
     #[test]
     fn a_family_without_networks_is_outside() {
         let v4 = networks(&["10.0.0.0/8"]);
-        assert_eq!(outside(Side::Destination, &v4), ["ip daddr != { 10.0.0.0/8 }", "meta nfproto ipv6"]);
-        assert_eq!(outside(Side::Destination, &networks(&["0.0.0.0/0"])), ["meta nfproto ipv6"]);
-        assert!(outside(Side::Destination, &networks(&["0.0.0.0/0", "::/0"])).is_empty());
+        assert_eq!(outside(AddressField::Destination, &v4), ["ip daddr != { 10.0.0.0/8 }", "meta nfproto ipv6"]);
+        assert_eq!(outside(AddressField::Destination, &networks(&["0.0.0.0/0"])), ["meta nfproto ipv6"]);
+        assert!(outside(AddressField::Destination, &networks(&["0.0.0.0/0", "::/0"])).is_empty());
     }
 }

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sidegate_core::{TrustDomain, without_controls};
-use sidegate_evidence::{About, Anchor, AuditorKeys, Filter, Given, ReadError, Records, Trust, Verdict, Verified, anchors, line};
+use sidegate_evidence::{
+    Anchor, AuditorKeys, Filter, LogVerdict, ReadError, Records, ReportRequest, Trust, Verified, VerifyInputs, anchors, line,
+};
 use sidegate_identity::Bundle;
 use sidegate_tls::verify::TrustStore;
 
-use crate::cli::audit::{Audit, AuditCommand, Join, Proof, Report, ReportFormat, Show, Verify};
-use crate::outcome::Outcome;
-use crate::say::{complain, print, say_fitted, say_json, say_pretty_json, say_verdicts, wrapped};
+use crate::cli::audit::{AuditArgs, AuditCommand, JoinArgs, ProofArgs, ReportArgs, ReportFormat, ShowArgs, VerifyArgs};
+use crate::exit_status::ExitStatus;
+use crate::output::{complain, print, say_fitted, say_json, say_pretty_json, say_verdicts, wrapped};
 
 /// How often a log that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -23,14 +25,14 @@ const UNDER_TIME: usize = 9;
 const INDENT: usize = 4;
 
 /// Runs a command: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
-pub(crate) fn audit(arguments: &Audit) -> ExitCode {
+pub(crate) fn audit(arguments: &AuditArgs) -> ExitCode {
     let outcome = match &arguments.command {
         AuditCommand::Verify(arguments) => verify(arguments),
         AuditCommand::Show(arguments) => show(arguments),
         AuditCommand::Join(arguments) => join(arguments),
         AuditCommand::Report(arguments) => report(arguments),
     };
-    Outcome::exit_code(outcome)
+    ExitStatus::exit_code(outcome)
 }
 
 /// The keys in the file that `--identity` names; none without it.
@@ -39,7 +41,7 @@ pub(crate) fn keys(file: Option<&Path>) -> Result<AuditorKeys> {
 }
 
 /// All that the command line gives to verify by.
-fn given(proof: &Proof, identity: Option<&Path>) -> Result<Given> {
+fn given(proof: &ProofArgs, identity: Option<&Path>) -> Result<VerifyInputs> {
     let mut trust = Trust::default();
     if let (Some(file), Some(signer)) = (&proof.bundle, &proof.signer) {
         trust.bundles = Some(bundle(file, signer.get().trust_domain())?);
@@ -57,7 +59,7 @@ fn given(proof: &Proof, identity: Option<&Path>) -> Result<Given> {
         exported.extend(anchors);
     }
     let anchors = (!proof.anchor.is_empty()).then_some(exported);
-    Ok(Given { trust, anchors, keys: keys(identity)? })
+    Ok(VerifyInputs { trust, anchors, keys: keys(identity)? })
 }
 
 /// The CA certificates in a PEM file.
@@ -71,7 +73,7 @@ pub(crate) fn bundle(file: &Path, trust_domain: &TrustDomain) -> Result<TrustSto
     Ok(TrustStore::of(&[(trust_domain.clone(), bundle)].into()))
 }
 
-fn verify(arguments: &Verify) -> Result<Outcome> {
+fn verify(arguments: &VerifyArgs) -> Result<ExitStatus> {
     let given = given(&arguments.proof, arguments.log.identity.as_deref())?;
     let report = sidegate_evidence::verify(&arguments.log.log, &given)?;
     let verified = Verified::new(report, arguments.proof.tail.duration());
@@ -84,12 +86,12 @@ fn verify(arguments: &Verify) -> Result<Outcome> {
 }
 
 /// What a verdict means for a command that was to look.
-fn outcome(verified: &Verified, proof: &Proof) -> Outcome {
-    let accepted = proof.allow_unproved && verified.verdict != Verdict::NotIntact;
-    Outcome::finding_if(verified.verdict != Verdict::Proved && !accepted)
+fn outcome(verified: &Verified, proof: &ProofArgs) -> ExitStatus {
+    let accepted = proof.allow_unproved && verified.verdict != LogVerdict::NotIntact;
+    ExitStatus::finding_if(verified.verdict != LogVerdict::Proved && !accepted)
 }
 
-fn show(arguments: &Show) -> Result<Outcome> {
+fn show(arguments: &ShowArgs) -> Result<ExitStatus> {
     let keys = keys(arguments.log.identity.as_deref())?;
     let filter = Filter {
         period: arguments.period.times(),
@@ -99,7 +101,7 @@ fn show(arguments: &Show) -> Result<Outcome> {
         reason: arguments.reason.clone(),
     };
     let mut records = Records::of(&arguments.log.log, &keys)?;
-    let mut outcome = Outcome::Good;
+    let mut outcome = ExitStatus::Good;
     loop {
         for record in &mut records {
             match record {
@@ -116,7 +118,7 @@ fn show(arguments: &Show) -> Result<Outcome> {
                 // The others are still worth reading.
                 Err(error) => {
                     complain(&without_controls(&format!("sidegate: {:#}", anyhow::Error::from(error))));
-                    outcome = Outcome::Finding;
+                    outcome = ExitStatus::Finding;
                 }
             }
         }
@@ -133,7 +135,7 @@ fn show(arguments: &Show) -> Result<Outcome> {
     }
 }
 
-fn join(arguments: &Join) -> Result<Outcome> {
+fn join(arguments: &JoinArgs) -> Result<ExitStatus> {
     let keys = keys(arguments.identity.as_deref())?;
     let join = sidegate_evidence::join(&arguments.a, &arguments.b, &keys, &arguments.period.times())?;
     for joined in &join.connections {
@@ -142,12 +144,12 @@ fn join(arguments: &Join) -> Result<Outcome> {
     if !arguments.json {
         join.summary().iter().try_for_each(|line| say_fitted(line, INDENT))?;
     }
-    Ok(Outcome::finding_if(!join.agrees()))
+    Ok(ExitStatus::finding_if(!join.agrees()))
 }
 
-fn report(arguments: &Report) -> Result<Outcome> {
+fn report(arguments: &ReportArgs) -> Result<ExitStatus> {
     let given = given(&arguments.proof, arguments.log.identity.as_deref())?;
-    let about = About {
+    let about = ReportRequest {
         log: &arguments.log.log,
         given: &given,
         period: arguments.period.times(),

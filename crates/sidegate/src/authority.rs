@@ -8,7 +8,7 @@ use crate::logging;
 
 /// Runs the authority until it is told to end.
 #[cfg(feature = "development")]
-pub(crate) fn authority(arguments: &cli::Authority) -> Result<()> {
+pub(crate) fn authority(arguments: &cli::AuthorityArgs) -> Result<()> {
     use anyhow::{Context, anyhow};
     use sidegate_config::file::{SMALL, read_text};
     use sidegate_devkit::authority::{Authority, AuthorityConfig};
@@ -37,12 +37,12 @@ pub(crate) fn authority(arguments: &cli::Authority) -> Result<()> {
 
 /// This build has none.
 #[cfg(not(feature = "development"))]
-pub(crate) fn authority(arguments: &cli::Authority) -> Result<()> {
+pub(crate) fn authority(arguments: &cli::AuthorityArgs) -> Result<()> {
     refuse_production(arguments)?;
     bail!("this build has no embedded authority (feature `development` is off); use a SPIRE agent")
 }
 
-fn refuse_production(arguments: &cli::Authority) -> Result<()> {
+fn refuse_production(arguments: &cli::AuthorityArgs) -> Result<()> {
     if arguments.profile == cli::ProfileName::Production {
         bail!(
             "profile `production` refuses the embedded authority: it keeps its keys in memory and attests by uid only; use a SPIRE agent"

@@ -11,8 +11,8 @@ use sidegate_core::counted;
 use sidegate_policy::Policy;
 use sidegate_redirect::{Plan, Proof};
 
-use crate::outcome::Outcome;
-use crate::say::say_lines;
+use crate::exit_status::ExitStatus;
+use crate::output::say_lines;
 use crate::{cli, variables, yaml};
 
 /// A configuration that the sidecar can start with, and what it names.
@@ -137,7 +137,7 @@ fn may_send_raw(status: &str) -> bool {
 }
 
 /// Checks the configuration and the files that it names.
-pub(crate) fn check(arguments: &cli::Check) -> Result<Outcome> {
+pub(crate) fn check(arguments: &cli::CheckArgs) -> Result<ExitStatus> {
     let file = &arguments.config.config;
     let Examined { config, warnings, policy: source, .. } = examine(file)?;
     if arguments.print_config {
@@ -165,7 +165,7 @@ pub(crate) fn check(arguments: &cli::Check) -> Result<Outcome> {
         some => ("can be used with", counted(some, "finding")),
     };
     err!("{}: {verdict} profile {profile}; {rules} in {files}, {what}{of_variables}", file.display());
-    Ok(Outcome::finding_if(found > 0))
+    Ok(ExitStatus::finding_if(found > 0))
 }
 
 #[cfg(test)]

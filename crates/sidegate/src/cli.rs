@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidegate_config::value::{Id, Moment, Span, Target};
 use sidegate_core::SpiffeIdPattern;
 
-use self::audit::Audit;
+use self::audit::AuditArgs;
 use sidegate_evidence::filter;
 
 /// The configuration where nobody names one.
@@ -29,71 +29,71 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the sidecar
-    Run(Run),
+    Run(RunArgs),
     /// Check a configuration and the files that it names, and report all problems at once
     ///
     /// Exit status: 0 if there is nothing to report, 1 if there is something to look at (a finding of `sidegate policy check`, or a
     /// warning), 2 if the sidecar would not start. Notes do not count.
-    Check(Check),
+    Check(CheckArgs),
     /// Check a policy, ask it, test it, and compare it with recorded connections
     ///
     /// Exit status: 0 if there is nothing to report, 1 if there is something to look at, 2 if the input can't be used.
-    Policy(Policy),
+    Policy(PolicyArgs),
     /// Wait until a sidecar is ready, for post-start hooks and scripts
-    Wait(Wait),
+    Wait(WaitArgs),
     /// The state of a running sidecar, on one screen
-    Status(Status),
+    Status(StatusArgs),
     /// The open connections of a running sidecar
     ///
     /// As a table that fits the terminal. --watch ends with the sidecar, and with exit status 0.
-    Connections(Connections),
+    Connections(ConnectionsArgs),
     /// Reset connections of a running sidecar
     ///
     /// Exit status 1 if no open connection matches, or the beginning of an ID matches several.
-    Cut(Cut),
+    Cut(CutArgs),
     /// Show or change what a running sidecar logs
-    LogFilter(LogFilter),
+    LogFilter(LogFilterArgs),
     /// Drain and end a running sidecar, as SIGTERM does
-    Drain(Drain),
+    Drain(DrainArgs),
     /// Verify, read and report on an audit log
     ///
     /// Exit status: 0 if nothing was found, 1 if something was, 2 if the question can't be answered.
-    Audit(Audit),
+    Audit(AuditArgs),
     /// The kernel rules that send the pod's traffic to the sidecar
-    Redirect(Redirect),
+    Redirect(RedirectArgs),
     /// Run the embedded SPIFFE authority alone (development only)
-    Authority(Authority),
+    Authority(AuthorityArgs),
     /// Show sidegate at work on this machine: two workloads, an intruder, rotation
     #[cfg(feature = "development")]
-    Demo(Demo),
+    Demo(DemoArgs),
     /// Print the JSON Schema of a file, or of what a command prints
-    Schema(Schema),
+    Schema(SchemaArgs),
     /// Print a reference that is made from the code, as in docs
-    Reference(Reference),
+    Reference(ReferenceArgs),
     /// Print the completions of this command line for a shell
     ///
     /// For bash: sidegate completions bash > /etc/bash_completion.d/sidegate
     #[cfg(feature = "packaging")]
-    Completions(Completions),
+    Completions(CompletionsArgs),
     /// Write the man pages, one for each command
     ///
     /// To install them: sidegate man /usr/local/share/man/man1
     #[cfg(feature = "packaging")]
-    Man(Man),
+    Man(ManArgs),
 }
 
 /// Where the configuration is.
 #[derive(Debug, Args)]
-pub(crate) struct Config {
+pub(crate) struct ConfigArgs {
     /// Configuration file; SIDEGATE__SECTION__KEY in the environment overrides a key
     #[arg(short, long, value_name = "FILE", env = "SIDEGATE_CONFIG", default_value = DEFAULT_CONFIG)]
     pub(crate) config: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     #[command(flatten)]
-    pub(crate) config: Config,
+    pub(crate) config: ConfigArgs,
     /// Print the configuration as it is understood, defaults and overrides included, and exit
     #[arg(long)]
     pub(crate) print_config: bool,
@@ -106,16 +106,16 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Check {
+pub(crate) struct CheckArgs {
     #[command(flatten)]
-    pub(crate) config: Config,
+    pub(crate) config: ConfigArgs,
     /// Print the configuration as it is understood, defaults and overrides included
     #[arg(long)]
     pub(crate) print_config: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Policy {
+pub(crate) struct PolicyArgs {
     #[command(subcommand)]
     pub(crate) command: PolicyCommand,
 }
@@ -123,20 +123,20 @@ pub(crate) struct Policy {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Report every mistake, and rules that never match, that others cover, or that allow everybody
-    Check(PolicyCheck),
+    Check(PolicyCheckArgs),
     /// May A call B, and why? As the sidecar would decide with the configuration, or with policy files alone. Exit status 1 if not
-    Explain(PolicyExplain),
+    Explain(PolicyExplainArgs),
     /// Test a policy with a suite of expectations, for CI
-    Test(PolicyTest),
+    Test(PolicyTestArgs),
     /// Show which recorded connections would be decided differently
-    Replay(PolicyReplay),
+    Replay(PolicyReplayArgs),
     /// Print the smallest allow rules that cover the recorded connections
-    Suggest(PolicySuggest),
+    Suggest(PolicySuggestArgs),
 }
 
 /// Which policy is meant.
 #[derive(Debug, Args)]
-pub(crate) struct PolicyFiles {
+pub(crate) struct PolicyFilesArgs {
     /// Policy file, or directory of such; may be repeated. Instead of those of the configuration
     #[arg(short, long, value_name = "PATH")]
     pub(crate) policy: Vec<PathBuf>,
@@ -146,18 +146,18 @@ pub(crate) struct PolicyFiles {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PolicyCheck {
+pub(crate) struct PolicyCheckArgs {
     #[command(flatten)]
-    pub(crate) files: PolicyFiles,
+    pub(crate) files: PolicyFilesArgs,
     /// Print the findings as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PolicyExplain {
+pub(crate) struct PolicyExplainArgs {
     #[command(flatten)]
-    pub(crate) files: PolicyFiles,
+    pub(crate) files: PolicyFilesArgs,
     /// Who connects; without it a client in plaintext. On a connection from the workload that is the workload
     #[arg(long, value_name = "SPIFFE-ID", value_parser = Id::parse)]
     pub(crate) from: Option<Id>,
@@ -191,12 +191,12 @@ pub(crate) struct PolicyExplain {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PolicyTest {
+pub(crate) struct PolicyTestArgs {
     /// Suites of expectations; see `sidegate schema policy-test`
     #[arg(value_name = "SUITE", required = true)]
     pub(crate) suites: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) files: PolicyFiles,
+    pub(crate) files: PolicyFilesArgs,
     /// A rule that no expectation covers is a failure
     #[arg(long)]
     pub(crate) require_coverage: bool,
@@ -206,11 +206,11 @@ pub(crate) struct PolicyTest {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PolicyReplay {
+pub(crate) struct PolicyReplayArgs {
     #[command(flatten)]
-    pub(crate) recorded: Recorded,
+    pub(crate) recorded: RecordedArgs,
     #[command(flatten)]
-    pub(crate) files: PolicyFiles,
+    pub(crate) files: PolicyFilesArgs,
     /// Print the differences as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -218,7 +218,7 @@ pub(crate) struct PolicyReplay {
 
 /// Where connections were recorded.
 #[derive(Debug, Args)]
-pub(crate) struct Recorded {
+pub(crate) struct RecordedArgs {
     /// An audit log, its folder or one of its files; or an access log in JSON; may be repeated
     #[arg(long, value_name = "PATH", required = true)]
     pub(crate) audit: Vec<PathBuf>,
@@ -228,18 +228,18 @@ pub(crate) struct Recorded {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PolicySuggest {
+pub(crate) struct PolicySuggestArgs {
     #[command(flatten)]
-    pub(crate) recorded: Recorded,
+    pub(crate) recorded: RecordedArgs,
     /// Cover also what was denied since no rule allowed it
     #[arg(long)]
     pub(crate) include_denied: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Wait {
+pub(crate) struct WaitArgs {
     #[command(flatten)]
-    pub(crate) asked: Asked,
+    pub(crate) asked: TargetArgs,
     /// Its probes' address instead, where neither its socket nor its configuration can be seen
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) admin: Option<SocketAddr>,
@@ -250,7 +250,7 @@ pub(crate) struct Wait {
 
 /// Which running sidecar is meant.
 #[derive(Debug, Args)]
-pub(crate) struct Asked {
+pub(crate) struct TargetArgs {
     /// Its configuration file, which says where it can be asked. Default: /etc/sidegate/sidegate.yaml where there is one
     #[arg(short, long, value_name = "FILE", env = "SIDEGATE_CONFIG")]
     pub(crate) config: Option<PathBuf>,
@@ -260,9 +260,9 @@ pub(crate) struct Asked {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     #[command(flatten)]
-    pub(crate) asked: Asked,
+    pub(crate) asked: TargetArgs,
     /// Print all of it as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -272,9 +272,9 @@ pub(crate) struct Status {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Connections {
+pub(crate) struct ConnectionsArgs {
     #[command(flatten)]
-    pub(crate) asked: Asked,
+    pub(crate) asked: TargetArgs,
     /// Continue with each connection that opens or ends, until Ctrl-C
     #[arg(short, long)]
     pub(crate) watch: bool,
@@ -288,7 +288,7 @@ pub(crate) struct Connections {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false, id = "which")]
-pub(crate) struct CutWhich {
+pub(crate) struct CutWhichArgs {
     /// ID of the connection, as `sidegate connections` shows it, or a unique beginning of it
     #[arg(value_name = "ID", value_parser = filter::connection)]
     pub(crate) connection: Option<String>,
@@ -298,33 +298,33 @@ pub(crate) struct CutWhich {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Cut {
+pub(crate) struct CutArgs {
     #[command(flatten)]
-    pub(crate) which: CutWhich,
+    pub(crate) which: CutWhichArgs,
     #[command(flatten)]
-    pub(crate) asked: Asked,
+    pub(crate) asked: TargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct LogFilter {
+pub(crate) struct LogFilterArgs {
     /// Level or filter, such as info or info,sidegate_identity=debug; without it the present one is printed
     #[arg(value_name = "FILTER")]
     pub(crate) filter: Option<String>,
     #[command(flatten)]
-    pub(crate) asked: Asked,
+    pub(crate) asked: TargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Drain {
+pub(crate) struct DrainArgs {
     #[command(flatten)]
-    pub(crate) asked: Asked,
+    pub(crate) asked: TargetArgs,
     /// Return only when the sidecar has ended, as a preStop hook must
     #[arg(long)]
     pub(crate) wait: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Reference {
+pub(crate) struct ReferenceArgs {
     /// Of what
     #[arg(value_enum, default_value = "config")]
     pub(crate) of: ReferenceOf,
@@ -342,7 +342,7 @@ pub(crate) enum ReferenceOf {
 
 #[cfg(feature = "packaging")]
 #[derive(Debug, Args)]
-pub(crate) struct Completions {
+pub(crate) struct CompletionsArgs {
     /// For which shell
     #[arg(value_enum, value_name = "SHELL")]
     pub(crate) shell: clap_complete::Shell,
@@ -350,19 +350,19 @@ pub(crate) struct Completions {
 
 #[cfg(feature = "packaging")]
 #[derive(Debug, Args)]
-pub(crate) struct Man {
+pub(crate) struct ManArgs {
     /// The folder, which has to exist
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Redirect {
+pub(crate) struct RedirectArgs {
     /// What to do
     #[arg(value_enum)]
     pub(crate) action: RedirectAction,
     #[command(flatten)]
-    pub(crate) config: Config,
+    pub(crate) config: ConfigArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -378,7 +378,7 @@ pub(crate) enum RedirectAction {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Authority {
+pub(crate) struct AuthorityArgs {
     /// Configuration file of the authority; see `sidegate schema authority`
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: PathBuf,
@@ -397,7 +397,7 @@ pub(crate) enum ProfileName {
 
 #[cfg(feature = "development")]
 #[derive(Debug, Args)]
-pub(crate) struct Demo {
+pub(crate) struct DemoArgs {
     /// How to create pods
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) mode: DemoMode,
@@ -426,7 +426,7 @@ pub(crate) enum DemoMode {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Schema {
+pub(crate) struct SchemaArgs {
     /// Of what
     #[arg(value_enum, default_value = "config")]
     pub(crate) of: SchemaOf,

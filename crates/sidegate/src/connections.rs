@@ -18,10 +18,10 @@ use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 use self::table::{Column, Keep, Table};
-use crate::asked::refused;
 use crate::cli;
-use crate::say::{say, say_json, width};
+use crate::output::{say, say_json, width};
 use crate::status::age;
+use crate::target::refused;
 
 /// As many digits of an ID are shown where there is little room.
 const SHORT_ID: usize = 12;
@@ -49,11 +49,11 @@ pub(crate) enum Changed {
 }
 
 /// `sidegate connections`.
-pub(crate) fn connections(arguments: &cli::Connections) -> Result<()> {
+pub(crate) fn connections(arguments: &cli::ConnectionsArgs) -> Result<()> {
     arguments.asked.ask(async |client| if arguments.watch { watch(client, arguments.json).await } else { list(client, arguments).await })
 }
 
-async fn list(mut client: AdminClient<Channel>, arguments: &cli::Connections) -> Result<()> {
+async fn list(mut client: AdminClient<Channel>, arguments: &cli::ConnectionsArgs) -> Result<()> {
     let request = v1::ListConnectionsRequest { limit: arguments.limit };
     let answer = client.list_connections(request).await.map_err(refused)?.into_inner();
     if arguments.json {
@@ -159,7 +159,7 @@ fn clipped(line: String) -> String {
 }
 
 /// `sidegate cut`.
-pub(crate) fn cut(arguments: &cli::Cut) -> Result<()> {
+pub(crate) fn cut(arguments: &cli::CutArgs) -> Result<()> {
     let connection = arguments.which.connection.clone().map(Which::ConnectionId);
     let which = connection.or_else(|| arguments.which.peer.as_ref().map(|peer| Which::Peer(peer.to_string())));
     let cut = arguments

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result};
 use sidegate_devkit::demo::{self, Mode, Options, Output};
 
-use crate::cli::{Demo, DemoMode};
+use crate::cli::{DemoArgs, DemoMode};
 
 /// Shows it all, and fails if anything expected did not happen.
-pub(crate) fn demo(arguments: &Demo) -> Result<()> {
+pub(crate) fn demo(arguments: &DemoArgs) -> Result<()> {
     demo::run(&Options {
         mode: match arguments.mode {
             DemoMode::Auto => Mode::Auto,

@@ -15,16 +15,16 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
-use crate::asked::refused;
 use crate::cli;
+use crate::target::refused;
 
 const STEP: Duration = Duration::from_millis(200);
 /// Beyond the time at which the sidecar itself would have ended.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Begins the drain; with `--wait` comes back when the sidecar has ended.
-pub(crate) fn drain(arguments: &cli::Drain) -> Result<()> {
-    let socket = arguments.asked.doors()?.socket.context("this sidecar has no admin socket")?;
+pub(crate) fn drain(arguments: &cli::DrainArgs) -> Result<()> {
+    let socket = arguments.asked.addresses()?.socket.context("this sidecar has no admin socket")?;
     arguments.asked.ask(async |mut client| {
         let process = process(&socket).await;
         let ends = client.drain(v1::DrainRequest {}).await.map_err(refused)?.into_inner().ends;

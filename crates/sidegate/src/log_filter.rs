@@ -3,12 +3,12 @@
 use anyhow::Result;
 use sidegate_admin::v1;
 
-use crate::asked::refused;
 use crate::cli;
-use crate::say::say;
+use crate::output::say;
+use crate::target::refused;
 
 /// Prints what a running sidecar logs, or changes it.
-pub(crate) fn log_filter(arguments: &cli::LogFilter) -> Result<()> {
+pub(crate) fn log_filter(arguments: &cli::LogFilterArgs) -> Result<()> {
     let Some(filter) = &arguments.filter else {
         let status = v1::GetStatusRequest {};
         return say(&arguments

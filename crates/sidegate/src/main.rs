@@ -3,9 +3,8 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[macro_use]
-mod say;
+mod output;
 
-mod asked;
 mod audit;
 mod authority;
 mod check;
@@ -15,11 +14,11 @@ mod connections;
 #[cfg(feature = "development")]
 mod demo;
 mod drain;
+mod exit_status;
 mod log_filter;
 mod logging;
 #[cfg(feature = "packaging")]
 mod manual;
-mod outcome;
 mod policy;
 mod redirect;
 mod reference;
@@ -28,6 +27,7 @@ mod schema;
 mod status;
 mod style;
 mod systemd;
+mod target;
 mod variables;
 mod wait;
 mod yaml;
@@ -37,14 +37,14 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::outcome::Outcome;
+use crate::exit_status::ExitStatus;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match Cli::try_parse() {
-        Ok(cli) => say::exit_code(run_command(cli.command)),
+        Ok(cli) => output::exit_code(run_command(cli.command)),
         Err(error) => {
             // Help and version are no errors, and go to standard output.
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
@@ -53,9 +53,9 @@ fn main() -> ExitCode {
             } else {
                 let help = error.render();
                 let is_coloured = style::is_coloured(&std::io::stdout());
-                say::print_anyway((if is_coloured { help.ansi().to_string() } else { help.to_string() }).trim_end());
+                output::print_anyway((if is_coloured { help.ansi().to_string() } else { help.to_string() }).trim_end());
             }
-            say::exit_code(ExitCode::from(code))
+            output::exit_code(ExitCode::from(code))
         }
     }
 }
@@ -65,8 +65,8 @@ fn run_command(command: Command) -> ExitCode {
     let result = match command {
         // These say by their exit code what they have found.
         Command::Policy(arguments) => return policy::run(&arguments.command),
-        Command::Check(arguments) => return Outcome::exit_code(check::check(&arguments)),
-        Command::Redirect(arguments) => return Outcome::exit_code(redirect::redirect(&arguments)),
+        Command::Check(arguments) => return ExitStatus::exit_code(check::check(&arguments)),
+        Command::Redirect(arguments) => return ExitStatus::exit_code(redirect::redirect(&arguments)),
         Command::Audit(arguments) => return audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),
@@ -87,6 +87,6 @@ fn run_command(command: Command) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => say::failed(&error, 1),
+        Err(error) => output::failed(&error, 1),
     }
 }

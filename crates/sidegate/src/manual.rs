@@ -7,13 +7,13 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::cli::Cli;
-use crate::say;
+use crate::output;
 
 /// Prints the completions for a shell.
 pub(crate) fn completions(shell: Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "sidegate", &mut script);
-    say::print(String::from_utf8(script)?.trim_end())
+    output::print(String::from_utf8(script)?.trim_end())
 }
 
 /// Writes `sidegate.1`, `sidegate-run.1` and so on into `folder`.

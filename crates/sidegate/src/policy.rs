@@ -21,8 +21,8 @@ use sidegate_core::{Decision, counted};
 use sidegate_policy::Policy;
 
 use crate::check::{destinations, policy_of, unusable};
-use crate::cli::{PolicyCommand, PolicyFiles};
-use crate::outcome::Outcome;
+use crate::cli::{PolicyCommand, PolicyFilesArgs};
+use crate::exit_status::ExitStatus;
 
 /// Runs a command; its exit code.
 pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
@@ -33,7 +33,7 @@ pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
         PolicyCommand::Replay(arguments) => replay::replay(arguments),
         PolicyCommand::Suggest(arguments) => suggest::suggest(arguments),
     };
-    Outcome::exit_code(outcome)
+    ExitStatus::exit_code(outcome)
 }
 
 /// A policy that was read for a command.
@@ -56,7 +56,7 @@ impl Loaded {
 
 /// Reads the policy that is meant. Alone it is judged as in development, so that what production would refuse is a finding and
 /// not an error.
-fn load(files: &PolicyFiles) -> Result<Loaded> {
+fn load(files: &PolicyFilesArgs) -> Result<Loaded> {
     if !files.policy.is_empty() {
         let source = PolicySource::load(files.policy.clone(), Profile::Development)
             .map_err(|error| anyhow!("the policy can't be used:\n{error}"))?;

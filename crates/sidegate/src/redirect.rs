@@ -6,15 +6,15 @@ use sidegate_redirect::Plan;
 
 use crate::check::unusable;
 use crate::cli::{self, RedirectAction};
-use crate::outcome::Outcome;
-use crate::say::{say, say_lines};
+use crate::exit_status::ExitStatus;
+use crate::output::{say, say_lines};
 
 /// Applies, shows, verifies or removes the rules.
-pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<Outcome> {
+pub(crate) fn redirect(arguments: &cli::RedirectArgs) -> Result<ExitStatus> {
     if let RedirectAction::Remove = arguments.action {
         let there = sidegate_redirect::remove()?;
         err!("{}", if there { "removed" } else { "there were no rules" });
-        return Ok(Outcome::Good);
+        return Ok(ExitStatus::Good);
     }
     let config = sidegate_config::load(&arguments.config.config).map_err(|problems| unusable(&problems))?;
     let plan = Plan::new(&config);
@@ -27,18 +27,18 @@ pub(crate) fn redirect(arguments: &cli::Redirect) -> Result<Outcome> {
         RedirectAction::Verify => {
             if !sidegate_redirect::is_applied()? {
                 err!("this network namespace has no kernel rules of sidegate; `sidegate redirect apply` puts them in place");
-                return Ok(Outcome::Finding);
+                return Ok(ExitStatus::Finding);
             }
             let differences = sidegate_redirect::verify(&plan)?;
             differences.iter().try_for_each(|difference| say(&difference.to_string()))?;
             if !differences.is_empty() {
                 let lines = counted(differences.len() as u64, "line");
                 err!("the kernel's rules differ from what is wanted in {lines}; `sidegate redirect apply` replaces them");
-                return Ok(Outcome::Finding);
+                return Ok(ExitStatus::Finding);
             }
             err!("the kernel has what is wanted");
         }
         RedirectAction::Remove => {}
     }
-    Ok(Outcome::Good)
+    Ok(ExitStatus::Good)
 }

@@ -18,19 +18,19 @@ use sidegate_proxy::{
     Capture, Listeners, Phase, Shared, Workers, check_descriptors, cpu_quota, prove_capture, raise_descriptor_limit, reevaluate,
 };
 use sidegate_redirect::{Plan, Proof, exempt_uid};
-use sidegate_telemetry::{Options, Telemetry, TlsSource};
+use sidegate_telemetry::{Telemetry, TelemetryOptions, TlsSource};
 use sidegate_tls::CollectorConfig;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::check::{Examined, destinations, doubts, examine, notes, unusable};
 use crate::logging::Logging;
-use crate::say::say_lines;
+use crate::output::say_lines;
 use crate::systemd::ServiceManager;
 use crate::{cli, logging, variables, yaml};
 
 /// Runs the sidecar until it is told to end.
-pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
+pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     let file = &arguments.config.config;
     if arguments.print_config {
         let draft = Draft::read(file);
@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let socket = admin_socket(&config)?;
     let identity = Arc::new(OnceLock::new());
     let of_collectors = identity.clone();
-    let options = Options {
+    let options = TelemetryOptions {
         access_log: config.access_log.format,
         config: &config.telemetry,
         mark: config.redirect.exempt_mark,
@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
         fold: logging.fold.clone(),
     };
     let (telemetry, writers) = Telemetry::start(options).context("telemetry can't be started")?;
-    let options = sidegate_audit::Options {
+    let options = sidegate_audit::AuditOptions {
         config: &config.audit,
         metrics: telemetry.metrics.clone(),
         mark: config.redirect.exempt_mark,
@@ -96,8 +96,8 @@ pub(crate) fn run(arguments: &cli::Run) -> Result<()> {
     let served = (|| {
         let workers = Workers::start(&shared, listeners)?;
         tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
-        let doors = Doors { admin, socket };
-        let controlled = runtime.block_on(control(&config, &shared, (policy, revocation, proof), doors, &identity, &logging, signals));
+        let listeners = AdminListeners { admin, socket };
+        let controlled = runtime.block_on(control(&config, &shared, (policy, revocation, proof), listeners, &identity, &logging, signals));
         // A name that is still being resolved is nothing to wait for.
         runtime.shutdown_background();
         let until = *controlled.as_ref().unwrap_or(&Instant::now().add(reserve(&config)));
@@ -232,7 +232,7 @@ async fn control(
     config: &Config,
     shared: &Arc<Shared>,
     (policy, revocation, proof): (PolicySource, RevocationSource, Option<Proof>),
-    doors: Doors,
+    listeners: AdminListeners,
     identity_cell: &IdentityCell,
     logging: &Logging,
     signals: Option<Signals>,
@@ -248,8 +248,8 @@ async fn control(
     let _capture = proof.map(|proof| tokio::spawn(prove_capture(shared.clone(), proof)));
     let draining = Arc::new(Drain::new(config.drain.deadline.duration()));
     // Ended with the runtime.
-    let _admin = doors.admin.map(|admin| tokio::spawn(admin.serve(shared.clone())));
-    let _socket = match doors.socket {
+    let _admin = listeners.admin.map(|admin| tokio::spawn(admin.serve(shared.clone())));
+    let _socket = match listeners.socket {
         Some(socket) => Some(tokio::spawn(socket.serve(controls(config, shared, logging, &draining)?))),
         None => None,
     };
@@ -340,7 +340,7 @@ async fn give_back(mut phase: watch::Receiver<Phase>) {
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Where operators come in.
-struct Doors {
+struct AdminListeners {
     admin: Option<Admin>,
     socket: Option<AdminSocket>,
 }

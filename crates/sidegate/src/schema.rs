@@ -10,10 +10,10 @@ use sidegate_policy::suite::Suite;
 
 use crate::cli::{self, SchemaOf};
 use crate::connections::Line;
-use crate::say::say_pretty_json;
+use crate::output::say_pretty_json;
 
 /// Prints a JSON Schema.
-pub(crate) fn schema(arguments: &cli::Schema) -> Result<()> {
+pub(crate) fn schema(arguments: &cli::SchemaArgs) -> Result<()> {
     let schema = match arguments.of {
         SchemaOf::Config => json_schema::<Config>(),
         SchemaOf::Policy => json_schema::<PolicyFile>(),

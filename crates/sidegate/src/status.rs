@@ -6,12 +6,12 @@ use anyhow::Result;
 use sidegate_admin::v1;
 use sidegate_core::{counted, without_controls};
 
-use crate::asked::refused;
 use crate::cli;
-use crate::say::{say_lines, say_pretty_json, say_verdicts, wrapped};
+use crate::output::{say_lines, say_pretty_json, say_verdicts, wrapped};
+use crate::target::refused;
 
 /// `sidegate status`.
-pub(crate) fn status(arguments: &cli::Status) -> Result<()> {
+pub(crate) fn status(arguments: &cli::StatusArgs) -> Result<()> {
     arguments.asked.ask(async |mut client| {
         if arguments.print_config {
             return say_lines(&client.get_config(v1::GetConfigRequest {}).await.map_err(refused)?.into_inner().yaml);

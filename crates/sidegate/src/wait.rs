@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use sidegate_admin::v1;
 
-use crate::asked::{Doors, refused};
 use crate::cli;
+use crate::target::{AdminAddresses, refused};
 
 const STEP: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Asks by the admin socket, or where there is none `/readyz`, until the answer is yes.
-pub(crate) fn wait(arguments: &cli::Wait) -> Result<()> {
+pub(crate) fn wait(arguments: &cli::WaitArgs) -> Result<()> {
     let deadline = Instant::now() + arguments.timeout;
-    let doors = match arguments.admin {
-        Some(address) => Doors { socket: None, listen: Some(address) },
-        None => arguments.asked.doors()?,
+    let addresses = match arguments.admin {
+        Some(address) => AdminAddresses { socket: None, listen: Some(address) },
+        None => arguments.asked.addresses()?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     loop {
-        let missing = match (&doors.socket, doors.listen) {
+        let missing = match (&addresses.socket, addresses.listen) {
             (Some(socket), listen) if listen.is_none() || socket.exists() => runtime.block_on(status(socket)),
             (_, Some(listen)) => readyz(listen),
             _ => bail!("this sidecar can't be asked: it has neither `admin.socket` nor `admin.listen`"),

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use sidegate_config::schema::LogFormat;
 use sidegate_core::{ConnectionRecord, printable_json};
 
-use crate::catalog::{Cause, Way};
+use crate::catalog::{Cause, DropSource};
 use crate::metrics::Metrics;
 use crate::pipeline::LINGER;
 use crate::text;
@@ -85,7 +85,7 @@ impl Lines<'_> {
             }
             Format::Text => writeln!(self.out, "{}", text::line(record)),
         };
-        self.judge(written)
+        self.reader_after(written)
     }
 
     fn flush(&mut self) -> Reader {
@@ -93,12 +93,12 @@ impl Lines<'_> {
         if flushed.is_ok() {
             self.unsure = 0;
         }
-        self.judge(flushed)
+        self.reader_after(flushed)
     }
 
     /// After an error what is buffered is given up, so that a full disk that has room again gets whole lines. A part of it
     /// may have been written: what is counted as lost is the most that may be.
-    fn judge(&mut self, result: io::Result<()>) -> Reader {
+    fn reader_after(&mut self, result: io::Result<()>) -> Reader {
         let Err(error) = result else { return Reader::There };
         let (_, _) = std::mem::replace(&mut self.out, BufWriter::with_capacity(BUFFER, io::stdout())).into_parts();
         let unsure = std::mem::take(&mut self.unsure);
@@ -107,6 +107,6 @@ impl Lines<'_> {
     }
 
     fn lost(&self, lines: usize) {
-        self.metrics.dropped(Way::AccessLog, Cause::ExportFailed).add(lines as u64);
+        self.metrics.dropped(DropSource::AccessLog, Cause::ExportFailed).add(lines as u64);
     }
 }

@@ -195,7 +195,7 @@ impl Cause {
 
 /// What has a queue of its own on its way to a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum DropSource {
     /// Spans to the collector.
     Traces,
     /// Data points to the collector.
@@ -214,7 +214,7 @@ pub enum Way {
     AuditCopies,
 }
 
-impl From<Signal> for Way {
+impl From<Signal> for DropSource {
     fn from(signal: Signal) -> Self {
         match signal {
             Signal::Traces => Self::Traces,
@@ -224,7 +224,7 @@ impl From<Signal> for Way {
     }
 }
 
-impl Way {
+impl DropSource {
     pub(crate) const ALL: [Self; 8] =
         [Self::Traces, Self::Metrics, Self::Logs, Self::Records, Self::AccessLog, Self::Stderr, Self::Audit, Self::AuditCopies];
 

@@ -22,11 +22,11 @@ const NEVER_FOLDED: [&str; 3] = [module_path!(), "sidegate_admin::api", "sidegat
 
 /// A layer that lets no more than a few repetitions pass, to any other layer. Nobody waits for its lock.
 #[derive(Debug, Clone, Default)]
-pub struct Fold(Arc<State>);
+pub struct Fold(Arc<RepeatedEvents>);
 
 /// By place in the code: their number is fixed.
 #[derive(Debug, Default)]
-struct State(Mutex<HashMap<Identifier, Repeated>>);
+struct RepeatedEvents(Mutex<HashMap<Identifier, Repeated>>);
 
 #[derive(Debug)]
 struct Repeated {
@@ -38,20 +38,20 @@ struct Repeated {
 }
 
 /// What becomes of an event.
-enum Fate {
+enum FoldDecision {
     Told,
     LeftOut,
     /// It is the first that is left out: its words are wanted.
     Example,
 }
 
-impl State {
-    fn judge(&self, place: Identifier) -> Fate {
+impl RepeatedEvents {
+    fn count_event(&self, place: Identifier) -> FoldDecision {
         let mut places = match self.0.try_lock() {
             Ok(places) => places,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // Better one too many than the first of its kind too few.
-            Err(TryLockError::WouldBlock) => return Fate::Told,
+            Err(TryLockError::WouldBlock) => return FoldDecision::Told,
         };
         let new = || Repeated { since: Instant::now(), told: 0, left_out: 0, example: None };
         let repeated = places.entry(place).or_insert_with(new);
@@ -60,10 +60,10 @@ impl State {
         }
         if repeated.told < TOLD {
             repeated.told += 1;
-            return Fate::Told;
+            return FoldDecision::Told;
         }
         repeated.left_out += 1;
-        if repeated.example.is_none() { Fate::Example } else { Fate::LeftOut }
+        if repeated.example.is_none() { FoldDecision::Example } else { FoldDecision::LeftOut }
     }
 }
 
@@ -73,13 +73,13 @@ impl<S: Subscriber> Layer<S> for Fold {
         if *meta.level() > Level::WARN || NEVER_FOLDED.contains(&meta.target()) {
             return true;
         }
-        match self.0.judge(meta.callsite()) {
-            Fate::Told => true,
-            Fate::LeftOut => false,
-            Fate::Example => {
+        match self.0.count_event(meta.callsite()) {
+            FoldDecision::Told => true,
+            FoldDecision::LeftOut => false,
+            FoldDecision::Example => {
                 // Put into words without the lock: who words it may have something to log.
                 let mut text = String::new();
-                event.record(&mut Message(&mut text));
+                event.record(&mut MessageText(&mut text));
                 if let Ok(mut places) = self.0.0.try_lock()
                     && let Some(repeated) = places.get_mut(&meta.callsite())
                 {
@@ -106,9 +106,9 @@ impl Fold {
     }
 }
 
-struct Message<'a>(&'a mut String);
+struct MessageText<'a>(&'a mut String);
 
-impl Visit for Message<'_> {
+impl Visit for MessageText<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             *self.0 = format!("{value:?}");
@@ -123,19 +123,19 @@ mod tests {
 
     /// Keeps every event's message.
     #[derive(Clone, Default)]
-    struct Seen(Arc<Mutex<Vec<String>>>);
+    struct SeenMessages(Arc<Mutex<Vec<String>>>);
 
-    impl<S: Subscriber> Layer<S> for Seen {
+    impl<S: Subscriber> Layer<S> for SeenMessages {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             let mut text = String::new();
-            event.record(&mut Message(&mut text));
+            event.record(&mut MessageText(&mut text));
             self.0.lock().unwrap().push(text);
         }
     }
 
     #[test]
     fn a_flood_becomes_a_few_lines_and_a_number() {
-        let (fold, seen) = (Fold::default(), Seen::default());
+        let (fold, seen) = (Fold::default(), SeenMessages::default());
         let subscriber = tracing_subscriber::registry().with(fold.clone()).with(seen.clone());
         tracing::subscriber::with_default(subscriber, || {
             for i in 0..100 {

@@ -39,7 +39,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 pub use attributes::ATTRIBUTES;
 pub use audit_lines::{AuditLine, AuditLines};
-pub use catalog::{Cause, INSTRUMENTS, Instrument, Kind, METRIC_ATTRIBUTES, Way};
+pub use catalog::{Cause, DropSource, INSTRUMENTS, Instrument, Kind, METRIC_ATTRIBUTES};
 pub use events::{EventLayer, Events, events};
 pub use fold::Fold;
 pub use instruments::{Counter, Histogram, UpDownCounter};
@@ -54,7 +54,7 @@ pub use text::line;
 pub use view::unknown_attributes;
 
 use attributes::Limits;
-use otlp::export::State;
+use otlp::export::ExportState;
 use otlp::traces::Encoder;
 use pipeline::Pipeline;
 
@@ -63,7 +63,7 @@ const QUEUE: usize = 8192;
 /// Finished connections that a watcher may be behind.
 const WATCH: usize = 1024;
 /// How long the end waits for the last lines.
-const PATIENCE: Duration = Duration::from_secs(2);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where every finished connection reports.
 #[derive(Debug)]
@@ -76,11 +76,11 @@ pub struct Telemetry {
     records: mpsc::Sender<Arc<ConnectionRecord>>,
     watchers: broadcast::Sender<Arc<ConnectionRecord>>,
     audit_lines: Option<AuditLines>,
-    states: [Option<Arc<State>>; 3],
+    states: [Option<Arc<ExportState>>; 3],
 }
 
 /// How telemetry starts.
-pub struct Options<'a> {
+pub struct TelemetryOptions<'a> {
     /// Format of the access log on standard output.
     pub access_log: LogFormat,
     /// What is exported.
@@ -125,7 +125,7 @@ impl Telemetry {
     ///
     /// # Errors
     /// If the system gives no thread or runtime, or OpenTelemetry's exporter can't be built.
-    pub fn start(options: Options<'_>) -> std::io::Result<(Self, Writers)> {
+    pub fn start(options: TelemetryOptions<'_>) -> std::io::Result<(Self, Writers)> {
         let metrics = Arc::new(Metrics::new(&options.config.metrics));
         if let Some(events) = &options.events {
             metrics.count_lost_events(events.1.clone());
@@ -141,7 +141,7 @@ impl Telemetry {
             }
         };
         let resource = Arc::new(Resource::new(options.config, |name| std::env::var(name).ok()));
-        let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| State::new(&target)));
+        let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| ExportState::new(&target)));
         let traces = states[Signal::Traces as usize]
             .is_some()
             .then(|| Encoder::new(resource.clone(), Limits::from(&options.config.traces.attribute_limits)));
@@ -182,7 +182,7 @@ impl Telemetry {
         if let Some(log) = &self.log
             && log.try_send(record.clone()).is_err()
         {
-            self.metrics.dropped(Way::AccessLog, Cause::QueueFull).inc();
+            self.metrics.dropped(DropSource::AccessLog, Cause::QueueFull).inc();
         }
         if let Err(mpsc::error::TrySendError::Full(record) | mpsc::error::TrySendError::Closed(record)) = self.records.try_send(record) {
             self.metrics.count_unheard(&record);
@@ -217,7 +217,7 @@ impl Telemetry {
     #[must_use]
     pub fn exports(&self) -> Vec<ExportStatus> {
         let status = |signal: Signal| {
-            let way = Way::from(signal);
+            let way = DropSource::from(signal);
             let state = self.states[signal as usize].as_ref();
             ExportStatus {
                 signal,
@@ -241,8 +241,8 @@ impl Writers {
     /// To be called after the last [`Telemetry`] is gone.
     pub fn join(self) {
         let threads = [
-            (self.log, PATIENCE, "nobody reads the access log; its last lines are lost"),
-            (Some(self.telemetry), self.flush + PATIENCE, "the telemetry thread does not end; what it had is lost"),
+            (self.log, JOIN_TIMEOUT, "nobody reads the access log; its last lines are lost"),
+            (Some(self.telemetry), self.flush + JOIN_TIMEOUT, "the telemetry thread does not end; what it had is lost"),
         ];
         let start = Instant::now();
         let until = *self.end.borrow();

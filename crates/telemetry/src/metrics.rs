@@ -8,7 +8,7 @@ use sidegate_core::{ConnectionRecord, Direction, Reason, RevocationStatus, Says,
 
 use crate::attributes::{ALLOWED, DIRECTION, ERROR_TYPE, PEER_ID, PEER_REVOCATION, REASON, RULE, TLS_RESUMED, TUNNEL};
 use crate::bounded::Bounded;
-use crate::catalog::{self, CAUSE, CPU_MODE, Cause, FLOW, OUTCOME, REMARK, SIGNAL, VERSION, WORKER, Way};
+use crate::catalog::{self, CAUSE, CPU_MODE, Cause, DropSource, FLOW, OUTCOME, REMARK, SIGNAL, VERSION, WORKER};
 use crate::instruments::{Counter, Exemplar, Histogram, UpDownCounter};
 use crate::observation::Observation;
 use crate::process;
@@ -163,7 +163,7 @@ impl Metrics {
 
     /// Counts a connection of which the telemetry thread will never hear.
     pub(crate) fn count_unheard(&self, record: &ConnectionRecord) {
-        self.dropped(Way::Records, Cause::QueueFull).inc();
+        self.dropped(DropSource::Records, Cause::QueueFull).inc();
         self.peers.count_other(outcome(record));
         if let Some(decision) = &record.decision {
             self.decisions.count_other(decided(record.direction, decision.allowed));
@@ -254,7 +254,7 @@ impl Metrics {
 
     /// What never reached its reader.
     #[must_use]
-    pub fn dropped(&self, way: Way, cause: Cause) -> &Counter {
+    pub fn dropped(&self, way: DropSource, cause: Cause) -> &Counter {
         &self.dropped[way as usize][cause as usize]
     }
 
@@ -388,11 +388,11 @@ impl Metrics {
                 streams.sum(&catalog::EXPORTS, [s(), attribute(OUTCOME, outcome)], self.exports[signal as usize][i].get());
             }
         }
-        for way in Way::ALL {
+        for way in DropSource::ALL {
             for cause in Cause::ALL {
                 let elsewhere = match (way, cause) {
-                    (Way::Stderr, Cause::QueueFull) => self.stderr_lost.get().map_or(0, |lost| lost()),
-                    (Way::Logs, Cause::QueueFull) => self.events_lost.get().map_or(0, |lost| lost.get()),
+                    (DropSource::Stderr, Cause::QueueFull) => self.stderr_lost.get().map_or(0, |lost| lost()),
+                    (DropSource::Logs, Cause::QueueFull) => self.events_lost.get().map_or(0, |lost| lost.get()),
                     _ => 0,
                 };
                 let lost = self.dropped(way, cause).get() + elsewhere;

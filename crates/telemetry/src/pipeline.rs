@@ -12,12 +12,12 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::attributes::Limits;
 use crate::audit_lines::AuditLine;
-use crate::catalog::{Cause, Way};
+use crate::catalog::{Cause, DropSource};
 use crate::events::Events;
 use crate::fold::Fold;
 use crate::logs::Entry;
 use crate::metrics::Metrics;
-use crate::otlp::export::{self, Exporter, State};
+use crate::otlp::export::{self, ExportState, Exporter};
 use crate::otlp::{self, TlsSource};
 use crate::resource::Resource;
 use crate::sampler::{Choice, Failures, Sampler};
@@ -54,7 +54,7 @@ pub(crate) struct Pipeline {
     pub(crate) fold: Fold,
     /// When the thread has to have ended, once that is known.
     pub(crate) end: watch::Receiver<Option<std::time::Instant>>,
-    pub(crate) states: [Option<Arc<State>>; 3],
+    pub(crate) states: [Option<Arc<ExportState>>; 3],
     /// What makes requests of traces, if they are exported.
     pub(crate) traces: Option<otlp::traces::Encoder>,
     /// How many lost lines of the access log have been spoken of.
@@ -62,9 +62,9 @@ pub(crate) struct Pipeline {
 }
 
 /// The queues towards the exporters.
-struct Outlets {
-    traces: Option<(mpsc::Sender<Arc<ConnectionRecord>>, Sampler, Arc<State>)>,
-    logs: Option<(mpsc::Sender<Entry>, Failures, Arc<State>)>,
+struct ExportQueues {
+    traces: Option<(mpsc::Sender<Arc<ConnectionRecord>>, Sampler, Arc<ExportState>)>,
+    logs: Option<(mpsc::Sender<Entry>, Failures, Arc<ExportState>)>,
     access_log: bool,
     exemplars: schema::Exemplars,
 }
@@ -74,7 +74,7 @@ impl Pipeline {
     pub(crate) async fn run(mut self, config: &schema::Telemetry, mark: Option<u32>, tls: impl Fn(&schema::Target) -> TlsSource) {
         let (close, closing) = watch::channel(false);
         let mut exporters = JoinSet::new();
-        let mut outlets = self.start(config, mark, &tls, &closing, &mut exporters);
+        let mut queues = self.start(config, mark, &tls, &closing, &mut exporters);
         let mut ticks = interval(TICK);
         let mut tick = 0u64;
         let mut gathered = Vec::new();
@@ -91,7 +91,7 @@ impl Pipeline {
                     }
                     let now = Instant::now().into_std();
                     for record in gathered.drain(..) {
-                        self.take(record, &mut outlets, now);
+                        self.take(record, &mut queues, now);
                     }
                     if self.records.is_empty() {
                         sleep(LINGER).await;
@@ -100,8 +100,8 @@ impl Pipeline {
                         tokio::task::yield_now().await;
                     }
                 }
-                Some(event) = next_event(&mut self.events) => outlets.log(&self.metrics, Entry::Event(event)),
-                Some(line) = self.audit_lines.recv() => outlets.log(&self.metrics, Entry::Audit(line)),
+                Some(event) = next_event(&mut self.events) => queues.log(&self.metrics, Entry::Event(event)),
+                Some(line) = self.audit_lines.recv() => queues.log(&self.metrics, Entry::Audit(line)),
                 _ = ticks.tick() => {
                     self.fold.tell();
                     self.complain();
@@ -114,12 +114,12 @@ impl Pipeline {
         }
         self.fold.tell();
         while let Some(event) = self.events.as_mut().and_then(|events| events.0.try_recv().ok()) {
-            outlets.log(&self.metrics, Entry::Event(event));
+            queues.log(&self.metrics, Entry::Event(event));
         }
         while let Ok(line) = self.audit_lines.try_recv() {
-            outlets.log(&self.metrics, Entry::Audit(line));
+            queues.log(&self.metrics, Entry::Audit(line));
         }
-        drop(outlets);
+        drop(queues);
         close.send_replace(true);
         let all = async { while exporters.join_next().await.is_some() {} };
         let left = self.end.borrow().map_or(flush, |end| end.saturating_duration_since(std::time::Instant::now()).saturating_sub(TELL));
@@ -143,7 +143,7 @@ impl Pipeline {
         tls: &impl Fn(&schema::Target) -> TlsSource,
         closing: &watch::Receiver<bool>,
         exporters: &mut JoinSet<()>,
-    ) -> Outlets {
+    ) -> ExportQueues {
         let exporter = |signal: Signal| {
             let (target, state) = (config.target(signal)?, self.states[signal as usize].clone()?);
             let tls = tls(&target);
@@ -169,12 +169,12 @@ impl Pipeline {
             let encoder = otlp::metrics::Encoder::new(config.metrics.temporality, self.resource.clone());
             exporters.spawn(export::run_metrics(self.metrics.clone(), config.metrics.interval.duration(), exporter, encoder));
         }
-        Outlets { traces, logs, access_log: config.logs.access_log, exemplars: config.metrics.exemplars }
+        ExportQueues { traces, logs, access_log: config.logs.access_log, exemplars: config.metrics.exemplars }
     }
 
     /// Says that the access log loses lines, if it does. Not where it happens, for that is on a worker.
     fn complain(&mut self) {
-        let lost = self.metrics.dropped(Way::AccessLog, Cause::QueueFull).get();
+        let lost = self.metrics.dropped(DropSource::AccessLog, Cause::QueueFull).get();
         if lost > self.complained {
             let more = lost - self.complained;
             self.complained = lost;
@@ -187,14 +187,14 @@ impl Pipeline {
     }
 
     /// A finished connection.
-    fn take(&self, record: Arc<ConnectionRecord>, outlets: &mut Outlets, now: std::time::Instant) {
+    fn take(&self, record: Arc<ConnectionRecord>, queues: &mut ExportQueues, now: std::time::Instant) {
         self.metrics.count_names(&record);
         if self.watchers.receiver_count() > 0 {
             // Whoever watches too slowly is told how much it missed.
             let _ = self.watchers.send(record.clone());
         }
         let mut sampled = false;
-        if let Some((queue, sampler, state)) = &mut outlets.traces {
+        if let Some((queue, sampler, state)) = &mut queues.traces {
             let count = spans::count(&record);
             match sampler.choose(&record, now) {
                 Choice::Export => match queue.try_send(record.clone()) {
@@ -202,13 +202,13 @@ impl Pipeline {
                         sampled = true;
                         state.hand_over(count);
                     }
-                    Err(_) => self.metrics.dropped(Way::Traces, Cause::QueueFull).add(count),
+                    Err(_) => self.metrics.dropped(DropSource::Traces, Cause::QueueFull).add(count),
                 },
-                Choice::TooMany => self.metrics.dropped(Way::Traces, Cause::RateLimited).add(count),
+                Choice::TooMany => self.metrics.dropped(DropSource::Traces, Cause::RateLimited).add(count),
                 Choice::Leave => {}
             }
         }
-        let is_exemplar = match outlets.exemplars {
+        let is_exemplar = match queues.exemplars {
             schema::Exemplars::TraceBased => sampled,
             schema::Exemplars::AlwaysOn => true,
             schema::Exemplars::AlwaysOff => false,
@@ -216,25 +216,25 @@ impl Pipeline {
         if is_exemplar {
             self.metrics.exemplify(&record);
         }
-        if outlets.access_log {
-            if let Some((_, failures, _)) = &mut outlets.logs
+        if queues.access_log {
+            if let Some((_, failures, _)) = &mut queues.logs
                 && !record.is_success()
                 && !failures.take(record.reason, now)
             {
-                self.metrics.dropped(Way::Logs, Cause::RateLimited).inc();
+                self.metrics.dropped(DropSource::Logs, Cause::RateLimited).inc();
                 return;
             }
-            outlets.log(&self.metrics, Entry::Connection(record, sampled));
+            queues.log(&self.metrics, Entry::Connection(record, sampled));
         }
     }
 }
 
-impl Outlets {
+impl ExportQueues {
     fn log(&self, metrics: &Metrics, entry: Entry) {
         let Some((queue, _, state)) = &self.logs else { return };
         match queue.try_send(entry) {
             Ok(()) => state.hand_over(1),
-            Err(_) => metrics.dropped(Way::Logs, Cause::QueueFull).inc(),
+            Err(_) => metrics.dropped(DropSource::Logs, Cause::QueueFull).inc(),
         }
     }
 }
@@ -257,7 +257,7 @@ mod tests {
     use sidegate_core::{Direction, Reason};
 
     use super::*;
-    use crate::{Options, Telemetry};
+    use crate::{Telemetry, TelemetryOptions};
 
     /// Whether a finished connection is an exemplar of its duration. The collector is not there: what is exported is decided before.
     fn is_exemplar(exemplars: Exemplars, exports: bool, ratio: f64) -> bool {
@@ -265,7 +265,7 @@ mod tests {
         config.metrics.exemplars = exemplars;
         config.traces.sampler.ratio = ratio;
         config.otlp.endpoint = exports.then(|| Collector::parse("unix:///nowhere.sock").unwrap());
-        let options = Options {
+        let options = TelemetryOptions {
             access_log: LogFormat::Off,
             config: &config,
             mark: None,

@@ -9,7 +9,7 @@ use sidegate_config::schema::LogFormat;
 use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport};
 use sidegate_devkit::fake_collector::{Behaviour, FakeCollector, ListenOn};
-use sidegate_telemetry::{Fold, Options, ScrapeFormat, Telemetry};
+use sidegate_telemetry::{Fold, ScrapeFormat, Telemetry, TelemetryOptions};
 
 const MANY: u64 = 1_000_000;
 const WARM_UP: u64 = 100_000;
@@ -50,7 +50,7 @@ fn a_million_peers_keep_label_sets_and_memory_bounded() {
     config.otlp.endpoint = Some(sidegate_config::value::Collector::parse(&format!("unix://{}", path.display())).unwrap());
     config.metrics.interval = sidegate_config::value::Span::parse("1s").unwrap();
     config.traces.sampler.per_second = 0;
-    let options = Options {
+    let options = TelemetryOptions {
         access_log: LogFormat::Off,
         config: &config,
         mark: None,

@@ -127,7 +127,7 @@ fn every_variable_of_conditions_is_listed() {
     let text = std::fs::read_to_string(root().join("docs/reference/policy.md")).unwrap();
     let table = text.split("| variable | type | always known | what it is |\n| --- | --- | --- | --- |\n").nth(1).unwrap();
     let listed: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
-    let row = |(object, name, kind, always, meaning): &(&str, &str, sidegate_policy::Type, bool, &str)| {
+    let row = |(object, name, kind, always, meaning): &(&str, &str, sidegate_policy::VariableType, bool, &str)| {
         format!("| `{object}.{name}` | {kind} | {} | {meaning} |", if *always { "yes" } else { "no" })
     };
     assert_eq!(listed, sidegate_policy::VARIABLES.iter().map(row).collect::<Vec<_>>());

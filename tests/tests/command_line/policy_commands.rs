@@ -326,7 +326,7 @@ fn replay_and_suggest_read_what_was_recorded() {
         "1 x  spiffe://prod.example/ops -> :22, first",
         "  before: DENIED by default (no allow rule matches)\n  now:    allowed by office-hours (policy.yaml:6)\n    audit watch-22",
         "3 of 6 connections would be decided differently",
-        "read: 6 connections, 1 that policy had not judged, 1 other line, 2 unreadable",
+        "read: 6 connections, 1 that policy had not decided, 1 other line, 2 unreadable",
     ] {
         assert!(said.contains(line), "{line}\n{said}");
     }

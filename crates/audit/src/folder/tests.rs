@@ -13,7 +13,7 @@ fn folder_with(lines: &[u8]) -> (tempfile::TempDir, PathBuf) {
     (folder, file)
 }
 
-fn left(folder: &Path) -> Left {
+fn left(folder: &Path) -> LeftBehind {
     Folder::open(folder, false).unwrap().2.unwrap()
 }
 

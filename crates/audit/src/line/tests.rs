@@ -44,11 +44,11 @@ fn no_line_is_made_that_could_not_be_read() {
 fn a_number_that_no_record_has_is_refused() {
     let text = String::from_utf8(lines(1, 1)).unwrap();
     let text = text.trim_end();
-    assert!(Line::parse(text.as_bytes()).is_ok());
+    assert!(LogLine::parse(text.as_bytes()).is_ok());
     for (number, more) in [("0", ""), ("18446744073709551615", ""), ("9223372036854775807", ""), ("2", "\"records\":18446744073709551615,")]
     {
         let forged = text.replace("\"seq\":1,", &format!("\"seq\":{number},{more}"));
-        let error = Line::parse(forged.as_bytes()).unwrap_err();
+        let error = LogLine::parse(forged.as_bytes()).unwrap_err();
         assert_eq!(error, format!("no record has the number {number}"));
     }
 }

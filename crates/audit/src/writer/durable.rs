@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sidegate_core::event;
-use sidegate_telemetry::{Cause, Way};
+use sidegate_telemetry::{Cause, DropSource};
 
 use super::{Loss, Writer};
 use crate::destination::SharedLine;
 use crate::event::{CheckpointCause, Event};
-use crate::folder::{Folder, Left};
+use crate::folder::{Folder, LeftBehind};
 use crate::hex::hex;
 
 /// How long a full disk is left alone.
@@ -92,7 +92,7 @@ impl Writer {
 
     fn lose(&self, loss: &Loss) {
         self.state.missing.fetch_add(loss.events + loss.told, Ordering::Relaxed);
-        self.state.metrics.dropped(Way::Audit, Cause::ExportFailed).add(loss.events);
+        self.state.metrics.dropped(DropSource::Audit, Cause::ExportFailed).add(loss.events);
     }
 
     pub(super) fn failed(&mut self, error: &io::Error) {
@@ -208,7 +208,7 @@ impl Writer {
             sync_records: sync.records.into(),
             sync_millis: u64::try_from(sync.interval.duration().as_millis()).unwrap_or(u64::MAX),
         });
-        if let Some(Left { file, bytes_cut, side_note, .. }) = self.left.clone() {
+        if let Some(LeftBehind { file, bytes_cut, side_note, .. }) = self.left.clone() {
             let note = "what had not been written when the process ended is not there: records of the last moments, and after a power \
                         failure as many as the settings of the file's first record allow"
                 .to_owned();

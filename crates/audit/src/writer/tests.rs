@@ -6,12 +6,12 @@ use sidegate_core::ConnectionRecord;
 use sidegate_telemetry::Metrics;
 
 use super::*;
-use sidegate_evidence::{Given, Report, Trust, anchors, verify};
+use sidegate_evidence::{Report, Trust, VerifyInputs, anchors, verify};
 
 struct Disk {
     folder: tempfile::TempDir,
     metrics: Arc<Metrics>,
-    state: Arc<State>,
+    state: Arc<LogState>,
 }
 
 impl Disk {
@@ -21,7 +21,7 @@ impl Disk {
         let key = rcgen::KeyPair::generate().unwrap();
         std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
         std::fs::write(folder.path().join("public.pem"), key.public_key_pem()).unwrap();
-        Self { folder, state: State::new(metrics.clone()), metrics }
+        Self { folder, state: LogState::new(metrics.clone()), metrics }
     }
 
     fn log(&self) -> std::path::PathBuf {
@@ -40,20 +40,25 @@ impl Disk {
              checkpoint: {{ key: \"{shown}/key.pem\" }}\n"
         );
         let config = sidegate_config::parse("test.yaml", &text).unwrap_or_else(|problems| panic!("{problems}"));
-        let options =
-            Options { config: &config.audit, metrics: self.metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None };
+        let options = AuditOptions {
+            config: &config.audit,
+            metrics: self.metrics.clone(),
+            mark: None,
+            identity: IdentityCell::default(),
+            otlp: None,
+        };
         Writer::open(&options, &self.state).unwrap()
     }
 
     fn verify(&self) -> Report {
-        verify(&self.log(), &Given::default()).unwrap()
+        verify(&self.log(), &VerifyInputs::default()).unwrap()
     }
 
     /// By the signer's key, and all that was exported.
-    fn given(&self) -> Given {
+    fn given(&self) -> VerifyInputs {
         let public_key = Some(Trust::public_key(&self.folder.path().join("public.pem")).unwrap());
         let anchors = Some(anchors(&self.folder.path().join("anchors.jsonl")).unwrap());
-        Given { trust: Trust { public_key, ..Trust::default() }, anchors, ..Given::default() }
+        VerifyInputs { trust: Trust { public_key, ..Trust::default() }, anchors, ..VerifyInputs::default() }
     }
 
     fn is_blocked(&self) -> bool {
@@ -61,15 +66,15 @@ impl Disk {
     }
 
     fn dropped(&self) -> u64 {
-        self.metrics.dropped(Way::Audit, Cause::ExportFailed).get()
+        self.metrics.dropped(DropSource::Audit, Cause::ExportFailed).get()
     }
 }
 
 fn take(writer: &mut Writer, count: u64) {
     for rules in 0..count {
         writer.state.waiting.fetch_add(1, Ordering::Relaxed);
-        let what = What::Event(Box::new(Event::PolicyLoaded { rules, files: Vec::new() }));
-        writer.take_one(Message { time: SystemTime::now(), what }, false);
+        let what = AuditMessageKind::Event(Box::new(Event::PolicyLoaded { rules, files: Vec::new() }));
+        writer.take_one(AuditMessage { time: SystemTime::now(), what }, false);
     }
 }
 
@@ -294,7 +299,7 @@ fn a_log_may_begin_behind_the_exported_beginning_of_a_run() {
     writer.close();
     let report = verify(&disk.log(), &disk.given()).unwrap();
     assert_eq!((report.findings.as_slice(), report.files.len(), report.first_seq), (&[][..], 1, 4));
-    assert_eq!(report.verdict(SystemTime::now(), Duration::ZERO), sidegate_evidence::Verdict::Proved, "{report:#?}");
+    assert_eq!(report.verdict(SystemTime::now(), Duration::ZERO), sidegate_evidence::LogVerdict::Proved, "{report:#?}");
 }
 
 #[test]
@@ -315,7 +320,7 @@ fn a_connection_that_ends_at_once_is_one_record() {
     let disk = Disk::new();
     let mut writer = disk.writer("");
     let record = || ConnectionRecord::new(sidegate_core::Direction::Inbound, ([10, 0, 0, 7], 40_000).into());
-    let let_in = |record: &ConnectionRecord| What::Admitted(Box::new(Admitted::new(record)));
+    let let_in = |record: &ConnectionRecord| AuditMessageKind::Admitted(Box::new(Admitted::new(record)));
     let (short, refused, mut retried, mut long) = (record(), record(), record(), record());
     long.connection_id = short.connection_id;
     retried.peer_id = Some("spiffe://a.b/web".into());
@@ -324,15 +329,15 @@ fn a_connection_that_ends_at_once_is_one_record() {
     let messages = [
         let_in(&long),
         let_in(&short),
-        What::Ended(Arc::new(short), true),
-        What::Ended(Arc::new(refused), false),
+        AuditMessageKind::Ended(Arc::new(short), true),
+        AuditMessageKind::Ended(Arc::new(refused), false),
         first_try,
-        What::Ended(Arc::new(retried), true),
+        AuditMessageKind::Ended(Arc::new(retried), true),
     ];
     let now = SystemTime::now();
-    let mut together: Vec<_> = messages.into_iter().map(|what| Message { time: now, what }).collect();
+    let mut together: Vec<_> = messages.into_iter().map(|what| AuditMessage { time: now, what }).collect();
     // It lasted.
-    together.push(Message { time: now + SHORT, what: What::Ended(Arc::new(long), true) });
+    together.push(AuditMessage { time: now + SHORT, what: AuditMessageKind::Ended(Arc::new(long), true) });
     writer.state.waiting.fetch_add(together.len(), Ordering::Relaxed);
     writer.take(&mut together);
     assert_eq!((together.len(), writer.state.waiting.load(Ordering::Relaxed)), (0, 0));

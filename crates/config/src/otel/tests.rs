@@ -387,6 +387,10 @@ fn every_variable_of_the_list_fills_in_its_keys() {
             let pointer = format!("/{}", section.replace('.', "/"));
             assert!(schema.pointer(&pointer).is_some_and(|section| section.get(name).is_some()), "{key}");
         }
-        assert!(!variable.value.is_empty() && (variable.kind == super::Kind::Unused) == variable.keys.is_empty(), "{}", variable.name);
+        assert!(
+            !variable.value.is_empty() && (variable.kind == super::VariableKind::Unused) == variable.keys.is_empty(),
+            "{}",
+            variable.name
+        );
     }
 }

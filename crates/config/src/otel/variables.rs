@@ -2,7 +2,7 @@
 
 /// How a variable's text becomes a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum VariableKind {
     Text,
     /// A path. The file need not be readable for the sidecar to start.
     File,
@@ -37,7 +37,7 @@ pub struct StandardVariable {
     pub keys: Vec<String>,
     /// What its value may be.
     pub value: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: VariableKind,
 }
 
 const SIGNALS: [(&str, &str); 4] = [("", "otlp"), ("TRACES_", "traces.otlp"), ("METRICS_", "metrics.otlp"), ("LOGS_", "logs.otlp")];
@@ -49,12 +49,14 @@ const NUMBER: &str = "number";
 const FILE: &str = "PEM file; exports fail while it can't be read";
 const EXPORTERS: &str = "a list of `otlp`, `none`, `console`, `prometheus`: true if `otlp` is in it, else false";
 
-const PROTOCOLS: Kind = Kind::Words(&[("grpc", "grpc"), ("http/protobuf", "http/protobuf")]);
-const COMPRESSIONS: Kind = Kind::Words(&[("none", "none"), ("gzip", "gzip")]);
-const TEMPORALITIES: Kind = Kind::Words(&[("cumulative", "cumulative"), ("delta", "delta"), ("lowmemory", "delta")]);
-const HISTOGRAMS: Kind = Kind::Words(&[("explicit_bucket_histogram", "explicit"), ("base2_exponential_bucket_histogram", "exponential")]);
-const EXEMPLARS: Kind = Kind::Words(&[("trace_based", "traceBased"), ("always_on", "alwaysOn"), ("always_off", "alwaysOff")]);
-const LEVELS: Kind = Kind::Words(&[
+const PROTOCOLS: VariableKind = VariableKind::Words(&[("grpc", "grpc"), ("http/protobuf", "http/protobuf")]);
+const COMPRESSIONS: VariableKind = VariableKind::Words(&[("none", "none"), ("gzip", "gzip")]);
+const TEMPORALITIES: VariableKind = VariableKind::Words(&[("cumulative", "cumulative"), ("delta", "delta"), ("lowmemory", "delta")]);
+const HISTOGRAMS: VariableKind =
+    VariableKind::Words(&[("explicit_bucket_histogram", "explicit"), ("base2_exponential_bucket_histogram", "exponential")]);
+const EXEMPLARS: VariableKind =
+    VariableKind::Words(&[("trace_based", "traceBased"), ("always_on", "alwaysOn"), ("always_off", "alwaysOff")]);
+const LEVELS: VariableKind = VariableKind::Words(&[
     ("none", "off"),
     ("off", "off"),
     ("error", "error"),
@@ -66,36 +68,36 @@ const LEVELS: Kind = Kind::Words(&[
 ]);
 
 /// What each has for all signals, and for each signal by itself.
-const EXPORTER: [(&str, &str, Kind, &str); 9] = [
-    ("ENDPOINT", "endpoint", Kind::Endpoint, "URL; without a scheme it is `https://`, or `http://` if `…_INSECURE` is `true`"),
-    ("INSECURE", "endpoint", Kind::Insecure, "`true` or `false`; a signal's own comes before the common one"),
+const EXPORTER: [(&str, &str, VariableKind, &str); 9] = [
+    ("ENDPOINT", "endpoint", VariableKind::Endpoint, "URL; without a scheme it is `https://`, or `http://` if `…_INSECURE` is `true`"),
+    ("INSECURE", "endpoint", VariableKind::Insecure, "`true` or `false`; a signal's own comes before the common one"),
     ("PROTOCOL", "protocol", PROTOCOLS, "`grpc`, `http/protobuf`"),
-    ("HEADERS", "headers", Kind::Headers, PAIRS),
+    ("HEADERS", "headers", VariableKind::Headers, PAIRS),
     ("COMPRESSION", "compression", COMPRESSIONS, "`none`, `gzip`"),
-    ("TIMEOUT", "timeout", Kind::Timeout, TIMEOUT),
-    ("CERTIFICATE", "tls.ca", Kind::File, FILE),
-    ("CLIENT_CERTIFICATE", "tls.certificate", Kind::File, FILE),
-    ("CLIENT_KEY", "tls.key", Kind::File, FILE),
+    ("TIMEOUT", "timeout", VariableKind::Timeout, TIMEOUT),
+    ("CERTIFICATE", "tls.ca", VariableKind::File, FILE),
+    ("CLIENT_CERTIFICATE", "tls.certificate", VariableKind::File, FILE),
+    ("CLIENT_KEY", "tls.key", VariableKind::File, FILE),
 ];
 
 /// The first that fills in a key counts.
-const OTHERS: [(&str, &[&str], Kind, &str); 32] = [
-    ("OTEL_SERVICE_NAME", &["serviceName"], Kind::Text, "text"),
-    ("OTEL_RESOURCE_ATTRIBUTES", &["resource"], Kind::Attributes, PAIRS),
+const OTHERS: [(&str, &[&str], VariableKind, &str); 32] = [
+    ("OTEL_SERVICE_NAME", &["serviceName"], VariableKind::Text, "text"),
+    ("OTEL_RESOURCE_ATTRIBUTES", &["resource"], VariableKind::Attributes, PAIRS),
     ("OTEL_LOG_LEVEL", &["logLevel"], LEVELS, "`none`, `error`, `warn`, `info`, `debug`, `trace`"),
-    ("OTEL_TRACES_EXPORTER", &["traces.enabled"], Kind::Exporters, EXPORTERS),
-    ("OTEL_METRICS_EXPORTER", &["metrics.enabled"], Kind::Exporters, EXPORTERS),
-    ("OTEL_LOGS_EXPORTER", &["logs.enabled"], Kind::Exporters, EXPORTERS),
+    ("OTEL_TRACES_EXPORTER", &["traces.enabled"], VariableKind::Exporters, EXPORTERS),
+    ("OTEL_METRICS_EXPORTER", &["metrics.enabled"], VariableKind::Exporters, EXPORTERS),
+    ("OTEL_LOGS_EXPORTER", &["logs.enabled"], VariableKind::Exporters, EXPORTERS),
     (
         "OTEL_TRACES_SAMPLER",
         &["traces.sampler.ratio"],
-        Kind::Sampler,
+        VariableKind::Sampler,
         "`always_on` (1, and no `perSecond`), `always_off` (0, and no failures), `traceidratio`; `parentbased_` before them makes no difference",
     ),
-    ("OTEL_TRACES_SAMPLER_ARG", &["traces.sampler.ratio"], Kind::SamplerArgument, "for `traceidratio`: 0 to 1, default 1"),
+    ("OTEL_TRACES_SAMPLER_ARG", &["traces.sampler.ratio"], VariableKind::SamplerArgument, "for `traceidratio`: 0 to 1, default 1"),
     ("OTEL_METRICS_EXEMPLAR_FILTER", &["metrics.exemplars"], EXEMPLARS, "`trace_based`, `always_on`, `always_off`"),
-    ("OTEL_METRIC_EXPORT_INTERVAL", &["metrics.interval"], Kind::Milliseconds, MILLISECONDS),
-    ("OTEL_METRIC_EXPORT_TIMEOUT", &["metrics.otlp.timeout"], Kind::Timeout, TIMEOUT),
+    ("OTEL_METRIC_EXPORT_INTERVAL", &["metrics.interval"], VariableKind::Milliseconds, MILLISECONDS),
+    ("OTEL_METRIC_EXPORT_TIMEOUT", &["metrics.otlp.timeout"], VariableKind::Timeout, TIMEOUT),
     (
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
         &["metrics.temporality"],
@@ -108,35 +110,35 @@ const OTHERS: [(&str, &[&str], Kind, &str); 32] = [
         HISTOGRAMS,
         "`base2_exponential_bucket_histogram`, `explicit_bucket_histogram`",
     ),
-    ("OTEL_BSP_SCHEDULE_DELAY", &["traces.batch.delay"], Kind::Milliseconds, MILLISECONDS),
-    ("OTEL_BSP_EXPORT_TIMEOUT", &["traces.otlp.timeout"], Kind::Timeout, TIMEOUT),
-    ("OTEL_BSP_MAX_QUEUE_SIZE", &["traces.batch.queue"], Kind::Number, NUMBER),
-    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", &["traces.batch.size"], Kind::Number, NUMBER),
-    ("OTEL_BLRP_SCHEDULE_DELAY", &["logs.batch.delay"], Kind::Milliseconds, MILLISECONDS),
-    ("OTEL_BLRP_EXPORT_TIMEOUT", &["logs.otlp.timeout"], Kind::Timeout, TIMEOUT),
-    ("OTEL_BLRP_MAX_QUEUE_SIZE", &["logs.batch.queue"], Kind::Number, NUMBER),
-    ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", &["logs.batch.size"], Kind::Number, NUMBER),
-    ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", &["traces.attributeLimits.count"], Kind::Number, NUMBER),
-    ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", &["traces.attributeLimits.valueLength"], Kind::Number, "number of characters"),
-    ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", &["logs.attributeLimits.count"], Kind::Number, NUMBER),
-    ("OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT", &["logs.attributeLimits.valueLength"], Kind::Number, "number of characters"),
+    ("OTEL_BSP_SCHEDULE_DELAY", &["traces.batch.delay"], VariableKind::Milliseconds, MILLISECONDS),
+    ("OTEL_BSP_EXPORT_TIMEOUT", &["traces.otlp.timeout"], VariableKind::Timeout, TIMEOUT),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", &["traces.batch.queue"], VariableKind::Number, NUMBER),
+    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", &["traces.batch.size"], VariableKind::Number, NUMBER),
+    ("OTEL_BLRP_SCHEDULE_DELAY", &["logs.batch.delay"], VariableKind::Milliseconds, MILLISECONDS),
+    ("OTEL_BLRP_EXPORT_TIMEOUT", &["logs.otlp.timeout"], VariableKind::Timeout, TIMEOUT),
+    ("OTEL_BLRP_MAX_QUEUE_SIZE", &["logs.batch.queue"], VariableKind::Number, NUMBER),
+    ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", &["logs.batch.size"], VariableKind::Number, NUMBER),
+    ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", &["traces.attributeLimits.count"], VariableKind::Number, NUMBER),
+    ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", &["traces.attributeLimits.valueLength"], VariableKind::Number, "number of characters"),
+    ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", &["logs.attributeLimits.count"], VariableKind::Number, NUMBER),
+    ("OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT", &["logs.attributeLimits.valueLength"], VariableKind::Number, "number of characters"),
     (
         "OTEL_ATTRIBUTE_COUNT_LIMIT",
         &["traces.attributeLimits.count", "logs.attributeLimits.count"],
-        Kind::Number,
+        VariableKind::Number,
         "number; the variable of one signal comes first",
     ),
     (
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
         &["traces.attributeLimits.valueLength", "logs.attributeLimits.valueLength"],
-        Kind::Number,
+        VariableKind::Number,
         "number of characters; the variable of one signal comes first",
     ),
-    ("OTEL_SPAN_EVENT_COUNT_LIMIT", &[], Kind::Unused, UNUSED),
-    ("OTEL_SPAN_LINK_COUNT_LIMIT", &[], Kind::Unused, UNUSED),
-    ("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", &[], Kind::Unused, UNUSED),
-    ("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", &[], Kind::Unused, UNUSED),
-    ("OTEL_PROPAGATORS", &[], Kind::Unused, "any: sidegate reads and writes no headers of requests"),
+    ("OTEL_SPAN_EVENT_COUNT_LIMIT", &[], VariableKind::Unused, UNUSED),
+    ("OTEL_SPAN_LINK_COUNT_LIMIT", &[], VariableKind::Unused, UNUSED),
+    ("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", &[], VariableKind::Unused, UNUSED),
+    ("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", &[], VariableKind::Unused, UNUSED),
+    ("OTEL_PROPAGATORS", &[], VariableKind::Unused, "any: sidegate reads and writes no headers of requests"),
 ];
 
 const UNUSED: &str = "any: spans have no events and no links";
@@ -150,7 +152,7 @@ pub fn standard_variables() -> Vec<StandardVariable> {
         name: "OTEL_SDK_DISABLED".to_owned(),
         keys: ["traces.enabled", "metrics.enabled", "logs.enabled"].map(below).into(),
         value: "`true`: false for each that the file does not set; `false`: nothing",
-        kind: Kind::Disabled,
+        kind: VariableKind::Disabled,
     };
     let exporter = SIGNALS.iter().flat_map(|(infix, section)| {
         EXPORTER.iter().map(move |(suffix, key, kind, value)| StandardVariable {

@@ -12,7 +12,7 @@ use crate::settings::Settings;
 
 fn control() -> Arc<Control> {
     let config = sidegate_config::Config::default();
-    let options = sidegate_telemetry::Options {
+    let options = sidegate_telemetry::TelemetryOptions {
         access_log: sidegate_config::schema::LogFormat::Off,
         config: &config.telemetry,
         mark: None,

@@ -2,7 +2,7 @@
 
 use sidegate_audit::hex::hex;
 use sidegate_audit::key::Hash;
-use sidegate_audit::line::Line;
+use sidegate_audit::line::LogLine;
 
 /// Follows the chain of the lines that were verified.
 ///
@@ -40,7 +40,7 @@ impl Again {
     }
 
     fn follows(&mut self, text: &[u8]) -> bool {
-        let Ok((line, head)) = Line::parse(text) else { return false };
+        let Ok((line, head)) = LogLine::parse(text) else { return false };
         let follows = match self.before {
             Some(before) => line.prev == before,
             None => head.seq == self.first_seq,

@@ -120,7 +120,7 @@ fn a_line_that_is_too_long_is_named_and_the_next_one_is_read() {
     log.add(1, 2, 1);
     let [Ok(1), Err(why), Ok(2)] = &seen(&mut Records::of(log.0.path(), &keys).unwrap())[..] else { panic!() };
     assert!(why.contains("jsonl:2: is no record: it is longer than"), "{why}");
-    let report = crate::verify(log.0.path(), &crate::Given::default()).unwrap();
+    let report = crate::verify(log.0.path(), &crate::VerifyInputs::default()).unwrap();
     let found = report.findings.iter().find(|finding| finding.what.contains("it is longer than")).unwrap();
     assert_eq!((found.line, found.seq), (2, Some(2)));
 }
@@ -152,7 +152,7 @@ fn findings_without_end_are_counted() {
     log.add(1, 1, 1);
     let mut file = File::options().append(true).open(log.file(1)).unwrap();
     file.write_all(&[b'\n'; 5000]).unwrap();
-    let report = crate::verify(log.0.path(), &crate::Given::default()).unwrap();
+    let report = crate::verify(log.0.path(), &crate::VerifyInputs::default()).unwrap();
     // Each of them, and that the file does not begin as one does.
     assert_eq!((report.findings.len(), report.more_findings), (1000, 4001));
 }

@@ -31,10 +31,10 @@ pub(super) struct Document {
 
 pub(super) struct Section {
     title: &'static str,
-    parts: Vec<Part>,
+    parts: Vec<DocumentPart>,
 }
 
-enum Part {
+enum DocumentPart {
     Text(String),
     List(Vec<String>),
     Table { head: Vec<String>, rows: Vec<Vec<String>> },
@@ -67,15 +67,15 @@ impl Document {
             for part in &section.parts {
                 out.push('\n');
                 match part {
-                    Part::Text(text) => {
+                    DocumentPart::Text(text) => {
                         let _ = writeln!(out, "{}", in_markdown(text));
                     }
-                    Part::List(lines) => {
+                    DocumentPart::List(lines) => {
                         for line in lines {
                             let _ = writeln!(out, "- {}", in_markdown(line));
                         }
                     }
-                    Part::Table { head, rows } => table_in_markdown(&mut out, head, rows),
+                    DocumentPart::Table { head, rows } => table_in_markdown(&mut out, head, rows),
                 }
             }
         }
@@ -103,17 +103,17 @@ impl Document {
             let _ = writeln!(out, "<section><h2>{}</h2>", section.title);
             for part in &section.parts {
                 match part {
-                    Part::Text(text) => {
+                    DocumentPart::Text(text) => {
                         let _ = writeln!(out, "<p>{}</p>", in_html(text));
                     }
-                    Part::List(lines) => {
+                    DocumentPart::List(lines) => {
                         out.push_str("<ul>\n");
                         for line in lines {
                             let _ = writeln!(out, "<li>{}</li>", in_html(line));
                         }
                         out.push_str("</ul>\n");
                     }
-                    Part::Table { head, rows } => {
+                    DocumentPart::Table { head, rows } => {
                         let head: String = head.iter().map(|name| format!("<th scope=\"col\">{}</th>", in_html(name))).collect();
                         let _ = writeln!(out, "<table>\n<thead><tr>{head}</tr></thead>\n<tbody>");
                         for row in rows {
@@ -181,16 +181,16 @@ impl Section {
     }
 
     pub(super) fn say(&mut self, text: String) {
-        self.parts.push(Part::Text(text));
+        self.parts.push(DocumentPart::Text(text));
     }
 
     pub(super) fn list(&mut self, lines: Vec<String>) {
-        self.parts.push(Part::List(lines));
+        self.parts.push(DocumentPart::List(lines));
     }
 
     pub(super) fn table(&mut self, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
         let head = head.iter().map(|&name| name.to_owned()).collect();
-        self.parts.push(Part::Table { head, rows: rows.into_iter().collect() });
+        self.parts.push(DocumentPart::Table { head, rows: rows.into_iter().collect() });
     }
 
     /// A table of names and numbers, the most frequent first.

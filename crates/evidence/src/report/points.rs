@@ -3,12 +3,12 @@
 use serde::Serialize;
 use sidegate_core::counted;
 
-use super::Proved;
+use super::ProvedCounts;
 use super::summary::{Counts, Summary};
-use crate::verify::Verdict;
+use crate::verify::LogVerdict;
 
 #[derive(Debug, Serialize)]
-pub(super) struct Point {
+pub(super) struct ControlPoint {
     pub(super) standard: &'static str,
     pub(super) point: &'static str,
     /// None where no record shows it, or not all records are there.
@@ -31,10 +31,10 @@ fn is_strong(cipher: &str) -> bool {
 }
 
 /// Each point that such a log can say something about. `summary` is of proved records only.
-pub(super) fn points(summary: &Summary, proved: &Proved) -> Vec<Point> {
+pub(super) fn points(summary: &Summary, proved: &ProvedCounts) -> Vec<ControlPoint> {
     let c = &summary.connections;
     let (versions, ciphers) = (&summary.tls.versions, &summary.tls.ciphers);
-    let intact = proved.verdict != Verdict::NotIntact;
+    let intact = proved.verdict != LogVerdict::NotIntact;
     // Where records are missing or not proved, what is there does not show that all were so.
     let whole = intact && summary.missing == 0 && summary.unreadable == 0;
     let complete = whole && proved.unproved == 0;
@@ -82,7 +82,7 @@ pub(super) fn points(summary: &Summary, proved: &Proved) -> Vec<Point> {
     let (actions, secrets) = (summary.admin.len() as u64, summary.secrets);
     let secrets = if secrets == 1 { "1 access to a secret".to_owned() } else { format!("{secrets} accesses to secrets") };
     let admin = format!("{}, {secrets}, each with time", counted(actions, "administrative action"));
-    let point = |standard, point, met, evidence: &String| Point { standard, point, met, evidence: evidence.clone() };
+    let point = |standard, point, met, evidence: &String| ControlPoint { standard, point, met, evidence: evidence.clone() };
     vec![
         point("OWASP TLS cheat sheet", "Only support strong protocols", version, &seen_versions),
         point("OWASP TLS cheat sheet", "Only support strong ciphers", strong, &seen_ciphers),
@@ -119,21 +119,21 @@ mod tests {
     type Change = fn(&mut Summary);
 
     /// A log that bears everything out.
-    fn good() -> (Summary, Proved) {
+    fn good() -> (Summary, ProvedCounts) {
         let mut summary = Summary { records: 9, last_seq: 9, admin: vec![Default::default()], ..Summary::default() };
         let c = &mut summary.connections;
         (c.admitted, c.mtls, c.authenticated, c.judged) = (2, 2, 2, 2);
         summary.identity.received = 1;
         summary.tls.versions.insert("TLS 1.3".to_owned(), 2);
         summary.tls.ciphers.insert("TLS_AES_256_GCM_SHA384".to_owned(), 2);
-        (summary, Proved { verdict: Verdict::Proved, proved: 9, unproved: 0, open: 0 })
+        (summary, ProvedCounts { verdict: LogVerdict::Proved, proved: 9, unproved: 0, open: 0 })
     }
 
-    fn met(summary: &Summary, proved: &Proved) -> Vec<Option<bool>> {
+    fn met(summary: &Summary, proved: &ProvedCounts) -> Vec<Option<bool>> {
         points(summary, proved).into_iter().map(|point| point.met).collect()
     }
 
-    fn of(points: &[Point], name: &str) -> Option<bool> {
+    fn of(points: &[ControlPoint], name: &str) -> Option<bool> {
         points.iter().find(|point| point.point.starts_with(name)).and_then(|point| point.met)
     }
 
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn nothing_is_met_by_a_log_that_is_not_whole() {
         let (summary, mut proved) = good();
-        proved.verdict = Verdict::NotIntact;
+        proved.verdict = LogVerdict::NotIntact;
         let points = points(&summary, &proved);
         assert!(points.iter().all(|point| point.met != Some(true)));
         assert_eq!((of(&points, "8.15"), of(&points, "8.5")), (Some(false), None));
@@ -162,9 +162,9 @@ mod tests {
     #[test]
     fn nothing_is_met_beside_records_that_are_not_proved() {
         let (summary, proved) = good();
-        assert!(met(&summary, &Proved { unproved: 1, ..proved }).iter().all(Option::is_none));
+        assert!(met(&summary, &ProvedCounts { unproved: 1, ..proved }).iter().all(Option::is_none));
         // The end of a log that is still written.
-        assert!(met(&summary, &Proved { open: 1, ..proved }).iter().all(|met| *met == Some(true)));
+        assert!(met(&summary, &ProvedCounts { open: 1, ..proved }).iter().all(|met| *met == Some(true)));
     }
 
     /// The sidecar's records say nothing of what it never saw.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use sidegate_audit::{Connection, Event, FileDigest};
+use sidegate_audit::{ConnectionEntry, Event, FileDigest};
 use sidegate_core::counted;
 
 use crate::read::Record;
@@ -24,19 +24,19 @@ pub(super) struct Summary {
     pub(super) records: u64,
     /// The number of the last one.
     pub(super) last_seq: u64,
-    pub(super) connections: Connections,
+    pub(super) connections: ConnectionCounts,
     /// Admitted, by what allowed it.
     pub(super) admissions: Counts,
     /// By reason.
     pub(super) refusals: Counts,
     /// By rule.
     pub(super) denials: Counts,
-    pub(super) tls: Tls,
+    pub(super) tls: TlsCounts,
     pub(super) local_ids: Counts,
     pub(super) peers: Counts,
     /// Peers' chains by whether they were looked up in revocation lists.
     pub(super) revocation: Counts,
-    pub(super) identity: Identity,
+    pub(super) identity: IdentityCounts,
     pub(super) policies: Vec<Row>,
     pub(super) starts: Vec<Row>,
     /// Whether at any time of the period it was not sure that the kernel sends the pod's traffic to the sidecar.
@@ -50,7 +50,7 @@ pub(super) struct Summary {
 
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Connections {
+pub(super) struct ConnectionCounts {
     /// Over mutual TLS, in plaintext, or neither.
     pub(super) admitted: u64,
     pub(super) refused: u64,
@@ -71,7 +71,7 @@ pub(super) struct Connections {
 }
 
 /// By what an admitted connection was allowed.
-fn decided_by(connection: &Connection) -> &'static str {
+fn decided_by(connection: &ConnectionEntry) -> &'static str {
     match connection.decision.as_ref().map(|decision| decision.rule.as_str()) {
         None => "nothing",
         Some(rule) if rule.starts_with("mode ") && !rule.ends_with(')') => "the port's mode",
@@ -84,7 +84,7 @@ fn decided_by(connection: &Connection) -> &'static str {
 
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Tls {
+pub(super) struct TlsCounts {
     pub(super) versions: Counts,
     pub(super) ciphers: Counts,
     pub(super) groups: Counts,
@@ -95,7 +95,7 @@ pub(super) struct Tls {
 
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Identity {
+pub(super) struct IdentityCounts {
     pub(super) received: u64,
     pub(super) rotated: u64,
     pub(super) lost: u64,
@@ -103,7 +103,7 @@ pub(super) struct Identity {
     pub(super) bundles: u64,
 }
 
-impl Tls {
+impl TlsCounts {
     /// How many key exchanges were post-quantum, in words.
     pub(super) fn said(&self) -> String {
         let share = (self.post_quantum * 100).checked_div(self.exchanges).map_or_else(String::new, |percent| format!(" ({percent} %)"));
@@ -112,7 +112,7 @@ impl Tls {
 }
 
 impl Summary {
-    fn admitted(&mut self, connection: &Connection) {
+    fn admitted(&mut self, connection: &ConnectionEntry) {
         self.connections.admitted += 1;
         let mtls = connection.transport.as_deref() == Some("mtls");
         let both = connection.local_id.is_some() && connection.peer_id.is_some();
@@ -209,14 +209,14 @@ impl Summary {
         }
     }
 
-    fn who(&mut self, connection: &Connection) {
+    fn who(&mut self, connection: &ConnectionEntry) {
         if let Some(id) = &connection.local_id {
             count(&mut self.local_ids, id);
         }
         count(&mut self.peers, connection.peer_id.as_deref().unwrap_or("none: plaintext"));
     }
 
-    fn handshake(&mut self, connection: &Connection) {
+    fn handshake(&mut self, connection: &ConnectionEntry) {
         // One that came on a session of another had no handshake.
         if connection.tunnel.as_deref() == Some("reused") {
             return;

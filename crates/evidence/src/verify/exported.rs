@@ -7,7 +7,7 @@ use crate::read::{ReadError, Record};
 use crate::signature::{SignatureVerdict, verify_signature};
 use sidegate_audit::Event;
 use sidegate_audit::hex::sha256;
-use sidegate_audit::line::Line;
+use sidegate_audit::line::LogLine;
 
 /// An exported checkpoint, or the exported beginning of a run.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub fn anchors(file: &Path) -> Result<Vec<Anchor>, ReadError> {
         if serde_json::from_slice::<serde_json::Value>(line).is_err() {
             return Ok(Anchor { seq: 0, line: Vec::new(), place, torn: true });
         }
-        let (_, head) = Line::parse(line).map_err(wrong)?;
+        let (_, head) = LogLine::parse(line).map_err(wrong)?;
         if !matches!(head.event.as_str(), "log.checkpoint" | "log.opened") {
             return Err(wrong("it is neither a checkpoint nor the beginning of a run".to_owned()));
         }
@@ -138,7 +138,7 @@ impl Verifier<'_> {
     /// What is wrong with an exported checkpoint itself. The beginning of a run has no signature; who could export a false one
     /// could export false checkpoints too.
     fn anchor_itself(&mut self, anchor: &Anchor) -> Option<String> {
-        let (line, _) = Line::parse(&anchor.line).ok()?;
+        let (line, _) = LogLine::parse(&anchor.line).ok()?;
         let record: Record = match serde_json::from_slice(&anchor.line) {
             Ok(record) => record,
             Err(error) => return Some(error.to_string()),

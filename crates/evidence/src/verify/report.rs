@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Something that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Finding {
+pub struct LogFinding {
     /// In which file.
     pub file: String,
     /// In which line of it; 0 if in none.
@@ -24,7 +24,7 @@ pub struct Finding {
 /// What a log is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum LogVerdict {
     /// Something is not as it was written.
     NotIntact,
     /// Nothing contradicts it, and nothing proves a single record.
@@ -103,7 +103,7 @@ pub struct Report {
     /// How often it went on after a process that had not closed it.
     pub resumed: u64,
     /// What is not as it was written, the first 1,000 of it; empty if the log is intact.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<LogFinding>,
     /// How many more there are.
     pub more_findings: u64,
     /// What could not be proved, and what to give for that.
@@ -119,15 +119,15 @@ impl Report {
 
     /// What the log is worth. `tail` is how old the records may be that have no checkpoint yet in a log that is still written.
     #[must_use]
-    pub fn verdict(&self, now: SystemTime, tail: Duration) -> Verdict {
+    pub fn verdict(&self, now: SystemTime, tail: Duration) -> LogVerdict {
         if !self.is_intact() {
-            Verdict::NotIntact
+            LogVerdict::NotIntact
         } else if self.proved.is_empty() {
-            Verdict::NothingProved
+            LogVerdict::NothingProved
         } else if self.unproved.is_empty() || self.open_tail.as_ref().is_some_and(|open| open.is_young(now, tail)) {
-            Verdict::Proved
+            LogVerdict::Proved
         } else {
-            Verdict::PartlyProved
+            LogVerdict::PartlyProved
         }
     }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use age::secrecy::ExposeSecret;
-use sidegate_audit::{Audit, AuditThread, Event, FileDigest, IdentityCell, Options, folder::files};
+use sidegate_audit::{Audit, AuditOptions, AuditThread, Event, FileDigest, IdentityCell, folder::files};
 use sidegate_config::schema::audit::Audit as Config;
 use sidegate_core::{ConnectionRecord, Direction, Reason};
-use sidegate_evidence::{AuditorKeys, Given, Report, Trust, anchors, verify};
+use sidegate_evidence::{AuditorKeys, Report, Trust, VerifyInputs, anchors, verify};
 use sidegate_telemetry::Metrics;
 
 pub(crate) struct World {
@@ -50,7 +50,7 @@ impl World {
         Audit::start(&self.options()).unwrap()
     }
 
-    pub(crate) fn options(&self) -> Options<'_> {
+    pub(crate) fn options(&self) -> AuditOptions<'_> {
         options(&self.config, &self.metrics)
     }
 
@@ -71,13 +71,13 @@ impl World {
     }
 
     /// With everything that there is to verify by.
-    pub(crate) fn given(&self) -> Given {
+    pub(crate) fn given(&self) -> VerifyInputs {
         let public_key = Some(Trust::public_key(&self.path("public.pem")).unwrap());
         let keys = AuditorKeys::load(&self.path("auditor.txt")).unwrap();
-        Given { trust: Trust { public_key, ..Trust::default() }, anchors: Some(anchors(&self.path("anchors.jsonl")).unwrap()), keys }
+        VerifyInputs { trust: Trust { public_key, ..Trust::default() }, anchors: Some(anchors(&self.path("anchors.jsonl")).unwrap()), keys }
     }
 
-    pub(crate) fn verify(&self, given: &Given) -> Report {
+    pub(crate) fn verify(&self, given: &VerifyInputs) -> Report {
         verify(&self.log(), given).unwrap()
     }
 
@@ -91,8 +91,8 @@ impl World {
     }
 }
 
-pub(crate) fn options<'a>(config: &'a Config, metrics: &Arc<Metrics>) -> Options<'a> {
-    Options { config, metrics: metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None }
+pub(crate) fn options<'a>(config: &'a Config, metrics: &Arc<Metrics>) -> AuditOptions<'a> {
+    AuditOptions { config, metrics: metrics.clone(), mark: None, identity: IdentityCell::default(), otlp: None }
 }
 
 pub(crate) fn event(i: u64) -> Event<sidegate_audit::ConnectionFacts> {

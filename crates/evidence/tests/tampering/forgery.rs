@@ -11,7 +11,7 @@ use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use sidegate_evidence::{Given, Trust};
+use sidegate_evidence::{Trust, VerifyInputs};
 
 use crate::common::{World, write_lines};
 
@@ -101,7 +101,7 @@ fn each_forgery(world: &World, lines: &[String], signatures: Signatures<'_>, cau
 #[test]
 fn without_the_signing_key_no_rewriting_passes() {
     let (world, lines) = world();
-    let trust = || Given { trust: world.given().trust, ..Given::default() };
+    let trust = || VerifyInputs { trust: world.given().trust, ..VerifyInputs::default() };
     let stranger = rcgen::KeyPair::generate().unwrap();
     let (pem, public) = (stranger.serialize_pem(), STANDARD.encode(stranger.subject_public_key_info()));
     for signatures in [Signatures::Keep, Signatures::Remove, Signatures::MakeWith(&pem, None), Signatures::MakeWith(&pem, Some(&public))] {
@@ -110,7 +110,7 @@ fn without_the_signing_key_no_rewriting_passes() {
     // What verifying says where it can't know better: it is another's log, chained and signed in order.
     let file = world.lines().remove(0).0;
     write_lines(&file, &forge(&lines, 3, Signatures::MakeWith(&pem, Some(&public))));
-    let report = world.verify(&Given::default());
+    let report = world.verify(&VerifyInputs::default());
     assert!(report.is_intact());
     assert!(report.unproven.iter().any(|u| u.starts_with("who signed the checkpoints")), "{:#?}", report.unproven);
     assert!(report.unproven.iter().any(|u| u.contains("replaced as a whole")), "{:#?}", report.unproven);
@@ -127,7 +127,7 @@ fn a_whole_log_by_somebody_who_can_sign_is_told_by_what_was_exported() {
     let exported = std::fs::read(world.path("anchors.jsonl")).unwrap();
     world.write(8);
     std::fs::write(world.path("anchors.jsonl"), exported).unwrap();
-    let without = Given { trust: world.given().trust, keys: world.given().keys, ..Given::default() };
+    let without = VerifyInputs { trust: world.given().trust, keys: world.given().keys, ..VerifyInputs::default() };
     let report = world.verify(&without);
     assert!(report.is_intact() && report.unproven.iter().any(|u| u.contains("began with the key")), "{report:#?}");
     assert!(!world.verify(&given).is_intact());
@@ -139,9 +139,10 @@ fn with_the_signing_key_the_macs_and_the_anchors_still_tell() {
     let (world, lines) = world();
     let pem = std::fs::read_to_string(world.path("key.pem")).unwrap();
     let given = world.given();
-    let only_trust = Given { trust: Trust { public_key: given.trust.public_key.clone(), ..Trust::default() }, ..Given::default() };
-    let anchors = Given { anchors: given.anchors.clone(), ..Given::default() };
-    let macs = Given { keys: world.given().keys, ..Given::default() };
+    let only_trust =
+        VerifyInputs { trust: Trust { public_key: given.trust.public_key.clone(), ..Trust::default() }, ..VerifyInputs::default() };
+    let anchors = VerifyInputs { anchors: given.anchors.clone(), ..VerifyInputs::default() };
+    let macs = VerifyInputs { keys: world.given().keys, ..VerifyInputs::default() };
     each_forgery(&world, &lines, Signatures::MakeWith(&pem, None), |i| {
         // A real signature: this alone can't tell, and says what would.
         assert!(world.verify(&only_trust).is_intact(), "line {i}");
@@ -173,9 +174,9 @@ fn a_log_that_begins_behind_what_was_exported_is_another_log() {
     write_lines(&world.log().join(name), &link(forged, Signatures::MakeWith(&pem, None), None));
     let trust = || world.given().trust;
     // Without what was exported nothing tells.
-    let report = world.verify(&Given { trust: trust(), ..Given::default() });
+    let report = world.verify(&VerifyInputs { trust: trust(), ..VerifyInputs::default() });
     assert!(report.is_intact() && report.anchored == 0, "{report:#?}");
-    let report = world.verify(&Given { trust: trust(), anchors: world.given().anchors, ..Given::default() });
+    let report = world.verify(&VerifyInputs { trust: trust(), anchors: world.given().anchors, ..VerifyInputs::default() });
     assert!(report.findings.iter().any(|f| f.what.starts_with("none of the exported records")), "{report:#?}");
 }
 

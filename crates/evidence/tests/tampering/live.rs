@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sidegate_evidence::{Given, Trust, anchors};
+use sidegate_evidence::{Trust, VerifyInputs, anchors};
 
 use crate::common::{World, event, eventually, write_lines};
 
-fn trust_only(world: &World) -> Given {
-    Given { trust: Trust { public_key: world.given().trust.public_key, ..Trust::default() }, ..Given::default() }
+fn trust_only(world: &World) -> VerifyInputs {
+    VerifyInputs { trust: Trust { public_key: world.given().trust.public_key, ..Trust::default() }, ..VerifyInputs::default() }
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn the_beginning_of_a_run_is_proved_when_its_file_was_deleted() {
     let exported = std::fs::read_to_string(world.path("anchors.jsonl")).unwrap();
     let with = |lines: &[String]| {
         write_lines(&world.path("some.jsonl"), lines);
-        world.verify(&Given { anchors: Some(anchors(&world.path("some.jsonl")).unwrap()), ..world.given() })
+        world.verify(&VerifyInputs { anchors: Some(anchors(&world.path("some.jsonl")).unwrap()), ..world.given() })
     };
     // The checkpoint at the end of the file that was deleted: the first record that is left is linked to it.
     let before = format!("\"seq\":{},", report.first_seq - 1);

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sidegate_evidence::{Given, Report};
+use sidegate_evidence::{Report, VerifyInputs};
 
 use crate::common::{World, write_lines};
 
 /// A log of several files, and everything to verify it by.
-fn world(more: &str) -> (World, Vec<(PathBuf, Vec<String>)>, Given) {
+fn world(more: &str) -> (World, Vec<(PathBuf, Vec<String>)>, VerifyInputs) {
     let world = World::new(&format!(", rotate: {{ bytes: 6000 }}{more}"));
     world.write(30);
     let (files, given) = (world.lines(), world.given());
@@ -103,7 +103,7 @@ fn a_changed_byte_is_found() {
 fn each_byte_of_the_last_record_counts() {
     let (world, files, given) = world("");
     // Without the exported checkpoint, and without the auditor's key, only its signature protects it.
-    let given = Given { trust: given.trust, ..Given::default() };
+    let given = VerifyInputs { trust: given.trust, ..VerifyInputs::default() };
     let (file, lines) = files.last().unwrap();
     let text = std::fs::read(file).unwrap();
     let start = text.len() - 1 - lines.last().unwrap().len();
@@ -194,7 +194,7 @@ fn a_file_that_is_gone_swapped_or_renamed_is_found() {
 fn an_encrypted_log_is_verified_with_and_without_the_key() {
     let (world, files, given) = world(", encrypt: true");
     assert!(!files.iter().any(|(_, lines)| lines.iter().any(|line| line.contains("spiffe://a.b/web"))), "it is not encrypted");
-    let without = Given { trust: Given::default().trust, anchors: given.anchors.clone(), ..Given::default() };
+    let without = VerifyInputs { trust: VerifyInputs::default().trust, anchors: given.anchors.clone(), ..VerifyInputs::default() };
     assert!(world.verify(&without).is_intact());
     for (file, lines) in &files {
         for i in 0..lines.len() {

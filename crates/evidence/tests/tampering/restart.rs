@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use sidegate_evidence::{Given, Report, Verdict, anchors};
+use sidegate_evidence::{LogVerdict, Report, VerifyInputs, anchors};
 
 use crate::common::{World, event, eventually, write_lines};
 
@@ -18,11 +18,11 @@ fn append(lines: &mut Vec<String>, event: &str) {
     lines.push(format!(r#"{{"v":1,"seq":{seq},"time":"2026-01-31T08:00:00.000000Z",{event},"prev":"{prev}","mac":"{mac}"}}"#));
 }
 
-fn trust_only(world: &World) -> Given {
-    Given { trust: world.given().trust, ..Given::default() }
+fn trust_only(world: &World) -> VerifyInputs {
+    VerifyInputs { trust: world.given().trust, ..VerifyInputs::default() }
 }
 
-fn verdict(report: &Report) -> Verdict {
+fn verdict(report: &Report) -> LogVerdict {
     report.verdict(SystemTime::now(), Duration::from_secs(3600))
 }
 
@@ -31,11 +31,11 @@ fn says(report: &Report, what: &str) -> bool {
 }
 
 /// What was exported, but only the beginnings of runs.
-fn exported_beginnings(world: &World) -> Given {
+fn exported_beginnings(world: &World) -> VerifyInputs {
     let exported = std::fs::read_to_string(world.path("anchors.jsonl")).unwrap();
     let lines: Vec<String> = exported.lines().filter(|line| line.contains("log.opened")).map(str::to_owned).collect();
     write_lines(&world.path("beginnings.jsonl"), &lines);
-    Given { anchors: Some(anchors(&world.path("beginnings.jsonl")).unwrap()), ..world.given() }
+    VerifyInputs { anchors: Some(anchors(&world.path("beginnings.jsonl")).unwrap()), ..world.given() }
 }
 
 #[test]
@@ -57,13 +57,13 @@ fn a_restart_does_not_vouch_for_a_forged_tail() {
     assert_eq!((report.unvouched.as_slice(), report.unsigned_tail.as_ref()), (&[first..=first + 5][..], None));
     let proved = [1..=first - 1, first + 6..=report.last_seq];
     assert_eq!((report.proved.as_slice(), report.unproved.as_slice()), (&proved[..], &[first..=first + 5][..]));
-    assert_eq!((verdict(&report), report.open_tail.as_ref()), (Verdict::PartlyProved, None));
+    assert_eq!((verdict(&report), report.open_tail.as_ref()), (LogVerdict::PartlyProved, None));
     // What was exported says the same without a signature: the checkpoints of the later run don't vouch for it either.
-    let exported = world.verify(&Given { anchors: world.given().anchors, ..Given::default() });
+    let exported = world.verify(&VerifyInputs { anchors: world.given().anchors, ..VerifyInputs::default() });
     assert!(exported.findings.iter().any(|f| f.what.contains("differs from the record that was exported")), "{exported:#?}");
     assert!(says(&report, &format!("records {first} to {} were written by a run that ended without", first + 5)), "{report:#?}");
     // An auditor sees it.
-    let report = world.verify(&Given { keys: world.given().keys, ..trust_only(&world) });
+    let report = world.verify(&VerifyInputs { keys: world.given().keys, ..trust_only(&world) });
     assert_eq!(report.findings.iter().filter(|f| f.what.contains("MAC does not fit")).count(), 2, "{report:#?}");
 }
 
@@ -76,14 +76,14 @@ fn macs_vouch_for_a_run_that_was_killed() {
     lines.truncate(5);
     write_lines(&file, &lines);
     world.write(3);
-    let keys_only = Given { keys: world.given().keys, ..trust_only(&world) };
+    let keys_only = VerifyInputs { keys: world.given().keys, ..trust_only(&world) };
     for given in [trust_only(&world), keys_only] {
         let report = world.verify(&given);
         assert_eq!((report.findings.as_slice(), report.unvouched.as_slice()), (&[][..], &[1..=5][..]));
     }
     let report = world.verify(&exported_beginnings(&world));
     assert_eq!((report.findings.as_slice(), report.unvouched.as_slice()), (&[][..], &[][..]));
-    assert_eq!((report.proved.as_slice(), verdict(&report)), (&[1..=report.last_seq][..], Verdict::Proved));
+    assert_eq!((report.proved.as_slice(), verdict(&report)), (&[1..=report.last_seq][..], LogVerdict::Proved));
     assert!(!says(&report, "without a signed checkpoint"), "{report:#?}");
 }
 
@@ -193,20 +193,20 @@ fn the_end_of_a_log_that_is_still_written_is_told_from_a_log_in_doubt() {
     let before = world.metrics.audit_records().get();
     audit.record(event(1));
     eventually(|| world.metrics.audit_records().get() > before);
-    let exported = Given { anchors: world.given().anchors, ..Given::default() };
+    let exported = VerifyInputs { anchors: world.given().anchors, ..VerifyInputs::default() };
     for (given, first) in [(trust_only(&world), 7), (exported, 8)] {
         let report = world.verify(&given);
         let tail = report.open_tail.as_ref().map(|tail| (tail.first, tail.last));
         assert_eq!((tail, report.unproved.as_slice()), (Some((first, 8)), &[first..=8][..]), "{report:#?}");
-        assert_eq!(verdict(&report), Verdict::Proved);
+        assert_eq!(verdict(&report), LogVerdict::Proved);
         let later = SystemTime::now() + Duration::from_secs(7200);
-        assert_eq!(report.verdict(later, Duration::from_secs(3600)), Verdict::PartlyProved);
+        assert_eq!(report.verdict(later, Duration::from_secs(3600)), LogVerdict::PartlyProved);
     }
     drop(audit);
     thread.join(std::time::Instant::now() + Duration::from_secs(10));
     // The last checkpoint covers it.
     let report = world.verify(&trust_only(&world));
-    assert_eq!((verdict(&report), report.unproved.as_slice()), (Verdict::Proved, &[][..]));
+    assert_eq!((verdict(&report), report.unproved.as_slice()), (LogVerdict::Proved, &[][..]));
 }
 
 /// An auditor's public key is no secret: what is sealed to it proves nothing by itself, nor does anybody's signature.
@@ -214,14 +214,14 @@ fn the_end_of_a_log_that_is_still_written_is_told_from_a_log_in_doubt() {
 fn an_auditors_key_alone_proves_nothing() {
     let world = World::new("");
     world.write(8);
-    for given in [Given::default(), Given { keys: world.given().keys, ..Given::default() }] {
+    for given in [VerifyInputs::default(), VerifyInputs { keys: world.given().keys, ..VerifyInputs::default() }] {
         let report = world.verify(&given);
         assert_eq!((report.findings.as_slice(), report.proved.as_slice()), (&[][..], &[][..]));
-        assert_eq!(verdict(&report), Verdict::NothingProved);
+        assert_eq!(verdict(&report), LogVerdict::NothingProved);
     }
-    let exported = Given { anchors: world.given().anchors, ..Given::default() };
+    let exported = VerifyInputs { anchors: world.given().anchors, ..VerifyInputs::default() };
     for given in [trust_only(&world), exported] {
         let report = world.verify(&given);
-        assert_eq!((report.proved.as_slice(), verdict(&report)), (&[1..=report.last_seq][..], Verdict::Proved));
+        assert_eq!((report.proved.as_slice(), verdict(&report)), (&[1..=report.last_seq][..], LogVerdict::Proved));
     }
 }

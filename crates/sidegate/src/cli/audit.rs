@@ -9,7 +9,7 @@ use sidegate_core::SpiffeIdPattern;
 use sidegate_evidence::filter;
 
 #[derive(Debug, Args)]
-pub(crate) struct Audit {
+pub(crate) struct AuditArgs {
     #[command(subcommand)]
     pub(crate) command: AuditCommand,
 }
@@ -20,24 +20,24 @@ pub(crate) enum AuditCommand {
     ///
     /// The first line is the verdict: PROVED, PARTLY PROVED, NOTHING PROVED or NOT INTACT. Exit status: 0 if all records are
     /// proved, but for the end of a log that is still written; 1 if not, or if something was found; 2 if the log can't be read.
-    Verify(Verify),
+    Verify(VerifyArgs),
     /// Show records
-    Show(Show),
+    Show(ShowArgs),
     /// Put the two ends of each connection side by side
     ///
     /// Exit status: 0 if the two logs agree about every connection that they share, 1 if not. What can have no other end in
     /// them is counted apart: what is no connection between the two workloads, was refused before its handshake was done, or is
     /// in plaintext.
-    Join(Join),
+    Join(JoinArgs),
     /// A compliance report of a period, from proved records
     ///
     /// Exit status as that of `verify`.
-    Report(Report),
+    Report(ReportArgs),
 }
 
 /// Which log.
 #[derive(Debug, Args)]
-pub(crate) struct Log {
+pub(crate) struct LogArgs {
     /// The log's folder, or one of its files
     #[arg(value_name = "LOG")]
     pub(crate) log: PathBuf,
@@ -48,7 +48,7 @@ pub(crate) struct Log {
 
 /// By what a log is verified. Give who signed it, what was exported of it, or both; an auditor's key adds to these.
 #[derive(Debug, Args)]
-pub(crate) struct Proof {
+pub(crate) struct ProofArgs {
     /// Trust bundle of the signer's trust domain, PEM
     #[arg(long, value_name = "FILE", requires = "signer")]
     pub(crate) bundle: Option<PathBuf>,
@@ -74,11 +74,11 @@ pub(crate) struct Proof {
 pub(crate) const DEFAULT_TAIL: &str = "1h";
 
 #[derive(Debug, Args)]
-pub(crate) struct Verify {
+pub(crate) struct VerifyArgs {
     #[command(flatten)]
-    pub(crate) log: Log,
+    pub(crate) log: LogArgs,
     #[command(flatten)]
-    pub(crate) proof: Proof,
+    pub(crate) proof: ProofArgs,
     /// Print all of it as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -86,7 +86,7 @@ pub(crate) struct Verify {
 
 /// From when until when.
 #[derive(Debug, Args)]
-pub(crate) struct Period {
+pub(crate) struct PeriodArgs {
     /// Only from here on: RFC 3339, or how long ago, such as 24h
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) since: Option<SystemTime>,
@@ -95,7 +95,7 @@ pub(crate) struct Period {
     pub(crate) until: Option<SystemTime>,
 }
 
-impl Period {
+impl PeriodArgs {
     /// Its bounds.
     pub(crate) fn times(&self) -> sidegate_evidence::Period {
         sidegate_evidence::Period { since: self.since, until: self.until }
@@ -103,11 +103,11 @@ impl Period {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Show {
+pub(crate) struct ShowArgs {
     #[command(flatten)]
-    pub(crate) log: Log,
+    pub(crate) log: LogArgs,
     #[command(flatten)]
-    pub(crate) period: Period,
+    pub(crate) period: PeriodArgs,
     /// Only events whose name begins so, such as connection.refused or admin
     #[arg(long, value_name = "NAME", value_parser = filter::event)]
     pub(crate) event: Vec<String>,
@@ -129,7 +129,7 @@ pub(crate) struct Show {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Join {
+pub(crate) struct JoinArgs {
     /// The log of one end
     #[arg(value_name = "A")]
     pub(crate) a: PathBuf,
@@ -140,20 +140,20 @@ pub(crate) struct Join {
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) period: Period,
+    pub(crate) period: PeriodArgs,
     /// One JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Report {
+pub(crate) struct ReportArgs {
     #[command(flatten)]
-    pub(crate) log: Log,
+    pub(crate) log: LogArgs,
     #[command(flatten)]
-    pub(crate) proof: Proof,
+    pub(crate) proof: ProofArgs,
     #[command(flatten)]
-    pub(crate) period: Period,
+    pub(crate) period: PeriodArgs,
     /// In which form
     #[arg(long, value_enum, default_value = "markdown")]
     pub(crate) format: ReportFormat,

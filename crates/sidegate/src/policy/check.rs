@@ -3,12 +3,12 @@
 use anyhow::Result;
 use sidegate_core::counted;
 
-use super::{Outcome, load};
-use crate::cli::PolicyCheck;
-use crate::say::{say_lines, say_pretty_json};
+use super::{ExitStatus, load};
+use crate::cli::PolicyCheckArgs;
+use crate::output::{say_lines, say_pretty_json};
 
 /// Says what is questionable about a policy that can be used.
-pub(super) fn check(arguments: &PolicyCheck) -> Result<Outcome> {
+pub(super) fn check(arguments: &PolicyCheckArgs) -> Result<ExitStatus> {
     let loaded = load(&arguments.files)?;
     let findings = loaded.policy().findings(loaded.destinations().as_ref());
     if arguments.json {
@@ -21,5 +21,5 @@ pub(super) fn check(arguments: &PolicyCheck) -> Result<Outcome> {
             found => out!("{rules}, {}", counted(found as u64, "finding")),
         }
     }
-    Ok(Outcome::finding_if(!findings.is_empty()))
+    Ok(ExitStatus::finding_if(!findings.is_empty()))
 }

@@ -13,9 +13,9 @@ use sidegate_core::{Decision, Direction};
 use sidegate_policy::{Policy, Query, RuleRef};
 use sidegate_proxy::{Asked, Course, Meets, ask};
 
-use super::{Outcome, explanation, load, verdict};
-use crate::cli::PolicyExplain;
-use crate::say::{say, say_lines, say_pretty_json};
+use super::{ExitStatus, explanation, load, verdict};
+use crate::cli::PolicyExplainArgs;
+use crate::output::{say, say_lines, say_pretty_json};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -57,7 +57,7 @@ struct Matching<'a> {
 }
 
 /// Says what becomes of a connection, by which rule, and which others match or nearly do.
-pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
+pub(super) fn explain(arguments: &PolicyExplainArgs) -> Result<ExitStatus> {
     let loaded = load(&arguments.files)?;
     let policy = loaded.policy();
     let is_outbound = arguments.outbound || arguments.server.is_some() || arguments.destination.is_some();
@@ -95,11 +95,11 @@ pub(super) fn explain(arguments: &PolicyExplain) -> Result<Outcome> {
         say_answer(loaded.config.as_ref(), &course, &matching)?;
         notes.iter().for_each(|note| err!("note: {note}"));
     }
-    Ok(Outcome::finding_if(course.reason.is_some()))
+    Ok(ExitStatus::finding_if(course.reason.is_some()))
 }
 
 /// What the arguments leave open.
-fn missing(arguments: &PolicyExplain, is_outbound: bool) -> Vec<String> {
+fn missing(arguments: &PolicyExplainArgs, is_outbound: bool) -> Vec<String> {
     let from =
         if is_outbound { "who the workload is, is not known, and so which trust domain is its own" } else { "the client has no identity" };
     [
@@ -108,7 +108,7 @@ fn missing(arguments: &PolicyExplain, is_outbound: bool) -> Vec<String> {
         (arguments.to.get().ip().is_unspecified(), "--to has no address: rules with `to.cidrs` do not match".to_owned()),
         (
             is_outbound && arguments.server.is_none(),
-            "--server was not given: whether who answers may do so is not judged, nor by rules that ask for it".to_owned(),
+            "--server was not given: whether the server may answer is not checked, nor are rules that ask for it".to_owned(),
         ),
     ]
     .into_iter()
@@ -124,13 +124,13 @@ fn by_policy_alone(policy: &Policy, query: &Query<'_>, notes: &mut Vec<String>) 
     notes.push(
         "without a configuration the modes of ports, and what destinations cover, are not considered; name one with --config".to_owned(),
     );
-    let judged = policy.judge(query);
-    Ok(Course { decision: Some(judged.decision), reason: judged.reason, detail: None, meets: Meets::Nothing, plaintext: false })
+    let decided = policy.verdict(query);
+    Ok(Course { decision: Some(decided.decision), reason: decided.reason, detail: None, meets: Meets::Nothing, plaintext: false })
 }
 
 /// What the sidecar would do.
 fn by_configuration(
-    arguments: &PolicyExplain,
+    arguments: &PolicyExplainArgs,
     config: &Config,
     policy: &Policy,
     query: &Query<'_>,
@@ -169,7 +169,7 @@ fn by_configuration(
 }
 
 /// Names of destinations that may stand for the address, as far as nothing is said of them.
-fn unresolved(arguments: &PolicyExplain, config: &Config, to: SocketAddr) -> Vec<String> {
+fn unresolved(arguments: &PolicyExplainArgs, config: &Config, to: SocketAddr) -> Vec<String> {
     let serves = |ports: &[sidegate_config::value::Ports]| ports.is_empty() || ports.iter().any(|range| range.get().contains(to.port()));
     let mut notes = Vec::new();
     for destination in config.outbound.destinations.iter().filter(|destination| serves(&destination.ports)) {

@@ -6,37 +6,37 @@ use anyhow::Result;
 use serde_json::json;
 use sidegate_core::{Decision, Direction, counted};
 
-use super::seen::Seen;
-use super::{Outcome, explanation, load, seen, verdict};
-use crate::cli::PolicyReplay;
-use crate::say::{say, say_lines, say_pretty_json, say_verdicts};
+use super::seen::RecordedConnection;
+use super::{ExitStatus, explanation, load, seen, verdict};
+use crate::cli::PolicyReplayArgs;
+use crate::output::{say, say_lines, say_pretty_json, say_verdicts};
 
 /// What the connections of one difference have in common.
 type Key = (bool, String, String, String, String);
 
 /// Connections that are alike and would be decided differently.
-struct Difference {
+struct ChangedDecision {
     count: u64,
     first: String,
     now: Decision,
 }
 
 /// Judges recorded connections again.
-pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
+pub(super) fn replay(arguments: &PolicyReplayArgs) -> Result<ExitStatus> {
     let loaded = load(&arguments.files)?;
     let policy = loaded.policy();
-    let mut differences: BTreeMap<Key, Difference> = BTreeMap::new();
+    let mut differences: BTreeMap<Key, ChangedDecision> = BTreeMap::new();
     let reading = seen::read(&arguments.recorded, |seen| {
-        let now = policy.judge(&seen.query()).decision;
+        let now = policy.verdict(&seen.query()).decision;
         if now.allowed != seen.allowed {
             let key = (now.allowed, seen.who(), whither(&seen), seen.rule.clone(), now.rule.to_string());
             let first = || humantime::format_rfc3339_seconds(seen.time).to_string();
-            differences.entry(key).or_insert_with(|| Difference { count: 0, first: first(), now }).count += 1;
+            differences.entry(key).or_insert_with(|| ChangedDecision { count: 0, first: first(), now }).count += 1;
         }
     })?;
     let differing: u64 = differences.values().map(|difference| difference.count).sum();
     if arguments.json {
-        let difference = |((_, who, to, before, _), difference): (&Key, &Difference)| {
+        let difference = |((_, who, to, before, _), difference): (&Key, &ChangedDecision)| {
             json!({
                 "from": who, "to": to, "count": difference.count, "first": difference.first,
                 "before": { "allowed": !difference.now.allowed, "rule": before }, "now": difference.now,
@@ -44,7 +44,7 @@ pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
         };
         let all: Vec<_> = differences.iter().map(difference).collect();
         let read = json!({
-            "connections": reading.seen, "notJudged": reading.not_judged, "otherLines": reading.others, "unreadable": reading.unreadable,
+            "connections": reading.seen, "notJudged": reading.undecided, "otherLines": reading.others, "unreadable": reading.unreadable,
         });
         say_pretty_json(&json!({ "differences": all, "read": read }))?;
     } else {
@@ -58,11 +58,11 @@ pub(super) fn replay(arguments: &PolicyReplay) -> Result<Outcome> {
         out!("{differing} of {} would be decided differently", counted(reading.seen, "connection"));
         out!("read: {reading}");
     }
-    Ok(Outcome::finding_if(differing > 0))
+    Ok(ExitStatus::finding_if(differing > 0))
 }
 
 /// Where a connection went, without what differs from one to the next.
-fn whither(seen: &Seen) -> String {
+fn whither(seen: &RecordedConnection) -> String {
     match (seen.direction, &seen.destination) {
         (Direction::Outbound, Some(name)) => {
             let server = seen.server.as_ref().map_or_else(String::new, |id| format!(" ({id})"));

@@ -16,17 +16,17 @@ use sidegate_evidence::Records;
 use sidegate_policy::{PeerCertificate, Query, TlsFacts};
 
 use crate::audit::keys;
-use crate::cli::Recorded;
-use crate::say::complain;
+use crate::cli::RecordedArgs;
+use crate::output::complain;
 
 /// A longer line is no record.
 const MAX_LINE: u64 = 1 << 20;
 /// How many unreadable lines are named.
 const NAMED: usize = 5;
 
-/// A connection that policy has judged.
+/// A connection that policy has decided.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct RecordedConnection {
     id: String,
     pub(super) direction: Direction,
     pub(super) client: Option<SpiffeId>,
@@ -35,7 +35,7 @@ pub(super) struct Seen {
     pub(super) to: SocketAddr,
     sni: Option<String>,
     pub(super) destination: Option<String>,
-    tls: Option<Tls>,
+    tls: Option<TlsFields>,
     /// Serial number of the peer's certificate, and its end in seconds since the epoch.
     certificate: Option<(String, i64)>,
     pub(super) time: SystemTime,
@@ -49,11 +49,11 @@ pub(super) struct Seen {
 
 /// What was found in files of records.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
-    /// Connections that policy had judged.
+pub(super) struct ReadCounts {
+    /// Connections that policy had decided.
     pub(super) seen: u64,
     /// Connections that did not get so far, or that the configuration alone decides about.
-    pub(super) not_judged: u64,
+    pub(super) undecided: u64,
     /// Lines of JSON that are something else.
     pub(super) others: u64,
     /// Lines that can't be read.
@@ -63,7 +63,7 @@ pub(super) struct Reading {
 /// The parts of a record that matter here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+struct RecordFields {
     connection_id: String,
     time: String,
     direction: String,
@@ -72,22 +72,22 @@ struct Record {
     destination: Option<String>,
     local_id: Option<String>,
     peer_id: Option<String>,
-    peer_certificate: Option<Certificate>,
-    tls: Option<Tls>,
-    decision: Option<Decided>,
+    peer_certificate: Option<CertificateFields>,
+    tls: Option<TlsFields>,
+    decision: Option<DecisionFields>,
     /// None while it goes on.
     #[serde(default)]
     reason: String,
 }
 
 #[derive(Deserialize)]
-struct Decided {
+struct DecisionFields {
     allowed: bool,
     rule: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct Tls {
+struct TlsFields {
     version: String,
     group: Option<String>,
     sni: Option<String>,
@@ -96,15 +96,15 @@ struct Tls {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Certificate {
+struct CertificateFields {
     serial: String,
     not_after: Option<String>,
 }
 
 /// What a line is.
-enum Line {
-    Seen(Box<Seen>),
-    NotJudged,
+enum LineContent {
+    Connection(Box<RecordedConnection>),
+    Undecided,
     Other,
 }
 
@@ -112,22 +112,22 @@ enum Line {
 ///
 /// # Errors
 /// A file can't be read, or there is no connection in any.
-pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Reading> {
-    let mut reading = Reading::default();
+pub(super) fn read(recorded: &RecordedArgs, mut take: impl FnMut(RecordedConnection)) -> Result<ReadCounts> {
+    let mut reading = ReadCounts::default();
     let mut known = HashSet::new();
     let keys = keys(recorded.identity.as_deref())?;
     for path in &recorded.audit {
-        let mut count = |number: u64, line: Result<Line>| match line {
+        let mut count = |number: u64, line: Result<LineContent>| match line {
             // An audit log has a connection when it is let in and when it ends, and two logs may have it both. The ID is the
             // peer's word: another peer may have the same.
-            Ok(Line::Seen(seen)) => {
+            Ok(LineContent::Connection(seen)) => {
                 if known.insert((seen.id.clone(), seen.direction == Direction::Inbound, seen.client.clone(), seen.server.clone())) {
                     reading.seen += 1;
                     take(*seen);
                 }
             }
-            Ok(Line::NotJudged) => reading.not_judged += 1,
-            Ok(Line::Other) => reading.others += 1,
+            Ok(LineContent::Undecided) => reading.undecided += 1,
+            Ok(LineContent::Other) => reading.others += 1,
             Err(error) => {
                 reading.unreadable += 1;
                 if reading.unreadable <= NAMED as u64 {
@@ -148,17 +148,17 @@ pub(super) fn read(recorded: &Recorded, mut take: impl FnMut(Seen)) -> Result<Re
     }
     if reading.seen == 0 {
         bail!(
-            "there is no connection that policy had judged among what was read: {reading}; see that it is an audit log (with `--identity` if it is encrypted) or an access log in JSON"
+            "there is no connection that policy had decided among what was read: {reading}; see that it is an audit log (with `--identity` if it is encrypted) or an access log in JSON"
         );
     }
     Ok(reading)
 }
 
-impl std::fmt::Display for Reading {
+impl std::fmt::Display for ReadCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seen, not_judged, others, unreadable } = self;
+        let Self { seen, undecided, others, unreadable } = self;
         let (seen, others) = (counted(*seen, "connection"), counted(*others, "other line"));
-        write!(f, "{seen}, {not_judged} that policy had not judged, {others}, {unreadable} unreadable")
+        write!(f, "{seen}, {undecided} that policy had not decided, {others}, {unreadable} unreadable")
     }
 }
 
@@ -175,12 +175,12 @@ fn is_audit_log(path: &Path) -> Result<bool> {
 }
 
 /// What an audit record is.
-fn audited(event: &Event) -> Result<Line> {
+fn audited(event: &Event) -> Result<LineContent> {
     match event {
         Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection, .. } | Event::ConnectionRefused { connection } => {
             connected(serde_json::to_value(connection)?)
         }
-        _ => Ok(Line::Other),
+        _ => Ok(LineContent::Other),
     }
 }
 
@@ -208,18 +208,18 @@ fn each_line(path: &Path, mut take: impl FnMut(u64, Result<String>)) -> Result<(
     Ok(())
 }
 
-fn line(text: &str) -> Result<Line> {
+fn line(text: &str) -> Result<LineContent> {
     let mut value: Value = serde_json::from_str(text).context("the line is not JSON")?;
     // A line that was taken out of an audit log, as a collector has it.
     connected(if value["connection"].is_object() { value["connection"].take() } else { value })
 }
 
-fn connected(record: Value) -> Result<Line> {
+fn connected(record: Value) -> Result<LineContent> {
     if record.get("connectionId").is_none() || record.get("direction").is_none() {
-        return Ok(Line::Other);
+        return Ok(LineContent::Other);
     }
-    let record: Record = serde_json::from_value(record).context("it is not a connection's record")?;
-    Ok(record.judged()?.map_or(Line::NotJudged, |seen| Line::Seen(Box::new(seen))))
+    let record: RecordFields = serde_json::from_value(record).context("it is not a connection's record")?;
+    Ok(record.decided()?.map_or(LineContent::Undecided, |seen| LineContent::Connection(Box::new(seen))))
 }
 
 fn time(text: &str) -> Result<SystemTime> {
@@ -231,9 +231,9 @@ fn seconds(time: SystemTime) -> i64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
-impl Record {
+impl RecordFields {
     /// The connection; none where policy had no say.
-    fn judged(self) -> Result<Option<Seen>> {
+    fn decided(self) -> Result<Option<RecordedConnection>> {
         let (Some(decision), Some(to)) = (self.decision, self.original_destination) else { return Ok(None) };
         // No connection, or one about which the configuration decides.
         let elsewhere = [Reason::Prepared, Reason::UnexpectedPeer, Reason::NotInMesh].iter().any(|reason| reason.label() == self.reason);
@@ -249,10 +249,10 @@ impl Record {
         let (local, peer) = (id(self.local_id)?, id(self.peer_id)?);
         let (client, server) = if direction == Direction::Inbound { (peer, local) } else { (local, peer) };
         let certificate = match self.peer_certificate {
-            Some(Certificate { serial, not_after: Some(end) }) => Some((serial, seconds(time(&end)?))),
+            Some(CertificateFields { serial, not_after: Some(end) }) => Some((serial, seconds(time(&end)?))),
             _ => None,
         };
-        Ok(Some(Seen {
+        Ok(Some(RecordedConnection {
             id: self.connection_id,
             direction,
             client,
@@ -271,7 +271,7 @@ impl Record {
     }
 }
 
-impl Seen {
+impl RecordedConnection {
     /// The connection as policy sees it.
     pub(super) fn query(&self) -> Query<'_> {
         Query {

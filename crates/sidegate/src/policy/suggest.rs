@@ -6,12 +6,12 @@ use anyhow::Result;
 use sidegate_core::Direction;
 use sidegate_policy::Usage;
 
-use super::{Outcome, seen};
-use crate::cli::PolicySuggest;
-use crate::say::say_lines;
+use super::{ExitStatus, seen};
+use crate::cli::PolicySuggestArgs;
+use crate::output::say_lines;
 
 /// Prints a policy file. Only connections to the workload are of interest: about those from it the configuration decides.
-pub(super) fn suggest(arguments: &PolicySuggest) -> Result<Outcome> {
+pub(super) fn suggest(arguments: &PolicySuggestArgs) -> Result<ExitStatus> {
     let mut usage = Usage::default();
     let mut denied: BTreeMap<(String, u16), u64> = BTreeMap::new();
     let mut plaintext: BTreeMap<(String, u16), u64> = BTreeMap::new();
@@ -46,5 +46,5 @@ pub(super) fn suggest(arguments: &PolicySuggest) -> Result<Outcome> {
     if !plaintext.is_empty() {
         err!("note: some clients have no identity; give them sidecars before a port becomes strict");
     }
-    Ok(Outcome::Good)
+    Ok(ExitStatus::Good)
 }

@@ -4,17 +4,17 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use sidegate_config::file::{LARGE, read_text};
 use sidegate_core::counted;
-use sidegate_policy::suite::{Outcome as Tested, Suite};
+use sidegate_policy::suite::{ExpectationResult, Suite};
 
-use super::{Outcome, explanation, load};
-use crate::cli::PolicyTest;
-use crate::say::{say, say_lines, say_pretty_json, say_verdicts};
+use super::{ExitStatus, explanation, load};
+use crate::cli::PolicyTestArgs;
+use crate::output::{say, say_lines, say_pretty_json, say_verdicts};
 
 /// Runs suites of expectations.
-pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
+pub(super) fn test(arguments: &PolicyTestArgs) -> Result<ExitStatus> {
     let loaded = load(&arguments.files)?;
     let policy = loaded.policy();
-    let mut outcomes: Vec<Tested> = Vec::new();
+    let mut outcomes: Vec<ExpectationResult> = Vec::new();
     // A rule is covered if any suite covers it.
     let mut uncovered: Option<Vec<String>> = None;
     for file in &arguments.suites {
@@ -29,10 +29,10 @@ pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
     let uncovered = uncovered.unwrap_or_default();
     let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
     if arguments.json {
-        let outcome = |outcome: &Tested| {
+        let outcome = |outcome: &ExpectationResult| {
             json!({
                 "name": outcome.expectation.name,
-                "place": outcome.place.to_string(),
+                "place": outcome.location.to_string(),
                 "passed": outcome.failure.is_none(),
                 "failure": outcome.failure,
                 "decision": outcome.verdict.decision,
@@ -43,7 +43,7 @@ pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
     } else {
         for outcome in &outcomes {
             if let Some(failure) = &outcome.failure {
-                say_verdicts(&format!("FAILED {}: {}", outcome.place, outcome.expectation.name))?;
+                say_verdicts(&format!("FAILED {}: {}", outcome.location, outcome.expectation.name))?;
                 say_lines(&format!("  {failure}"))?;
                 say_lines(&explanation(&outcome.verdict.decision, "  "))?;
             }
@@ -59,5 +59,5 @@ pub(super) fn test(arguments: &PolicyTest) -> Result<Outcome> {
             counted(policy.len() as u64, "rule")
         );
     }
-    Ok(Outcome::finding_if(failed > 0 || (arguments.require_coverage && !uncovered.is_empty())))
+    Ok(ExitStatus::finding_if(failed > 0 || (arguments.require_coverage && !uncovered.is_empty())))
 }

@@ -28,7 +28,7 @@ const QUIET_MOST: Duration = Duration::from_secs(300);
 
 /// How the export of a signal is doing.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct ExportState {
     pub(crate) target: String,
     /// Why it fails at the moment.
     error: Mutex<Option<String>>,
@@ -36,7 +36,7 @@ pub(crate) struct State {
     pending: AtomicU64,
 }
 
-impl State {
+impl ExportState {
     pub(crate) fn new(target: &Target) -> Arc<Self> {
         Arc::new(Self { target: target.address.to_string(), error: Mutex::default(), pending: AtomicU64::new(0) })
     }
@@ -59,7 +59,7 @@ pub(crate) struct Exporter {
     signal: Signal,
     transport: Transport,
     metrics: Arc<Metrics>,
-    state: Arc<State>,
+    state: Arc<ExportState>,
     /// Until when the collector wants to be left alone.
     quiet_until: Option<Instant>,
     /// True once the process ends.
@@ -73,7 +73,7 @@ impl Exporter {
         mark: Option<u32>,
         tls: TlsSource,
         metrics: Arc<Metrics>,
-        state: Arc<State>,
+        state: Arc<ExportState>,
         closing: watch::Receiver<bool>,
     ) -> Self {
         Self { signal, transport: Transport::new(signal, target, mark, tls), metrics, state, quiet_until: None, closing }

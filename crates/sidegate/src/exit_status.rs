@@ -4,18 +4,18 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::say::failed;
+use crate::output::failed;
 
 /// What a command has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum ExitStatus {
     /// Nothing to look at.
     Good,
     /// Something that a person has to look at.
     Finding,
 }
 
-impl Outcome {
+impl ExitStatus {
     pub(crate) fn finding_if(finding: bool) -> Self {
         if finding { Self::Finding } else { Self::Good }
     }

@@ -12,19 +12,19 @@ use crate::check::unusable;
 use crate::cli;
 
 /// Where a sidecar can be asked.
-pub(crate) struct Doors {
+pub(crate) struct AdminAddresses {
     /// Its admin socket.
     pub(crate) socket: Option<PathBuf>,
     /// Its probes.
     pub(crate) listen: Option<SocketAddr>,
 }
 
-impl cli::Asked {
+impl cli::TargetArgs {
     /// Where the sidecar that is meant can be asked.
-    pub(crate) fn doors(&self) -> Result<Doors> {
-        let of = |admin: schema::Admin| Doors { socket: admin.socket, listen: admin.listen.map(|address| address.0) };
+    pub(crate) fn addresses(&self) -> Result<AdminAddresses> {
+        let of = |admin: schema::Admin| AdminAddresses { socket: admin.socket, listen: admin.listen.map(|address| address.0) };
         if let Some(socket) = &self.socket {
-            return Ok(Doors { socket: Some(socket.clone()), listen: None });
+            return Ok(AdminAddresses { socket: Some(socket.clone()), listen: None });
         }
         if let Some(file) = &self.config {
             let config = sidegate_config::load(file).map_err(|problems| unusable(&problems))?;
@@ -37,7 +37,7 @@ impl cli::Asked {
 
     /// Runs `question` against the sidecar that is meant.
     pub(crate) fn ask<T>(&self, question: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T>) -> Result<T> {
-        let Some(socket) = self.doors()?.socket else {
+        let Some(socket) = self.addresses()?.socket else {
             bail!("this sidecar has no admin socket: `admin.socket` is null in its configuration")
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -14,12 +14,12 @@ use crate::style;
 
 /// As `println!`, for commands that go on where nobody reads any more: [`exit_code`] tells what became of it.
 macro_rules! out {
-    ($($text:tt)*) => { $crate::say::print_anyway(&$crate::say::lines(&format!($($text)*))) };
+    ($($text:tt)*) => { $crate::output::print_anyway(&$crate::output::lines(&format!($($text)*))) };
 }
 
 /// As `eprintln!`.
 macro_rules! err {
-    ($($text:tt)*) => { $crate::say::complain(&format!($($text)*)) };
+    ($($text:tt)*) => { $crate::output::complain(&format!($($text)*)) };
 }
 
 /// Writes a line. Who reads no more, such as `head`, ends it.

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status as Refusal};
 
-use crate::drain::Drain;
+use crate::drain::DrainState;
 use crate::v1;
 use crate::v1::connection_change::Change;
 use crate::v1::cut_connections_request::Which;
@@ -46,7 +46,7 @@ pub struct Controls {
     /// Changes it; else says what is wrong.
     pub set_log_filter: Box<SetLogFilter>,
     /// The drain, which this can begin.
-    pub drain: Arc<Drain>,
+    pub drain: Arc<DrainState>,
 }
 
 pub(crate) struct Api {

@@ -7,13 +7,13 @@ use tokio::sync::Notify;
 
 /// When the drain began, if it has, and when the process will have ended.
 #[derive(Debug)]
-pub struct Drain {
+pub struct DrainState {
     deadline: Duration,
     ends: OnceLock<(Instant, SystemTime)>,
     begun: Notify,
 }
 
-impl Drain {
+impl DrainState {
     /// Not begun yet; it takes `deadline` at most.
     #[must_use]
     pub fn new(deadline: Duration) -> Self {

@@ -45,9 +45,9 @@ pub struct AdminError(SocketAddr, io::Error);
 
 /// The admin listener, bound.
 #[derive(Debug)]
-pub struct Admin(StdListener);
+pub struct ProbeServer(StdListener);
 
-impl Admin {
+impl ProbeServer {
     /// Binds `address`.
     ///
     /// # Errors

@@ -11,8 +11,8 @@ mod socket;
 
 pub use api::Controls;
 pub use client::{ClientError, connect};
-pub use drain::Drain;
-pub use http::{Admin, AdminError};
+pub use drain::DrainState;
+pub use http::{AdminError, ProbeServer};
 pub use socket::{AdminSocket, SocketError};
 
 /// The admin API as generated from `proto/sidegate/admin/v1`.

@@ -64,7 +64,7 @@ struct Loss {
 
 /// What is made but not written yet.
 #[derive(Default)]
-struct Batch {
+struct LineBatch {
     /// Lines of the chain.
     lines: Vec<u8>,
     /// Records that are sealed together when the batch is written, and how many they are.
@@ -91,7 +91,7 @@ pub(crate) struct Writer {
     backpressure: Option<Backpressure>,
     /// Why the file fails at the moment.
     failing: Option<String>,
-    batch: Batch,
+    batch: LineBatch,
     auditors: Auditors,
     signers: Signers,
     run: String,
@@ -168,7 +168,7 @@ impl Writer {
             run_begins: true,
             backpressure: blocks.then(|| Backpressure::new(state.clone())),
             failing: None,
-            batch: Batch::default(),
+            batch: LineBatch::default(),
             auditors,
             signers,
             run: hex(&run),

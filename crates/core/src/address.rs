@@ -14,7 +14,7 @@ pub struct AddressText {
 const LONGEST: usize = 65;
 
 impl AddressText {
-    /// Of an address with its port.
+    /// The text of an address with its port.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         let mut text = Self::empty();
@@ -29,7 +29,7 @@ impl AddressText {
         text
     }
 
-    /// Of an IP address.
+    /// The text of an IP address.
     #[must_use]
     pub fn of_ip(ip: IpAddr) -> Self {
         let mut text = Self::empty();

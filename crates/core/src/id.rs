@@ -68,7 +68,7 @@ pub(crate) fn ids() -> (ConnectionId, SpanId) {
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // aws-lc's generator lives in user space and can only fail where the system has no entropy;
-    // an ID is no secret, so a fixed one is better than an end of service.
+    // an ID is no secret, so a fixed one is better than no service.
     if aws_lc_rs::rand::fill(&mut bytes).is_err() || bytes == [0; N] {
         bytes[N - 1] = 1;
     }

@@ -1,13 +1,12 @@
-//! What peers, certificates and libraries say, made fit for logs and people.
+//! Makes text of peers, certificates and libraries safe to show in logs and on terminals.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Longer than any honest message.
+/// Longer than any legitimate message.
 const MOST: usize = 512;
 
-/// What happened, below the libraries' own words for it: gRPC and HTTP wrap the system's error several times, and the
-/// innermost is what helps.
+/// The innermost cause of an error: gRPC and HTTP wrap the system's error several times, and the innermost one helps most.
 #[must_use]
 pub fn innermost(error: &dyn std::error::Error) -> String {
     let mut inner = error;
@@ -17,8 +16,7 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
     inner.to_string()
 }
 
-/// A time in seconds since the epoch as RFC 3339; none for one that no clock will ever show, for certificates may name
-/// any.
+/// A time in seconds since the epoch as RFC 3339. None for a time beyond the range of dates: a certificate may name any number.
 #[must_use]
 pub fn rfc3339(seconds: i64) -> Option<String> {
     const END_OF_9999: u64 = 253_402_300_799;
@@ -56,11 +54,11 @@ pub fn one_line(text: &str) -> String {
 /// `text` without control characters, however long it is.
 #[must_use]
 pub fn without_controls(text: &str) -> String {
-    // Hardly any text has something of the kind.
+    // Almost no text has such characters.
     if is_plain(text) { text.to_owned() } else { text.chars().map(shown).collect() }
 }
 
-/// Whether there is nothing in `text` that a terminal obeys. Letters of ASCII are looked at as bytes.
+/// Whether `text` has no character that a terminal obeys. ASCII is compared as bytes.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|b| (b' '..0x7f).contains(&b)) || !text.contains(is_control_or_bidi)
 }
@@ -78,7 +76,7 @@ pub fn is_control_or_bidi(c: char) -> bool {
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     use std::fmt::Write;
     let obeyed = |c: char| c != '\n' && is_control_or_bidi(c);
-    // Hardly any line has something of the kind: it is not copied, and letters of ASCII are looked at as bytes.
+    // Almost no line has such characters: it is not copied, and ASCII is compared as bytes.
     if json.bytes().all(|b| (b' '..0x7f).contains(&b) || b == b'\n') || !json.contains(obeyed) {
         return json.into();
     }

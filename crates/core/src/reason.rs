@@ -2,37 +2,37 @@
 
 use std::fmt;
 
-/// Whose doing an end was.
+/// Who ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Party {
     /// The connection did what it was opened for.
     Normal,
     /// The other end of the network.
     Peer,
-    /// The workload next to us.
+    /// The workload that this sidecar guards.
     Workload,
-    /// sidegate: by its configuration, its limits or its state.
+    /// sidegate, because of its configuration, its limits or its state.
     Local,
 }
 
-/// At which step of its way a connection ends.
+/// The step at which a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It is taken in: bounds, its original destination, and whether it can be served at all.
+    /// It is accepted: limits and its original destination are checked.
     Accept,
-    /// On a permissive port: TLS is told from plaintext.
+    /// On a permissive port: TLS is distinguished from plaintext.
     Detect,
     /// TCP to the destination is opened.
     Dial,
     /// TLS is negotiated with the peer.
     Handshake,
-    /// The peer's certificate chain is judged, a part of the handshake.
+    /// The peer's certificate chain is verified, as a part of the handshake.
     Verify,
     /// Policy, or the destination's `spiffeIds`, decides about the peer.
     Authorize,
     /// Bytes are moved until both ends have closed.
     Relay,
-    /// sidegate itself ends, or fails.
+    /// sidegate itself ends or fails.
     Lifecycle,
 }
 
@@ -60,7 +60,7 @@ macro_rules! reasons {
         pub enum Reason { $(#[doc = $meaning] $variant,)* }
 
         impl Reason {
-            /// Every reason, in the order of the way of a connection.
+            /// Every reason, in the order of a connection's steps.
             pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
 
             /// The stable name: metric label, log field, `error.type`.
@@ -79,7 +79,7 @@ macro_rules! reasons {
             #[must_use]
             pub const fn remedy(self) -> &'static str { match self { $(Reason::$variant => $remedy,)* } }
 
-            /// At which step of a connection's way it arises.
+            /// The step at which it arises.
             #[must_use]
             pub const fn stage(self) -> Stage { match self { $(Reason::$variant => Stage::$stage,)* } }
 
@@ -87,7 +87,7 @@ macro_rules! reasons {
             #[must_use]
             pub const fn is_failure(self) -> bool { !matches!(self.party(), Party::Normal) }
 
-            /// Whose doing it was.
+            /// Who ended the connection.
             #[must_use]
             pub const fn party(self) -> Party { match self { $(Reason::$variant => Party::$party,)* } }
         }

@@ -35,7 +35,7 @@ impl Direction {
     }
 }
 
-/// How the bytes travelled on the network.
+/// How the bytes of a connection travel on the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -56,13 +56,13 @@ impl Transport {
     }
 }
 
-/// On whose session a connection went through a tunnel.
+/// Which kind of session carried a connection through a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelUse {
-    /// On one that was made for it.
+    /// A session that was opened for this connection.
     New,
-    /// On one that had carried another connection before, or was made in advance.
+    /// A session that carried another connection before, or was opened in advance.
     Reused,
 }
 
@@ -77,13 +77,13 @@ impl TunnelUse {
     }
 }
 
-/// Whether a peer's chain was looked up in revocation lists, and what became of it if that was not sure.
+/// Whether a peer's chain was looked up in revocation lists, and with which result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RevocationStatus {
     /// Its trust domain has no lists.
     NotChecked,
-    /// It is on none of them.
+    /// No list revokes it.
     Good,
     /// No list covers it, and the configuration allows that.
     UnknownAllowed,
@@ -124,7 +124,7 @@ pub struct HandshakeFacts {
     pub resumed: bool,
 }
 
-/// What names a certificate without showing it.
+/// Identifies a certificate without its content.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "camelCase")]
 pub struct CertificateFacts {
@@ -207,24 +207,24 @@ fn optional_address<S: Serializer>(optional: &Option<SocketAddr>, serializer: S)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
-    /// Whether the connection may be.
+    /// Whether the connection is allowed.
     pub allowed: bool,
     /// The rule that decided, with file and line; or the default.
     pub rule: Arc<str>,
-    /// What else there is to say, if anything: boxed, since most connections are simply allowed.
+    /// The explanation, if there is one. Boxed, since most connections are simply allowed.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub explanation: Option<Box<Explanation>>,
 }
 
 impl Decision {
-    /// A decision about which there is no more to say than the rule.
+    /// A decision without an explanation.
     #[must_use]
     pub fn new(allowed: bool, rule: Arc<str>) -> Self {
         Self { allowed, rule, explanation: None }
     }
 }
 
-/// What a decision has beside its rule.
+/// Explains a decision beyond its rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
@@ -240,7 +240,7 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Whether it says nothing.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nearest.is_empty() && self.remarks.is_empty()
@@ -252,17 +252,17 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// An allow rule that lacked one condition only.
+/// An allow rule of which a single condition does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NearestRule {
     /// The rule, with file and line.
     pub rule: Arc<str>,
-    /// The condition that it lacked.
+    /// The condition that does not hold.
     pub lacked: String,
 }
 
-/// What a rule that did not decide has to say about a connection.
+/// The remark of a rule that matched a connection but did not decide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Remark {
@@ -275,7 +275,7 @@ pub struct Remark {
     pub detail: Option<String>,
 }
 
-/// What a rule says that does not decide.
+/// The kind of a remark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Says {
@@ -374,7 +374,7 @@ pub struct Stages {
     pub total: Duration,
 }
 
-/// The one record that every connection ends in.
+/// The one record that every connection leaves behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionRecord {
@@ -390,7 +390,7 @@ pub struct ConnectionRecord {
     /// The peer's span of the same connection, of which ours is a part.
     #[serde(skip)]
     pub parent_span: Option<SpanId>,
-    /// When it was accepted, by the clock on the wall.
+    /// When it was accepted, by the wall clock.
     #[serde(serialize_with = "rfc3339")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub time: SystemTime,

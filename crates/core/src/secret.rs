@@ -1,26 +1,26 @@
-//! Texts that must never be shown.
+//! Text that must never be shown.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// What is written in a secret's place.
+/// Written in place of a secret.
 const REDACTED: &str = "[redacted]";
 
-/// A text that is nobody's business: a token, a password. It prints and serializes as `[redacted]`, and is erased when
+/// A confidential text, such as a token or a password. It prints and serializes as `[redacted]`, and is erased when
 /// dropped. [`Secret::expose`] is the only way to it, so that a search for that word finds every use.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes `text` into custody.
+    /// Wraps `text`.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The text, for the one who needs it. Not to be kept, formatted or logged.
+    /// The text itself. Do not keep, format or log it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -4,7 +4,7 @@ use std::fmt;
 
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 
-/// SPIFFE-ID §2.3: longer ones need not be supported, and whatever goes into every record should be bounded.
+/// SPIFFE-ID §2.3: longer ones need not be supported, and everything in a record should be bounded.
 const MAX_ID: usize = 2048;
 
 /// Parses `text` as a SPIFFE ID and accepts only its canonical spelling.
@@ -13,7 +13,7 @@ const MAX_ID: usize = 2048;
 /// certificate that spells an ID differently must not pass for it.
 ///
 /// # Errors
-/// What is wrong with `text`, for people.
+/// The error is human-readable.
 pub fn parse_canonical(text: &str) -> Result<SpiffeId, String> {
     if text.len() > MAX_ID {
         return Err(format!("it has {} bytes, {MAX_ID} are the most", text.len()));
@@ -89,7 +89,7 @@ impl SpiffeIdPattern {
         Ok(Self { trust_domain: id.trust_domain().clone(), segments, text: text.to_owned() })
     }
 
-    /// Whether `id` is in the set.
+    /// Whether the set contains `id`.
     #[must_use]
     pub fn matches(&self, id: &SpiffeId) -> bool {
         if id.trust_domain() != &self.trust_domain {
@@ -107,7 +107,7 @@ impl SpiffeIdPattern {
         path.next().is_none()
     }
 
-    /// Whether every ID of `other` is one of this set too.
+    /// Whether this set contains every ID of `other`.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         if self.trust_domain != other.trust_domain {
@@ -124,7 +124,7 @@ impl SpiffeIdPattern {
         }
     }
 
-    /// Whether no ID is in both sets.
+    /// Whether the two sets have no ID in common.
     #[must_use]
     pub fn is_disjoint(&self, other: &Self) -> bool {
         if self.trust_domain != other.trust_domain {
@@ -153,7 +153,7 @@ impl SpiffeIdPattern {
         &self.segments
     }
 
-    /// Whether the pattern has nothing but wildcards after its trust domain, and so names nobody in particular.
+    /// Whether the pattern has nothing but wildcards after its trust domain, and so names no workload in particular.
     #[must_use]
     pub fn is_whole_trust_domain(&self) -> bool {
         !self.segments.iter().any(|segment| matches!(segment, Segment::Literal(_)))

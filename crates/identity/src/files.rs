@@ -1,4 +1,4 @@
-//! PEM files as a source: read, watched, read again.
+//! PEM files as a source of identity: read, watched, and read again when they change.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ enum FilesError {
     Read(PathBuf, std::io::Error),
     #[error("{0} is not PEM: {1}")]
     Pem(PathBuf, String),
-    /// The parser's own words may hold a part of the file.
+    /// The parser's message may quote a part of the file, so it is left out.
     #[error("{0} holds no PEM private key; PKCS#8, PKCS#1 and SEC1 are understood, each line of it on a line of its own")]
     Key(PathBuf),
     #[error("{0} can be read by others (mode {1:04o}); profile `production` refuses that: chmod 0600")]
@@ -39,7 +39,7 @@ pub(crate) async fn run(files: Files, rules: SourceRules, sender: watch::Sender<
         tracing::warn!(event = event::FILES_UNWATCHED, "{why}");
     }
     loop {
-        // What is in use already is no rotation: to look every few seconds publishes nothing.
+        // Files that did not change are not published again, though they are read every few seconds.
         let read = {
             let (files, rules) = (files.clone(), rules.clone());
             move || contents(&files).and_then(|contents| material(&files, &contents, &rules))
@@ -59,7 +59,7 @@ fn paths(files: &Files) -> impl Iterator<Item = &PathBuf> {
     [&files.certificate, &files.key, &files.bundle].into_iter().chain(files.federated_bundles.iter().map(|f| &f.bundle))
 }
 
-/// What the files hold, in the order of `paths`. The key's bytes are erased when dropped, as everywhere.
+/// The contents of the files, in the order of `paths`. They are erased when dropped, since one of them is a private key.
 struct Contents(Vec<zeroize::Zeroizing<Vec<u8>>>);
 
 fn contents(files: &Files) -> Result<Contents, FilesError> {

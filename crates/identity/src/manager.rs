@@ -15,13 +15,13 @@ use crate::{files, workload_api};
 /// The current identity and how the sources are doing.
 #[derive(Debug, Clone, Default)]
 pub struct IdentityState {
-    /// What is in use; none before the first SVID, after withdrawal and after expiry.
+    /// The material in use; none before the first SVID, after withdrawal and after expiry.
     pub material: Option<Arc<Material>>,
     /// Each source, in the configured order.
     pub sources: Vec<SourceStatus>,
     /// How often material was replaced by other material.
     pub rotations: u64,
-    /// How often what a source offered could not be used.
+    /// How often a source offered material that could not be used.
     pub refused: u64,
 }
 
@@ -92,7 +92,7 @@ fn endpoint(config: Option<&schema::WorkloadApi>) -> Result<Endpoint, IdentityEr
     Endpoint::parse(&text).map_err(IdentityError::BadEndpoint)
 }
 
-/// Republishes whenever a source says something or the SVID in use expires.
+/// Publishes the state again whenever a source changes or the SVID in use expires.
 async fn merge(mut sources: Vec<watch::Receiver<SourceState>>, sender: watch::Sender<Arc<IdentityState>>) {
     let mut rotations = 0;
     loop {
@@ -130,7 +130,7 @@ async fn any_change(sources: &mut [watch::Receiver<SourceState>]) {
     let waits = sources.iter_mut().map(|source| {
         Box::pin(async move {
             if source.changed().await.is_err() {
-                // The source has ended for good; its last state stays.
+                // The source has ended; its last state stays.
                 std::future::pending::<()>().await;
             }
         })

@@ -1,4 +1,4 @@
-//! An SVID with its key and the trust bundles: what both ends of a handshake are judged by.
+//! An SVID with its key, and the trust bundles that verify peers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,7 +37,7 @@ impl fmt::Debug for Svid {
 /// The CA certificates of a trust domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bundle {
-    /// Those that may sign, by the X.509-SVID standard.
+    /// The certificates that may sign, by the X.509-SVID standard.
     pub authorities: Vec<Authority>,
 }
 
@@ -52,16 +52,16 @@ pub struct Authority {
     pub not_after: i64,
 }
 
-/// What a source yields: full state, replaced as a whole.
+/// The full state of a source, which is replaced as a whole.
 #[derive(Debug)]
 pub struct Material {
-    /// Who we are.
+    /// Our own SVID.
     pub svid: Svid,
     /// Bundles of our own and of federated trust domains.
     pub bundles: BTreeMap<TrustDomain, Bundle>,
     /// CA certificates that were left out of a bundle, and why.
     pub left_out: Vec<String>,
-    /// Revocation lists that came with the bundles, each DER, of whichever trust domain; their signatures are still to be checked.
+    /// Revocation lists that came with the bundles, each DER, of any trust domain. Their signatures are not verified yet.
     pub lists: Vec<Vec<u8>>,
 }
 
@@ -77,10 +77,10 @@ pub enum MaterialError {
     /// The leaf is no X.509-SVID.
     #[error("the certificate is no X.509-SVID: {0}")]
     NotAnSvid(String),
-    /// None of the SVIDs is the one to use.
+    /// None of the SVIDs is the configured one.
     #[error("`identity.use` matches none of those offered: {0}")]
     NotOffered(String),
-    /// The key is of no use.
+    /// The key can't be used.
     #[error("the SVID's private key can't be used: {0}")]
     Key(String),
     /// The key belongs to another certificate.
@@ -89,7 +89,7 @@ pub enum MaterialError {
     /// It is not valid now.
     #[error("the SVID {id} {when}; compare this host's clock with the issuer's")]
     NotValidNow {
-        /// Whose.
+        /// Whose SVID.
         id: SpiffeId,
         /// `expired at` or `is not valid before`, with the time.
         when: String,
@@ -97,10 +97,10 @@ pub enum MaterialError {
     /// There is no bundle for the SVID's own trust domain.
     #[error("there is no usable trust bundle for the SVID's own trust domain {0}")]
     NoOwnBundle(TrustDomain),
-    /// There is more of something than anybody needs.
+    /// A message or file has too many entries.
     #[error("{what}: {found}, {most} are the most")]
     TooMany {
-        /// Of what.
+        /// Entries of what.
         what: &'static str,
         /// How many there are.
         found: usize,
@@ -116,9 +116,9 @@ pub enum MaterialError {
 const MOST_CHAIN: usize = 16;
 /// Trust domains with a bundle.
 const MOST_BUNDLES: usize = 1000;
-/// CA certificates of all bundles: each is looked at with each chain that is verified, as far as its name fits.
+/// CA certificates of all bundles. Each verification of a chain compares the names of all of them.
 const MOST_AUTHORITIES: usize = 4000;
-/// What is said of CA certificates that were left out.
+/// Reports of CA certificates that were left out.
 const MOST_LEFT_OUT: usize = 20;
 
 /// Refuses more than `most` of something.
@@ -154,7 +154,7 @@ impl Svid {
         Ok(Self { id, certified_key, not_before, not_after, serial })
     }
 
-    /// What names its certificate.
+    /// The facts that identify its certificate.
     #[must_use]
     pub fn facts(&self) -> CertificateFacts {
         let leaf = self.certified_key.cert.first().map_or(&[][..], |leaf| leaf);
@@ -187,7 +187,7 @@ fn only_spiffe_id(leaf: &X509Certificate<'_>) -> Result<SpiffeId, MaterialError>
 }
 
 impl Bundle {
-    /// A bundle of those of `certificates` that may sign by X509-SVID §4; what may not is named in `left_out`.
+    /// A bundle of those `certificates` that may sign by X509-SVID §4; the others are added to `left_out`.
     #[must_use]
     pub fn new(trust_domain: &TrustDomain, certificates: Vec<CertificateDer<'static>>, left_out: &mut Vec<String>) -> Self {
         let mut bundle = Self::default();
@@ -216,17 +216,17 @@ fn authority(trust_domain: &TrustDomain, der: CertificateDer<'static>) -> Result
     if let Some(foreign) = foreign_signing_name(&parsed, trust_domain).map_err(|e| format!("`{name}`: {e}"))? {
         return Err(format!("`{name}` carries `{foreign}`, which is not the ID of the trust domain"));
     }
-    // Whatever the TLS library can't use as an anchor would silently vouch for nobody.
+    // A certificate that the TLS library can't use as an anchor would silently verify no chain.
     rustls::RootCertStore::empty().add(der.clone()).map_err(|e| format!("`{name}` can't be a trust anchor: {e}"))?;
     let (not_before, not_after) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
     Ok(Authority { der, not_before, not_after })
 }
 
 impl Material {
-    /// Material that may be used now.
+    /// Builds material that may be used now.
     ///
     /// # Errors
-    /// Why it may not.
+    /// Why it may not be used.
     pub fn new(
         svid: Svid,
         mut bundles: BTreeMap<TrustDomain, Bundle>,
@@ -237,7 +237,7 @@ impl Material {
         at_most("CA certificates of all bundles", bundles.values().map(|bundle| bundle.authorities.len()).sum(), MOST_AUTHORITIES)?;
         let now = unix_now();
         if !svid.is_valid_at(now) {
-            // No age: the text is the same at each look, so that one refusal is told of once.
+            // The text has no age in it: it stays the same, so that one refusal is reported once.
             let at = |time| rfc3339(time).unwrap_or_else(|| "a time that no clock shows".to_owned());
             let when = if now < svid.not_before {
                 format!("is not valid before {}", at(svid.not_before))

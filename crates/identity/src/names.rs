@@ -1,4 +1,4 @@
-//! The names in a certificate's subject alternative name that SPIFFE is about.
+//! The URI names in a certificate's subject alternative name.
 
 use sidegate_core::{TrustDomain, parse_canonical};
 use x509_parser::prelude::{GeneralName, X509Certificate};
@@ -6,7 +6,7 @@ use x509_parser::prelude::{GeneralName, X509Certificate};
 /// RFC 5280 §4.2.1.6: uniformResourceIdentifier [6].
 const URI_TAG: u32 = 6;
 
-/// Every URI SAN, also those that are no text: X509-SVID §2 counts them all.
+/// Every URI SAN, including those that are not text: X509-SVID §2 counts them all.
 ///
 /// # Errors
 /// If the extension can't be parsed.
@@ -23,7 +23,7 @@ pub fn uri_names(cert: &X509Certificate<'_>) -> Result<Vec<String>, String> {
 }
 
 /// The first SPIFFE name that a CA of `domain` may not carry: X509-SVID §4.1 allows the ID of its own trust domain
-/// without a path. The scheme counts in any spelling: an odd one must not get by.
+/// without a path. The scheme matches in any case, so that an odd spelling does not bypass the check.
 ///
 /// # Errors
 /// If the names can't be parsed.

@@ -1,4 +1,4 @@
-//! What every source of identity has in common: its rules, the state that it publishes, and how trouble changes it.
+//! What all identity sources share: their rules, the state that they publish, and how a failure changes it.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::material::{Material, unix_now};
 pub struct SourceStatus {
     /// What it is, such as `workload API unix:///run/spire/agent.sock`.
     pub name: String,
-    /// Whether the last thing that it said was material.
+    /// Whether its last message was usable material.
     pub healthy: bool,
-    /// Whether what it offered last was refused.
+    /// Whether its last material was refused.
     pub refuses: bool,
     /// What it said last, human-readable.
     pub message: String,
@@ -29,18 +29,18 @@ pub(crate) struct SourceState {
     pub(crate) refused: u64,
 }
 
-/// What trouble with a source does.
+/// The effect of a source's failure on its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Nothing: it does not answer, and its last good material stays.
+    /// It does not answer; its last good material stays.
     Keep,
-    /// What it offered is of no use; its last good material stays.
+    /// Its new material can't be used; its last good material stays.
     Refuse,
     /// Its material is not used any more.
     Withdraw,
 }
 
-/// What every source needs to know.
+/// The configuration that all sources share.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceRules {
     pub(crate) select: schema::Select,
@@ -55,7 +55,7 @@ impl SourceStatus {
 }
 
 impl SourceState {
-    /// Publishes material. The same as before is no rotation, only a sign of life.
+    /// Publishes material. Equal material only marks the source healthy; it is no rotation.
     pub(crate) fn publish(sender: &watch::Sender<Self>, material: Arc<Material>) {
         let (same, was_healthy) = {
             let state = sender.borrow();
@@ -83,9 +83,9 @@ impl SourceState {
         });
     }
 
-    /// Publishes trouble.
+    /// Publishes a failure.
     pub(crate) fn trouble(sender: &watch::Sender<Self>, message: &str, effect: Effect) {
-        // It may be an agent's, as long as that likes.
+        // The message may come from an agent and be of any length.
         let message = printable(message);
         let withdraw = effect == Effect::Withdraw;
         let repeated = {

@@ -1,8 +1,8 @@
 //! The SPIFFE Workload API as a source (SPIFFE Workload API §4 to §6).
 //!
-//! Each message is the full state. What each error means: InvalidArgument and Unimplemented will not go away by asking
-//! again, so we stop; PermissionDenied withdraws the material after a grace; everything else keeps the last material
-//! and is tried again with back-off. A message that makes no sense is dropped and fetched anew.
+//! Each message is the full state. InvalidArgument and Unimplemented are final, so the source stops. PermissionDenied withdraws
+//! the material after a grace period. After any other error the last material stays, and the source tries again with back-off. A
+//! malformed message is dropped and fetched again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const LONGEST_MESSAGE: usize = 20 * 1024 * 1024;
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
-/// Before the first SVID somebody waits for us: an agent learns of a new registration entry within seconds.
+/// Before the first SVID the workload waits, and an agent learns of a new registration entry within seconds.
 const BACKOFF_MOST_AT_START: Duration = Duration::from_secs(2);
 
 /// SVIDs of one message.
@@ -45,11 +45,11 @@ const MOST_LISTS: usize = 1024;
 enum AgentFailure {
     /// Try again; the material stays.
     Retry(String),
-    /// What it offers is of no use: try again; the material stays.
+    /// Its message can't be used: try again; the material stays.
     Unusable(String),
     /// Try again; the material goes after the grace.
     Denied(String),
-    /// Asking again can't help.
+    /// Final: another try can't help.
     Final(String),
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn run(endpoint: Endpoint, rules: SourceRules, sender: watch::S
         let (served, trouble) = follow(&endpoint, &rules, &sender).await;
         if served {
             denied_since = None;
-            // An agent that gives the same again and again and hangs up each time is no reason to ask sooner.
+            // An agent that repeats the same message and closes the stream each time does not reset the back-off.
             let is_new = !before.zip(sender.borrow().material.clone()).is_some_and(|(old, new)| Arc::ptr_eq(&old, &new));
             if is_new || start.elapsed() >= BACKOFF_MOST {
                 backoff = BACKOFF_FIRST;
@@ -86,7 +86,7 @@ pub(crate) async fn run(endpoint: Endpoint, rules: SourceRules, sender: watch::S
         }
         let mut wait = jittered(backoff);
         if let Some(since) = denied_since {
-            // Not later than the grace's end, so that it is kept to the moment.
+            // Not later than the end of the grace period, so that the withdrawal is on time.
             let left = rules.grace.saturating_sub(since.elapsed());
             if !left.is_zero() {
                 wait = wait.min(left);
@@ -102,7 +102,7 @@ pub(crate) async fn run(endpoint: Endpoint, rules: SourceRules, sender: watch::S
     }
 }
 
-/// Between half of `wait` and the whole, so that a node's sidecars do not come back in one moment.
+/// Between half of `wait` and the whole, so that the sidecars of a node do not reconnect at the same moment.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
@@ -144,8 +144,9 @@ fn hangs() -> String {
     format!("it did not answer within {} s", FIRST_MESSAGE.as_secs())
 }
 
-/// How long to believe in a silent stream. SPIRE rotates at half of the lifetime; at three quarters we ask anew. If even
-/// then there is no other SVID we ask again after half of what is left, and so on: ever sooner, but never in a hurry.
+/// How long a silent stream is trusted. SPIRE rotates at half of an SVID's lifetime; at three quarters the source opens a new
+/// stream. If that brings no new SVID either, it opens another after half of the remaining time, and so on, at most once a
+/// second.
 fn overdue(material: &Material) -> Duration {
     let svid = &material.svid;
     let lifetime = Duration::from_secs(u64::try_from(svid.not_after - svid.not_before).unwrap_or(0));
@@ -179,7 +180,7 @@ async fn connect(socket: &EndpointSocket) -> Result<Channel, String> {
     }
 }
 
-/// Calls FetchX509SVID. By hand: the `spiffe` crate leaves out revocation lists.
+/// Calls FetchX509SVID directly, since the `spiffe` crate leaves out revocation lists.
 async fn fetch(channel: Channel) -> Result<Streaming<X509SvidResponse>, Status> {
     let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(LONGEST_MESSAGE);
     client.ready().await.map_err(|error| Status::unavailable(innermost(&error)))?;
@@ -236,7 +237,7 @@ fn id(svid: &X509Svid) -> Result<SpiffeId, MaterialError> {
     parse_canonical(&svid.spiffe_id).map_err(|e| MaterialError::NotAnSvid(format!("`{}` is no SPIFFE ID: {e}", svid.spiffe_id)))
 }
 
-/// Certificates one behind the other, as the Workload API has them.
+/// Parses concatenated certificates, the format of the Workload API.
 fn certificates(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut found = Vec::new();
     while !der.is_empty() {
@@ -261,7 +262,7 @@ fn select<'a>(svids: &'a [X509Svid], select: &Select) -> Result<&'a X509Svid, Ma
     wanted.ok_or_else(|| MaterialError::NotOffered(offered()))
 }
 
-/// A connection of either kind.
+/// A connection to an agent.
 enum AgentStream {
     Unix(UnixStream),
     Tcp(TcpStream),

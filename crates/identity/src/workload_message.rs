@@ -5,7 +5,7 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
-/// Nothing to say: the caller is known by attestation.
+/// It is empty: the agent identifies the caller by attestation.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct X509SvidRequest {}
 

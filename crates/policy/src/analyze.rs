@@ -1,6 +1,6 @@
-//! What is questionable about a policy that can be used: rules that never match, that others cover, that allow too much.
+//! Finds what is questionable in a valid policy: rules that never match, that other rules cover, or that allow too much.
 //!
-//! Each finding is proved. That two rules together cover a third is not looked for.
+//! Each finding is proved. Two rules that together cover a third one are not found.
 
 use std::collections::BTreeSet;
 
@@ -20,11 +20,11 @@ pub enum Doubt {
     NeverMatches,
     /// A deny rule covers all that the rule allows.
     Shadowed,
-    /// Another rule with the same action covers all that the rule does.
+    /// Another rule with the same action covers the whole rule.
     Redundant,
     /// The rule allows everybody, or a whole trust domain everywhere.
     AllowsEveryone,
-    /// The rule's condition says nothing.
+    /// The rule's condition is constant.
     IdleCondition,
     /// The rule names a destination that the configuration does not have, beside others that it has.
     UnknownDestination,
@@ -44,7 +44,7 @@ pub struct Finding {
     pub line: usize,
     /// 1-based.
     pub column: usize,
-    /// What it is, and what to do.
+    /// A description, with what to do.
     pub message: String,
 }
 
@@ -133,7 +133,7 @@ impl Policy {
                 let (at_other, other) = (other as usize, &self.rules[other as usize]);
                 let equal = || covers(compiled, other) && other.rule.action == compiled.rule.action;
                 if at_other != at && never(other).is_none() && covers(other, compiled) && (at_other < at || !equal()) {
-                    // A deny that shadows is the graver finding.
+                    // A deny rule that shadows is the more serious finding.
                     let grave = |at: usize| self.rules[at].rule.action != Action::Deny;
                     best = best.into_iter().chain([at_other]).min_by_key(|at| (grave(*at), *at));
                     return;

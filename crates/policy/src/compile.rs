@@ -1,4 +1,4 @@
-//! From files to a [`Policy`].
+//! Compiles policy files to a [`Policy`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use crate::when::When;
 
 /// Rules of all files together.
 const MAX_RULES: usize = 100_000;
-/// Each takes time where its rule is a candidate, and strangers can cause that; so their number is bounded.
+/// Each costs time when its rule is a candidate, and any client can cause that; so their number is bounded.
 const MAX_CONDITIONS: usize = 1000;
 
 /// Rules that have been checked, ready to decide.
@@ -26,20 +26,20 @@ pub struct Policy {
     pub(crate) outbound: Index,
     /// Destinations that an allow rule names.
     pub(crate) guarded: HashSet<Box<str>>,
-    /// What a person should know, though it is allowed.
+    /// Warnings: allowed, but worth a look.
     pub warnings: Vec<String>,
 }
 
 impl Policy {
-    /// Checks and compiles texts, given with the names of their sources. Nothing is used of a set in which one has a mistake.
+    /// Checks and compiles texts, each with the name of its source. One mistake in any of them rejects the whole set.
     ///
     /// # Errors
-    /// Every mistake in all of them.
+    /// Every mistake in any of them.
     pub fn parse(texts: &[(String, String)], profile: Profile) -> Result<Self, Problems> {
         let mut compiler =
             Compiler { profile, policy: Self::default(), problems: Problems::default(), names: HashMap::new(), conditions: 0 };
         for (source, text) in texts {
-            // What is beyond the bound is not even read: files with many rules may be many.
+            // Texts beyond the bound are not read, since there may be many files with many rules.
             if compiler.policy.len() > MAX_RULES {
                 break;
             }
@@ -81,13 +81,13 @@ impl Policy {
         self.rules.push(compiled);
     }
 
-    /// Rules that ask the same and decide the opposite.
+    /// Rules with equal conditions and opposite actions.
     fn contradictions(&self) -> Vec<String> {
         let mut first: HashMap<String, &CompiledRule> = HashMap::new();
         let mut found = Vec::new();
         for compiled in self.rules.iter().filter(|compiled| !compiled.is_aside()) {
             let rule = &compiled.rule;
-            // As text, for want of an order; what is written the same is the same.
+            // Compared as text, since rules have no order: equal text means equal conditions.
             let Ok(asks) = serde_json::to_string(&(&rule.from, &rule.to, &rule.when)) else { continue };
             match first.get(&asks) {
                 Some(other) if other.rule.action != rule.action => {
@@ -122,7 +122,7 @@ struct Compiler {
     profile: Profile,
     policy: Policy,
     problems: Problems,
-    /// Where each name stands.
+    /// Where each name is defined.
     names: HashMap<String, Location>,
     /// How many rules have a condition.
     conditions: usize,
@@ -144,7 +144,7 @@ impl Compiler {
         self.policy.add(CompiledRule { rule, label, location: location.clone(), dry_run, when, size });
     }
 
-    /// Checks what else can be checked in a file that is not as its schema wants it, so that this comes not one try later.
+    /// Checks what can still be checked in a file that does not match its schema, so that all mistakes are reported at once.
     fn look_over(&mut self, source: &str, text: &str) {
         let Ok((root, _)) = Node::read(source, text) else { return };
         let of_all = root.get("dryRun").is_some_and(|node| node.value == Value::Scalar(true.into()));
@@ -163,7 +163,7 @@ impl Compiler {
         }
     }
 
-    /// A rule has a name, which no other has.
+    /// Checks that a rule has a unique name.
     fn name(&mut self, name: &str, node: &Node, path: &str) {
         let location = &node.location;
         if name.trim().is_empty() {
@@ -176,7 +176,7 @@ impl Compiler {
         }
     }
 
-    /// What a rule allows is not more than the profile lets be.
+    /// Checks that a rule allows no more than the profile permits.
     fn width(&mut self, rule: &Rule, dry_run: bool, node: &Node, path: &str) {
         let Some(what) = too_wide(rule).filter(|_| !dry_run) else { return };
         match self.profile {
@@ -231,8 +231,8 @@ fn location_within(file: &str, node: &Node, text: &str, at: usize) -> Location {
     node.location.clone()
 }
 
-/// What an allow rule lets in that no one meant, if so: everybody, or a whole trust domain at every port. Where it is about
-/// connections from the workload, `from` is nobody but ourselves.
+/// Whether an allow rule is too wide, and how: for everybody, or for a whole trust domain at every port. For connections from the
+/// workload `from` is always the workload itself.
 pub(crate) fn too_wide(rule: &Rule) -> Option<&'static str> {
     let (from, to) = (&rule.from, &rule.to);
     if rule.action != Action::Allow || !to.destinations.is_empty() {
@@ -246,7 +246,7 @@ pub(crate) fn too_wide(rule: &Rule) -> Option<&'static str> {
     (whole_domain && anything).then_some("a whole trust domain at every port")
 }
 
-/// Whether `blocks` ask nothing: a block without a prefix is all addresses of its family.
+/// Whether `blocks` exclude no address: a block without a prefix covers all addresses of its family.
 fn everywhere(blocks: &[Cidr]) -> bool {
     blocks.is_empty() || blocks.iter().any(|block| block.get().prefix_len() == 0)
 }
@@ -257,7 +257,7 @@ pub(crate) fn everywhere_of_both(blocks: &[Cidr]) -> bool {
     whole(true) && whole(false)
 }
 
-/// Whether `ports` together leave none out.
+/// Whether `ports` together cover all ports.
 pub(crate) fn every_port(ports: &[Ports]) -> bool {
     let mut ranges: Vec<(u16, u16)> = ports.iter().map(|p| (p.get().first, p.get().last)).collect();
     ranges.sort_unstable();
@@ -274,7 +274,7 @@ mod tests {
         Policy::parse(&[("p".to_owned(), rules.to_owned())], Profile::Production).unwrap_err().to_string()
     }
 
-    /// However YAML writes it, a mistake in a condition is told with its own line and column.
+    /// However YAML writes a condition, a mistake in it is reported with its own line and column.
     #[test]
     fn mistakes_in_a_condition_have_their_place() {
         let rule = "rules:\n  - name: a\n    action: deny\n";

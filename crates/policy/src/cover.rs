@@ -1,6 +1,6 @@
 //! Whether one rule matches all that another does, as far as patterns, blocks and ports can prove it.
 //!
-//! Every "yes" is proved; a "no" may only mean that there is no proof.
+//! A "yes" is proved; a "no" may only mean that there is no proof.
 
 use sidegate_config::value::{Cidr, Domain, IdPattern, Ports};
 use sidegate_core::Segment;
@@ -57,7 +57,7 @@ fn covers_domain(patterns: &[IdPattern], domains: &[Domain], domain: &Domain) ->
     domains.contains(domain) || patterns.iter().any(whole)
 }
 
-/// Whether everybody whom `wide` leaves out is left out by `narrow` too, or was never meant by it.
+/// Whether `narrow` also excludes, or never includes, each client that `wide` excludes.
 fn nobody_more_left_out(wide: &From, narrow: &From) -> bool {
     let not = &narrow.not;
     let never_meant = |pattern: &IdPattern| {

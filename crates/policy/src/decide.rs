@@ -1,4 +1,4 @@
-//! The decision.
+//! Decides about a connection.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,27 +15,27 @@ const MAX_REMARKS: usize = 8;
 
 static DEFAULT: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("default (no allow rule matches)"));
 
-/// A decision, and if it is a refusal the reason for the record.
+/// A decision, with the reason for the record if it is a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Allowed or not, by which rule, and what else there is to say.
+    /// Allowed or not, the rule that decided, and an explanation.
     pub decision: Decision,
-    /// Why not.
+    /// Why it is refused.
     pub reason: Option<Reason>,
 }
 
-/// What was found among the rules that may match.
+/// The rules that match a connection.
 #[derive(Default)]
 struct FoundRules {
     deny: Option<u32>,
     allow: Option<u32>,
-    /// Rules that have something to say without deciding, and why if their condition could not be evaluated.
+    /// Rules that only remark on the connection, with the error if their condition could not be evaluated.
     aside: Vec<(u32, Option<String>)>,
 }
 
 impl Policy {
-    /// Judges a connection to the workload. Deny wins, then allow, else it is denied. Of several the first in the order of the
-    /// files is named.
+    /// Authorizes a connection to the workload. A deny rule wins over an allow rule; without either the connection is denied. Of
+    /// several rules the verdict names the first in the order of the files.
     ///
     /// A rule whose `when` can't be evaluated counts as matching if it denies, and as not matching if it allows.
     #[must_use]
@@ -49,11 +49,11 @@ impl Policy {
         }
     }
 
-    /// Judges a connection from the workload, to whose server `destination` itself has no objection; that is named where no
-    /// rule is about it.
+    /// Authorizes a connection from the workload to a server that the configuration of `destination` expects. The verdict names
+    /// `destination` if no rule matches.
     ///
-    /// Deny wins, then allow. A destination that at least one allow rule names is for whom such a rule allows it, others are for
-    /// every server that the configuration expects there.
+    /// A deny rule wins over an allow rule. If an allow rule names the destination, only connections that such a rule allows may
+    /// go there; else every server that the configuration expects is allowed.
     #[must_use]
     pub fn decide_outbound(&self, query: &Query<'_>, destination: &Arc<str>) -> Verdict {
         let matcher = RuleMatcher::new(query);
@@ -67,12 +67,12 @@ impl Policy {
         }
     }
 
-    /// Judges a connection that has no identity, on a port where those may pass: `mode`, which names the port's mode, allows it
-    /// unless a deny rule covers it.
+    /// Authorizes a connection without an identity, on a port that accepts these. `mode` names the port's mode, which allows the
+    /// connection unless a deny rule matches.
     #[must_use]
     pub fn decide_plaintext(&self, query: &Query<'_>, mode: &'static str) -> Verdict {
         let mut found = self.find(&self.inbound, &RuleMatcher::new(query));
-        // Allow rules are not asked.
+        // Allow rules play no part.
         found.aside.retain(|(rule, _)| self.rules[*rule as usize].is_aside() || found.deny == Some(*rule));
         match found.deny {
             Some(rule) => self.explained(false, self.label(rule), found, Some(Reason::DeniedByRule)),
@@ -95,7 +95,7 @@ impl Policy {
         let mut found = FoundRules::default();
         index.matching(matcher.query.client, matcher.query.to.port(), &mut |rules| self.look_at(rules, matcher, &mut found));
         if !found.aside.is_empty() {
-            // Rules behind the one that decides were looked at or not, as chance would have it.
+            // Whether a rule after the deciding one was evaluated depends on the index, so its remark is left out.
             let decider = found.deny.or(found.allow).unwrap_or(u32::MAX);
             let denied = found.deny.is_some();
             found.aside.retain(|(rule, _)| {
@@ -109,7 +109,7 @@ impl Policy {
         found
     }
 
-    /// The first of `rules` that denies, the first that allows, and all that have something to say.
+    /// Finds the first of `rules` that denies, the first that allows, and all that remark.
     fn look_at(&self, rules: &RulesAtPort, matcher: &RuleMatcher<'_>, found: &mut FoundRules) {
         for &rule in &rules.deny {
             if found.deny.is_some_and(|first| first <= rule) {
@@ -154,7 +154,7 @@ impl Policy {
         verdict
     }
 
-    /// A verdict with what the rules that decide nothing have to say.
+    /// A verdict with the remarks of the rules that did not decide.
     fn explained(&self, allowed: bool, rule: Arc<str>, found: FoundRules, reason: Option<Reason>) -> Verdict {
         let mut decision = Decision::new(allowed, rule);
         if !found.aside.is_empty() {
@@ -298,7 +298,7 @@ rules:
         assert_eq!(nearest.lacked, "`from.not` leaves spiffe://a.b/lab/x out: spiffe://a.b/lab/**");
     }
 
-    /// Fail closed: what can't be evaluated denies, and does not allow; and the record says so.
+    /// Fail closed: a rule that can't be evaluated counts if it denies, not if it allows; the record says so.
     #[test]
     fn a_condition_that_can_not_be_evaluated_is_on_the_safe_side() {
         let rules = "

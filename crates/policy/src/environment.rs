@@ -1,4 +1,4 @@
-//! What a condition may ask: the typed variables of `when`.
+//! The typed variables of a `when` condition.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -96,7 +96,7 @@ pub(crate) fn unknown_field(root: &str, name: &str) -> String {
     }
 }
 
-/// The value of an expression that asks nothing of any connection.
+/// The value of an expression that uses no variable.
 pub(crate) fn evaluate_constant(expression: &IdedExpr) -> Result<Value, ExecutionError> {
     Value::resolve(expression, &Context::with_env(STANDARD.clone()))
 }
@@ -109,7 +109,7 @@ pub(crate) fn evaluate(expression: &IdedExpr, query: &Query<'_>) -> Result<Value
     Value::resolve(expression, &context)
 }
 
-/// A connection as variables. Only what is asked is computed.
+/// A connection as variables. A variable is computed only when it is used.
 struct Variables<'a>(&'a Query<'a>);
 
 /// A variable's value.

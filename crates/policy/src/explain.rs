@@ -1,4 +1,4 @@
-//! One connection and every rule: what `sidegate policy` says beside the decision.
+//! Which rules match one connection: what `sidegate policy` shows beside the decision.
 
 use sidegate_core::Direction;
 
@@ -8,12 +8,12 @@ use crate::matching::{Holds, RuleMatcher};
 use crate::query::Query;
 use crate::rule::CompiledRule;
 
-/// A rule as people refer to it.
+/// A rule by its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleRef<'a> {
     /// Its name.
     pub name: &'a str,
-    /// `name (file:line)`, as records have it.
+    /// `name (file:line)`, as in records.
     pub label: &'a str,
     /// What it does.
     pub action: &'static str,
@@ -28,7 +28,7 @@ impl<'a> RuleRef<'a> {
 }
 
 impl Policy {
-    /// Judges any connection: to the workload, from it, or without identity on a port where those may pass.
+    /// Authorizes any connection: to the workload, from it, or without an identity on a port that accepts these.
     #[must_use]
     pub fn verdict(&self, query: &Query<'_>) -> Verdict {
         match (query.direction, query.client) {

@@ -1,4 +1,4 @@
-//! Policy files and directories of them.
+//! Reads policy files and directories of these.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,8 @@ const ALL: usize = 4 * LARGE;
 const MOST_FILES: usize = 1000;
 
 /// The texts of `paths` with their names, and what can't be read of them. Of a directory these are its `*.yaml` and `*.yml` in the order of
-/// their names; what begins with a dot is left out, as are directories in it. So a mounted ConfigMap is read once, by the names of its keys.
+/// their names; what begins with a dot is left out, as are directories in it. So a mounted ConfigMap is read once, by the names
+/// of its keys.
 #[must_use]
 pub fn read(paths: &[PathBuf]) -> (Vec<(String, String)>, Vec<Unreadable>) {
     let (mut texts, mut unreadable) = (Vec::new(), Vec::new());
@@ -52,7 +53,7 @@ fn in_directory(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
         let name = entry?.file_name();
         let path = directory.join(&name);
         let is_policy = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        // A link that leads nowhere is not left out: to read it fails, and says so.
+        // A dangling link is kept: reading it fails with an error.
         if is_policy && !name.as_encoded_bytes().starts_with(b".") && !path.is_dir() {
             if files.len() == MOST_FILES {
                 return Err(std::io::Error::other(format!("it has more than {MOST_FILES} policy files")));

@@ -1,8 +1,7 @@
-//! Rules by who connects and to which port, so that a decision looks at few of many.
+//! An index of rules by client and port, so that a decision evaluates few of many rules.
 //!
 //! A client's rules are those that ask no identity, those of its trust domain, and those whose pattern covers its ID, which a
-//! tree of path segments finds. Each of these sets is a [`PortTable`]. What a rule asks beside identity and port is looked at
-//! rule by rule.
+//! tree of path segments finds. Each of these sets is a [`PortTable`]. All other conditions are evaluated rule by rule.
 
 use std::collections::HashMap;
 
@@ -16,7 +15,7 @@ use crate::schema::{Action, Rule};
 pub(crate) struct Index {
     anyone: PortTable,
     domains: HashMap<Box<str>, DomainIndex>,
-    /// Allow rules by port only, whoever they are for.
+    /// All allow rules, by port only.
     for_others: PortTable,
 }
 
@@ -24,11 +23,11 @@ pub(crate) struct Index {
 struct DomainIndex {
     everybody: PortTable,
     root: SegmentNode,
-    /// Allow rules by port only, whoever of the domain they are for.
+    /// All allow rules for clients of this trust domain, by port only.
     for_others: PortTable,
 }
 
-/// A node of the tree of patterns: what has been read of the path leads here.
+/// A node of the tree of patterns: the segments from the root to it are the beginning of a path.
 #[derive(Debug, Default)]
 struct SegmentNode {
     literals: HashMap<Box<str>, SegmentNode>,
@@ -46,7 +45,7 @@ pub(crate) struct PortTable {
     /// Which lengths of prefixes are in use, a bit each.
     lengths: u32,
     blocks: HashMap<(u8, u16), RulesAtPort>,
-    /// All allow rules, whatever their ports, each once.
+    /// All allow rules for any port, each once.
     allows: Vec<u32>,
 }
 
@@ -55,7 +54,7 @@ pub(crate) struct PortTable {
 pub(crate) struct RulesAtPort {
     pub(crate) deny: Vec<u32>,
     pub(crate) allow: Vec<u32>,
-    /// Audit rules, and all in a dry run.
+    /// Audit rules, and all rules in a dry run.
     pub(crate) aside: Vec<u32>,
 }
 
@@ -109,7 +108,7 @@ impl Index {
         self.tables(client.map(of_id), &mut |table| visit(&table.allows));
     }
 
-    /// Visits the allow rules at `port` whoever they are for, those of the client's trust domain first.
+    /// Visits the allow rules at `port` for any client, those for the client's trust domain first.
     pub(crate) fn allows_at<'a>(&'a self, client: Option<&SpiffeId>, port: u16, visit: &mut impl FnMut(&'a [u32])) {
         let own = client.and_then(|id| self.domains.get(id.trust_domain_name()));
         for table in own.iter().map(|domain| &domain.for_others).chain([&self.for_others]) {

@@ -1,4 +1,4 @@
-//! Whether a rule's conditions hold for a connection, one by one.
+//! Evaluates the conditions of a rule for a connection, one by one.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use crate::query::Query;
 use crate::rule::CompiledRule;
 use crate::schema::Rule;
 
-/// What a rule may ask. It matches if every condition holds.
+/// A condition of a rule. A rule matches if every condition holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
     /// `from.spiffeIds` and `from.trustDomains`.
@@ -31,7 +31,7 @@ pub(crate) enum Condition {
     When,
 }
 
-/// The conditions that the index does not answer, the cheap ones first.
+/// The conditions that the index does not answer, cheap ones first.
 const BESIDE_INDEX: [Condition; 6] =
     [Condition::From, Condition::Address, Condition::Destination, Condition::Sni, Condition::Not, Condition::When];
 
@@ -52,11 +52,11 @@ pub(crate) const CONDITIONS: [Condition; 8] = [
 pub(crate) enum Holds {
     Yes,
     No,
-    /// It can't be said, and why.
+    /// It can't be evaluated, and why.
     Unknown(String),
 }
 
-/// A connection that is being judged.
+/// Matches rules against one connection.
 #[derive(Clone, Copy)]
 pub(crate) struct RuleMatcher<'a> {
     pub(crate) query: &'a Query<'a>,
@@ -67,7 +67,7 @@ impl<'a> RuleMatcher<'a> {
         Self { query }
     }
 
-    /// Whether `rule` matches, of which the index has said that identity and port do.
+    /// Whether `rule` matches, if the index has found that its identity and port do.
     pub(crate) fn matches_beside_index(&self, rule: &CompiledRule) -> Holds {
         BESIDE_INDEX.into_iter().map(|condition| self.holds(rule, condition)).find(|holds| *holds != Holds::Yes).unwrap_or(Holds::Yes)
     }
@@ -106,7 +106,7 @@ impl<'a> RuleMatcher<'a> {
         if holds { Holds::Yes } else { Holds::No }
     }
 
-    /// What `condition` asks and the connection lacks, for people.
+    /// Says in words why `condition` does not hold.
     pub(crate) fn lack(&self, compiled: &CompiledRule, condition: Condition) -> String {
         let (query, Rule { from, to, .. }) = (self.query, &compiled.rule);
         let client = query.client.map_or_else(|| "a client without identity".to_owned(), ToString::to_string);
@@ -157,7 +157,7 @@ fn contains(blocks: &[Cidr], address: IpAddr) -> bool {
     blocks.iter().any(|block| block.get().contains(&address.to_canonical()))
 }
 
-/// The first few of `all`: what goes into a record is bounded.
+/// The first few of `all`, since the text of a record is bounded.
 fn some(all: impl IntoIterator<Item = impl Display>) -> String {
     const SHOWN: usize = 4;
     let mut text = String::new();

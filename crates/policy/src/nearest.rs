@@ -1,7 +1,7 @@
-//! The rules that a denied connection came nearest to: allow rules that lacked one condition only.
+//! Finds the rules nearest to a denied connection: allow rules of which a single condition does not hold.
 //!
-//! Strangers cause denials, so the search is bounded: it looks at rules for the client whatever their port, then at rules for
-//! the port whoever they are for, and compares no more than [`BUDGET`] patterns in all.
+//! Any client can cause a denial, so the search is bounded: it looks at rules for the client at any port, then at rules for the
+//! port and any client, and compares at most [`BUDGET`] patterns in all.
 
 use sidegate_core::{NearestRule, Segment, SpiffeId, SpiffeIdPattern};
 
@@ -11,14 +11,14 @@ use crate::rule::CompiledRule;
 
 /// The most rules that are named.
 const NEAREST: usize = 3;
-/// How many rules, IDs, blocks and ports are compared with at most.
+/// At most this many rules, IDs, blocks and ports are compared.
 const BUDGET: usize = 1024;
 
-/// How far a rule is from matching: what it lacks, by how much, and last the order of the files.
+/// How far a rule is from matching: which condition does not hold, by how much, and then the order of the files.
 type Distance = (u8, u32, u32);
 
 impl Policy {
-    /// The rules nearest to the connection, best first. `matcher` must have been denied since no rule allows it.
+    /// The rules nearest to the connection, best first. The connection must have been denied because no rule allows it.
     pub(crate) fn nearest(&self, matcher: &RuleMatcher<'_>) -> Vec<NearestRule> {
         let query = matcher.query;
         let index = self.index_for(query.direction);
@@ -50,14 +50,14 @@ impl Policy {
     }
 }
 
-/// The condition that `rule` lacks, if it is a single one.
+/// The condition of `rule` that does not hold, if it is a single one.
 fn only_lack(matcher: &RuleMatcher<'_>, rule: &CompiledRule) -> Option<Condition> {
     let mut lacks = CONDITIONS.into_iter().filter(|condition| matcher.holds(rule, *condition) != Holds::Yes);
     let first = lacks.next()?;
     lacks.next().is_none().then_some(first)
 }
 
-/// What is lacked, the smaller the nearer, and by how much.
+/// Which condition does not hold, as a number that is smaller for a nearer rule, and by how much.
 fn distance(matcher: &RuleMatcher<'_>, rule: &CompiledRule, condition: Condition) -> (u8, u32) {
     let (query, from, to) = (matcher.query, &rule.rule.from, &rule.rule.to);
     match condition {
@@ -76,7 +76,7 @@ fn distance(matcher: &RuleMatcher<'_>, rule: &CompiledRule, condition: Condition
     }
 }
 
-/// In how many segments an ID differs from a pattern of its trust domain.
+/// The number of segments in which an ID differs from a pattern of its trust domain.
 fn steps(pattern: &SpiffeIdPattern, id: &SpiffeId) -> Option<u32> {
     if pattern.trust_domain() != id.trust_domain() {
         return None;

@@ -1,22 +1,22 @@
-//! What is known of a connection when it is judged.
+//! The facts of a connection that policy decides by.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use sidegate_core::{Direction, SpiffeId};
 
-/// A connection as policy sees it: a client, a server, and what is known of the way between them.
+/// A connection as policy sees it: its client, its server, and the facts of the path between them.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     /// Whether it comes to the workload or from it.
     pub direction: Direction,
-    /// Who connects; none on a plaintext connection.
+    /// The client's identity; none on a plaintext connection.
     pub client: Option<&'a SpiffeId>,
-    /// Where they connect from.
+    /// The client's address.
     pub client_address: IpAddr,
-    /// Who is connected to.
+    /// The server's identity.
     pub server: Option<&'a SpiffeId>,
-    /// Where the client wants to go.
+    /// The address that the client wants to reach.
     pub to: SocketAddr,
     /// The server name that the client asked for.
     pub sni: Option<&'a str>,
@@ -30,7 +30,7 @@ pub struct Query<'a> {
     pub time: SystemTime,
 }
 
-/// What the handshake found, as far as rules may ask.
+/// Facts of the handshake that rules may use.
 #[derive(Debug, Clone, Copy)]
 pub struct TlsFacts<'a> {
     /// `1.3` or `1.2`.
@@ -41,7 +41,7 @@ pub struct TlsFacts<'a> {
     pub resumed: bool,
 }
 
-/// What rules may ask of a certificate.
+/// Facts of a certificate that rules may use.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerCertificate<'a> {
     /// Serial number, hexadecimal.
@@ -51,7 +51,7 @@ pub struct PeerCertificate<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// A connection to the workload of which nothing is known but who wants to go where; others fill in more.
+    /// A connection to the workload with the given client and addresses; the caller adds further facts.
     #[must_use]
     pub fn inbound(client: Option<&'a SpiffeId>, client_address: IpAddr, to: SocketAddr, time: SystemTime) -> Self {
         Self {

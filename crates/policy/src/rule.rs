@@ -17,7 +17,7 @@ pub(crate) struct CompiledRule {
     /// Its own, or its file's.
     pub(crate) dry_run: bool,
     pub(crate) when: Option<When>,
-    /// How much there is in it to be compared with.
+    /// How many comparisons an evaluation costs.
     pub(crate) size: usize,
 }
 
@@ -28,7 +28,7 @@ impl CompiledRule {
     }
 }
 
-/// How much it costs to look at a rule, in comparisons. A condition is counted by the length of its text.
+/// The cost of evaluating a rule, in comparisons. A condition is counted by the length of its text.
 pub(crate) fn size(rule: &Rule) -> usize {
     let (from, not, to) = (&rule.from, &rule.from.not, &rule.to);
     let identities = from.spiffe_ids.len() + from.trust_domains.len() + not.spiffe_ids.len() + not.trust_domains.len();

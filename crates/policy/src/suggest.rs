@@ -1,4 +1,4 @@
-//! The smallest allow rules that cover what was seen, and nothing beyond it.
+//! Suggests the smallest allow rules that cover the recorded connections and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -28,7 +28,7 @@ impl Usage {
     pub fn policy(&self) -> String {
         let mut text = "rules:\n".to_owned();
         if self.0.is_empty() {
-            // A policy without rules denies everything, as nothing was seen.
+            // Nothing was recorded: a policy without rules denies everything.
             return "rules: []\n".to_owned();
         }
         let mut names = BTreeSet::new();
@@ -69,7 +69,7 @@ impl Usage {
     }
 }
 
-/// A name that says who and where, and is new.
+/// A unique name made of the client and the port.
 fn name(clients: &BTreeSet<String>, ports: &BTreeSet<u16>, taken: &mut BTreeSet<String>) -> String {
     let who = clients.first().and_then(|id| id.rsplit('/').next()).unwrap_or_default();
     let more = |count: usize| if count > 1 { format!("-and-{}-more", count - 1) } else { String::new() };

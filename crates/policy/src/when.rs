@@ -10,11 +10,11 @@ use cel::{ExecutionError, IdedExpr, Value};
 use crate::environment::{self, VariableType};
 use crate::query::Query;
 
-/// Longer conditions are no conditions any more.
+/// A longer text is refused.
 const MAX_BYTES: usize = 1024;
 const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 256;
-/// The parser calls itself once or more for each byte. So it gets a stack that suffices for [`MAX_BYTES`] of anything.
+/// The parser calls itself once or more for each byte. So it runs on a stack that is large enough for [`MAX_BYTES`] of any text.
 const PARSER_STACK: usize = 64 << 20;
 
 /// A condition that has been checked.
@@ -22,11 +22,11 @@ const PARSER_STACK: usize = 64 << 20;
 pub(crate) struct When {
     pub(crate) text: String,
     expression: IdedExpr,
-    /// What it says of every connection, where it asks nothing of any.
+    /// Its value, if it uses no variable.
     pub(crate) constant: Option<bool>,
 }
 
-/// What is wrong with a condition, and at which byte of it.
+/// What is wrong with a condition, and at which byte.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ExpressionError {
     pub(crate) at: usize,
@@ -69,7 +69,7 @@ impl When {
     /// Whether it holds.
     ///
     /// # Errors
-    /// Why that can't be said, such as for something that is not known of this connection.
+    /// Why it can't be evaluated, for example because a fact of this connection is not known.
     pub(crate) fn holds(&self, query: &Query<'_>) -> Result<bool, String> {
         truth(environment::evaluate(&self.expression, query))
     }
@@ -84,14 +84,14 @@ fn truth(value: Result<Value, ExecutionError>) -> Result<bool, String> {
     }
 }
 
-/// Why there is no tree of a text.
+/// Why a text can't be parsed.
 enum UnparsedExpression {
     Wrong(ExpressionError),
     /// That says nothing of the text.
     Impossible(String),
 }
 
-/// The tree of `text`, by a parser that may neither run out of stack nor take the caller along should it have a defect.
+/// The tree of `text`, by a parser that neither runs out of stack nor brings down the caller if it panics.
 fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), UnparsedExpression> {
     let parser = || Parser::new().max_recursion_depth(96).error_recovery_limit(4).parse_with_source_info(text);
     let parsed = std::thread::scope(|scope| {
@@ -100,7 +100,7 @@ fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), UnparsedExpression> {
     });
     match parsed {
         Ok(Ok(Ok(parsed))) => Ok(parsed),
-        // What follows the first mistake is mostly its echo.
+        // Errors after the first are mostly its consequences.
         Ok(Ok(Err(wrong))) => Err(UnparsedExpression::Wrong(wrong.errors.first().map_or_else(
             || ExpressionError { at: 0, message: "is not CEL".to_owned() },
             |error| ExpressionError { at: offset(text, error.pos), message: reworded(&error.msg) },
@@ -119,7 +119,7 @@ fn offset(text: &str, (line, column): (isize, isize)) -> usize {
     (before + column.saturating_sub(1)).min(text.len())
 }
 
-/// The parser's words, in the manner of ours.
+/// The parser's message in our style.
 fn reworded(message: &str) -> String {
     // Without its list of all that could stand there.
     let message = message.trim_start_matches("Syntax error: ").split(" expecting ").next().unwrap_or_default();
@@ -130,7 +130,7 @@ struct Checker<'a> {
     source: &'a SourceInfo,
     mistakes: Vec<ExpressionError>,
     nodes: usize,
-    /// Whether anything of the connection is asked.
+    /// Whether the expression uses a variable.
     asks: bool,
 }
 
@@ -141,11 +141,11 @@ impl Checker<'_> {
         None
     }
 
-    /// The type of `node`; none if there is something wrong with it, which then has been told.
+    /// The type of `node`; none if it has a mistake, which has been reported then.
     fn type_of(&mut self, node: &IdedExpr, depth: usize) -> Option<VariableType> {
         self.nodes += 1;
         if depth > MAX_DEPTH || self.nodes > MAX_NODES {
-            // Told once, and nothing below is looked at.
+            // Reported once; the nodes below are not checked.
             let told = self.mistakes.iter().any(|m| m.message.starts_with("too "));
             let limit = if depth > MAX_DEPTH { format!("too deep: {MAX_DEPTH} levels") } else { format!("too long: {MAX_NODES} parts") };
             return if told { None } else { self.wrong(node, format!("{limit} are the most; make several rules of it")) };
@@ -295,7 +295,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is written and asked: neither to parse nor to evaluate it ends in a panic.
+        /// Neither parsing nor evaluating any text ends in a panic.
         #[test]
         fn nothing_panics(parts in prop::collection::vec(prop::sample::select(PARTS), 1..24), separated in any::<bool>()) {
             let text = parts.join(if separated { " " } else { "" });
@@ -363,7 +363,7 @@ mod tests {
         ".all(",
     ];
 
-    /// Whatever grows with the text is refused or parsed, and never takes the process along.
+    /// A deeply nested text is refused or parsed, and never brings down the process.
     #[test]
     fn size_and_depth_are_bounded() {
         let query = Query::inbound(None, [10, 0, 0, 1].into(), ([10, 0, 0, 2], 80).into(), std::time::UNIX_EPOCH);

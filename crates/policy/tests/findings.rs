@@ -1,4 +1,4 @@
-//! What `sidegate policy check` finds: for each kind of finding a policy that has it, and one that nearly has it.
+//! What `sidegate policy check` finds: for each kind of finding a policy that has it, and one that almost has it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -134,7 +134,7 @@ fn a_finding_says_where_and_what_to_do() {
     );
 }
 
-/// Ten thousand rules, each with its own identity: it is not each compared with each.
+/// Ten thousand rules, each with its own identity: not every pair is compared.
 #[test]
 fn many_rules_are_checked_at_once() {
     let rule = |at: usize| {

@@ -1,4 +1,4 @@
-//! Putting the rules into the kernel, taking them out, and reading what they counted.
+//! Applies the rules to the kernel, removes them, and reads their counters.
 
 use crate::error::RedirectError;
 use crate::nft::{self, TABLE, VERIFY_TABLE};
@@ -6,8 +6,8 @@ use crate::plan::Plan;
 use crate::render::render;
 use crate::verify::verify;
 
-/// Makes the kernel's table what the plan wants, in one transaction: at no moment is there half of it, or none where
-/// there was one before. False if it was so already: then nothing changes, counters included.
+/// Replaces the kernel's table with the plan's rules in one transaction: there is never half a table, and no gap between two
+/// tables. Returns false if the table was equal already; then nothing changes, counters included.
 pub fn apply(plan: &Plan) -> Result<bool, RedirectError> {
     let rules = render(plan)?;
     if is_applied()? && verify(plan)?.is_empty() {
@@ -17,12 +17,12 @@ pub fn apply(plan: &Plan) -> Result<bool, RedirectError> {
     Ok(true)
 }
 
-/// Whether the kernel has rules of sidegate, of whatever plan.
+/// Whether the kernel has sidegate's rules, of any plan.
 pub fn is_applied() -> Result<bool, RedirectError> {
     nft::has_table(TABLE)
 }
 
-/// Takes the table out of the kernel; false if there was none. From now on everything passes in the clear.
+/// Removes the table from the kernel; false if there was none. After that all traffic passes unprotected.
 pub fn remove() -> Result<bool, RedirectError> {
     let had = nft::has_table(TABLE)?;
     if had || nft::has_table(VERIFY_TABLE)? {

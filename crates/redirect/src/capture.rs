@@ -1,6 +1,6 @@
 //! The rules that capture, as text for nft, with a comment on each for reviewers.
 
-use crate::plan::{Exempt, Inbound, Outbound, Plan, PortRange, Udp};
+use crate::plan::{Exempt, InboundCapture, OutboundCapture, Plan, PortRange, UdpHandling};
 use crate::set::{AddressField, outside, ports, set, within};
 use crate::text::Text;
 
@@ -10,15 +10,15 @@ const SIDECAR_CONNECTION: u32 = 0x51de;
 const REDIRECTED_CONNECTION: u32 = 0x51d0;
 /// The mark on redirected connections, of both directions, that the sidecar has answered.
 const ANSWERED_CONNECTION: u32 = 0x51d1;
-/// Where the kernel tracks what the sidecar sends: apart from what the workload sends. Both use the same addresses and ports,
-/// and a leftover of one must not decide what becomes of the other.
+/// The conntrack zone of the sidecar's own connections, apart from the workload's. Both use the same addresses and ports, and an
+/// old entry of one must not affect the other.
 const SIDECAR_ZONE: u16 = 0x51de;
 /// The sets of the sidecar's connections that are being closed: name, type of address, key.
 const CLOSING: [(&str, &str, &str); 2] = [
     ("closing4", "ipv4_addr", "ip saddr . tcp sport . ip daddr . tcp dport"),
     ("closing6", "ipv6_addr", "ip6 saddr . tcp sport . ip6 daddr . tcp dport"),
 ];
-/// What nft compares an absent owner to.
+/// The owner that nft assumes for a packet without one.
 const NOBODY: u32 = u32::MAX;
 
 /// Writes all rules but the proof's.
@@ -31,7 +31,7 @@ pub(crate) fn capture(text: &mut Text, plan: &Plan) {
         outbound_exempt(text, plan, outbound);
         outbound_redirect(text, outbound);
     }
-    // In this order, for a chain must be there before a rule leads to it.
+    // In this order: a chain must exist before a rule jumps to it.
     replies(text, plan);
     if plan.outbound.is_some() {
         outbound_filter(text, plan);
@@ -45,7 +45,7 @@ pub(crate) fn capture(text: &mut Text, plan: &Plan) {
 
 /// A counter must be declared before the rules that use it, and is declared only if one does.
 fn counters(plan: &Plan) -> Vec<&'static str> {
-    let dropping = plan.udp == Udp::Drop;
+    let dropping = plan.udp == UdpHandling::Drop;
     let (outbound, inbound) = (plan.outbound.is_some(), plan.inbound.is_some());
     let resolvers = outbound && !plan.dns_resolvers.is_empty();
     [
@@ -82,7 +82,7 @@ fn outbound_zone(text: &mut Text, plan: &Plan) {
             text.close();
         }
         text.open("chain outbound_zone_own");
-        // What it answers on its inbound port is found in either zone.
+        // Its answers on the inbound port may be tracked in either zone.
         let dialled = plan.inbound.as_ref().map(|inbound| format!(" tcp sport != {}", inbound.port)).unwrap_or_default();
         for (set, _, key) in CLOSING {
             text.line(format_args!("tcp flags & fin == fin{dialled} add @{set} {{ {key} }}"));
@@ -103,7 +103,7 @@ fn outbound_zone(text: &mut Text, plan: &Plan) {
     text.line("oif lo accept");
     let own = own(plan);
     match plan.exempt {
-        // Also on a packet without an owner.
+        // This also matches a packet without an owner.
         Exempt::Mark(_) => text.line(format_args!("{own} {zone}")),
         Exempt::Uid(_) => {
             text.line(format_args!("{own} {zone} goto outbound_zone_own"));
@@ -117,7 +117,7 @@ fn outbound_zone(text: &mut Text, plan: &Plan) {
     text.close();
 }
 
-fn outbound_exempt(text: &mut Text, plan: &Plan, outbound: &Outbound) {
+fn outbound_exempt(text: &mut Text, plan: &Plan, outbound: &OutboundCapture) {
     text.open("chain outbound_exempt");
     text.note("What leaves uncaptured. Redirection and filter both ask here, so that they cannot disagree.");
     text.note("The sidecar's own packets; the mark makes the whole connection known as its own.");
@@ -144,7 +144,7 @@ fn outbound_exempt(text: &mut Text, plan: &Plan, outbound: &Outbound) {
     text.close();
 }
 
-fn outbound_redirect(text: &mut Text, outbound: &Outbound) {
+fn outbound_redirect(text: &mut Text, outbound: &OutboundCapture) {
     text.open("chain outbound_redirect");
     text.note("Every new TCP connection that leaves goes to the sidecar (on 127.0.0.1 or ::1).");
     text.line("type nat hook output priority -100; policy accept;");
@@ -156,7 +156,7 @@ fn outbound_redirect(text: &mut Text, outbound: &Outbound) {
     text.close();
 }
 
-/// Who may answer on the capture ports: the sidecar alone, even if another process of the pod listens there.
+/// Only the sidecar may answer on the capture ports, even if another process of the pod listens there.
 fn replies(text: &mut Text, plan: &Plan) {
     text.open("chain capture_port_replies");
     text.note("Somebody else holds the sidecar's port, or did: not a byte of it goes to a client.");
@@ -237,7 +237,7 @@ fn outbound_filter(text: &mut Text, plan: &Plan) {
     ));
     text.note("Also connections that are older than these rules.");
     text.line("meta l4proto tcp counter name outbound_tcp_dropped drop");
-    if plan.udp == Udp::Drop {
+    if plan.udp == UdpHandling::Drop {
         text.note("Nothing walks past the sidecar on another protocol.");
         text.line("meta l4proto udp counter name outbound_udp_dropped drop");
         text.line("counter name outbound_other_dropped drop");
@@ -245,7 +245,7 @@ fn outbound_filter(text: &mut Text, plan: &Plan) {
     text.close();
 }
 
-fn inbound_exempt(text: &mut Text, inbound: &Inbound) {
+fn inbound_exempt(text: &mut Text, inbound: &InboundCapture) {
     text.open("chain inbound_exempt");
     text.note("What arrives uncaptured. Redirection and filter both ask here, so that they cannot disagree.");
     text.note("The pod itself.");
@@ -255,7 +255,7 @@ fn inbound_exempt(text: &mut Text, inbound: &Inbound) {
     text.close();
 }
 
-fn inbound_redirect(text: &mut Text, inbound: &Inbound) {
+fn inbound_redirect(text: &mut Text, inbound: &InboundCapture) {
     text.open("chain inbound_redirect");
     text.note("Every new TCP connection that arrives goes to the sidecar, except one straight to its port: the filter");
     text.note("knows that one by its not having been translated.");
@@ -265,7 +265,7 @@ fn inbound_redirect(text: &mut Text, inbound: &Inbound) {
     text.close();
 }
 
-fn inbound_filter(text: &mut Text, plan: &Plan, inbound: &Inbound) {
+fn inbound_filter(text: &mut Text, plan: &Plan, inbound: &InboundCapture) {
     let port = inbound.port;
     text.open("chain inbound_filter");
     text.note("Whatever should have been redirected and was not does not arrive.");
@@ -287,7 +287,7 @@ fn inbound_filter(text: &mut Text, plan: &Plan, inbound: &Inbound) {
     text.line("jump inbound_exempt");
     text.note("Also connections that are older than these rules.");
     text.line("meta l4proto tcp counter name inbound_tcp_dropped drop");
-    if plan.udp == Udp::Drop {
+    if plan.udp == UdpHandling::Drop {
         text.note("Nothing walks past the sidecar on another protocol.");
         text.line("meta l4proto udp counter name inbound_udp_dropped drop");
         text.line("counter name inbound_other_dropped drop");
@@ -295,7 +295,7 @@ fn inbound_filter(text: &mut Text, plan: &Plan, inbound: &Inbound) {
     text.close();
 }
 
-/// What tells a packet of the sidecar.
+/// The condition that a packet is the sidecar's.
 pub(crate) fn own(plan: &Plan) -> String {
     match plan.exempt {
         Exempt::Uid(uid) => format!("meta skuid {uid}"),

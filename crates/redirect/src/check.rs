@@ -1,9 +1,9 @@
-//! Whether a plan makes sense.
+//! Checks a plan for contradictions.
 
 use crate::error::RedirectError;
 use crate::plan::{Exempt, Plan, PortRange};
 
-/// Names everything that is wrong, not only the first.
+/// Names every problem, not only the first.
 pub(crate) fn check(plan: &Plan) -> Result<(), RedirectError> {
     let mut wrong = Vec::new();
     if plan.inbound.is_none() && plan.outbound.is_none() {
@@ -64,7 +64,7 @@ fn ranges(place: &str, ranges: &[PortRange], wrong: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Inbound, Outbound, Udp};
+    use crate::plan::{InboundCapture, OutboundCapture, UdpHandling};
 
     #[test]
     fn everything_wrong_is_listed() {
@@ -72,20 +72,20 @@ mod tests {
         let plan = Plan {
             exempt: Exempt::Mark(0),
             exempt_uids: vec![u32::MAX],
-            inbound: Some(Inbound {
+            inbound: Some(InboundCapture {
                 port: 15001,
                 include_ports: vec![backwards],
                 exclude_ports: vec![PortRange { first: 15000, last: 15010 }],
                 exclude_cidrs: vec![],
             }),
-            outbound: Some(Outbound {
+            outbound: Some(OutboundCapture {
                 port: 15001,
                 include_cidrs: vec![],
                 exclude_cidrs: vec![],
                 include_ports: vec![],
                 exclude_ports: vec![0.into()],
             }),
-            udp: Udp::Drop,
+            udp: UdpHandling::Drop,
             dns_resolvers: vec![],
         };
         let Err(RedirectError::BadPlan { wrong }) = check(&plan) else { panic!("accepted") };

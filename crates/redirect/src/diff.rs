@@ -1,13 +1,13 @@
-//! Two lists of lines, and where they differ.
+//! Compares two lists of lines.
 
 use std::fmt;
 
 /// One difference between the wanted rules and those found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// The line that should be there; none: there is one too many.
+    /// The wanted line; none if the line found is unexpected.
     pub wanted: Option<String>,
-    /// The line that is there; none: it is missing.
+    /// The line found; none if the wanted line is missing.
     pub found: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn diff(wanted: &[String], found: &[String]) -> Vec<Difference> {
     differences
 }
 
-/// What differs at one place: line by line a change, what is left over is missing or unexpected.
+/// The differences at one place: lines are paired as changes, and the rest is missing or unexpected.
 fn pair(missing: &mut Vec<String>, extra: &mut Vec<String>, into: &mut Vec<Difference>) {
     let (mut missing, mut extra) = (missing.drain(..), extra.drain(..));
     loop {
@@ -47,7 +47,7 @@ fn pair(missing: &mut Vec<String>, extra: &mut Vec<String>, into: &mut Vec<Diffe
     }
 }
 
-/// The indices of the lines that both have, in order.
+/// The indices of the common lines, in order.
 fn common(a: &[String], b: &[String]) -> Vec<(usize, usize)> {
     // lengths[i][j]: how many lines a[i..] and b[j..] have in common. Tables of rules are small.
     let mut lengths = vec![vec![0_usize; b.len() + 1]; a.len() + 1];

@@ -1,4 +1,4 @@
-//! What can go wrong with the rules.
+//! Errors of reading and changing the rules.
 
 use std::io;
 
@@ -14,36 +14,36 @@ pub enum RedirectError {
     /// There is no `nft`.
     #[error("nft was not found in PATH, so no traffic can be captured; install the package nftables")]
     NftMissing,
-    /// The kernel does not let this process touch the rules.
+    /// The kernel does not let this process change the rules.
     #[error("nft {command} is not permitted; it needs CAP_NET_ADMIN in this network namespace: {stderr}")]
     NotPermitted {
-        /// What nft was asked.
+        /// The arguments of nft.
         command: String,
-        /// Its own words.
+        /// Its error message.
         stderr: String,
     },
-    /// `nft` said no.
+    /// `nft` failed.
     #[error(
         "nft {command} failed ({status}); the kernel must be 5.2 or newer with nf_tables, nft_redir, nft_fib_inet and \
          nf_conntrack: {stderr}"
     )]
     Nft {
-        /// What nft was asked.
+        /// The arguments of nft.
         command: String,
         /// How it ended.
         status: String,
-        /// Its own words.
+        /// Its error message.
         stderr: String,
     },
     /// `nft` could not be run.
     #[error("cannot run nft {command}: {source}; look at the limits on processes and memory")]
     Run {
-        /// What nft was asked.
+        /// The arguments of nft.
         command: String,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The table is not there.
+    /// The table does not exist.
     #[error("there is no table inet sidegate in this network namespace; apply the rules first")]
     NotApplied,
 }

@@ -1,4 +1,4 @@
-//! Running `nft`.
+//! Runs `nft`.
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use crate::error::RedirectError;
 
 /// The table that does the work.
 pub(crate) const TABLE: &str = "sidegate";
-/// The table that holds the wanted rules for a comparison; always dormant, soon gone.
+/// The table that holds the wanted rules for a comparison. It is dormant and deleted at once.
 pub(crate) const VERIFY_TABLE: &str = "sidegate_verify";
 
 /// Loads a script in one transaction: all of it or nothing.
@@ -15,9 +15,9 @@ pub(crate) fn load(script: &str) -> Result<(), RedirectError> {
     nft(&["-f", "-"], script).map(drop)
 }
 
-/// Which of our two tables there are.
+/// Which of our two tables exist.
 pub(crate) fn has_table(name: &str) -> Result<bool, RedirectError> {
-    // Asking for all and looking for ours, since nft reports one that is missing only in prose.
+    // Lists all tables, since nft reports a missing one only as prose.
     let wanted = format!("table inet {name}");
     Ok(nft(&["list", "tables"], "")?.lines().any(|line| line.trim() == wanted))
 }
@@ -52,7 +52,7 @@ fn nft(arguments: &[&str], input: &str) -> Result<String, RedirectError> {
         .spawn()
         .map_err(run)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // If nft has given up already, what it says on stderr tells more than our broken pipe.
+        // If nft has ended early, its message on stderr says more than our broken pipe.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(run)?;

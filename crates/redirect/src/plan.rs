@@ -1,49 +1,49 @@
-//! What is to be captured.
+//! The plan of a capture.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// What is to be captured, and what never.
+/// What the rules capture, and what they exempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// How the sidecar's own packets are known.
+    /// How the rules recognize the sidecar's own packets.
     pub exempt: Exempt,
     /// Further users whose packets are never captured.
     pub exempt_uids: Vec<u32>,
-    /// What arrives; none: the rules leave it alone.
-    pub inbound: Option<Inbound>,
-    /// What leaves; none: the rules leave it alone.
-    pub outbound: Option<Outbound>,
-    /// What happens to that which cannot be redirected.
-    pub udp: Udp,
-    /// Where the workload may ask for names, over UDP and TCP port 53.
+    /// The capture of inbound traffic; none leaves it alone.
+    pub inbound: Option<InboundCapture>,
+    /// The capture of outbound traffic; none leaves it alone.
+    pub outbound: Option<OutboundCapture>,
+    /// What happens to traffic that can't be redirected.
+    pub udp: UdpHandling,
+    /// The resolvers that the workload may use, over UDP and TCP port 53.
     pub dns_resolvers: Vec<IpAddr>,
 }
 
-/// How the sidecar's own packets are known.
+/// How the rules recognize the sidecar's own packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exempt {
-    /// By the user it runs as, who must run nothing else in the pod.
+    /// By its user, which must run nothing else in the pod.
     Uid(u32),
-    /// By the firewall mark on its sockets (`SO_MARK`), where there is only one user.
+    /// By the firewall mark on its sockets (`SO_MARK`), for pods with only one user.
     Mark(u32),
 }
 
 /// What happens to UDP, and to every protocol but TCP and ICMP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Udp {
-    /// Dropped and counted, except to the resolvers: HTTP/3 would walk past the sidecar.
+pub enum UdpHandling {
+    /// It is dropped and counted, except to the resolvers: HTTP/3 would bypass the sidecar.
     Drop,
-    /// Left alone.
+    /// It is left alone.
     Allow,
 }
 
-/// The capture of what arrives.
+/// The capture of inbound traffic.
 ///
-/// The ports are the workload's own, of TCP and UDP alike. A connection from a peer straight to `port` is dropped.
+/// The ports are the workload's own, of TCP and UDP alike. A connection from a peer directly to `port` is dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inbound {
+pub struct InboundCapture {
     /// The sidecar's port for it, usually 15006.
     pub port: u16,
     /// The only ports that are captured; empty: all.
@@ -54,11 +54,11 @@ pub struct Inbound {
     pub exclude_cidrs: Vec<IpNet>,
 }
 
-/// The capture of what leaves.
+/// The capture of outbound traffic.
 ///
-/// The ports are those of the destination, of TCP and UDP alike. What is left out is neither redirected nor dropped.
+/// The ports are those of the destination, of TCP and UDP alike. Excluded traffic is neither redirected nor dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outbound {
+pub struct OutboundCapture {
     /// The sidecar's port for it, usually 15001. A listener on loopback is enough.
     pub port: u16,
     /// The only destinations that are captured; empty: all.

@@ -1,8 +1,8 @@
-//! How the sidecar proves, without any privilege, that the kernel has these rules.
+//! How the sidecar proves, without privilege, that the kernel has its rules.
 //!
-//! Only root may read nftables. So the rules translate some loopback addresses, for the sidecar alone, to 127.0.0.1: what
-//! the sidecar sends to one of them arrives at its own listener there if the rules are in place, and nowhere else. All addresses but one are
-//! digests of the rules, so that those of another configuration prove nothing.
+//! Only root may read nftables. So the rules translate some loopback addresses, for the sidecar alone, to 127.0.0.1: a connection
+//! of the sidecar to one of them reaches its own listener there only if the rules are in place. All addresses but one are digests
+//! of the rules, so that the rules of another configuration prove nothing.
 
 use std::net::Ipv4Addr;
 
@@ -16,21 +16,21 @@ use crate::text::Text;
 /// The addresses that the rules of a plan translate to 127.0.0.1, port unchanged, when the sidecar connects to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
-    /// Any rules of sidegate, of whatever plan.
+    /// Proves that there are rules of sidegate, of any plan.
     pub any: Ipv4Addr,
-    /// Exactly the plan's rules.
+    /// Proves exactly the plan's rules.
     pub rules: Ipv4Addr,
-    /// The plan's rules for what arrives, if it has any.
+    /// Proves the plan's inbound rules, if it has any.
     pub inbound: Option<Ipv4Addr>,
-    /// The plan's rules for what leaves, if it has any.
+    /// Proves the plan's outbound rules, if it has any.
     pub outbound: Option<Ipv4Addr>,
 }
 
 impl Proof {
-    /// Of a plan's rules.
+    /// The proof of a plan's rules.
     ///
     /// # Errors
-    /// If there are no rules for such a plan.
+    /// If the plan has no rules.
     pub fn of(plan: &Plan) -> Result<Self, RedirectError> {
         crate::check::check(plan)?;
         Ok(Self::of_checked(plan))
@@ -57,7 +57,7 @@ impl Proof {
     }
 }
 
-/// Of the rules alone: another wording of a comment is no other rule.
+/// A digest of the rules without their comments, which do not change a rule.
 fn sha256(plan: &Plan) -> [u8; 32] {
     let mut rules = Text::default();
     capture(&mut rules, plan);
@@ -71,24 +71,24 @@ fn sha256(plan: &Plan) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Exempt, Inbound, Outbound, Udp};
+    use crate::plan::{Exempt, InboundCapture, OutboundCapture, UdpHandling};
 
     #[test]
     fn other_rules_have_another_proof() {
-        let outbound = Outbound {
+        let outbound = OutboundCapture {
             port: 15001,
             include_cidrs: Vec::new(),
             exclude_cidrs: Vec::new(),
             include_ports: Vec::new(),
             exclude_ports: Vec::new(),
         };
-        let inbound = Inbound { port: 15006, include_ports: Vec::new(), exclude_ports: Vec::new(), exclude_cidrs: Vec::new() };
+        let inbound = InboundCapture { port: 15006, include_ports: Vec::new(), exclude_ports: Vec::new(), exclude_cidrs: Vec::new() };
         let plan = Plan {
             exempt: Exempt::Uid(1337),
             exempt_uids: Vec::new(),
             inbound: Some(inbound),
             outbound: Some(outbound),
-            udp: Udp::Drop,
+            udp: UdpHandling::Drop,
             dns_resolvers: Vec::new(),
         };
         let proof = Proof::of(&plan).unwrap();

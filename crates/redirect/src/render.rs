@@ -1,4 +1,4 @@
-//! The rules as a script for nft: what captures, and the chain by which they prove themselves.
+//! Renders the rules as a script for nft: the capture, and the chain that proves it.
 
 use crate::capture::{capture, own};
 use crate::check::check;
@@ -20,7 +20,7 @@ pub fn render(plan: &Plan) -> Result<String, RedirectError> {
     ))
 }
 
-/// The table itself, of a plan that has been checked.
+/// The table of a plan that has been checked.
 pub(crate) fn table(plan: &Plan, name: &str, dormant: bool) -> String {
     let mut text = Text::default();
     text.open(format_args!("table inet {name}"));

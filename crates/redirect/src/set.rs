@@ -1,4 +1,4 @@
-//! Addresses and ports as nft conditions.
+//! Renders addresses and ports as nft conditions.
 
 use std::fmt::Display;
 
@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::plan::PortRange;
 
-/// Which address of a packet.
+/// The field of a packet that holds an address.
 #[derive(Clone, Copy)]
 pub(crate) enum AddressField {
     Source,
@@ -22,7 +22,7 @@ pub(crate) fn within(side: AddressField, networks: &[IpNet]) -> Vec<String> {
 /// Conditions of which one holds if the address is in none of the networks.
 pub(crate) fn outside(side: AddressField, networks: &[IpNet]) -> Vec<String> {
     let (v4, v6) = split(networks);
-    // A family of which no network is named is outside as a whole.
+    // A family without a network is outside as a whole.
     let v4 = family("ip", side, "!= ", &v4).or_else(|| v4.is_empty().then(|| "meta nfproto ipv4".to_owned()));
     let v6 = family("ip6", side, "!= ", &v6).or_else(|| v6.is_empty().then(|| "meta nfproto ipv6".to_owned()));
     [v4, v6].into_iter().flatten().collect()
@@ -44,7 +44,7 @@ pub(crate) fn set(elements: impl IntoIterator<Item = impl Display>) -> String {
     format!("{{ {} }}", elements.join(", "))
 }
 
-/// Without overlaps, which the kernel refuses.
+/// Removes overlaps, which the kernel refuses.
 fn split(networks: &[IpNet]) -> (Vec<String>, Vec<String>) {
     let v4 = networks.iter().filter_map(|network| if let IpNet::V4(v4) = network { Some(*v4) } else { None });
     let v6 = networks.iter().filter_map(|network| if let IpNet::V6(v6) = network { Some(*v6) } else { None });

@@ -1,4 +1,4 @@
-//! A text for nft, as it is built.
+//! Builds a text for nft.
 
 use std::fmt::{self, Write};
 
@@ -27,7 +27,7 @@ impl Text {
         self.line(format_args!("# {comment}"));
     }
 
-    /// Nothing at all without a condition, since a rule without one would hold for everything.
+    /// Writes nothing without a condition, since a rule without one would match everything.
     pub(crate) fn accept_any(&mut self, comment: &str, conditions: &[String]) {
         if !conditions.is_empty() {
             self.note(comment);

@@ -1,4 +1,4 @@
-//! Whether the kernel has what is wanted.
+//! Compares the kernel's rules with the wanted ones.
 
 use crate::diff::{Difference, diff};
 use crate::error::RedirectError;
@@ -6,7 +6,7 @@ use crate::nft::{self, TABLE, VERIFY_TABLE};
 use crate::plan::Plan;
 use crate::render::{render, table};
 
-/// Compares the kernel's rules with the plan's; nothing is different when the list is empty.
+/// Compares the kernel's rules with the plan's. An empty list means that they are equal.
 ///
 /// The kernel and `nft` write rules in their own way, which changes from version to version. So the wanted rules are
 /// loaded too, into a second table that is dormant (no packet ever sees it) and deleted at once, and both are read
@@ -21,19 +21,19 @@ pub fn verify(plan: &Plan) -> Result<Vec<Difference>, RedirectError> {
 fn load_and_list(plan: &Plan) -> Result<String, RedirectError> {
     nft::load(&format!("{}{}", nft::clear(VERIFY_TABLE), table(plan, VERIFY_TABLE, true)))?;
     let listing = nft::list(VERIFY_TABLE);
-    // In every case; if both fail, the first error tells more.
+    // It is deleted in any case. If both steps fail, the first error says more.
     let cleared = nft::load(&nft::clear(VERIFY_TABLE));
     let listing = listing?;
     cleared.map(|()| listing)
 }
 
-/// Takes back what makes the second table another one. Done to the wanted text only: a live table that somebody made
-/// dormant is a difference.
+/// Undoes the changes that make the second table dormant. It is applied to the wanted text only: a live table that is dormant is
+/// a difference.
 fn as_if_live(listing: &str) -> String {
     listing.replacen(&format!("table inet {VERIFY_TABLE} "), &format!("table inet {TABLE} "), 1).replacen("\tflags dormant\n", "", 1)
 }
 
-/// Each line with the block that it is in, without comments (which do nothing).
+/// Each line with its block, without comments.
 fn lines(listing: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut block = String::new();

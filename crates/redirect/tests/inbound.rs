@@ -1,4 +1,4 @@
-//! What arrives at the pod: redirected, exempt, or dropped.
+//! Inbound traffic of the pod: redirected, exempt, or dropped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 
 use common::*;
-use sidegate_redirect::{Exempt, Inbound, Plan, Udp};
+use sidegate_redirect::{Exempt, InboundCapture, Plan, UdpHandling};
 use socket2::{Domain, Protocol, Socket, Type};
 
 #[test]
@@ -89,7 +89,7 @@ fn the_sidecars_port_cannot_be_reached_directly() {
     let [v4, v6] = addresses(&pod);
     let second = ["10.77.0.200".parse().unwrap(), "fd77::200".parse().unwrap()];
     for inbound in
-        [inbound(), Inbound { include_ports: vec![80.into()], exclude_cidrs: vec!["10.77.0.0/24".parse().unwrap()], ..inbound() }]
+        [inbound(), InboundCapture { include_ports: vec![80.into()], exclude_cidrs: vec!["10.77.0.0/24".parse().unwrap()], ..inbound() }]
     {
         capture(&pod, &plan_in(inbound));
         for (n, address) in (1..).zip([v4, v6].into_iter().chain(second)) {
@@ -108,11 +108,11 @@ fn excluded_ports_and_peers_pass() {
     };
     let peers = addresses(&peer).map(Into::into).to_vec();
     for excluded in [
-        Inbound { exclude_ports: vec![9000.into()], ..inbound() },
-        Inbound { exclude_cidrs: peers, ..inbound() },
-        Inbound { include_ports: vec![80.into()], ..inbound() },
+        InboundCapture { exclude_ports: vec![9000.into()], ..inbound() },
+        InboundCapture { exclude_cidrs: peers, ..inbound() },
+        InboundCapture { include_ports: vec![80.into()], ..inbound() },
     ] {
-        // With what leaves captured too: the answers are part of the connection that was let in.
+        // With outbound capture too: the answers belong to the inbound connection.
         capture(&pod, &Plan { inbound: Some(excluded), ..plan() });
         for address in addresses(&pod) {
             let app = listen(&pod, address, 9000);
@@ -138,7 +138,7 @@ fn udp_is_dropped_unless_allowed() {
         let (app, client) = (udp(&pod, address, 5353), udp(&peer, from, 5000));
         client.send_to(b"dropped", (address, 5353)).unwrap();
         eventually("the drop is counted", || counter(&pod, "inbound_udp_dropped") > 0);
-        capture(&pod, &Plan { udp: Udp::Allow, ..plan() });
+        capture(&pod, &Plan { udp: UdpHandling::Allow, ..plan() });
         client.send_to(b"in", (address, 5353)).unwrap();
         assert_eq!(app.recv(&mut [0; 16]).unwrap(), 2, "the first one has not come");
     }
@@ -178,12 +178,12 @@ fn other_protocols_are_dropped() {
     };
     send(253);
     eventually("it is counted", || counter(&pod, "inbound_other_dropped") == 1);
-    // No TCP that conntrack would take: nothing but zeros.
+    // A header of zeros, which conntrack does not accept as TCP.
     send(6);
     eventually("it is counted", || counter(&pod, "inbound_invalid_dropped") == 1);
 }
 
-/// With the sidecar down anybody in the pod may listen on its port. Not a byte of it goes out, and none comes to it.
+/// While the sidecar is down, any process in the pod may listen on its port. It neither sends nor receives a byte.
 #[test]
 fn nobody_else_answers_on_the_capture_port() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
@@ -198,20 +198,20 @@ fn nobody_else_answers_on_the_capture_port() {
                 let client = knock(&peer, (address, 8080));
                 eventually("the drop is counted", || counter(&pod, "capture_port_taken_dropped") >= n);
                 assert!(nobody_came(&squatter), "there is no connection, so nothing comes either");
-                // What the client tries again is dropped, too, until it is gone.
+                // The client's retransmissions are dropped too.
                 drop(client);
             }
         }
     }
 }
 
-/// The same, if the squatter got the connection while the kernel answered by itself.
+/// The same, if the squatter got the connection while the kernel answered with SYN cookies.
 #[test]
 fn nobody_else_answers_behind_a_syn_cookie() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
         return;
     };
-    // Every SYN is answered by a cookie, which no owner has.
+    // Every SYN is answered with a cookie, and that packet has no owner.
     pod.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2")).unwrap().unwrap();
     capture(&pod, &plan());
     let address = IpAddr::from(pod.ipv4());
@@ -220,20 +220,20 @@ fn nobody_else_answers_behind_a_syn_cookie() {
     let mut taken = squatter.accept().unwrap().0;
     taken.write_all(b"plaintext").unwrap();
     eventually("the drop is counted", || counter(&pod, "capture_port_taken_dropped") > 0);
-    // What is left in its queue is sent again when it has no owner any more.
+    // The kernel retransmits its queue after the owner has gone.
     drop(taken);
     eventually("the drop is counted", || counter(&pod, "capture_port_unanswered_dropped") > 0);
     client.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
     assert_eq!(client.read(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
 
-    // A sidecar is none the worse for it.
+    // A sidecar still works after that.
     drop(squatter);
     let sidecar = listen_as(&pod, Ipv4Addr::UNSPECIFIED.into(), INBOUND, As::Uid(SIDECAR));
     let mut client = connect(&peer, (address, 8080), As::App).unwrap();
     client.write_all(b"hello").unwrap();
     let (mut captured, _) = accept(&sidecar);
     captured.read_exact(&mut [0; 5]).unwrap();
-    // Data that is still on its way when the socket has no owner any more.
+    // Data in flight after the socket's owner has gone.
     captured.write_all(&[7; 200_000]).unwrap();
     drop(captured);
     let mut heard = Vec::new();

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use common::*;
 use sidegate_devkit::pods::contains;
-use sidegate_redirect::{Exempt, Outbound, Plan};
+use sidegate_redirect::{Exempt, OutboundCapture, Plan};
 
 #[test]
 fn connections_older_than_the_rules_end() {
     let Some(Pair { network, pod, peer }) = pair() else {
         return;
     };
-    // Excluded at first, so that the kernel tracks them.
+    // Excluded first, so that the kernel tracks them.
     for address in addresses(&peer) {
-        capture(&pod, &plan_out(Outbound { exclude_cidrs: vec![address.into()], ..outbound() }));
+        capture(&pod, &plan_out(OutboundCapture { exclude_cidrs: vec![address.into()], ..outbound() }));
         let service = listen(&peer, address, 8080);
         let mut app = connect(&pod, (address, 8080), As::App).unwrap();
         let mut far = service.accept().unwrap().0;
@@ -45,7 +45,7 @@ fn a_connection_that_the_kernel_did_not_track_yet_ends_too() {
         let wire = network.switch().capture().unwrap();
         capture(&pod, &plan());
         app.write_all(b"plaintext after").unwrap();
-        // It is redirected in mid-stream, to a sidecar that knows nothing of it.
+        // It is redirected in mid-stream, to a sidecar that does not know it.
         app.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         assert_eq!(app.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert!(!contains(&wire.stop().unwrap(), b"plaintext after"));
@@ -57,14 +57,14 @@ fn what_an_exempt_socket_left_behind_is_still_delivered() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
         return;
     };
-    // The sidecar that is known by its user closes nothing before it is sent.
+    // A sidecar recognized by its user sends everything before it closes.
     for (exempt, who) in [(Exempt::Uid(SIDECAR), As::Uid(7)), (Exempt::Mark(0x77), As::Mark(0x77))] {
         capture(&pod, &Plan { exempt, exempt_uids: vec![7], ..plan() });
         for address in addresses(&peer) {
             let service = listen(&peer, address, 8080);
             let mut stream = connect(&pod, (address, 8080), who).unwrap();
             let mut far = service.accept().unwrap().0;
-            // Until neither side takes more, so that much is left to send after the close.
+            // Writes until both buffers are full, so that data is left to send after the close.
             stream.set_nonblocking(true).unwrap();
             let (mut sent, block) = (0, [7; 16 << 10]);
             while let Ok(taken) = stream.write(&block) {
@@ -85,7 +85,7 @@ fn what_is_left_of_a_sidecars_connection_decides_nothing_for_the_workload() {
     };
     capture(&pod, &plan());
     for address in addresses(&peer) {
-        // What ends a connection gets lost before the kernel's tracking sees it, which so takes it for alive.
+        // The end of a connection is lost before conntrack sees it, so conntrack keeps it as alive.
         nft(
             &pod,
             "add table inet lost; add chain inet lost rst { type filter hook output priority -300; }; \
@@ -104,14 +104,14 @@ fn what_is_left_of_a_sidecars_connection_decides_nothing_for_the_workload() {
         let wire = network.switch().capture().unwrap();
         let app = socket(&pod, to, As::App);
         insist(|| app.bind(&own.into()));
-        // It is redirected to a port on which nobody listens; not taken for the sidecar's, and not dropped.
+        // It is redirected to a port without a listener, neither treated as the sidecar's nor dropped.
         assert_eq!(app.connect(&to.into()).unwrap_err().kind(), ErrorKind::ConnectionRefused);
         assert_eq!(counter(&pod, "outbound_tcp_dropped"), 0);
         assert!(!contains(&wire.stop().unwrap(), &header(&pod, &peer, address)));
     }
 }
 
-/// The other way round: the sidecar gets a port that the workload used to the same peer a moment ago.
+/// The reverse: the sidecar gets a local port that the workload used a moment ago with the same peer.
 #[test]
 fn what_is_left_of_the_workloads_connection_decides_nothing_for_the_sidecar() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
@@ -122,7 +122,7 @@ fn what_is_left_of_the_workloads_connection_decides_nothing_for_the_sidecar() {
         for address in addresses(&peer) {
             let own = SocketAddr::new(addresses(&pod)[usize::from(address.is_ipv6())], 7000);
             let (service, to) = (listen(&peer, address, 8080), SocketAddr::new(address, 8080));
-            // Refused by the capture port, on which nobody listens: what the kernel tracks of it stays for ten seconds.
+            // Refused by the capture port, which has no listener: the conntrack entry stays for ten seconds.
             let app = socket(&pod, to, As::App);
             insist(|| app.bind(&own.into()));
             assert_eq!(app.connect(&to.into()).unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -139,7 +139,7 @@ fn what_is_left_of_the_workloads_connection_decides_nothing_for_the_sidecar() {
     }
 }
 
-/// A server may close long after us: the kernel answers its FIN then, in the name of no socket.
+/// A server may close long after us: then the kernel answers its FIN without a socket.
 #[test]
 fn the_end_of_a_connection_that_the_sidecar_closed_first_is_answered() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
@@ -154,7 +154,7 @@ fn the_end_of_a_connection_that_the_sidecar_closed_first_is_answered() {
             assert_eq!((&far).read(&mut [0]).unwrap(), 0);
             let port = far.peer_addr().unwrap().port();
             drop((far, service));
-            // Without an answer it would be in LAST-ACK for minutes.
+            // Without an answer it would stay in LAST-ACK for minutes.
             let table = if address.is_ipv4() { "/proc/thread-self/net/tcp" } else { "/proc/thread-self/net/tcp6" };
             eventually("the server's socket is gone", || {
                 let sockets = peer.run(move || std::fs::read_to_string(table)).unwrap().unwrap();
@@ -165,7 +165,7 @@ fn the_end_of_a_connection_that_the_sidecar_closed_first_is_answered() {
     }
 }
 
-/// What an application sets on its socket tells nobody that it is the sidecar: what is left of it goes where it belongs.
+/// An application can't pass for the sidecar by what it sets on its socket: its remaining packets are treated as the workload's.
 #[test]
 fn what_an_application_leaves_behind_reaches_the_sidecar() {
     let Some(Pair { network, pod, peer }) = pair() else {
@@ -173,7 +173,7 @@ fn what_an_application_leaves_behind_reaches_the_sidecar() {
     };
     capture(&pod, &plan());
     for (address, priority) in addresses(&peer).into_iter().zip([4, 6]) {
-        // A connection of the sidecar from the same port to the same peer was there before.
+        // The sidecar had a connection from the same port to the same peer before.
         let own = SocketAddr::new(addresses(&pod)[usize::from(address.is_ipv6())], 7100);
         let (service, to) = (listen(&peer, address, 8080), SocketAddr::new(address, 8080));
         let before = socket(&pod, to, As::Uid(SIDECAR));

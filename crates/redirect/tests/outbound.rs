@@ -1,4 +1,4 @@
-//! What leaves the pod: redirected, exempt, or dropped.
+//! Outbound traffic of the pod: redirected, exempt, or dropped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use common::*;
 use sidegate_devkit::pods::contains;
-use sidegate_redirect::{Exempt, Outbound, Plan, PortRange, Udp};
+use sidegate_redirect::{Exempt, OutboundCapture, Plan, PortRange, UdpHandling};
 use socket2::{Domain, Protocol, Socket, Type};
 
 #[test]
@@ -107,7 +107,7 @@ fn without_the_redirection_the_filter_drops() {
         let _app = knock(&pod, (address, 8080));
         eventually("the drop is counted", || counter(&pod, "outbound_tcp_dropped") >= n);
         assert!(!contains(&wire.stop().unwrap(), &header(&pod, &peer, address)));
-        // The sidecar's own way does not depend on it.
+        // The sidecar's own connections do not depend on it.
         connect(&pod, (address, 8080), As::Uid(SIDECAR)).unwrap();
     }
 }
@@ -120,10 +120,10 @@ fn excluded_destinations_and_ports_pass() {
     let [v4, v6] = addresses(&peer);
     let ports = vec![PortRange { first: 9000, last: 9010 }, 9005.into()];
     for excluded in [
-        Outbound { exclude_ports: ports, ..outbound() },
-        Outbound { exclude_cidrs: vec![v4.into(), "10.77.0.0/30".parse().unwrap(), v6.into()], ..outbound() },
-        Outbound { include_ports: vec![80.into()], ..outbound() },
-        Outbound { include_cidrs: vec!["192.0.2.0/24".parse().unwrap()], ..outbound() },
+        OutboundCapture { exclude_ports: ports, ..outbound() },
+        OutboundCapture { exclude_cidrs: vec![v4.into(), "10.77.0.0/30".parse().unwrap(), v6.into()], ..outbound() },
+        OutboundCapture { include_ports: vec![80.into()], ..outbound() },
+        OutboundCapture { include_cidrs: vec!["192.0.2.0/24".parse().unwrap()], ..outbound() },
     ] {
         capture(&pod, &plan_out(excluded));
         for address in [v4, v6] {
@@ -144,10 +144,10 @@ fn what_is_included_is_captured() {
     };
     let [v4, v6] = addresses(&peer);
     let _services = [listen(&peer, v4, 80), listen(&peer, v6, 80)];
-    capture(&pod, &plan_out(Outbound { include_cidrs: vec![v4.into()], include_ports: vec![80.into()], ..outbound() }));
+    capture(&pod, &plan_out(OutboundCapture { include_cidrs: vec![v4.into()], include_ports: vec![80.into()], ..outbound() }));
     assert_eq!(connect(&pod, (v4, 80), As::App).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     connect(&pod, (v6, 80), As::App).expect("IPv6 is not included");
-    capture(&pod, &plan_out(Outbound { include_cidrs: vec!["::/0".parse().unwrap()], ..outbound() }));
+    capture(&pod, &plan_out(OutboundCapture { include_cidrs: vec!["::/0".parse().unwrap()], ..outbound() }));
     connect(&pod, (v4, 80), As::App).expect("IPv4 is not included");
     assert_eq!(connect(&pod, (v6, 80), As::App).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
@@ -206,7 +206,7 @@ fn udp_may_be_allowed() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
         return;
     };
-    capture(&pod, &Plan { udp: Udp::Allow, ..plan() });
+    capture(&pod, &Plan { udp: UdpHandling::Allow, ..plan() });
     let (app, service) = (udp(&pod, pod.ipv4().into(), 5000), udp(&peer, peer.ipv4().into(), 443));
     app.send_to(b"out", (peer.ipv4(), 443)).unwrap();
     assert_eq!(service.recv(&mut [0; 16]).unwrap(), 3);
@@ -214,7 +214,7 @@ fn udp_may_be_allowed() {
     assert_eq!(app.recv(&mut [0; 16]).unwrap(), 2);
 }
 
-/// Somebody else in the pod who listens where the sidecar should gets none of the workload's connections.
+/// Another process of the pod that listens on the sidecar's port gets none of the workload's connections.
 #[test]
 fn nobody_else_answers_on_the_capture_port() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
@@ -231,14 +231,14 @@ fn nobody_else_answers_on_the_capture_port() {
     }
 }
 
-/// Rules that exempt another user than the sidecar's would lead it to itself.
+/// Rules that exempt another user than the sidecar's would redirect the sidecar to itself.
 #[test]
 fn the_sidecars_packets_are_never_redirected() {
     let Some(Pair { network: _network, pod, peer }) = pair() else {
         return;
     };
     capture(&pod, &plan());
-    // Somebody has taken out the exemption.
+    // The exemption has been removed.
     nft(&pod, "flush chain inet sidegate outbound_exempt; flush chain inet sidegate outbound_zone");
     for (n, address) in (1..).zip(addresses(&peer)) {
         let sidecar = listen_as(&pod, loopback(address), OUTBOUND, As::Uid(SIDECAR));

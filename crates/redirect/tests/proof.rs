@@ -1,4 +1,4 @@
-//! The rules prove themselves: only the sidecar of the very plan reaches itself by them.
+//! The rules prove themselves: only a sidecar with the same plan reaches itself through them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -8,9 +8,9 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use common::*;
 use sidegate_devkit::pods::Pod;
-use sidegate_redirect::{Exempt, Plan, Proof, Udp};
+use sidegate_redirect::{Exempt, Plan, Proof, UdpHandling};
 
-/// Whether a connection to `address` arrives on loopback.
+/// Whether a connection to `address` arrives at the loopback listener.
 fn leads_back(pod: &Pod, address: Ipv4Addr, who: As) -> bool {
     let listener = listen(pod, Ipv4Addr::LOCALHOST.into(), 0);
     let port = listener.local_addr().unwrap().port();
@@ -37,7 +37,7 @@ fn only_the_sidecar_of_the_plan_reaches_itself() {
         (plan(), As::Uid(SIDECAR), As::Uid(1000)),
         (plan_in(inbound()), As::Uid(SIDECAR), As::Uid(1000)),
         (plan_out(outbound()), As::Uid(SIDECAR), As::Uid(1000)),
-        (Plan { udp: Udp::Allow, ..mark.clone() }, As::Mark(0x77), As::App),
+        (Plan { udp: UdpHandling::Allow, ..mark.clone() }, As::Mark(0x77), As::App),
         (Plan { outbound: None, ..mark }, As::Mark(0x77), As::App),
     ] {
         capture(&pod, &plan);
@@ -46,7 +46,7 @@ fn only_the_sidecar_of_the_plan_reaches_itself() {
             assert!(leads_back(&pod, address, own), "{address} of {plan:?}");
             assert!(!leads_back(&pod, address, others), "{address} of {plan:?}");
         }
-        let udp = if plan.udp == Udp::Drop { Udp::Allow } else { Udp::Drop };
+        let udp = if plan.udp == UdpHandling::Drop { UdpHandling::Allow } else { UdpHandling::Drop };
         let other = Proof::of(&Plan { udp, ..plan.clone() }).unwrap();
         assert!(!leads_back(&pod, other.rules, own));
         if plan.outbound.is_some() {

@@ -1,4 +1,4 @@
-//! Capture without root, by mark, in a user namespace; and what the errors say to somebody who may not or cannot.
+//! Capture without root, by mark, in a user namespace; and the errors without permission or without nft.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

@@ -6,7 +6,7 @@ mod common;
 use std::net::IpAddr;
 
 use common::*;
-use sidegate_redirect::{Exempt, Inbound, Outbound, Plan, PortRange, RedirectError, Udp, counters, remove, render};
+use sidegate_redirect::{Exempt, InboundCapture, OutboundCapture, Plan, PortRange, RedirectError, UdpHandling, counters, remove, render};
 
 /// A plan with every rule there is.
 fn full() -> Plan {
@@ -16,15 +16,20 @@ fn full() -> Plan {
     Plan {
         exempt: Exempt::Mark(0x77),
         exempt_uids: vec![0, 1000],
-        inbound: Some(Inbound { include_ports: ports.clone(), exclude_ports: ports.clone(), exclude_cidrs: networks.clone(), ..inbound() }),
-        outbound: Some(Outbound {
+        inbound: Some(InboundCapture {
+            include_ports: ports.clone(),
+            exclude_ports: ports.clone(),
+            exclude_cidrs: networks.clone(),
+            ..inbound()
+        }),
+        outbound: Some(OutboundCapture {
             include_cidrs: networks.clone(),
             exclude_cidrs: networks,
             include_ports: ports.clone(),
             exclude_ports: ports,
             ..outbound()
         }),
-        udp: Udp::Drop,
+        udp: UdpHandling::Drop,
         dns_resolvers: ["10.96.0.10", "fd96::a"].map(|address| address.parse::<IpAddr>().unwrap()).to_vec(),
     }
 }
@@ -40,12 +45,12 @@ fn the_kernel_takes_every_shape_of_plan() {
     for plan in [
         full(),
         plan(),
-        Plan { udp: Udp::Allow, ..full() },
+        Plan { udp: UdpHandling::Allow, ..full() },
         Plan { outbound: None, ..full() },
         Plan { inbound: None, ..full() },
-        only(Outbound { include_cidrs: all.clone(), ..outbound() }),
-        only(Outbound { exclude_cidrs: all.clone(), include_cidrs: all[..1].to_vec(), ..outbound() }),
-        only(Outbound { include_ports: ports.clone(), exclude_ports: ports, ..outbound() }),
+        only(OutboundCapture { include_cidrs: all.clone(), ..outbound() }),
+        only(OutboundCapture { exclude_cidrs: all.clone(), include_cidrs: all[..1].to_vec(), ..outbound() }),
+        only(OutboundCapture { include_ports: ports.clone(), exclude_ports: ports, ..outbound() }),
     ] {
         println!("{}", render(&plan).unwrap());
         capture(&pod, &plan);
@@ -79,7 +84,7 @@ fn a_plan_that_is_refused_leaves_the_old_rules() {
         return;
     };
     capture(&pod, &plan());
-    let bad = Plan { inbound: Some(Inbound { port: OUTBOUND, ..inbound() }), ..plan() };
+    let bad = Plan { inbound: Some(InboundCapture { port: OUTBOUND, ..inbound() }), ..plan() };
     let error = pod.run(move || sidegate_redirect::apply(&bad)).unwrap().unwrap_err();
     assert!(error.to_string().contains("15001"), "{error}");
     assert_eq!(differences(&pod, &plan()), []);

@@ -26,19 +26,19 @@ pub(crate) struct Logging {
     /// What folds repeated warnings.
     pub(crate) fold: Fold,
     /// Changes and tells what is logged.
-    pub(crate) filter: Arc<Filter>,
+    pub(crate) filter: Arc<LogFilter>,
     /// Counts the lines that standard error has lost.
     pub(crate) lost: ErrorCounter,
     _guard: WorkerGuard,
 }
 
 /// What is logged; can be changed.
-pub(crate) struct Filter {
+pub(crate) struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
     text: Mutex<String>,
 }
 
-impl Filter {
+impl LogFilter {
     /// The filter as it was given.
     pub(crate) fn text(&self) -> String {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -121,7 +121,7 @@ pub(crate) fn start(filter: &str, events: Option<EventLayer>) -> Result<Logging>
     };
     let fold = Fold::default();
     tracing_subscriber::registry().with(level).with(fold.clone()).with(events).with(lines).init();
-    let filter = Arc::new(Filter { handle, text: Mutex::new(filter.to_owned()) });
+    let filter = Arc::new(LogFilter { handle, text: Mutex::new(filter.to_owned()) });
     Ok(Logging { fold, filter, lost, _guard: guard })
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sidegate_admin::{Admin, AdminSocket, Controls, Drain};
+use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer};
 use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity};
 use sidegate_config::schema::telemetry::{Signal, Target};
 use sidegate_config::schema::{ADMIN_SOCKET, Mode, Otherwise, Profile};
@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.
     let listeners = Listeners::bind(&config, &settings, workers)?;
     check_descriptors(&settings)?;
-    let admin = config.admin.listen.as_ref().map(|address| Admin::bind(address.0)).transpose()?;
+    let admin = config.admin.listen.as_ref().map(|address| ProbeServer::bind(address.0)).transpose()?;
     let socket = admin_socket(&config)?;
     let identity = Arc::new(OnceLock::new());
     let of_collectors = identity.clone();
@@ -246,7 +246,7 @@ async fn control(
     let _reevaluation = tokio::spawn(reevaluate(shared.clone()));
     // Ended with the runtime.
     let _capture = proof.map(|proof| tokio::spawn(prove_capture(shared.clone(), proof)));
-    let draining = Arc::new(Drain::new(config.drain.deadline.duration()));
+    let draining = Arc::new(DrainState::new(config.drain.deadline.duration()));
     // Ended with the runtime.
     let _admin = listeners.admin.map(|admin| tokio::spawn(admin.serve(shared.clone())));
     let _socket = match listeners.socket {
@@ -341,11 +341,11 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// Where operators come in.
 struct AdminListeners {
-    admin: Option<Admin>,
+    admin: Option<ProbeServer>,
     socket: Option<AdminSocket>,
 }
 
-fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Arc<Drain>) -> Result<Controls> {
+fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Arc<DrainState>) -> Result<Controls> {
     let (told, changed) = (logging.filter.clone(), logging.filter.clone());
     Ok(Controls {
         shared: shared.clone(),

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::otlp::export::{self, ExportState, Exporter};
 use crate::otlp::{self, TlsSource};
 use crate::resource::Resource;
-use crate::sampler::{Choice, Failures, Sampler};
+use crate::sampler::{Choice, Failures, TraceSampler};
 use crate::spans;
 
 /// After the first record others are waited for, so that a busy data plane wakes this thread fifty times a second and not
@@ -63,7 +63,7 @@ pub(crate) struct Pipeline {
 
 /// The queues towards the exporters.
 struct ExportQueues {
-    traces: Option<(mpsc::Sender<Arc<ConnectionRecord>>, Sampler, Arc<ExportState>)>,
+    traces: Option<(mpsc::Sender<Arc<ConnectionRecord>>, TraceSampler, Arc<ExportState>)>,
     logs: Option<(mpsc::Sender<Entry>, Failures, Arc<ExportState>)>,
     access_log: bool,
     exemplars: schema::Exemplars,
@@ -155,7 +155,7 @@ impl Pipeline {
             let (sender, queue) = mpsc::channel(room(&config.traces.batch));
             let encode = move |some: &[Arc<ConnectionRecord>]| encoder.encode(some);
             exporters.spawn(export::run(queue, config.traces.batch.clone(), exporter, |record| spans::count(record), encode));
-            (sender, Sampler::new(&config.traces), state)
+            (sender, TraceSampler::new(&config.traces), state)
         });
         let logs = exporter(Signal::Logs).map(|(exporter, state)| {
             let (sender, queue) = mpsc::channel(room(&config.logs.batch));

@@ -84,13 +84,13 @@ fn is_in_ratio(trace_id: [u8; 16], ratio: f64) -> bool {
 
 /// Which traces are exported.
 #[derive(Debug)]
-pub(crate) struct Sampler {
+pub(crate) struct TraceSampler {
     failures: Failures,
     otherwise: Part,
     peers: Vec<(Vec<SpiffeIdPattern>, Part)>,
 }
 
-impl Sampler {
+impl TraceSampler {
     pub(crate) fn new(config: &schema::Traces) -> Self {
         let peers = config
             .sampler
@@ -129,7 +129,7 @@ mod tests {
         record
     }
 
-    fn chosen(sampler: &mut Sampler, peer: &str, reason: Reason, count: usize, now: Instant) -> usize {
+    fn chosen(sampler: &mut TraceSampler, peer: &str, reason: Reason, count: usize, now: Instant) -> usize {
         (0..count).filter(|_| sampler.choose(&record(peer, reason), now) == Choice::Export).count()
     }
 
@@ -140,7 +140,7 @@ mod tests {
         config.sampler.per_second = 0;
         let peer = |id: &str, ratio, per_second| schema::PeerSampler { spiffe_ids: vec![IdPattern::parse(id).unwrap()], ratio, per_second };
         config.sampler.peers = vec![peer("spiffe://a.b/health", 0.0, 0), peer("spiffe://a.b/bank/**", 1.0, 5)];
-        let mut sampler = Sampler::new(&config);
+        let mut sampler = TraceSampler::new(&config);
         let now = Instant::now();
         let part = chosen(&mut sampler, "spiffe://a.b/web", Reason::Closed, 4000, now);
         assert!((800..1200).contains(&part), "{part}");
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn failures_have_a_rate_for_each_reason() {
         let config = schema::Traces { failures_per_second: 2, ..schema::Traces::default() };
-        let mut sampler = Sampler::new(&config);
+        let mut sampler = TraceSampler::new(&config);
         let now = Instant::now();
         for reason in [Reason::Expired, Reason::DeniedByDefault] {
             assert_eq!(chosen(&mut sampler, "spiffe://a.b/web", reason, 50, now), 2);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::setfsuid;
 use sidegate_devkit::pods::{Network, Pod, Support, nft_support, support};
-use sidegate_redirect::{Difference, Exempt, Inbound, Outbound, Plan, Udp, apply, counters, verify};
+use sidegate_redirect::{Difference, Exempt, InboundCapture, OutboundCapture, Plan, UdpHandling, apply, counters, verify};
 use socket2::{Domain, SockRef, Socket, Type};
 
 pub(crate) const SIDECAR: u32 = 1337;
@@ -22,7 +22,7 @@ pub(crate) struct Pair {
     pub(crate) peer: Pod,
 }
 
-/// None (and a word why) where this machine cannot do it.
+/// None, and a message, where this machine can't do it.
 pub(crate) fn pair() -> Option<Pair> {
     for support in [support(), nft_support()] {
         if let Support::NotPossible(why) = support {
@@ -36,12 +36,12 @@ pub(crate) fn pair() -> Option<Pair> {
     Some(Pair { network, pod, peer })
 }
 
-pub(crate) fn outbound() -> Outbound {
-    Outbound { port: OUTBOUND, include_cidrs: vec![], exclude_cidrs: vec![], include_ports: vec![], exclude_ports: vec![] }
+pub(crate) fn outbound() -> OutboundCapture {
+    OutboundCapture { port: OUTBOUND, include_cidrs: vec![], exclude_cidrs: vec![], include_ports: vec![], exclude_ports: vec![] }
 }
 
-pub(crate) fn inbound() -> Inbound {
-    Inbound { port: INBOUND, include_ports: vec![], exclude_ports: vec![], exclude_cidrs: vec![] }
+pub(crate) fn inbound() -> InboundCapture {
+    InboundCapture { port: INBOUND, include_ports: vec![], exclude_ports: vec![], exclude_cidrs: vec![] }
 }
 
 pub(crate) fn plan() -> Plan {
@@ -50,20 +50,20 @@ pub(crate) fn plan() -> Plan {
         exempt_uids: vec![],
         inbound: Some(inbound()),
         outbound: Some(outbound()),
-        udp: Udp::Drop,
+        udp: UdpHandling::Drop,
         dns_resolvers: vec![],
     }
 }
 
-pub(crate) fn plan_out(outbound: Outbound) -> Plan {
+pub(crate) fn plan_out(outbound: OutboundCapture) -> Plan {
     Plan { inbound: None, outbound: Some(outbound), ..plan() }
 }
 
-pub(crate) fn plan_in(inbound: Inbound) -> Plan {
+pub(crate) fn plan_in(inbound: InboundCapture) -> Plan {
     Plan { inbound: Some(inbound), outbound: None, ..plan() }
 }
 
-/// Applies the plan and checks that the kernel took it as it was meant.
+/// Applies the plan and verifies the kernel's rules.
 pub(crate) fn capture(pod: &Pod, plan: &Plan) {
     let wanted = plan.clone();
     pod.run(move || apply(&wanted)).unwrap().unwrap();
@@ -91,7 +91,7 @@ pub(crate) fn addresses(pod: &Pod) -> [IpAddr; 2] {
     [pod.ipv4().into(), pod.ipv6().into()]
 }
 
-/// Where the outbound listener is.
+/// The address of the outbound listener.
 pub(crate) fn loopback(family: IpAddr) -> IpAddr {
     if family.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
 }
@@ -115,7 +115,7 @@ pub(crate) fn listen(pod: &Pod, address: IpAddr, port: u16) -> TcpListener {
     pod.run(move || insist(|| TcpListener::bind((address, port)))).unwrap()
 }
 
-/// A listener of the sidecar, which is known as `who`.
+/// A listener of the sidecar, which runs as `who`.
 pub(crate) fn listen_as(pod: &Pod, address: IpAddr, port: u16, who: As) -> TcpListener {
     let address = SocketAddr::from((address, port));
     let listener = socket(pod, address, who);
@@ -161,7 +161,7 @@ pub(crate) fn connect(pod: &Pod, address: impl Into<SocketAddr>, who: As) -> io:
     Ok(socket.into())
 }
 
-/// Begins to connect where no answer is expected.
+/// Starts a connection that gets no answer.
 pub(crate) fn knock(pod: &Pod, address: impl Into<SocketAddr>) -> Socket {
     let address = address.into();
     let socket = socket(pod, address, As::App);
@@ -170,7 +170,7 @@ pub(crate) fn knock(pod: &Pod, address: impl Into<SocketAddr>) -> Socket {
     socket
 }
 
-/// Accepts one connection as the sidecar, and tells where it was going to.
+/// Accepts one connection as the sidecar, and returns its original destination.
 pub(crate) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let accept = || {
         setfsuid(SIDECAR.into());
@@ -191,12 +191,12 @@ pub(crate) fn nobody_came(listener: &TcpListener) -> bool {
     listener.accept().is_err()
 }
 
-/// What every packet from one to the other has in its header.
+/// The header fields of every packet from one to the other.
 pub(crate) fn header(from: &Pod, to: &Pod, family: IpAddr) -> Vec<u8> {
     if family.is_ipv4() { [from.ipv4().octets(), to.ipv4().octets()].concat() } else { [from.ipv6().octets(), to.ipv6().octets()].concat() }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -56,20 +56,20 @@ pub(crate) fn write(format: Format, records: &Receiver<Arc<ConnectionRecord>>, m
         }
     }
     lines.flush();
-    // Where the reader is gone some still wait; who comes now finds no queue, and counts that.
+    // If the reader is gone, the records that still wait are counted as lost. A later sender finds the queue closed, and counts its record.
     lines.lost(records.try_iter().count());
 }
 
 const BUFFER: usize = 64 * 1024;
 
-/// Whether there is somebody to write for.
+/// Whether standard output still has a reader.
 #[derive(PartialEq, Eq)]
 enum Reader {
     There,
     Gone,
 }
 
-/// Standard output, with the number of lines that it may not have taken yet.
+/// Standard output, with the number of buffered lines.
 struct Lines<'a> {
     out: BufWriter<io::Stdout>,
     unsure: usize,
@@ -96,8 +96,8 @@ impl Lines<'_> {
         self.reader_after(flushed)
     }
 
-    /// After an error what is buffered is given up, so that a full disk that has room again gets whole lines. A part of it
-    /// may have been written: what is counted as lost is the most that may be.
+    /// Handles the result of a write. An error discards the buffer, so that a full disk that has room again gets whole lines. A
+    /// part of the buffer may have been written: the count of lost lines is an upper bound.
     fn reader_after(&mut self, result: io::Result<()>) -> Reader {
         let Err(error) = result else { return Reader::There };
         let (_, _) = std::mem::replace(&mut self.out, BufWriter::with_capacity(BUFFER, io::stdout())).into_parts();

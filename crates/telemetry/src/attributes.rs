@@ -1,4 +1,4 @@
-//! What is said of a connection, on its span and on its log record alike: OpenTelemetry's names where it has some.
+//! The attributes of a connection, on its span and on its log record alike. They have OpenTelemetry's names where there are some.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -97,7 +97,7 @@ impl Limits {
     }
 }
 
-/// What becomes of attributes.
+/// Where attributes are written.
 enum Form<'a> {
     /// Repeated `KeyValue`s in a field of a log record, encoded at once.
     LogRecord(&'a mut Buffer, u32),
@@ -178,7 +178,7 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// How many had no room.
+    /// How many attributes were dropped.
     pub(crate) fn dropped(&self) -> u32 {
         self.dropped
     }
@@ -231,12 +231,12 @@ pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     all.number(GENERATION, record.generation);
 }
 
-/// All of a list in one text; none of an empty one.
+/// A list as one text; none for an empty list.
 fn joined(all: &[impl ToString]) -> Option<String> {
     (!all.is_empty()).then(|| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
-/// How long each stage took: for a log record, which has no children.
+/// How long each stage took. Only for a log record, since a span has children for them.
 pub(crate) fn stages(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let stages = &record.stages;
@@ -313,7 +313,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A record in which nothing is left out.
+    /// A record with every field set.
     pub(crate) fn full(direction: Direction, reason: Reason) -> ConnectionRecord {
         let mut record = ConnectionRecord::new(direction, ([10, 0, 0, 1], 40_000).into());
         let lap =

@@ -1,4 +1,4 @@
-//! Records of the audit log on their way to the collector, as log records.
+//! Passes records of the audit log to the collector, as log records.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use sidegate_core::ConnectionRecord;
 use tokio::sync::mpsc;
 
-/// As many wait for the telemetry thread; the audit log has a queue of its own before it.
+/// Records that may wait for the telemetry thread. The audit log has a queue of its own before this one.
 pub(crate) const QUEUE: usize = 256;
 
 /// A record of the audit log.

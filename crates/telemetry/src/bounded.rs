@@ -1,4 +1,4 @@
-//! Counters by a key that strangers choose: the most frequent keys have series of their own, all others share one.
+//! Counters by a key that peers choose: the most frequent keys have series of their own, all others share one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::instruments::Counter;
 
-/// What the shared series is called.
+/// The name of the shared series.
 pub(crate) const OTHER: &str = "other";
 
 /// `K` counters for each of a bounded number of keys.
@@ -22,7 +22,7 @@ struct Named<const K: usize> {
     series: HashMap<Arc<str>, Entry<K>>,
     /// How many series there have been.
     generations: u64,
-    /// What was counted in series that were given up.
+    /// Counts of series that were given up.
     retired: [u64; K],
     /// Keys without a series that have come often of late (Misra and Gries): each count is a lower bound.
     candidates: HashMap<Arc<str>, u64>,
@@ -34,7 +34,7 @@ struct Entry<const K: usize> {
     counts: [u64; K],
     start: SystemTime,
     generation: u64,
-    /// How often it has come since the last look.
+    /// How often it has come since the last rebalance.
     of_late: u64,
 }
 
@@ -95,7 +95,7 @@ impl<const K: usize> Bounded<K> {
     }
 
     /// Gives the series of keys that have become rare to others that have become frequent; to be called from time to time.
-    /// Only who comes more than twice as often takes another's place, and only some at a time, so that series last.
+    /// A key takes the series of another only if it comes more than twice as often, and only a few change at a time, so that series last.
     pub(crate) fn rebalance(&self) {
         let mut guard = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         let named = &mut *guard;

@@ -164,7 +164,7 @@ pub const METRIC_ATTRIBUTES: &[(&str, &str, &str)] = &[
     (CPU_MODE, "string", "user or system."),
 ];
 
-/// Why something never reached its reader.
+/// Why something was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// Its queue was full.
@@ -193,7 +193,7 @@ impl Cause {
     }
 }
 
-/// What has a queue of its own on its way to a reader.
+/// What was dropped: each of these has a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropSource {
     /// Spans to the collector.
@@ -256,7 +256,7 @@ mod tests {
         assert!(Cause::ALL.iter().all(|cause| causes.contains(cause.label())));
     }
 
-    /// Who joins metrics and spans finds one name, of one type.
+    /// A join of metrics and spans finds one name, of one type.
     #[test]
     fn what_spans_say_too_has_the_same_type() {
         let of_spans = |name: &str| ATTRIBUTES.iter().find(|(key, _, _)| *key == name);

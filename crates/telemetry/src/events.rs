@@ -1,4 +1,4 @@
-//! Events on their way to the collector: a layer of `tracing` that never waits.
+//! Passes events to the collector, through a layer of `tracing` that never waits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use tracing_subscriber::layer::Context;
 use crate::instruments::Counter;
 use crate::logs::{Event, Field};
 
-/// Events are few; what comes in greater numbers is folded before it comes here.
+/// Events are few: repeated ones are folded before this queue.
 const QUEUE: usize = 1024;
 /// What carries the exports must not be reported by them, or one export would lead to the next.
 /// `log` is what events of the `log` crate come under, rustls' among them.
 const OWN_TRANSPORT: [&str; 6] = ["h2", "hyper", "tonic", "tower", "rustls", "log"];
 
-/// The layer that takes events.
+/// The layer that queues events for export.
 #[derive(Debug)]
 pub struct EventLayer {
     sender: mpsc::Sender<Box<Event>>,
     dropped: Arc<Counter>,
 }
 
-/// Where the telemetry thread finds them.
+/// The receiving end, for the telemetry thread.
 #[derive(Debug)]
 pub struct Events(pub(crate) mpsc::Receiver<Box<Event>>, pub(crate) Arc<Counter>);
 
-/// A layer and its other end.
+/// A layer and its receiving end.
 #[must_use]
 pub fn events() -> (EventLayer, Events) {
     let (sender, receiver) = mpsc::channel(QUEUE);

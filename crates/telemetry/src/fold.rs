@@ -1,4 +1,4 @@
-//! Warnings and errors that repeat are folded: the first few are told, then only how many there were.
+//! Folds repeated warnings and errors: logs the first few, then only their number.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,19 +12,19 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// So many of one place in the code are told …
+/// At most this many events of one place in the code are logged …
 const TOLD: u32 = 5;
 /// … in this time.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What an operator did is told each time, and each variable once.
+/// Actions of an operator are always logged, and each variable once.
 const NEVER_FOLDED: [&str; 3] = [module_path!(), "sidegate_admin::api", "sidegate::variables"];
 
-/// A layer that lets no more than a few repetitions pass, to any other layer. Nobody waits for its lock.
+/// A layer that passes only a few repetitions of an event on to all other layers. No thread waits for its lock.
 #[derive(Debug, Clone, Default)]
 pub struct Fold(Arc<RepeatedEvents>);
 
-/// By place in the code: their number is fixed.
+/// Repetitions by place in the code, of which the number is fixed.
 #[derive(Debug, Default)]
 struct RepeatedEvents(Mutex<HashMap<Identifier, Repeated>>);
 
@@ -37,11 +37,11 @@ struct Repeated {
     example: Option<String>,
 }
 
-/// What becomes of an event.
+/// What happens to an event.
 enum FoldDecision {
     Told,
     LeftOut,
-    /// It is the first that is left out: its words are wanted.
+    /// It is the first that is left out: its message becomes the example.
     Example,
 }
 
@@ -50,7 +50,7 @@ impl RepeatedEvents {
         let mut places = match self.0.try_lock() {
             Ok(places) => places,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Better one too many than the first of its kind too few.
+            // Rather log one too many than lose the first of its kind.
             Err(TryLockError::WouldBlock) => return FoldDecision::Told,
         };
         let new = || Repeated { since: Instant::now(), told: 0, left_out: 0, example: None };
@@ -77,7 +77,7 @@ impl<S: Subscriber> Layer<S> for Fold {
             FoldDecision::Told => true,
             FoldDecision::LeftOut => false,
             FoldDecision::Example => {
-                // Put into words without the lock: who words it may have something to log.
+                // The message is formatted without the lock, since formatting may log an event itself.
                 let mut text = String::new();
                 event.record(&mut MessageText(&mut text));
                 if let Ok(mut places) = self.0.0.try_lock()
@@ -92,7 +92,7 @@ impl<S: Subscriber> Layer<S> for Fold {
 }
 
 impl Fold {
-    /// Tells what was left out since the last time; to be called from time to time, and at the end.
+    /// Logs what was left out since the last call. Call it from time to time, and at the end.
     pub fn tell(&self) {
         let mut left_out = Vec::new();
         for repeated in self.0.0.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {

@@ -53,13 +53,13 @@ impl UpDownCounter {
 /// The scale of all histograms: 8 buckets for each doubling, so that a value is known to 9 %.
 pub(crate) const SCALE: u8 = 3;
 const PER_DOUBLING: i32 = 1 << SCALE;
-/// From about a microsecond to about twelve days. What is below counts as nothing, what is above at the end.
+/// From about a microsecond to about twelve days. A value below counts as zero, a value above as the largest.
 const LOWEST: i32 = -20;
 const HIGHEST: i32 = 20;
 #[allow(clippy::cast_sign_loss, reason = "HIGHEST is above LOWEST")]
 const BUCKETS: usize = ((HIGHEST - LOWEST) * PER_DOUBLING) as usize;
 
-/// What is not above this, 2 to the power of LOWEST, counts as nothing.
+/// A value up to this, 2 to the power of LOWEST, counts as zero.
 pub(crate) const ZERO_THRESHOLD: f64 = 1.0 / 1_048_576.0;
 
 /// 2 to the power of 1/8, 2/8 … 7/8.
@@ -84,7 +84,7 @@ pub struct Histogram {
     exemplars: Mutex<Vec<Exemplar>>,
 }
 
-/// A trace that shows what a value means.
+/// A trace that is an example of a value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Exemplar {
     pub(crate) trace_id: ConnectionId,

@@ -1,7 +1,38 @@
-//! Connection records and events on their way out: metrics counted at once, the access log written by a thread of its own,
-//! spans, metrics and logs exported by OTLP by another.
+//! Exports connection records and events: metrics, traces, logs and the access log.
 //!
-//! Nothing here makes the data plane wait. A record that finds a queue full is counted and dropped.
+//! ```text
+//! worker: record -> metrics (atomics)
+//!                -> queue -> access log thread -> standard output
+//!                -> queue -> telemetry thread -> watchers of the admin API
+//!                                             -> samplers -> one exporter a signal -> OTLP collector
+//! tracing event -> queue --------^
+//! ```
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use sidegate_config::schema::{LogFormat, telemetry::Telemetry as Config};
+//! use sidegate_core::{ConnectionRecord, Direction};
+//! use sidegate_telemetry::{Fold, ScrapeFormat, Telemetry, TelemetryOptions};
+//!
+//! let config = Config::default();
+//! let (telemetry, writers) = Telemetry::start(TelemetryOptions {
+//!     access_log: LogFormat::Off,
+//!     config: &config,
+//!     mark: None,
+//!     tls: Box::new(|_| Arc::new(|| Err("this example has no TLS".to_owned()))),
+//!     events: None,
+//!     fold: Fold::default(),
+//! })?;
+//! telemetry.record(Arc::new(ConnectionRecord::new(Direction::Inbound, "10.0.0.1:40000".parse().unwrap())));
+//! assert!(telemetry.scrape(ScrapeFormat::Text).contains("sidegate_connections_total"));
+//! drop(telemetry);
+//! writers.join();
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! What it guarantees: nothing here makes the data plane wait; every queue is bounded, and what is dropped is counted by source and
+//! cause; the number of series is bounded, whatever peers do.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod access_log;
@@ -58,19 +89,19 @@ use otlp::export::ExportState;
 use otlp::traces::Encoder;
 use pipeline::Pipeline;
 
-/// Some seconds of a busy data plane; about 8 MiB at the worst.
+/// A few seconds of a busy data plane; at most about 8 MiB.
 const QUEUE: usize = 8192;
-/// Finished connections that a watcher may be behind.
+/// How many finished connections a watcher may lag behind.
 const WATCH: usize = 1024;
-/// How long the end waits for the last lines.
+/// How long the shutdown waits for the last lines.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where every finished connection reports.
+/// Takes the record of every finished connection.
 #[derive(Debug)]
 pub struct Telemetry {
     /// The instruments.
     pub metrics: Arc<Metrics>,
-    /// Of whom all telemetry speaks.
+    /// The resource that all telemetry describes.
     pub resource: Arc<Resource>,
     log: Option<SyncSender<Arc<ConnectionRecord>>>,
     records: mpsc::Sender<Arc<ConnectionRecord>>,
@@ -91,7 +122,7 @@ pub struct TelemetryOptions<'a> {
     pub tls: Box<dyn Fn(&schema::Target) -> TlsSource + Send>,
     /// Events that are exported as log records.
     pub events: Option<Events>,
-    /// What folds repeated warnings; told from time to time.
+    /// The layer that folds repeated warnings.
     pub fold: Fold,
 }
 
@@ -101,22 +132,22 @@ pub struct Writers {
     log: Option<JoinHandle<()>>,
     telemetry: JoinHandle<()>,
     flush: Duration,
-    /// When all of it has to be over, once that is known.
+    /// The deadline of the shutdown, once it is known.
     end: watch::Sender<Option<Instant>>,
 }
 
 /// How the export of a signal is doing.
 #[derive(Debug, Clone)]
 pub struct ExportStatus {
-    /// Which.
+    /// Which signal.
     pub signal: Signal,
     /// Where it goes; none if it is not exported.
     pub target: Option<String>,
     /// Why it fails at the moment.
     pub error: Option<String>,
-    /// What a collector has taken.
+    /// Items that the collector has accepted.
     pub exported: u64,
-    /// What was lost, for whatever cause.
+    /// Items that were lost, for any cause.
     pub dropped: u64,
 }
 
@@ -124,7 +155,7 @@ impl Telemetry {
     /// Starts the threads.
     ///
     /// # Errors
-    /// If the system gives no thread or runtime, or OpenTelemetry's exporter can't be built.
+    /// If a thread or runtime can't be started, or OpenTelemetry's exporter can't be built.
     pub fn start(options: TelemetryOptions<'_>) -> std::io::Result<(Self, Writers)> {
         let metrics = Arc::new(Metrics::new(&options.config.metrics));
         if let Some(events) = &options.events {
@@ -168,7 +199,7 @@ impl Telemetry {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let telemetry = std::thread::Builder::new().name("telemetry".to_owned()).spawn(move || {
             runtime.block_on(pipeline.run(&config, mark, tls));
-            // A name that is still being resolved is nothing to wait for.
+            // A pending name lookup does not delay the shutdown.
             runtime.shutdown_background();
         })?;
         let exports_logs = states[Signal::Logs as usize].is_some();
@@ -201,7 +232,7 @@ impl Telemetry {
         self.audit_lines.clone()
     }
 
-    /// Connections that end from now on. Who is too slow is told how many it missed.
+    /// Connections that end from now on. A slow receiver learns how many it missed.
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<Arc<ConnectionRecord>> {
         self.watchers.subscribe()
@@ -232,13 +263,13 @@ impl Telemetry {
 }
 
 impl Writers {
-    /// Says when everything has to be over: what comes last goes out before, also while somebody still holds a [`Telemetry`].
+    /// Sets the deadline of the shutdown. The last items are exported before it, even if a [`Telemetry`] is still held.
     pub fn end_by(&self, until: Instant) {
         self.end.send_replace(Some(until));
     }
 
-    /// Waits until everything is written and exported, but not for ever: who should read it may have stopped reading.
-    /// To be called after the last [`Telemetry`] is gone.
+    /// Waits until everything is written and exported, but not forever: a reader may have stopped reading. Call it after the last
+    /// [`Telemetry`] is dropped.
     pub fn join(self) {
         let threads = [
             (self.log, JOIN_TIMEOUT, "nobody reads the access log; its last lines are lost"),

@@ -32,7 +32,7 @@ pub(crate) enum Field {
     Boolean(bool),
 }
 
-/// What waits to become a log record.
+/// An entry that becomes a log record.
 #[derive(Debug)]
 pub(crate) enum Entry {
     /// A finished connection; whether its trace is exported too.
@@ -89,7 +89,7 @@ fn connection(record: &ConnectionRecord, sampled: bool, limits: Limits, log: &mu
     log.fixed32(field::FLAGS, if sampled { SAMPLED } else { NOT_SAMPLED }.into());
 }
 
-/// Its body is the record as the audit log has it, so that whoever collects has what is verified.
+/// Its body is the record as the audit log has it, so that the collector has the bytes that are verified.
 fn of_audit(line: &AuditLine, log: &mut Buffer) {
     head(line.time, SeverityNumber::Info, "INFO", &String::from_utf8_lossy(&line.json), log);
     log.bytes(field::EVENT_NAME, event::AUDIT_RECORD.as_bytes());

@@ -1,4 +1,4 @@
-//! The instruments, and what a finished connection adds to them: atomics only, nothing waits.
+//! The instruments, and how a finished connection adds to them: only atomics, so that nothing waits.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -66,7 +66,7 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-/// How a connection came out for its peer.
+/// The outcome of a connection for its peer.
 #[derive(Clone, Copy)]
 enum Outcome {
     Allowed,
@@ -132,7 +132,7 @@ impl Metrics {
         explanation.iter().flat_map(|explanation| &explanation.remarks).for_each(|remark| self.remarks[remark.says as usize].inc());
     }
 
-    /// Counts a handshake that has just come about: whether it resumed a session, and how long it took.
+    /// Counts a handshake that has just succeeded: whether it resumed a session, and how long it took.
     pub fn handshake_established(&self, direction: Direction, resumed: bool, took: Duration) {
         self.handshakes[direction as usize][1][usize::from(resumed)].record(took);
     }
@@ -161,7 +161,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a connection of which the telemetry thread will never hear.
+    /// Counts a connection whose record did not reach the telemetry thread.
     pub(crate) fn count_unheard(&self, record: &ConnectionRecord) {
         self.dropped(DropSource::Records, Cause::QueueFull).inc();
         self.peers.count_other(outcome(record));
@@ -170,7 +170,7 @@ impl Metrics {
         }
     }
 
-    /// Makes a connection the example of its durations.
+    /// Makes a connection the exemplar of its durations.
     pub(crate) fn exemplify(&self, record: &ConnectionRecord) {
         let exemplar = |took: Duration| Exemplar {
             trace_id: record.trace(),
@@ -184,7 +184,7 @@ impl Metrics {
         self.durations[record.direction as usize].exemplify(exemplar(record.stages.total));
     }
 
-    /// Looks for what has become frequent among peers and rules.
+    /// Gives series to the peers and rules that have become frequent.
     pub(crate) fn rebalance(&self) {
         self.peers.rebalance();
         self.decisions.rebalance();
@@ -220,13 +220,13 @@ impl Metrics {
         &self.admin_evicted
     }
 
-    /// Replacements of SVID or bundles that came about, or not.
+    /// Replacements of SVID or bundles, by success.
     #[must_use]
     pub fn rotations(&self, success: bool) -> &Counter {
         &self.rotations[usize::from(success)]
     }
 
-    /// Revocation lists that were read or fetched anew, or could not be used.
+    /// Revocation lists that were read or fetched again, by success.
     pub fn revocation_reloads(&self, success: bool) -> &Counter {
         &self.revocation_reloads[usize::from(success)]
     }
@@ -240,7 +240,7 @@ impl Metrics {
         }
     }
 
-    /// Readings of policy files that were of use, or not.
+    /// Reloads of policy files, by success.
     #[must_use]
     pub fn policy_reloads(&self, success: bool) -> &Counter {
         &self.policy_reloads[usize::from(success)]
@@ -252,7 +252,7 @@ impl Metrics {
         self.ended[direction as usize][reason as usize].get()
     }
 
-    /// What never reached its reader.
+    /// Items that were dropped.
     #[must_use]
     pub fn dropped(&self, way: DropSource, cause: Cause) -> &Counter {
         &self.dropped[way as usize][cause as usize]
@@ -264,7 +264,7 @@ impl Metrics {
         &self.audit_records
     }
 
-    /// What a collector has taken of a signal.
+    /// Items of a signal that the collector has accepted.
     #[must_use]
     pub fn exported(&self, signal: schema::Signal) -> &Counter {
         &self.exported[signal as usize]
@@ -281,12 +281,12 @@ impl Metrics {
         self.lag.get_or_init(|| (0..workers).map(|_| Histogram::default()).collect())
     }
 
-    /// Names who is asked for readiness, expiry and sources. The first counts.
+    /// Sets the function that reports readiness, expiry and sources. Only the first call has an effect.
     pub fn observe(&self, observer: impl Fn() -> Observation + Send + Sync + 'static) {
         let _ = self.observer.set(Box::new(observer));
     }
 
-    /// Names who knows how many lines standard error has lost. The first counts.
+    /// Sets the function that reports how many lines standard error has lost. Only the first call has an effect.
     pub fn count_lost_stderr(&self, lost: impl Fn() -> u64 + Send + Sync + 'static) {
         let _ = self.stderr_lost.set(Box::new(lost));
     }
@@ -396,7 +396,7 @@ impl Metrics {
                     _ => 0,
                 };
                 let lost = self.dropped(way, cause).get() + elsewhere;
-                // Every way has a queue; the other causes show when there is one.
+                // Every source has a queue; other causes appear once they have a count.
                 if cause == Cause::QueueFull || lost > 0 {
                     streams.sum(&catalog::DROPPED, [attribute(SIGNAL, way.label()), attribute(CAUSE, cause.label())], lost);
                 }

@@ -1,4 +1,4 @@
-//! What is looked up only when somebody asks for metrics: the state of the sidecar, which others keep.
+//! The state of the sidecar, which is read only when metrics are collected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::catalog::{self, IDENTITY_SOURCE, SUBJECT, TRUST_DOMAIN};
 use crate::stream::{Streams, attribute};
 
-/// What is looked up only when somebody asks: readiness, expiry, sources.
+/// State that is read only when metrics are collected: readiness, expiry, sources.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observation {
     /// Whether connections can be served.
@@ -15,7 +15,7 @@ pub struct Observation {
     pub svid_time_left: Option<i64>,
     /// Trust domains, with the seconds until the last CA certificate of each expires.
     pub bundles_time_left: Vec<(Arc<str>, i64)>,
-    /// Whether the kernel sends the pod's traffic here; none if nobody looks.
+    /// Whether the kernel sends the pod's traffic here; none if that is not checked.
     pub captured: Option<bool>,
     /// What can be loaded again, how long it has been in force, and how many of its sources offer what is refused.
     pub loads: Vec<(&'static str, Option<Duration>, usize)>,

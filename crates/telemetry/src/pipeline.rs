@@ -1,5 +1,4 @@
-//! The telemetry thread: finished connections and events come in, and go to whoever wants them. Nothing that happens here
-//! makes the data plane wait.
+//! The telemetry thread: passes finished connections and events to watchers and exporters. It never makes the data plane wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,19 +22,18 @@ use crate::resource::Resource;
 use crate::sampler::{Choice, Failures, TraceSampler};
 use crate::spans;
 
-/// After the first record others are waited for, so that a busy data plane wakes this thread fifty times a second and not
-/// with each connection.
+/// After the first record the thread waits for more, so that a busy data plane wakes it fifty times a second and not with each connection.
 pub(crate) const LINGER: Duration = Duration::from_millis(20);
-/// How many records are dealt with before others get their turn.
+/// At most this many records are handled before other work gets its turn.
 const AT_ONCE: usize = 1024;
 const TICK: Duration = Duration::from_secs(10);
-/// Every so many ticks it is looked for what has become frequent.
+/// After this many ticks the series are rebalanced.
 const REBALANCE: u64 = 6;
 
-/// How long before its end the thread says what is lost.
+/// How long before its deadline the thread reports what is lost.
 const TELL: Duration = Duration::from_millis(100);
 
-/// Returns when nothing more may be taken: what is there has to go out in what is left until the end.
+/// Returns when no more records may be taken, so that the queued ones can be exported before the deadline.
 async fn last_call(end: &mut watch::Receiver<Option<std::time::Instant>>, flush: Duration) {
     let known = end.wait_for(Option::is_some).await.ok().and_then(|end| *end);
     let Some(end) = known else { return std::future::pending().await };
@@ -52,16 +50,16 @@ pub(crate) struct Pipeline {
     pub(crate) resource: Arc<Resource>,
     pub(crate) watchers: broadcast::Sender<Arc<ConnectionRecord>>,
     pub(crate) fold: Fold,
-    /// When the thread has to have ended, once that is known.
+    /// The deadline of the thread, once it is known.
     pub(crate) end: watch::Receiver<Option<std::time::Instant>>,
     pub(crate) states: [Option<Arc<ExportState>>; 3],
-    /// What makes requests of traces, if they are exported.
+    /// The encoder of traces, if they are exported.
     pub(crate) traces: Option<otlp::traces::Encoder>,
-    /// How many lost lines of the access log have been spoken of.
+    /// How many lost lines of the access log have been reported.
     pub(crate) complained: u64,
 }
 
-/// The queues towards the exporters.
+/// The queues to the exporters, with the samplers that choose what enters them.
 struct ExportQueues {
     traces: Option<(mpsc::Sender<Arc<ConnectionRecord>>, TraceSampler, Arc<ExportState>)>,
     logs: Option<(mpsc::Sender<Entry>, Failures, Arc<ExportState>)>,
@@ -70,7 +68,7 @@ struct ExportQueues {
 }
 
 impl Pipeline {
-    /// Runs until the last sender of records is gone and what is left has been exported, or `config.flush` is over.
+    /// Runs until the last sender of records is gone and the rest has been exported, or until `config.flush` has passed.
     pub(crate) async fn run(mut self, config: &schema::Telemetry, mark: Option<u32>, tls: impl Fn(&schema::Target) -> TlsSource) {
         let (close, closing) = watch::channel(false);
         let mut exporters = JoinSet::new();
@@ -96,7 +94,7 @@ impl Pipeline {
                     if self.records.is_empty() {
                         sleep(LINGER).await;
                     } else {
-                        // The exporters take what was handed on before there is more.
+                        // The exporters take their items before more are queued.
                         tokio::task::yield_now().await;
                     }
                 }
@@ -172,7 +170,7 @@ impl Pipeline {
         ExportQueues { traces, logs, access_log: config.logs.access_log, exemplars: config.metrics.exemplars }
     }
 
-    /// Says that the access log loses lines, if it does. Not where it happens, for that is on a worker.
+    /// Reports lost lines of the access log. Not where the loss happens, since that is on a worker.
     fn complain(&mut self) {
         let lost = self.metrics.dropped(DropSource::AccessLog, Cause::QueueFull).get();
         if lost > self.complained {
@@ -190,7 +188,7 @@ impl Pipeline {
     fn take(&self, record: Arc<ConnectionRecord>, queues: &mut ExportQueues, now: std::time::Instant) {
         self.metrics.count_names(&record);
         if self.watchers.receiver_count() > 0 {
-            // Whoever watches too slowly is told how much it missed.
+            // A slow watcher learns how many it missed.
             let _ = self.watchers.send(record.clone());
         }
         let mut sampled = false;
@@ -239,7 +237,7 @@ impl ExportQueues {
     }
 }
 
-/// The next event; waits for ever where none are wanted.
+/// The next event; waits forever if events are not exported.
 async fn next_event(events: &mut Option<Events>) -> Option<Box<crate::logs::Event>> {
     match events {
         Some(events) => events.0.recv().await,
@@ -259,7 +257,7 @@ mod tests {
     use super::*;
     use crate::{Telemetry, TelemetryOptions};
 
-    /// Whether a finished connection is an exemplar of its duration. The collector is not there: what is exported is decided before.
+    /// Whether a finished connection is an exemplar of its duration. There is no collector: the choice is made before the export.
     fn is_exemplar(exemplars: Exemplars, exports: bool, ratio: f64) -> bool {
         let mut config = schema::Telemetry { flush: Span::parse("0s").unwrap(), ..schema::Telemetry::default() };
         config.metrics.exemplars = exemplars;

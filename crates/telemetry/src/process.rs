@@ -1,4 +1,4 @@
-//! What the system says of this process.
+//! Reads the system's facts about this process.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Of whom all telemetry speaks.
+//! The resource: the workload and sidecar that all telemetry describes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -49,7 +49,7 @@ impl Resource {
     pub(crate) fn new(config: &schema::Telemetry, variable: impl Fn(&str) -> Option<String>) -> Self {
         let mut fixed: Vec<(String, String)> = Vec::new();
         let mut add = |key: &str, value: Option<String>| fixed.extend(value.filter(|v| !v.is_empty()).map(|v| (key.to_owned(), v)));
-        // An empty one says nothing, such as that of a template that was not filled in.
+        // An empty value is ignored, such as that of a template that was not filled in.
         let name = [config.service_name.as_ref(), config.resource.get(semconv::SERVICE_NAME)];
         let name = name.into_iter().flatten().find(|name| !name.is_empty()).cloned();
         let named = name.is_some();
@@ -80,7 +80,7 @@ impl Resource {
         Self { fixed, named, identity: Mutex::default() }
     }
 
-    /// Who we are from now on.
+    /// Sets our SPIFFE ID.
     pub fn identify(&self, spiffe_id: Arc<str>) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(spiffe_id);
     }
@@ -95,7 +95,7 @@ impl Resource {
             pairs.insert(0, (semconv::SERVICE_NAME.to_owned(), name.to_owned()));
         }
         if let Some(id) = identity {
-            // What is proved stands above what is configured, and a key is there once.
+            // A proved value replaces a configured one, so that each key is there once.
             pairs.retain(|(key, _)| key != LOCAL_ID);
             pairs.push((LOCAL_ID.to_owned(), id.to_string()));
         }
@@ -117,7 +117,7 @@ fn random_uuid() -> String {
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
-/// An attribute in the generated types, for what is made seldom.
+/// An attribute in the generated types, for rare uses.
 pub(crate) fn text_attribute(key: String, value: String) -> KeyValue {
     KeyValue { key, value: Some(AnyValue { value: Some(any_value::Value::StringValue(value)) }), ..KeyValue::default() }
 }

@@ -1,22 +1,22 @@
-//! Which connections are exported: of those that went well a sample, of those that failed so many a second for each
-//! reason. Only the telemetry thread asks.
+//! Chooses the connections to export: a sample of the successful ones, and a limited rate of failed ones for each reason. Only
+//! the telemetry thread uses it.
 
 use std::time::Instant;
 
 use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{ConnectionRecord, Reason, SpiffeId, SpiffeIdPattern};
 
-/// What becomes of a connection.
+/// The choice for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice {
     Export,
-    /// It was not chosen, and is not missed.
+    /// It was not sampled, and does not count as dropped.
     Leave,
-    /// It failed, like too many others.
+    /// It failed, and is beyond the rate.
     TooMany,
 }
 
-/// So many a second, as many at once.
+/// A rate a second, with bursts of the same size.
 #[derive(Debug)]
 struct Rate {
     per_second: u32,
@@ -55,7 +55,7 @@ impl Failures {
     }
 }
 
-/// A part of connections, and not more than so many a second.
+/// A fraction of connections, at a limited rate.
 #[derive(Debug)]
 struct Part {
     ratio: f64,
@@ -82,7 +82,7 @@ fn is_in_ratio(trace_id: [u8; 16], ratio: f64) -> bool {
     part >= 1.0 - ratio
 }
 
-/// Which traces are exported.
+/// Chooses the traces to export.
 #[derive(Debug)]
 pub(crate) struct TraceSampler {
     failures: Failures,

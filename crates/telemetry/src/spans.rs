@@ -42,7 +42,7 @@ pub(crate) fn count(record: &ConnectionRecord) -> u64 {
     1 + stages(record).iter().filter(|(_, lap)| lap.is_some()).count() as u64
 }
 
-/// What a span is called, where it hangs and when it was.
+/// The name, parent and times of a span.
 struct Frame {
     id: [u8; 8],
     /// None for the root of a trace.
@@ -103,7 +103,7 @@ pub(crate) fn push(record: &ConnectionRecord, scope: &InstrumentationScope, limi
 
 fn span(record: &ConnectionRecord, frame: Frame, attributes: Vec<KeyValue>, dropped: u32, scope: &InstrumentationScope) -> SpanData {
     let (trace, id) = (TraceId::from_bytes(record.trace().bytes()), SpanId::from_bytes(frame.id));
-    // Unset where nothing went wrong, for an operator's judgement stands above ours (OpenTelemetry trace API, status).
+    // Unset without a failure: only an operator sets it to Ok (OpenTelemetry trace API, status).
     let status = if frame.failed {
         let meaning = record.reason.meaning();
         Status::error(record.detail.as_ref().map_or_else(|| meaning.to_owned(), |detail| format!("{meaning} {detail}")))
@@ -133,7 +133,7 @@ fn is_place_of_failure(record: &ConnectionRecord, stage: Stage) -> bool {
         return false;
     }
     let at = record.reason.stage();
-    // A handshake that is done has not failed: what the peer said of it afterwards is the whole's.
+    // A finished handshake has not failed: a later refusal by the peer belongs to the whole connection.
     let in_handshake = record.tls.is_none() && (at == Stage::Handshake || at == Stage::Verify);
     match stage {
         Stage::Handshake => in_handshake,

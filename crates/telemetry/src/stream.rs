@@ -1,4 +1,4 @@
-//! Streams: what an instrument says at one moment, a point for each set of attributes.
+//! Streams: the values of an instrument at one moment, a point for each set of attributes.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,7 +15,7 @@ pub(crate) enum AttributeValue {
 }
 
 impl AttributeValue {
-    /// As text, for a format that has nothing else.
+    /// As text, for a format that has no other type.
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Text(text) => text,
@@ -51,7 +51,7 @@ pub(crate) fn attribute(key: &'static str, value: impl Into<AttributeValue>) -> 
     (key, value.into())
 }
 
-/// What a point of a stream says.
+/// The value of a point.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     Sum(u64),

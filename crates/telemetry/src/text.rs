@@ -49,7 +49,7 @@ pub fn line(record: &ConnectionRecord) -> String {
     for (at, rule) in nearest.enumerate() {
         let _ = write!(text, "{} {rule}", if at == 0 { "; nearest:" } else { ";" });
     }
-    // Names of rules and what peers say may hold what a terminal obeys.
+    // Names of rules and text of peers may hold control characters.
     without_controls(&text)
 }
 

@@ -1,4 +1,4 @@
-//! Views: what is dropped, renamed, or told apart by fewer attributes, for export and scrape alike.
+//! Views: drop, rename or aggregate instruments by fewer attributes, for export and scrape alike.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -65,7 +65,7 @@ impl Views {
                 let bounded = [PEER_ID, RULE];
                 if stream.instrument.attributes.iter().any(|key| bounded.contains(key) && !kept.iter().any(|k| k == key)) {
                     stream.points.append(&mut stream.retired);
-                    // What is not told apart is no series that comes and goes: it is as old as the process.
+                    // An aggregated series does not come and go: it starts with the process.
                     for point in &mut stream.points {
                         (point.start, point.generation) = (None, 0);
                     }

@@ -51,7 +51,7 @@ impl Buffer {
         }
     }
 
-    /// A value that shows even if it is zero: one of several that may be there.
+    /// A value that is written even if it is zero: a member of a `oneof`.
     pub(crate) fn chosen_varint(&mut self, field: u32, value: u64) {
         self.key(field, VARINT);
         self.raw_varint(value);

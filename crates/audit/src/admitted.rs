@@ -1,4 +1,4 @@
-//! A connection as it is let in: what its record says by then, taken while it goes on.
+//! An admitted connection: a copy of its record so far, since the connection goes on.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use sidegate_core::{
     CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, RevocationStatus, SpanId, Transport, TunnelUse,
 };
 
-/// What is known of a connection when it is let in. The fields are those of [`ConnectionRecord`].
+/// The facts of a connection when it is admitted. The fields are those of [`ConnectionRecord`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Admitted {
-    /// Which one it is, here: the connection's ID may be the peer's word.
+    /// Our own number of the connection: its ID may have been chosen by the peer.
     #[serde(skip)]
     pub(crate) span_id: SpanId,
     connection_id: ConnectionId,
@@ -45,7 +45,7 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// What `record` says so far.
+    /// Copies `record` as it is so far.
     #[must_use]
     pub fn new(record: &ConnectionRecord) -> Self {
         Self {

@@ -1,12 +1,12 @@
-//! Whether new connections are refused, since records of them could not be kept.
+//! Refuses new connections while their records could not be kept.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::state::LogState;
 
-/// One destination's part in it. Each destination that can't go on counts one in [`LogState::blocking`], at which the data plane
-/// looks; a destination that ends takes its own back.
+/// The part of one destination. Each blocked destination adds one to [`LogState::blocking`], which the data plane reads. A
+/// destination that is dropped takes its one back.
 pub(crate) struct Backpressure {
     state: Arc<LogState>,
     on: AtomicBool,

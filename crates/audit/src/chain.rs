@@ -21,14 +21,14 @@ impl Position {
     pub(crate) const START: Self = Self { seq: 1, prev: [0; 32] };
 }
 
-/// Makes lines of events.
+/// Makes chained lines of events.
 pub(crate) struct Chain {
     position: Position,
     key: EpochKey,
 }
 
 impl Chain {
-    /// Goes on from `position`.
+    /// A chain that continues at `position`.
     pub(crate) fn new(position: Position, key: EpochKey) -> Self {
         Self { position, key }
     }
@@ -37,7 +37,7 @@ impl Chain {
         self.position
     }
 
-    /// Goes back to a position, after what came since could not be written.
+    /// Goes back to a position, if the lines after it could not be written.
     pub(crate) fn go_back(&mut self, position: Position) {
         self.position = position;
     }
@@ -54,7 +54,7 @@ impl Chain {
     /// Adds a line to `out` that holds `records` records, signed if it is a checkpoint.
     ///
     /// # Errors
-    /// What can't be written as JSON, or signed; nothing is added then.
+    /// If the event can't be written as JSON, or can't be signed. Then nothing is added.
     pub(crate) fn append(
         &mut self,
         out: &mut Vec<u8>,

@@ -23,7 +23,7 @@ use crate::syslog::SyslogSink;
 /// A line of the log, without its newline.
 pub(crate) type SharedLine = Arc<[u8]>;
 
-/// How long a line that was not taken waits before it is offered again.
+/// The pause before a refused line is offered again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A destination's queue and thread.
@@ -33,12 +33,12 @@ pub(crate) struct DestinationQueue {
     thread: JoinHandle<()>,
 }
 
-/// What both sides of a queue look at.
+/// The state that both ends of a queue share.
 struct Queue {
     name: String,
     waiting: AtomicUsize,
     capacity: usize,
-    /// There if it blocks.
+    /// Set if this destination blocks new connections.
     backpressure: Option<Backpressure>,
     closing: AtomicBool,
     state: Arc<LogState>,
@@ -53,7 +53,7 @@ enum Sink {
 }
 
 impl DestinationQueue {
-    /// Starts the thread. So many lines may wait where nothing is said.
+    /// Starts the thread. `queue` is the default bound of waiting lines.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -97,7 +97,7 @@ impl DestinationQueue {
         }
     }
 
-    /// Says that no more lines come; [`DestinationQueue::join`] waits for those that are there.
+    /// Ends the queue: no more lines come. [`DestinationQueue::join`] waits for the lines that are there.
     pub(crate) fn close(self) -> Closing {
         self.queue.closing.store(true, Ordering::Relaxed);
         drop(self.sender);
@@ -137,7 +137,7 @@ impl Queue {
                     tracing::warn!(event = event::AUDIT_FAILING, "audit records don't reach {}: {error}", self.name);
                 }
                 if matches!(sink, Sink::Stdout) && error.kind() == io::ErrorKind::BrokenPipe {
-                    // Nobody will ever read again: who comes now finds no queue, and counts that.
+                    // There is no reader any more. A later line finds the queue closed, and is counted as dropped.
                     self.state
                         .metrics
                         .dropped(DropSource::AuditCopies, Cause::ExportFailed)
@@ -158,7 +158,7 @@ impl Queue {
         }
     }
 
-    /// Waits before the next try; at the end shorter, since the process does not wait long.
+    /// Waits before the next try. The wait is shorter at shutdown, since the process does not wait long.
     fn pause(&self) {
         let until = Instant::now() + RETRY;
         while Instant::now() < until {
@@ -171,7 +171,7 @@ impl Queue {
 }
 
 impl Sink {
-    /// Hands a line over; after an error it was not, or not surely, taken.
+    /// Delivers a line. After an error it may or may not have been delivered.
     fn deliver(&mut self, line: &[u8]) -> io::Result<()> {
         match self {
             Self::Stdout => {
@@ -186,8 +186,8 @@ impl Sink {
                 };
                 let written = file.write_all(&[line, b"\n"].concat()).and_then(|()| sync(file));
                 if written.is_err() {
-                    // Half a line stays, and the next attempt begins a line of its own: others may have written behind it. And
-                    // whatever was wrong with the file may be mended by another one.
+                    // A partial line stays, and the next attempt begins a new line, since another process may have written after
+                    // it. A new open may also fix what was wrong with the file.
                     *open = None;
                 }
                 written
@@ -213,7 +213,7 @@ fn open_at_line(path: &Path) -> io::Result<File> {
     let about = file.metadata()?;
     if about.is_file() && about.len() > 0 {
         let mut last = [0];
-        // One that may only be written gets an empty line.
+        // A file that can't be read gets an empty line.
         let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, about.len() - 1));
         if read.is_err() || last != *b"\n" {
             file.write_all(b"\n")?;
@@ -222,7 +222,7 @@ fn open_at_line(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// When a record says that it happened.
+/// The time of a record.
 fn record_time(line: &[u8]) -> Option<SystemTime> {
     #[derive(Deserialize)]
     struct LineHead<'a> {

@@ -1,4 +1,4 @@
-//! Encryption to auditors, in age's format: what is sealed here, the `age` tool opens.
+//! Encryption to auditors, in age's format: the `age` tool opens what is encrypted here.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sidegate_config::value::AgeRecipient;
 
-/// Those who can open what is sealed.
+/// The auditors who can decrypt the records.
 #[derive(Debug)]
 pub(crate) struct Auditors(Vec<x25519::Recipient>);
 

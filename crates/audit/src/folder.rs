@@ -1,4 +1,4 @@
-//! The files of a log in one folder: the one that is written, the ones before it, and what a crash has left.
+//! The files of a log in one folder: the current file, the files before it, and what a crash has left.
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -21,7 +21,7 @@ pub enum FolderError {
     /// The system refuses.
     #[error("the audit log in {0} can't be written: {1}; see that the folder is there, and is this user's")]
     System(PathBuf, #[source] io::Error),
-    /// Somebody else writes there.
+    /// Another process writes there.
     #[error("another process writes the audit log in {0}; give each sidecar a folder of its own")]
     Taken(PathBuf),
 }
@@ -29,10 +29,10 @@ pub enum FolderError {
 /// A log's files: `audit-` and the number of the first record, so that their names sort as they follow each other.
 const PREFIX: &str = "audit-";
 const SUFFIX: &str = ".jsonl";
-/// As much as this of what is no part of the log is copied to a side note, bytes: more than a crash leaves.
+/// At most this many bytes that are no part of the log are copied to a side note: more than a crash leaves.
 const COPIED: u64 = 64 * 1024 * 1024;
 
-/// The log's files in `folder`, in order. What has such a name and is no file, such as a pipe that nobody writes to, is none.
+/// The log's files in `folder`, in order. Only regular files count, so that a pipe with such a name does not block the reader.
 ///
 /// # Errors
 /// If the folder can't be read.
@@ -51,7 +51,7 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// What the last process has left.
+/// What the previous process has left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LeftBehind {
     /// The name of its last file.
@@ -64,8 +64,8 @@ pub(crate) struct LeftBehind {
 
 /// A file that is not written any more.
 ///
-/// What is known of it since it ended, or since the start, counts, and not what stands in the folder later: else whoever can
-/// write there would have us delete what we should keep, and sign that it was in order.
+/// These facts are taken when it ends, or at the start, and not read from the folder later: else anyone who can write there could
+/// make us delete files that must stay, and sign that this was correct.
 #[derive(Debug, Clone)]
 pub(crate) struct FinishedFile {
     pub(crate) name: String,
@@ -81,17 +81,17 @@ pub(crate) struct Folder {
     /// The files before, the oldest first.
     finished: VecDeque<FinishedFile>,
     current: Option<CurrentFile>,
-    /// What was the current one, as long as the new one has no record on the disk.
+    /// The previous file, until the new one has a record on the disk.
     before: Option<Option<CurrentFile>>,
     /// An empty file that could not be deleted.
     leftover: Option<PathBuf>,
-    /// The folder itself, locked as long as we write: a file in it that is the lock could be deleted. Open all the time, so
-    /// that a name can be synced also where no more descriptors are to be had.
+    /// The folder itself, locked as long as we write: a file in it that is the lock could be deleted. It stays open, so that a
+    /// name can be synced even if there are no more descriptors.
     names: File,
 }
 
 impl Drop for Folder {
-    /// A child process that is just being started has a copy of each descriptor: only this ends the lock at once.
+    /// A child process that is starting has a copy of each descriptor: only an explicit unlock ends the lock at once.
     fn drop(&mut self) {
         let _ = self.names.unlock();
     }
@@ -122,7 +122,7 @@ impl Folder {
         }
         let mut folder = Self { path: path.to_owned(), finished: VecDeque::new(), current: None, before: None, leftover: None, names };
         let mut files = files(path).map_err(system)?;
-        // What was begun and could neither be used nor taken back is no file of the log.
+        // A file that was begun but neither used nor removed is no file of the log.
         for empty in files.extract_if(.., |file| file.metadata().is_ok_and(|file| file.len() == 0)) {
             let _ = remove(&empty);
         }
@@ -147,7 +147,7 @@ impl Folder {
         let name = name_of(file);
         let mut left = LeftBehind { file: name.clone(), closed: end.closed, bytes_cut: end.total - end.good, side_note: None };
         let first = format!("{name}.cut-at-{}", end.good);
-        // What is too large to be copied, such as a hole of many gigabytes, stays where it is, and the file becomes the note.
+        // A rest that is too large to copy, such as a hole of many gigabytes, stays in place, and the file itself becomes the note.
         let becomes_note = end.position.is_none() || left.bytes_cut > COPIED;
         if left.bytes_cut > 0 {
             let noted = self.side_note(&first, |note| match becomes_note {
@@ -198,7 +198,7 @@ impl Folder {
         let name = file_name(begins.seq);
         let path = self.path.join(&name);
         self.leftover = self.leftover.take().filter(|leftover| remove(leftover).is_err());
-        // Nor may another's be in the way.
+        // A file of another process must not be in the way either.
         if path.symlink_metadata().is_ok_and(|file| file.len() == 0) {
             std::fs::remove_file(&path)?;
         }
@@ -217,7 +217,7 @@ impl Folder {
         if let Some(before) = self.before.take()
             && let Some(empty) = std::mem::replace(&mut self.current, before)
         {
-            // One that can't be deleted is at least empty.
+            // A file that can't be deleted is at least truncated.
             let _ = empty.file.set_len(0);
             let path = self.path.join(empty.name);
             self.leftover = remove(&path).is_err().then_some(path);
@@ -244,7 +244,7 @@ impl Folder {
         }
     }
 
-    /// Brings what was written onto the disk.
+    /// Syncs the written lines to the disk.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         let Some(current) = &self.current else { return Ok(()) };
         current.file.sync_data()?;
@@ -256,7 +256,7 @@ impl Folder {
         Ok(())
     }
 
-    /// From now on what is written is dropped, and the sync fails.
+    /// From now on writes are dropped, and the sync fails.
     #[cfg(test)]
     pub(crate) fn lose_writes(&mut self) {
         self.current.as_mut().unwrap().file = OpenOptions::new().append(true).open("/dev/null").unwrap();
@@ -375,7 +375,7 @@ fn end_of(path: &Path) -> io::Result<FileEnd> {
     Ok(end)
 }
 
-/// Whether a line is the signed checkpoint with which the log is closed. One without a signature could be anybody's.
+/// Whether a line is the signed checkpoint that closes the log. Without a signature anyone could have written it.
 fn closes(line: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Checkpoint {
@@ -388,7 +388,7 @@ fn closes(line: &[u8]) -> bool {
 }
 
 /// What the files of earlier runs are, of which the last ends at `end`. Each says in its name and its first record how the one
-/// before ended; what comes before one that does not is never deleted.
+/// before ended; if one does not, the files before it are never deleted.
 fn finished(files: &[PathBuf], end: Position) -> io::Result<VecDeque<FinishedFile>> {
     let mut finished = VecDeque::new();
     for (i, file) in files.iter().enumerate() {

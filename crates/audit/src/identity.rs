@@ -1,4 +1,4 @@
-//! Records of our own identity: follows what the identity's sources publish.
+//! Records changes of our own identity, as its sources publish them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::event::{Event, NewEvent, SvidFacts};
 use crate::hex::sha256_hex;
 use crate::log::Audit;
 
-/// Records what changes, until the sources end.
+/// Records changes until the sources end.
 pub async fn follow_identity(audit: Arc<Audit>, mut identity: watch::Receiver<Arc<IdentityState>>) {
     let mut before: Option<Arc<Material>> = None;
     loop {

@@ -1,7 +1,8 @@
 //! The key of an epoch: records are authenticated by it, then it makes its successor and is erased.
 //!
-//! Whoever takes the process has the key of the running epoch and of those that follow; the way back is to invert HKDF. An
-//! epoch ends with each checkpoint. What libraries leave of a key in freed memory is not ours to erase: docs/reference/audit-log.md says so.
+//! An attacker who takes over the process has the key of the current epoch and of later ones; an earlier key would require
+//! inverting HKDF. An epoch ends with each checkpoint. Copies of a key that libraries leave in freed memory can't be erased here;
+//! docs/reference/audit-log.md says so.
 
 use aws_lc_rs::{hkdf, hmac, rand};
 use zeroize::{Zeroize, Zeroizing};
@@ -11,7 +12,7 @@ pub type Hash = [u8; 32];
 
 /// The key of one epoch.
 pub struct EpochKey {
-    /// Where it stays: a value that moves would leave copies behind, which nobody erases.
+    /// Boxed: a value that moves would leave copies behind that are not erased.
     key: Box<Zeroizing<[u8; 32]>>,
     /// The same, ready for use; the library erases it when it is dropped.
     ready: Box<hmac::Key>,
@@ -30,7 +31,7 @@ impl EpochKey {
         Self { ready: Box::new(hmac::Key::new(hmac::HMAC_SHA256, &**key)), key, epoch: 0 }
     }
 
-    /// The first key of a run, as an auditor has got it.
+    /// The first key of a run, as an auditor decrypted it.
     pub fn first(bytes: &[u8]) -> Option<Self> {
         let mut key = Box::new(Zeroizing::new([0; 32]));
         if bytes.len() != key.len() {
@@ -40,7 +41,7 @@ impl EpochKey {
         Some(Self::new(key))
     }
 
-    /// Its bytes, for those to whom it is sealed. Not to be kept.
+    /// Its bytes, to encrypt them to the auditors. Do not keep them.
     pub fn expose(&self) -> &[u8; 32] {
         &self.key
     }
@@ -57,8 +58,8 @@ impl EpochKey {
         mac
     }
 
-    /// Moves on to the next epoch by HKDF-SHA256 (RFC 5869); this key is erased. False, and nothing is changed, if the
-    /// library refuses, which it has no cause to.
+    /// Moves on to the next epoch by HKDF-SHA256 (RFC 5869); this key is erased. False if the library fails, which is not
+    /// expected; then nothing is changed.
     pub fn ratchet(&mut self) -> bool {
         let mut next = Zeroizing::new([0; 32]);
         let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sidegate audit v1")
@@ -95,7 +96,7 @@ mod tests {
         assert!(EpochKey::first(b"short").is_none());
     }
 
-    /// What moves is copied, and the copy behind it stays in memory.
+    /// A move copies the value, and the old copy stays in memory.
     #[test]
     fn a_key_that_moves_stays_where_it_is() {
         let key = EpochKey::random().unwrap();

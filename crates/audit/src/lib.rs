@@ -1,6 +1,6 @@
 //! The audit log: a tamper-evident record of every security event.
 //!
-//! A worker offers what happened to a bounded queue ([`Audit`]). One thread makes a chain of it, encrypts, signs and writes it:
+//! A worker offers an event to a bounded queue ([`Audit`]). One thread links the records to a chain, encrypts, signs and writes it:
 //!
 //! ```text
 //! worker -> queue -> chain (prev, mac) -> file of the folder
@@ -8,7 +8,27 @@
 //!                    checkpoint, signed -> anchors
 //! ```
 //!
-//! The format of a line is in [`line`], that of its content in [`Event`]. The crate `evidence` reads and verifies it.
+//! ```
+//! use std::sync::Arc;
+//! use std::time::{Duration, Instant};
+//!
+//! use sidegate_audit::{Audit, AuditOptions, Event, IdentityCell};
+//! use sidegate_telemetry::Metrics;
+//!
+//! // The default configuration has no log: then events are ignored.
+//! let config = sidegate_config::Config::default();
+//! let metrics = Arc::new(Metrics::new(&config.telemetry.metrics));
+//! let options = AuditOptions { config: &config.audit, metrics, mark: None, identity: IdentityCell::default(), otlp: None };
+//! let (audit, thread) = Audit::start(&options)?;
+//! audit.record(Event::ProcessStopping { why: "SIGTERM".to_owned() });
+//! drop(audit);
+//! thread.join(Instant::now() + Duration::from_secs(5));
+//! # Ok::<(), sidegate_audit::AuditError>(())
+//! ```
+//!
+//! What it guarantees: a worker never waits; a lost record is counted, and the log itself says how many are missing; a record that was
+//! changed, removed or reordered before the last exported checkpoint is found by the crate `evidence`, which reads and verifies the log.
+//! The format of a line is in [`line`], that of its content in [`Event`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod admitted;

@@ -17,10 +17,10 @@ use crate::event::VERSION;
 use crate::hex::{self, digits, sha256};
 use crate::key::{EpochKey, Hash};
 
-/// No log comes to this number, and none can be made to: counting on from what a file says never overflows.
+/// No log reaches this number. It bounds the numbers that are read from a file, so that counting on never overflows.
 const LAST: u64 = u64::MAX / 2;
 
-/// What is signed begins with this, so that the signature is never taken for one of another purpose.
+/// Every signed message begins with this, so that the signature is valid for no other purpose.
 const SIGNED: &[u8] = b"sidegate audit checkpoint v1\n";
 
 const SIGNATURE: &[u8] = br#","signature":""#;
@@ -28,14 +28,14 @@ const MAC: &[u8] = br#","mac":""#;
 const PREV: &[u8] = br#","prev":""#;
 const DIGEST: usize = 64;
 
-/// No line is longer, bytes without the newline, so that whoever reads a file needs no more memory than this, whatever stands
-/// in it. Ours are far shorter: the longest are the encrypted ones, which hold a batch of 64 KiB and the record that filled
-/// it, and base64 makes them a third larger.
+/// The longest line in bytes, without the newline. It bounds the memory that a reader of any file needs. Ours are far shorter:
+/// the longest are the encrypted ones, which hold a batch of 64 KiB and the record that filled it, and base64 makes them a third
+/// larger.
 pub const LONGEST: usize = 16 * 1024 * 1024;
 /// What follows the event's own fields fits into this: a link, a MAC, and the signature of the longest key.
 const REST: usize = 64 * 1024;
 
-/// What stands next in a file.
+/// What comes next in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// A line, without its newline.

@@ -1,4 +1,4 @@
-//! The data plane's side: one offer to a bounded queue, which never waits.
+//! The data plane's end of the log: a bounded queue, and offers that never wait.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,14 +17,14 @@ use crate::message::{AuditMessage, AuditMessageKind, AuditOptions};
 use crate::state::LogState;
 use crate::writer::Writer;
 
-/// How long before the end of all waits the writer stops to wait.
+/// How long before the shutdown's deadline the writer stops waiting.
 const TELL: Duration = Duration::from_millis(100);
 
-/// A record of this connection could not be kept, and it may not go on unseen.
+/// The record of this connection could not be kept, and the configuration does not allow it to go on without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
 
-/// Where security events are reported. Without an audit log it takes them and does nothing.
+/// Takes security events. Without an audit log it ignores them.
 #[derive(Default)]
 pub struct Audit(Option<ActiveLog>);
 
@@ -32,7 +32,7 @@ struct ActiveLog {
     sender: SyncSender<AuditMessage>,
     state: Arc<LogState>,
     capacity: usize,
-    /// Whether a connection is refused whose record can't be kept.
+    /// Whether a connection is refused if its record can't be kept.
     blocks: bool,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Audit {
 
 impl std::fmt::Debug for LogState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").finish_non_exhaustive()
+        f.debug_struct("LogState").finish_non_exhaustive()
     }
 }
 
@@ -56,7 +56,7 @@ impl Audit {
     /// Opens the log that the configuration describes and starts its thread.
     ///
     /// # Errors
-    /// If the log can't be written: better not to start than to start unseen.
+    /// If the log can't be written: a sidecar that must not lose records does not start without a log.
     pub fn start(options: &AuditOptions<'_>) -> Result<(Self, AuditThread), AuditError> {
         let config = options.config;
         if !config.is_on() {
@@ -74,25 +74,25 @@ impl Audit {
         Ok((Self(Some(ActiveLog { sender, state: state.clone(), capacity, blocks })), AuditThread(Some((thread, state)))))
     }
 
-    /// Whether new connections are to be refused, since records of them could not be kept.
+    /// Whether new connections must be refused, since their records could not be kept.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         self.blocking() > 0
     }
 
-    /// How many places of the log block new connections: its files, copies and anchors that can't go on.
+    /// How many outputs of the log block new connections: its files, copies and anchors.
     #[must_use]
     pub fn blocking(&self) -> usize {
         self.0.as_ref().map_or(0, |on| on.state.blocking.load(Ordering::Acquire))
     }
 
-    /// Takes a connection that is let in. Never waits.
+    /// Takes a connection that is admitted. Never waits.
     ///
     /// # Errors
-    /// If its record can't be kept and the configuration says that it may not go on then.
+    /// If its record can't be kept and the configuration refuses such connections.
     pub fn admit(&self, record: &ConnectionRecord) -> Result<(), Unavailable> {
         let Some(on) = &self.0 else { return Ok(()) };
-        // Half of the queue is for the ends of those that were let in.
+        // Half of the queue is reserved for the ends of admitted connections.
         if on.blocks && on.is_half_full() {
             return Err(Unavailable);
         }
@@ -100,10 +100,10 @@ impl Audit {
         if on.blocks && !offered { Err(Unavailable) } else { Ok(()) }
     }
 
-    /// Takes a connection that has ended; `admitted` says whether it had been let in. Never waits.
+    /// Takes a connection that has ended; `admitted` says whether it had been admitted. Never waits.
     pub fn end(&self, record: &Arc<ConnectionRecord>, admitted: bool) {
         let Some(on) = &self.0 else { return };
-        // A flood of those that are refused must not take the room of those that were let in.
+        // A flood of refused connections must not take the room of admitted ones.
         if on.blocks && !admitted && on.is_half_full() {
             on.lost();
         } else {
@@ -120,7 +120,7 @@ impl Audit {
 }
 
 impl ActiveLog {
-    /// Whether there was room; else it is counted.
+    /// Queues a message. False if there is no room; then the loss is counted.
     fn offer(&self, what: AuditMessageKind) -> bool {
         self.state.waiting.fetch_add(1, Ordering::Relaxed);
         let offered = self.sender.try_send(AuditMessage { time: SystemTime::now(), what }).is_ok();
@@ -135,7 +135,7 @@ impl ActiveLog {
         self.state.waiting.load(Ordering::Relaxed) * 2 >= self.capacity
     }
 
-    /// A record that will not be written: the next one says so.
+    /// Counts a record that will not be written; the next record says so.
     fn lost(&self) {
         self.state.missing.fetch_add(1, Ordering::Relaxed);
         self.state.metrics.dropped(DropSource::Audit, Cause::QueueFull).inc();

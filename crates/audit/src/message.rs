@@ -1,4 +1,4 @@
-//! What the audit log is started with, and what it is told.
+//! The options of the audit log, and the messages to its writer.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,15 +13,15 @@ use crate::state::IdentityCell;
 
 /// How the audit log starts.
 pub struct AuditOptions<'a> {
-    /// What is written where.
+    /// The section `audit` of the configuration.
     pub config: &'a Config,
-    /// Where is counted what was written and lost.
+    /// Counts written and lost records.
     pub metrics: Arc<Metrics>,
     /// fwmark of our own packets.
     pub mark: Option<u32>,
-    /// Where the key that signs checkpoints is found.
+    /// The identity whose key signs checkpoints.
     pub identity: IdentityCell,
-    /// The way to the collector of log records, if there is one.
+    /// The queue to the collector of log records, if there is one.
     pub otlp: Option<AuditLines>,
 }
 
@@ -33,18 +33,18 @@ pub(crate) struct AuditMessage {
 
 pub(crate) enum AuditMessageKind {
     Admitted(Box<Admitted>),
-    /// With whether it had been admitted.
+    /// A connection that has ended, and whether it had been admitted.
     Ended(Arc<ConnectionRecord>, bool),
     Event(Box<NewEvent>),
 }
 
 impl AuditMessage {
-    /// The connection that it says was admitted.
+    /// The connection, if the message says that it was admitted.
     pub(crate) fn admitted(&self) -> Option<&Admitted> {
         if let AuditMessageKind::Admitted(admitted) = &self.what { Some(admitted) } else { None }
     }
 
-    /// The connection that it says has ended after it was admitted.
+    /// The connection, if the message says that it has ended after its admission.
     pub(crate) fn ended(&self) -> Option<&Arc<ConnectionRecord>> {
         if let AuditMessageKind::Ended(record, true) = &self.what { Some(record) } else { None }
     }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::event::Signer;
 
-/// Every key that an SVID may have can do one of these.
+/// Every kind of key of an SVID supports one of these.
 const SCHEMES: &[SignatureScheme] = &[
     SignatureScheme::ECDSA_NISTP256_SHA256,
     SignatureScheme::ECDSA_NISTP384_SHA384,
@@ -27,7 +27,7 @@ const SCHEMES: &[SignatureScheme] = &[
 /// Why a configured key can't sign.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// It is missing, or is none. The parser's own words may hold a part of the file.
+    /// It is missing or malformed. The parser's message may quote a part of the file, so it is left out.
     #[error(
         "{0} holds no PEM private key, or can't be read; make one with `openssl genpkey -algorithm ec -pkeyopt ec_paramgen_curve:P-256`"
     )]
@@ -45,7 +45,7 @@ pub fn check_key(path: &Path) -> Result<(), KeyError> {
     SigningKey::load(path).map(drop)
 }
 
-/// A key that signs, and how it is named.
+/// A signing key and its name.
 #[derive(Debug, Clone)]
 pub(crate) struct SigningKey {
     key: Arc<dyn rustls::sign::SigningKey>,
@@ -53,7 +53,7 @@ pub(crate) struct SigningKey {
 }
 
 impl SigningKey {
-    /// The key of the SVID; none if it can do none of the schemes.
+    /// The key of the SVID; none if it supports none of the schemes.
     pub(crate) fn of_svid(material: &Material) -> Option<Self> {
         let certified = &material.svid.certified_key;
         let scheme = certified.key.choose_scheme(SCHEMES)?.scheme().into();

@@ -1,4 +1,4 @@
-//! What the data plane's side and the writer's side of the log share.
+//! The state that the data plane and the writer share.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,7 @@ use sidegate_identity::IdentityState;
 use sidegate_telemetry::Metrics;
 use tokio::sync::watch;
 
-/// Where the identity is to be found, once its sources have been started.
+/// The identity, once its sources have been started.
 pub type IdentityCell = Arc<OnceLock<watch::Receiver<Arc<IdentityState>>>>;
 
 pub(crate) struct LogState {
@@ -19,11 +19,11 @@ pub(crate) struct LogState {
     pub(crate) blocking: AtomicUsize,
     /// Events that could not be written, and are not told of in the log yet.
     pub(crate) missing: AtomicU64,
-    /// Set once the process ends: nothing is waited for long any more.
+    /// The deadlines of the shutdown, once it has begun.
     end: OnceLock<LogEnd>,
 }
 
-/// Until when the end waits.
+/// The deadlines of the shutdown.
 struct LogEnd {
     /// For the disk.
     disk: Instant,
@@ -31,7 +31,7 @@ struct LogEnd {
     all: Instant,
 }
 
-/// How long the end waits for the disk at most, and then for the other destinations.
+/// The longest wait for the disk at shutdown, and then for the other destinations.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl LogState {
@@ -45,8 +45,8 @@ impl LogState {
         })
     }
 
-    /// The process ends, at `until` at the latest. The disk has half of what is left: then the other destinations get the last
-    /// records, and they are lost from the file only.
+    /// Begins the shutdown, which ends at `until` at the latest. The disk has half of the remaining time: if it fails, the other
+    /// destinations still get the last records, and only the file lacks them.
     pub(crate) fn close(&self, until: Instant) {
         let now = Instant::now();
         let disk = now + CLOSE_TIMEOUT.min(until.saturating_duration_since(now) / 2);

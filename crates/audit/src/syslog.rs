@@ -13,7 +13,7 @@ use sidegate_tls::{ClientConfig, CollectorConfig};
 
 use crate::state::IdentityCell;
 
-/// For one step: connect, handshake or write.
+/// The timeout of one step: connect, handshake or write.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Facility 13, log audit, and severity 5, notice (RFC 5424 §6.2.1).
 const PRIORITY: u8 = 13 * 8 + 5;
@@ -39,8 +39,8 @@ impl SyslogSink {
         Self { host: host.to_owned(), config, mark, tls, identity, connection: None }
     }
 
-    /// Sends a line of the log. Syslog has no answer: what was sent right before a connection broke may be lost, which the
-    /// numbers of the records tell.
+    /// Sends a line of the log. Syslog has no acknowledgement: lines sent just before a connection breaks may be lost. The
+    /// numbers of the records show that.
     pub(crate) fn deliver(&mut self, line: &[u8]) -> io::Result<()> {
         let message = message(line, &self.host)?;
         let material = self.identity.get().and_then(|state| state.borrow().material.clone());
@@ -79,7 +79,7 @@ impl SyslogSink {
     }
 }
 
-/// Takes what the collector has sent, session tickets mostly, and finds out whether it has closed.
+/// Reads what the collector has sent, mostly session tickets, and detects whether it has closed.
 fn is_open(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> io::Result<()> {
     stream.sock.set_nonblocking(true)?;
     let read = loop {

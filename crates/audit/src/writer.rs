@@ -1,5 +1,5 @@
-//! The thread that writes the log: makes lines of what comes and checkpoints, and looks after what is due. How lines come onto
-//! the disk is [`durable`]'s.
+//! The thread that writes the log: it makes lines of messages, makes checkpoints, and does what is due. [`durable`] writes the
+//! lines to the disk.
 
 mod durable;
 
@@ -29,20 +29,20 @@ use crate::message::{AuditMessage, AuditMessageKind, AuditOptions};
 use crate::signing::SigningKey;
 use crate::state::{IdentityCell, LogState};
 
-/// After waking up, how long others are waited for, so that a busy data plane does not wake this thread with each record.
+/// How long the thread waits for more messages after it wakes up, so that a busy data plane does not wake it with each record.
 const LINGER: Duration = Duration::from_millis(20);
 /// At most this many messages are looked at together, to make one record of a short connection's two.
 const COALESCE_LIMIT: usize = 256;
 /// A connection that lasted no longer than this may be one record.
 const SHORT: Duration = Duration::from_secs(1);
-/// What is written at once at most, but for the last record, bytes.
+/// The size of one write in bytes; the last record may exceed it.
 const BATCH: usize = 64 * 1024;
-/// How many lines wait for a destination where nothing is said: records, and checkpoints.
+/// The default bound of lines that wait for a destination: of records, and of checkpoints.
 const COPIES: u32 = 8192;
 const ANCHORS: u32 = 32;
-/// How many checkpoints wait for a good sync: fewer than what an anchor's queue takes without blocking.
+/// How many checkpoints may wait for a successful sync: fewer than an anchor's queue takes without blocking.
 const PENDING: usize = 4;
-/// How long after the log could not tell of a gap it tries again.
+/// The pause before the log tries again to record a gap.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// The longest wait for a message.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -53,24 +53,24 @@ enum Signers {
     Svid(IdentityCell),
 }
 
-/// What is missing if something is lost.
+/// What is lost if a batch is lost.
 #[derive(Default)]
 struct Loss {
-    /// Events of it.
+    /// Lost events.
     events: u64,
-    /// Events that a `log.gap` of it tells of; they were counted when they were lost.
+    /// Events that a lost `log.gap` reports. They have been counted already.
     told: u64,
 }
 
-/// What is made but not written yet.
+/// Lines that are made but not written yet.
 #[derive(Default)]
 struct LineBatch {
     /// Lines of the chain.
     lines: Vec<u8>,
-    /// Records that are sealed together when the batch is written, and how many they are.
+    /// Records that are encrypted together when the batch is written, and their number.
     plain: Vec<u8>,
     plain_records: u64,
-    /// The lines one by one, where somebody gets copies.
+    /// The lines one by one, if there are copies.
     copies: Vec<SharedLine>,
     /// Records of it.
     records: u64,
@@ -84,12 +84,12 @@ pub(crate) struct Writer {
     /// Where the chain is in the file.
     committed: Position,
     folder: Option<Folder>,
-    /// What the process before has left, until the log says so.
+    /// What the previous process has left, until the log records it.
     left: Option<LeftBehind>,
     /// Whether the run's first record is still to be written.
     run_begins: bool,
     backpressure: Option<Backpressure>,
-    /// Why the file fails at the moment.
+    /// Why the file fails, if it does.
     failing: Option<String>,
     batch: LineBatch,
     auditors: Auditors,
@@ -97,7 +97,7 @@ pub(crate) struct Writer {
     run: String,
     /// The first key of the run, sealed to the auditors: each file begins with it.
     sealed_key: Option<String>,
-    /// A new file that could not be begun is not tried again before.
+    /// Before this time the rotation is not tried again.
     rotate_after: Instant,
     copies: Vec<DestinationQueue>,
     anchors: Vec<DestinationQueue>,
@@ -115,7 +115,7 @@ pub(crate) struct Writer {
     last_checkpoint: Instant,
     /// Whether that was signed.
     signs: bool,
-    /// There may be files that are not to stay: looked for from then on.
+    /// From this time on old files are looked for and deleted.
     retire_after: Option<Instant>,
 }
 
@@ -206,7 +206,7 @@ impl Writer {
         loop {
             let nothing = match messages.try_recv() {
                 Ok(message) => {
-                    // What came before it stays before it.
+                    // Earlier messages stay before it.
                     if matches!(message.what, AuditMessageKind::Event(_)) {
                         self.take(&mut together);
                     }
@@ -239,8 +239,8 @@ impl Writer {
         self.close();
     }
 
-    /// Makes records of messages. A connection that was let in and has ended among them is one record, unless the end says
-    /// something else of it, as after another try.
+    /// Makes records of messages. A connection that was admitted and has ended among them is one record, unless its end
+    /// contradicts its admission, as after another try.
     fn take(&mut self, together: &mut Vec<AuditMessage>) {
         let ends = together.iter().filter_map(|message| Some((message.ended()?.span_id, (message.ended()?.clone(), message.time))));
         let ends: HashMap<SpanId, (Arc<ConnectionRecord>, SystemTime)> = ends.collect();
@@ -283,7 +283,7 @@ impl Writer {
         }
     }
 
-    /// Says in the log that records are missing before it goes on.
+    /// Records a gap before the log goes on.
     fn tell_of_gap(&mut self) {
         let missing = self.state.missing.swap(0, Ordering::Relaxed);
         if missing > 0 {
@@ -324,7 +324,7 @@ impl Writer {
         }
     }
 
-    /// Keeps the last line for those who get copies.
+    /// Keeps the last line for the copies.
     fn copy(&mut self, start: usize, plain: bool) {
         if !self.copies.is_empty() {
             let text = if plain { &self.batch.plain } else { &self.batch.lines };
@@ -332,7 +332,7 @@ impl Writer {
         }
     }
 
-    /// A record that is no JSON, which no type of ours yields; but no record goes unseen.
+    /// Counts a record that can't be written as JSON. None of our types fails so, but no record may be lost silently.
     fn unwritable(&self, error: &str) {
         self.state.missing.fetch_add(1, Ordering::Relaxed);
         self.state.metrics.dropped(DropSource::Audit, Cause::Rejected).inc();
@@ -356,7 +356,7 @@ impl Writer {
         }
     }
 
-    /// How long nothing has to be done but for messages.
+    /// How long the thread may wait for a message.
     fn until_next(&self) -> Duration {
         let sync = if self.sync_failed {
             Some(self.rotate_after)
@@ -371,11 +371,11 @@ impl Writer {
         let gap = (self.state.missing.load(Ordering::Relaxed) > 0).then(|| Instant::now() + TELL_AGAIN);
         let retire = self.retire_after.filter(|_| self.signs && !self.sync_failed);
         let next = [sync, checkpoint, rotate, gap, retire].into_iter().flatten().min();
-        // Not at once again, where something that is due fails.
+        // A failed task is not tried again at once.
         next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), IDLE))
     }
 
-    /// What is due: sync, checkpoint, a new file.
+    /// Does what is due: a sync, a checkpoint, a new file.
     fn keep_house(&mut self) {
         if let Some(sync) = self.config.file.as_ref().map(|file| &file.sync)
             && (self.sync_failed
@@ -396,14 +396,14 @@ impl Writer {
         if self.signs && !self.sync_failed && self.retire_after.is_some_and(|after| Instant::now() >= after) {
             self.retire();
         }
-        // On a quiet system nothing else would tell of it.
+        // On a quiet system nothing else would report it.
         if self.state.missing.load(Ordering::Relaxed) > 0 {
             self.tell_of_gap();
             self.commit();
         }
     }
 
-    /// An SVID that is not valid by the clock on the wall signs nothing, for that is what the record says and is judged by.
+    /// An SVID that is not valid by the wall clock signs nothing, since a checkpoint is verified at the time that it states.
     fn signer(&self, now: SystemTime) -> Option<SigningKey> {
         match &self.signers {
             Signers::Configured(key) => Some(key.clone()),
@@ -449,7 +449,7 @@ impl Writer {
             tracing::error!(event = event::AUDIT_FAILING, "the key of the audit log's next epoch can't be made; this one goes on");
         }
         if self.pending.len() >= PENDING {
-            // The newest one stands for those before it.
+            // The latest checkpoint covers the earlier ones.
             self.pending.pop();
             self.state.metrics.dropped(DropSource::AuditCopies, Cause::ExportFailed).add(self.anchors.len() as u64);
         }
@@ -463,7 +463,7 @@ impl Writer {
     }
 
     fn close(mut self) {
-        // A file that could not be begun may be now.
+        // A rotation that failed may succeed now.
         if self.sync_failed {
             self.commit();
             self.sync();

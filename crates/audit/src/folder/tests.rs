@@ -1,4 +1,4 @@
-//! What stands in a folder when a writer comes, whoever has put it there.
+//! A writer starts in a folder with files of any origin.
 
 use std::os::unix::fs::symlink;
 

@@ -1,4 +1,4 @@
-//! How records come into the file and onto the disk: batches, syncs, new files; and what happens where the disk fails.
+//! Writes records to the file and the disk: batches, syncs, new files, and failures of the disk.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -13,15 +13,15 @@ use crate::event::{CheckpointCause, Event};
 use crate::folder::{Folder, LeftBehind};
 use crate::hex::hex;
 
-/// How long a full disk is left alone.
+/// The pause before a full disk is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// How long after a new file could not be begun it is tried again.
+/// The pause before a failed rotation is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
-/// How long after old files could not be deleted that is tried again.
+/// The pause before a failed deletion of old files is tried again.
 const RETIRE_AGAIN: Duration = Duration::from_secs(600);
 
 impl Writer {
-    /// Writes the batch; where the file blocks, until it can be written. False if it was lost: that is counted.
+    /// Writes the batch. If the file blocks, tries until it can be written. False if the batch was lost, which is counted.
     pub(super) fn commit(&mut self) -> bool {
         let written = self.write_or_lose();
         // Only what is on the disk shows that it takes records again.
@@ -98,7 +98,7 @@ impl Writer {
     pub(super) fn failed(&mut self, error: &io::Error) {
         self.backpressure.iter().for_each(|backpressure| backpressure.set(true));
         let error = error.to_string();
-        // Where there is no file, only why it can't be begun is told.
+        // Without a file only the reason why it can't be begun is reported.
         let is_told = self.failing.is_some() && self.folder.as_ref().is_some_and(Folder::is_unbegun);
         if !is_told && self.failing.as_ref() != Some(&error) {
             let means = if self.backpressure.is_some() { "new connections are refused" } else { "records are dropped" };
@@ -114,12 +114,12 @@ impl Writer {
         }
     }
 
-    /// Brings what is written onto the disk, or what comes from now on into another file. False if neither succeeds.
+    /// Syncs the written records to the disk, or else begins another file. False if neither succeeds.
     pub(super) fn sync(&mut self) -> bool {
         self.sync_file() || self.replace_file()
     }
 
-    /// Brings what is written onto the disk. False if that fails, or has failed before.
+    /// Syncs the written records to the disk. False if that fails, or has failed before.
     pub(super) fn sync_file(&mut self) -> bool {
         if self.sync_failed {
             return false;
@@ -158,7 +158,7 @@ impl Writer {
         true
     }
 
-    /// All that is written is on the disk.
+    /// Everything written is on the disk.
     pub(super) fn synced(&mut self) {
         self.unsynced = 0;
         self.unsynced_loss = Loss::default();
@@ -179,7 +179,7 @@ impl Writer {
         if begun.is_ok() {
             self.left = None;
             if std::mem::take(&mut self.run_begins) {
-                // Exported while nobody can have taken the process: its sealed key is then known to be the one of the beginning.
+                // It is exported before an attacker can have taken over the process, so its encrypted key is known to be the first one.
                 let end = self.batch.lines.iter().position(|byte| *byte == b'\n');
                 self.pending.extend(end.map(|end| SharedLine::from(&self.batch.lines[..end])));
             }
@@ -217,7 +217,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file with a checkpoint, begins another, and deletes those that are not to stay.
+    /// Ends the file with a checkpoint, begins another, and deletes files beyond `retain`.
     pub(super) fn rotate(&mut self) {
         if !self.checkpoint(CheckpointCause::Rotation) {
             self.rotate_after = Instant::now() + ROTATE_AGAIN;
@@ -231,9 +231,9 @@ impl Writer {
         }
     }
 
-    /// First the log says what goes, then it goes: only once a signed checkpoint covers these words, on the disk. Else whoever
-    /// takes the process afterwards, or writes to the file, could say something else about files that nobody can look at any more.
-    /// Without a key to sign with, nothing goes.
+    /// The log first records what will be deleted. The files are deleted only once a signed checkpoint on the disk covers these
+    /// records. Else an attacker who takes over the process or writes to the file could claim something else about files that are
+    /// gone. Without a signing key nothing is deleted.
     pub(super) fn retire(&mut self) {
         self.retire_after = None;
         let (Some(folder), Some(file)) = (&self.folder, &self.config.file) else { return };
@@ -244,7 +244,7 @@ impl Writer {
         for old in &retired {
             self.push(&Event::LogRetired { file: old.name.clone(), last_seq: old.last_seq, last_hash: hex(&old.last_hash) });
         }
-        // Not at once again, for it is told again then.
+        // Not at once again, since each try records the deletion again.
         self.retire_after = Some(Instant::now() + RETIRE_AGAIN);
         if !self.checkpoint(CheckpointCause::Retention) || !self.signs {
             return;

@@ -1,4 +1,4 @@
-//! Decryption by an auditor, of what is sealed in age's format.
+//! Decryption with an auditor's key, in age's format.
 
 use std::io::Read;
 use std::path::Path;
@@ -44,13 +44,13 @@ impl AuditorKeys {
         if keys.is_empty() { Err(AuditorKeyError::NoKey(name)) } else { Ok(Self(keys)) }
     }
 
-    /// Whether there is none.
+    /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What was sealed.
+    /// Decrypts `sealed`.
     ///
     /// # Errors
     /// If it was not sealed to any of these keys, or was changed.

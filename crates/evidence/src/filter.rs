@@ -1,4 +1,4 @@
-//! Which records of a log are asked for. A name that nothing has is an error, and not an answer without a line.
+//! Filters the records of a log. An unknown name is an error, and not an empty result.
 
 use sidegate_audit::{ConnectionEntry, Event, NAMES};
 use sidegate_config::distance;
@@ -7,7 +7,7 @@ use sidegate_core::{Reason, SpiffeId, SpiffeIdPattern};
 use crate::period::Period;
 use crate::read::Record;
 
-/// Which records are asked for. What is left out asks nothing.
+/// Selects records. An empty field selects all.
 #[derive(Debug, Default)]
 pub struct Filter {
     /// From when until when.
@@ -23,7 +23,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a record is asked for.
+    /// Whether the filter selects a record.
     #[must_use]
     pub fn takes(&self, record: &Record) -> bool {
         let name = record.event.name();
@@ -46,7 +46,7 @@ impl Filter {
 /// The beginning of an event's name.
 ///
 /// # Errors
-/// If it is none, with what is meant perhaps.
+/// If it is unknown, with the likely name.
 pub fn event(text: &str) -> Result<String, String> {
     if !text.is_empty() && NAMES.iter().any(|name| name.starts_with(text)) {
         return Ok(text.to_owned());
@@ -59,7 +59,7 @@ pub fn event(text: &str) -> Result<String, String> {
 /// A reason's name.
 ///
 /// # Errors
-/// If it is none, with what is meant perhaps.
+/// If it is unknown, with the likely name.
 pub fn reason(text: &str) -> Result<String, String> {
     let names = || Reason::ALL.iter().map(|reason| reason.label());
     if names().any(|name| name == text) { Ok(text.to_owned()) } else { Err(unknown(text, "no connection ends for such a reason", names())) }
@@ -68,7 +68,7 @@ pub fn reason(text: &str) -> Result<String, String> {
 /// A connection's ID, or the beginning of it.
 ///
 /// # Errors
-/// If it is none, with what is meant perhaps.
+/// If it is unknown, with the likely name.
 pub fn connection(text: &str) -> Result<String, String> {
     const LENGTH: usize = 32;
     let is_id = (1..=LENGTH).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -82,12 +82,12 @@ pub fn connection(text: &str) -> Result<String, String> {
 /// SPIFFE IDs, as policies name them.
 ///
 /// # Errors
-/// If it is none, with what is meant perhaps.
+/// If it is unknown, with the likely name.
 pub fn peer(text: &str) -> Result<SpiffeIdPattern, String> {
     SpiffeIdPattern::parse(text).map_err(|e| e.to_string())
 }
 
-/// What is wrong, and all names, the nearest first.
+/// An error that lists all names, the nearest first.
 fn unknown<'a>(text: &str, wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
     let mut names: Vec<&str> = names.collect();
     names.sort_by_key(|name| (distance(text, name), *name));

@@ -1,4 +1,4 @@
-//! The two ends of each connection side by side, and what one end has and the other lacks.
+//! Joins the records of the two ends of each connection, and finds what one end has and the other lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::decryption::AuditorKeys;
 use crate::period::Period;
 use crate::read::{ReadError, Records};
 
-/// What an end says of a connection, as far as it is compared.
+/// What one end recorded of a connection, as far as it is compared.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ConnectionEnd {
@@ -27,12 +27,12 @@ struct ConnectionEnd {
     /// When the last record of it was made.
     #[serde(skip)]
     told: String,
-    /// Whether a record of it is of the period that is asked for.
+    /// Whether a record of it is within the requested period.
     #[serde(skip)]
     is_asked_for: bool,
 }
 
-/// What one log is about, by which it is told what of the other one can be in it.
+/// Whose log it is and its times, which decide what of the other log can be in it.
 #[derive(Debug, Default)]
 struct LogSubject {
     /// The workload's SPIFFE IDs.
@@ -46,16 +46,16 @@ struct LogSubject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum UnpairedReason {
-    /// It ended before its handshake was done, so that each end that knows of it has a name of its own for it.
+    /// It ended before its handshake was done, so each end that knows it has its own ID for it.
     BeforeHandshake,
     Plaintext,
-    /// With a workload whose log is not the other one.
+    /// Its other end is a third workload.
     ThirdParty,
-    /// Without a tunnel each end has a name of its own for it.
+    /// It used no tunnel, so each end has its own ID for it.
     WithoutTunnel,
-    /// A TLS session that was made before a connection needed one.
+    /// It is a TLS session that was opened before a connection needed one.
     MadeAhead,
-    /// At this time the other log has no records.
+    /// The other log has no records of this time.
     OtherTime,
 }
 
@@ -77,7 +77,7 @@ impl UnpairedReason {
 #[serde(rename_all = "camelCase")]
 pub struct Joined {
     connection_id: String,
-    /// What differs that should not, or is missing; none if both ends agree.
+    /// What differs or is missing; empty if both ends agree.
     difference: Option<String>,
     /// Why it can have no other end here; none if it has one, or should.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,10 +86,10 @@ pub struct Joined {
     b: Option<ConnectionEnd>,
 }
 
-/// What tells one connection of a log from another: its ID, which is the word of whoever made it, and how it came.
+/// Identifies a connection in a log: its ID, which its client chose, its direction and its workloads.
 type Name = (String, String, String, String);
 
-/// Connections of one log that have one ID, by the end that it was and by who is who.
+/// Connections of one log that share an ID, by direction and by workloads.
 type Ends = BTreeMap<ConnectionKey, Vec<ConnectionEnd>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,11 +102,11 @@ struct ConnectionKey {
 /// Two logs, joined.
 #[derive(Debug)]
 pub struct Join {
-    /// In the order in which the connections began, at whichever end that is known.
+    /// In the order in which the connections began, by the end that knows it.
     pub connections: Vec<Joined>,
 }
 
-/// Puts the two ends of each connection of `period` side by side.
+/// Joins the two ends of each connection of `period`.
 ///
 /// # Errors
 /// If a log can't be read, or is encrypted to others than `keys`.
@@ -133,7 +133,7 @@ impl Join {
         self.connections.iter().all(|joined| joined.difference.is_none())
     }
 
-    /// How many connections are in both logs, differ, or can have no other end: a line each.
+    /// The numbers of connections that are in both logs, that differ, and that can have no other end, a line each.
     #[must_use]
     pub fn summary(&self) -> Vec<String> {
         let (mut both, mut differ, mut apart) = (0, 0, BTreeMap::<UnpairedReason, u64>::new());
@@ -154,7 +154,7 @@ impl Join {
     }
 }
 
-/// The last word on each connection, by its ID, and what the log is about.
+/// The latest record of each connection, by its ID, and the subject of the log.
 fn connections(log: &Path, keys: &AuditorKeys, period: &Period) -> Result<(BTreeMap<String, Ends>, LogSubject), ReadError> {
     let mut last: BTreeMap<Name, ConnectionEnd> = BTreeMap::new();
     let mut about = LogSubject::default();
@@ -233,7 +233,7 @@ impl ConnectionEnd {
 }
 
 impl ConnectionKey {
-    /// Whether both can be of one connection: what one does not know, the other may.
+    /// Whether both can be ends of one connection: a fact that only one end knows fits any.
     fn may_be(&self, other: &Self) -> bool {
         let same = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
         same(&self.client, &other.client) && same(&self.server, &other.server)
@@ -244,7 +244,7 @@ impl ConnectionKey {
     }
 }
 
-/// What both logs have of one ID, side by side. Another peer may have used the same ID: who is who decides, as far as that is known.
+/// Pairs what both logs have of one ID. Another peer may have used the same ID: the workloads decide, as far as they are known.
 fn pair(mut a: Ends, mut b: Ends) -> Vec<(Vec<ConnectionEnd>, Vec<ConnectionEnd>)> {
     let mut pairs = Vec::new();
     // The best fit first.
@@ -260,7 +260,7 @@ fn pair(mut a: Ends, mut b: Ends) -> Vec<(Vec<ConnectionEnd>, Vec<ConnectionEnd>
             false
         });
     }
-    // There is nobody else whom it could be.
+    // No other workload comes into question.
     if a.len() == 1 && b.len() == 1 && pairs.is_empty() {
         pairs.extend(a.into_values().zip(b.into_values()));
     } else {
@@ -292,7 +292,7 @@ fn joined(id: &str, (mut a, about_a): (Vec<ConnectionEnd>, &LogSubject), (mut b,
 }
 
 impl Joined {
-    /// To read: one line where both ends say the same, else one more for each end.
+    /// Human-readable: one line if both ends agree, else one more for each end.
     #[must_use]
     pub fn lines(&self) -> String {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
@@ -325,7 +325,7 @@ impl Joined {
     }
 }
 
-/// What two ends must agree on: who is who, and how many bytes went each way in a connection that ended in order.
+/// What two ends must agree on: the workloads, and the bytes each way of a connection that ended in order.
 fn difference((a, about_a): (&ConnectionEnd, &LogSubject), (b, about_b): (&ConnectionEnd, &LogSubject)) -> Option<String> {
     if a.direction == b.direction {
         return Some(format!("both ends say that it is {}", a.direction));
@@ -337,7 +337,7 @@ fn difference((a, about_a): (&ConnectionEnd, &LogSubject), (b, about_b): (&Conne
     if in_order && (a.bytes_up, a.bytes_down) != (b.bytes_up, b.bytes_down) {
         return Some("the ends disagree about how many bytes went".to_owned());
     }
-    // A log that was looked at before it could tell the end has nothing to say of it yet.
+    // A log that was read before the connection ended has no end of it yet.
     match (&a.reason, &b.reason) {
         (Some(_), None) if a.told <= about_b.until => Some("it has ended in A only".to_owned()),
         (None, Some(_)) if b.told <= about_a.until => Some("it has ended in B only".to_owned()),
@@ -427,10 +427,10 @@ mod tests {
     #[test]
     fn an_id_that_another_peer_has_used_too_is_no_disagreement_of_honest_ends() {
         let (a, b, eve) = (end("outbound", "web", "api"), end("inbound", "api", "web"), end("inbound", "api", "eve"));
-        // What another workload did under the same ID is between these two.
+        // Between these two is a connection of another workload with the same ID.
         let only = None;
         assert_eq!(differences(std::slice::from_ref(&a), &[eve.clone(), b.clone()]), [None, only.clone()]);
-        // An end that was refused before it knew who is who.
+        // An end that was refused before the workloads were known.
         let early = end("outbound", "web", "");
         assert_eq!(differences(&[early], &[eve, b.clone()]), [None, only]);
         let twice = differences(&[a], &[b.clone(), ConnectionEnd { time: "u".to_owned(), ..b }]);

@@ -2,12 +2,12 @@
 //!
 //! [`Records`] reads a log record by record and decrypts what an auditor's key opens. [`verify()`] follows its chain and names every
 //! change, removal, insertion and reordering; its [`Report`] says which records are proved, and by what. Nothing here trusts the log
-//! or whoever wrote it: what it costs to read is bounded, and text of it is made printable.
+//! or its writer: the cost of reading is bounded, and its text is made printable.
 //!
 //! ```no_run
-//! use sidegate_evidence::{Given, verify};
+//! use sidegate_evidence::{VerifyInputs, verify};
 //!
-//! let report = verify("/var/log/sidegate".as_ref(), &Given::default())?;
+//! let report = verify("/var/log/sidegate".as_ref(), &VerifyInputs::default())?;
 //! for finding in &report.findings {
 //!     println!("{}:{}: {}", finding.file, finding.line, finding.what);
 //! }

@@ -1,10 +1,10 @@
-//! From when until when.
+//! A period of time.
 
 use std::time::SystemTime;
 
 use crate::read::Record;
 
-/// From when until when; without a bound from the beginning, or to the end.
+/// A period; without a bound it begins with the log, or ends with it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Period {
     /// Only from here on.
@@ -14,7 +14,7 @@ pub struct Period {
 }
 
 impl Period {
-    /// Whether a record is of it. One whose time can't be read is of every period.
+    /// Whether the period contains a record. A record whose time can't be read is in every period.
     #[must_use]
     pub fn has(&self, record: &Record) -> bool {
         let Ok(time) = humantime::parse_rfc3339(&record.time) else { return true };
@@ -22,7 +22,7 @@ impl Period {
         of(self.since, |time, since| time >= since) && of(self.until, |time, until| time < until)
     }
 
-    /// Whether a record is from before it.
+    /// Whether a record is older than the period.
     #[must_use]
     pub fn is_after(&self, record: &Record) -> bool {
         humantime::parse_rfc3339(&record.time).is_ok_and(|time| self.since.is_some_and(|since| time < since))

@@ -1,5 +1,5 @@
-//! Reading a log: record after record, decrypted where a key is given. Nothing is verified here, but that a log which is read again
-//! is the one that was verified.
+//! Reading a log: record after record, decrypted where a key is given. Nothing is verified here, except that a second reading
+//! yields the log that was verified.
 
 mod again;
 
@@ -44,7 +44,7 @@ pub struct Record {
 /// Why a log can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// There is none.
+    /// There is no log.
     #[error("{0} holds no audit log: it is a folder with files audit-….jsonl, or one of these files")]
     NoLog(PathBuf),
     /// It is encrypted, and no key fits.
@@ -53,7 +53,7 @@ pub enum ReadError {
     /// The system refuses.
     #[error("{0} can't be read")]
     File(PathBuf, #[source] io::Error),
-    /// A line is no record.
+    /// A line is not a record.
     #[error("{file}:{line}: is no record: {why}", file = .file.display())]
     Line {
         /// In which file.
@@ -87,19 +87,19 @@ pub struct Records<'a> {
     keys: &'a AuditorKeys,
     /// The one that is read.
     open: Option<OpenFile>,
-    /// The one before: the writer goes on in it where a new one could not be begun.
+    /// The file before it: the writer continues in it if a new one could not be begun.
     before: Option<OpenFile>,
-    /// The one after it, in which there is a line.
+    /// The file after it that has a line.
     ahead: Option<OpenFile>,
-    /// The last one that could not be read.
+    /// The last file that could not be read.
     failed: Option<PathBuf>,
-    /// Out of an encrypted line.
+    /// Records of an encrypted line.
     opened: VecDeque<Record>,
     /// Whether the lines are those that were verified.
     again: Option<Again>,
 }
 
-/// A line, and where it stands.
+/// A line with its file and number.
 struct RawLine {
     file: PathBuf,
     number: u64,
@@ -127,7 +127,7 @@ impl OpenFile {
         Ok(matches!(next, Next::Whole | Next::TooLong).then_some(open))
     }
 
-    /// The next line; of a part of one nothing is taken.
+    /// The next line; a partial line is not consumed.
     fn next_line(&mut self, text: &mut Vec<u8>) -> io::Result<Next> {
         let next = line::next(&mut self.file, text)?;
         match next {
@@ -144,7 +144,7 @@ impl OpenFile {
 }
 
 impl<'a> Records<'a> {
-    /// Of these files, in this order. What is encrypted stays so without a key that fits: it is one record then.
+    /// The records of these files, in this order. An encrypted line without a matching key is one record.
     #[must_use]
     pub fn new(files: Vec<PathBuf>, keys: &'a AuditorKeys) -> Self {
         Self { files: files.into(), keys, open: None, before: None, ahead: None, failed: None, opened: VecDeque::new(), again: None }
@@ -174,7 +174,7 @@ impl<'a> Records<'a> {
         self.again.as_ref()?.change()
     }
 
-    /// Looks for files that have come since in the log's folder `path`.
+    /// Looks for new files in the log's folder `path`.
     ///
     /// # Errors
     /// If it can't be read.
@@ -185,7 +185,7 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// The next line. A line without its end is not read: its writer has not come further yet.
+    /// The next line. A partial line is not read: its writer has not finished it yet.
     fn line(&mut self) -> Option<Result<RawLine, ReadError>> {
         let mut text = Vec::new();
         loop {
@@ -203,7 +203,7 @@ impl<'a> Records<'a> {
                     let why = format!("it is longer than {LONGEST} bytes");
                     return Some(Err(ReadError::Line { file: open.path.clone(), line: open.lines, why }));
                 }
-                // It was taken back, or nothing has come yet.
+                // The file was removed again, or has no line yet.
                 Ok(Next::Part | Next::End) if open.file.get_ref().metadata().is_ok_and(|file| file.len() == 0) => {
                     self.open = self.before.take();
                     if self.open.is_none() && self.files.is_empty() {
@@ -211,7 +211,7 @@ impl<'a> Records<'a> {
                     }
                 }
                 Ok(Next::Part | Next::End) => {
-                    // What came into this one before the next one was begun has been read by now.
+                    // Lines that came into this file before the next one was begun have been read by now.
                     if let Some(ahead) = self.ahead.take() {
                         self.before = self.open.replace(ahead);
                     } else if let Err(error) = self.look_ahead() {
@@ -229,7 +229,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// Opens the first of the further files in which there is a line. One without may be taken back by the writer.
+    /// Opens the first of the further files that has a line. The writer may remove a file without one.
     fn look_ahead(&mut self) -> Result<(), ReadError> {
         let Some((mut at, mut open)) = self.first_with_line(self.files.len())? else { return Ok(()) };
         // One before it may have got its first line meanwhile. Now that a later one has lines, it gets no more.
@@ -241,7 +241,7 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// Of the first `count` further files the one, and which it is, that has a line.
+    /// The first of the next `count` files that has a line, with its index.
     fn first_with_line(&mut self, count: usize) -> Result<Option<(usize, OpenFile)>, ReadError> {
         for at in 0..count {
             match OpenFile::with_line(&self.files[at]) {
@@ -281,7 +281,7 @@ impl Iterator for Records<'_> {
                 match &line {
                     Ok(line) => again.line(name_of(&line.file), line.number, Some(&line.text)),
                     Err(ReadError::Line { file, line, .. }) => again.line(name_of(file), *line, None),
-                    // What is not read is missing in the chain.
+                    // A line that can't be read is missing in the chain.
                     Err(_) => {}
                 }
             }
@@ -292,7 +292,7 @@ impl Iterator for Records<'_> {
             let wrong = |why: String| Some(Err(ReadError::Line { file: file.clone(), line: number, why }));
             let record: Record = match serde_json::from_str(&String::from_utf8_lossy(&text)) {
                 Ok(record) => record,
-                // It may quote what stands there.
+                // The error may quote the line.
                 Err(error) => return wrong(printable(&error.to_string())),
             };
             let Event::LogSealed { age, .. } = &record.event else { return Some(Ok(record)) };
@@ -300,7 +300,7 @@ impl Iterator for Records<'_> {
                 return Some(Ok(record));
             }
             match unseal(age, self.keys) {
-                // It may hold none: then the next line is looked at.
+                // It may hold no records: then the next line is read.
                 Ok(records) => self.opened = records.into(),
                 Err(why) => return wrong(format!("it can't be decrypted: {why}")),
             }
@@ -308,7 +308,7 @@ impl Iterator for Records<'_> {
     }
 }
 
-/// The records that were sealed together.
+/// The records of one encrypted line.
 pub(crate) fn unseal(age: &str, keys: &AuditorKeys) -> Result<Vec<Record>, String> {
     let plain = keys.open(age)?;
     let lines = plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());

@@ -1,4 +1,4 @@
-//! What a log says about a period, for those who have to show it to somebody.
+//! A compliance report of a period, from a log.
 
 mod document;
 mod points;
@@ -37,7 +37,7 @@ struct ProvedCounts {
 #[derive(Debug, Default)]
 struct RecordSums {
     proved: Summary,
-    /// As far as `--allow-unproved` asks for it.
+    /// With the unproved records, if `--allow-unproved` is given.
     all: Option<Summary>,
     unproved: u64,
     open: u64,
@@ -48,7 +48,7 @@ struct RecordSums {
 pub struct ReportRequest<'a> {
     /// A log's folder, or one of its files.
     pub log: &'a Path,
-    /// By what it is verified.
+    /// What the log is verified with.
     pub given: &'a VerifyInputs,
     /// From when until when.
     pub period: Period,
@@ -84,13 +84,13 @@ pub fn report<'a>(about: &'a ReportRequest<'a>) -> Result<AuditReport<'a>, ReadE
     let sums = sum(records, about, &mut read)?;
     let verified = Verified::new(read, about.tail);
     let proved = ProvedCounts { verdict: verified.verdict, proved: sums.proved.records, unproved: sums.unproved, open: sums.open };
-    // No point is met by what nothing proves, whatever is allowed.
+    // Unproved records meet no point, even if they are allowed.
     let points = points::points(&sums.proved, &proved);
     Ok(AuditReport { about, verified, proved, summary: sums.all.unwrap_or(sums.proved), points })
 }
 
 impl AuditReport<'_> {
-    /// For tools.
+    /// As JSON, for tools.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::json!({
@@ -103,13 +103,13 @@ impl AuditReport<'_> {
         })
     }
 
-    /// A text to read.
+    /// As Markdown.
     #[must_use]
     pub fn markdown(self) -> String {
         self.document().markdown()
     }
 
-    /// A page to read and to print, without scripts and other files.
+    /// As one HTML page for screen and print, without scripts or other files.
     #[must_use]
     pub fn html(self) -> String {
         self.document().html()
@@ -140,7 +140,7 @@ fn sum(mut records: Records<'_>, about: &ReportRequest<'_>, verified: &mut Repor
         if matches!(record.event, Event::LogSealed { .. }) {
             return Err(ReadError::Encrypted(log.to_owned()));
         }
-        // What came since was not verified.
+        // Later records were not verified.
         if record.seq > verified.last_seq || !(period.has(&record) || period.is_after(&record)) {
             continue;
         }
@@ -166,7 +166,7 @@ fn sum(mut records: Records<'_>, about: &ReportRequest<'_>, verified: &mut Repor
         verified.findings.push(LogFinding { file, line, seq: None, what });
         sums.unproved += std::mem::take(&mut sums.proved).records;
     }
-    // An end that is too old for a log that is still written.
+    // The unproved end is too old for a log that is still written.
     if verified.verdict(std::time::SystemTime::now(), about.tail) != LogVerdict::Proved {
         sums.unproved += std::mem::take(&mut sums.open);
     }
@@ -380,7 +380,7 @@ mod tests {
         missing.iter().enumerate().map(line).collect()
     }
 
-    /// Who writes the files may swap them between the two times that they are read.
+    /// A writer of the files may swap them between the two readings.
     #[test]
     fn what_was_changed_since_it_was_verified_is_in_no_sum() -> Result {
         let folder = tempfile::tempdir()?;

@@ -1,4 +1,4 @@
-//! A record as a line to read.
+//! A record as a human-readable line.
 
 use sidegate_audit::{AdminAction, ConnectionEntry, Event, SvidFacts};
 use sidegate_core::counted;

@@ -1,4 +1,4 @@
-//! Signatures of checkpoints, verified.
+//! Verifies the signatures of checkpoints.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use sidegate_config::file;
 use sidegate_tls::{Role, TrustStore, verify_cached};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
 
-/// By what the signers of checkpoints are verified.
+/// The keys and identities that may sign checkpoints.
 #[derive(Debug, Default)]
 pub struct Trust {
     /// The bundles that an SVID's chain must lead to.
@@ -24,7 +24,7 @@ pub struct Trust {
     pub spiffe_id: Option<String>,
 }
 
-/// A public key is missing, or is none.
+/// A public key is missing or malformed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} holds no PEM public key: {1}; make it of the private one with `openssl pkey -pubout`")]
 pub struct PublicKeyError(String, String);
@@ -40,26 +40,26 @@ impl Trust {
         SubjectPublicKeyInfoDer::from_pem_slice(&pem).map(|key| key.to_vec()).map_err(|e| failed(e.to_string()))
     }
 
-    /// Whether anything was given to verify by.
+    /// Whether any key or bundle was given.
     #[must_use]
     pub fn is_given(&self) -> bool {
         self.bundles.is_some() || self.public_key.is_some()
     }
 }
 
-/// What a checkpoint's signature is worth.
+/// The result of verifying a checkpoint's signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SignatureVerdict {
-    /// Whom we trust has signed it.
+    /// A trusted signer has signed it.
     Proven,
-    /// Somebody has signed it, but there is nothing to tell by who that was.
+    /// It is signed, but no key or bundle was given to identify the signer.
     Somebody,
-    /// It is no signature of this, or not of whom we trust.
+    /// The signature is wrong, or the signer is not trusted.
     Refused(String),
 }
 
-/// At most this many signers are refused one by one. A log may be forged from end to end, each checkpoint with a chain of its own that takes
-/// some milliseconds to verify; the verdict is the same after the first.
+/// At most this many signers are refused one by one. A log may be forged from end to end, each checkpoint with a chain of its own
+/// that takes some milliseconds to verify; the verdict is the same after the first.
 const MOST_REFUSED: u32 = 256;
 
 /// How many signers were refused in the log that is being verified.

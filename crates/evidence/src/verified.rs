@@ -1,4 +1,4 @@
-//! What a log is worth, in words.
+//! The verdict on a log, in words.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
@@ -13,11 +13,11 @@ const SHOWN: usize = 20;
 /// At most this many ranges of records are named.
 const RANGES: usize = 6;
 
-/// Said wherever nothing is proved.
+/// Added to every verdict that proves nothing.
 pub(crate) const WHAT_PROVES: &str = "anyone who can write to its files may have made it. Give who signed it (--bundle and --signer, or \
                                       --public-key), what was exported of it (--anchor), or both, and beside these an auditor's key (--identity)";
 
-/// What a log is worth, by what was given for it.
+/// The verdict on a log, from what it was verified with.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verified {
     /// The verdict.

@@ -26,12 +26,12 @@ use sidegate_audit::{CheckpointCause, Event, Signer, VERSION};
 
 /// How often a folder is listed again, when a file was deleted by `retain` before its turn came.
 const LISTINGS: usize = 5;
-/// As many findings are kept; of more only the number is.
+/// At most this many findings are kept; the others are only counted.
 const FINDINGS: usize = 1000;
-/// As many keys are derived at most to come to the epoch with which a file begins: what a file says must not cost hours.
+/// At most this many keys are derived to reach the epoch with which a file begins, so that a forged number does not cost hours.
 const EPOCHS: u64 = 1_000_000;
 
-/// By what a log is verified. The more is given, the more is proved.
+/// What a log is verified with. The more is given, the more is proved.
 #[derive(Debug, Default)]
 pub struct VerifyInputs {
     /// Who may have signed checkpoints.
@@ -45,7 +45,7 @@ pub struct VerifyInputs {
 /// Verifies the log at `path`, a folder or one file of it.
 ///
 /// # Errors
-/// If it can't be read. What is wrong with it is no error but in the report.
+/// If it can't be read. Faults of the log are no errors, but findings of the report.
 pub fn verify(path: &Path, given: &VerifyInputs) -> Result<Report, ReadError> {
     let is_gone = |result: &Result<Report, ReadError>| match result {
         Err(ReadError::File(file, error)) => file != path && error.kind() == ErrorKind::NotFound,
@@ -70,7 +70,7 @@ fn verify_listed(path: &Path, given: &VerifyInputs) -> Result<Report, ReadError>
     Ok(verifier.finish(path.is_dir()))
 }
 
-/// What the next line has to be.
+/// What the next line must be.
 #[derive(Clone, Copy)]
 struct Expected {
     seq: u64,
@@ -250,7 +250,7 @@ impl<'a> Verifier<'a> {
             Err(why) => {
                 let seq = self.expected.map(|e| e.seq);
                 self.find(seq, format!("it was changed: {why}"));
-                // The next one is judged by what stands here.
+                // The next line is verified against this one.
                 self.expected = Some(Expected { seq: seq.unwrap_or(1).saturating_add(1), prev: sha256(text) });
                 self.checked = false;
                 return;
@@ -339,7 +339,7 @@ impl<'a> Verifier<'a> {
             self.opened(seq, file.as_deref(), run, *epoch, sealed_key.as_deref());
         }
         self.authenticate(line, seq);
-        // Without a signature anybody could have written it, to hide that the process was killed.
+        // Without a signature anyone could have written it, to hide that the process was killed.
         let closes = line.signature.is_some() && matches!(record.event, Event::LogCheckpoint { cause: CheckpointCause::Shutdown, .. });
         match record.event {
             Event::LogCheckpoint { run, epoch, signer, .. } => {
@@ -382,13 +382,13 @@ impl<'a> Verifier<'a> {
             if self.closed {
                 self.find(Some(seq), "the log was closed before it");
             }
-            // Who takes a process has the key of its epoch and could go on with it from any file before.
+            // An attacker who takes over a process has the key of its epoch, and could continue from any earlier file with it.
             if epoch != self.epoch {
                 self.find(
                     Some(seq),
                     format!("it goes on with epoch {epoch} where {} is due: the checkpoints between are missing", self.epoch),
                 );
-                // What follows is judged by what stands here.
+                // The following lines are verified against this one.
                 self.go_to(epoch);
             }
             return;
@@ -455,8 +455,8 @@ impl<'a> Verifier<'a> {
         (first <= last).then_some(Unsigned { first, last, checked: self.checked, beginning })
     }
 
-    /// Whether MACs prove that the run wrote them. Whoever can write the file can begin a run too, with a key of his own: the
-    /// beginning must have been signed, or exported.
+    /// Whether MACs prove that the run wrote them. Anyone who can write the file can also begin a run with a key of their own, so
+    /// the beginning must have been signed or exported.
     fn is_vouched(&self, unsigned: &Unsigned) -> bool {
         unsigned.checked && unsigned.beginning.is_none_or(|i| self.beginnings[i].anchored)
     }

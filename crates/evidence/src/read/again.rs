@@ -1,4 +1,4 @@
-//! Reading what was verified once more. Between the two somebody may have changed the files: the lines must be the same.
+//! Reads a verified log a second time. The files may have changed in between, so it checks that the lines are the same.
 
 use sidegate_audit::hex::hex;
 use sidegate_audit::key::Hash;
@@ -6,7 +6,7 @@ use sidegate_audit::line::LogLine;
 
 /// Follows the chain of the lines that were verified.
 ///
-/// Each line has the hash of the one before. So if the last one has the hash that it had, all are what they were.
+/// Each line has the hash of the one before. So if the last line has the same hash, all lines are the same.
 pub(super) struct Again {
     first_seq: u64,
     last_seq: u64,

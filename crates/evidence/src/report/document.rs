@@ -1,4 +1,4 @@
-//! A document of sections and tables, as Markdown and as HTML. What stands in a log may be a stranger's words: it is escaped.
+//! A document of sections and tables, as Markdown and as HTML. Text of a log may come from a peer: it is escaped.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! Points of standards, and what a log bears out of each.
+//! Points of standards, and what a log shows about each.
 
 use serde::Serialize;
 use sidegate_core::counted;
@@ -45,13 +45,13 @@ pub(super) fn points(summary: &Summary, proved: &ProvedCounts) -> Vec<ControlPoi
     let strong = shown(!ciphers.is_empty(), ciphers.keys().all(|cipher| is_strong(cipher)));
     let approved = shown(!ciphers.is_empty(), ciphers.keys().all(|cipher| is_approved(cipher)));
     let cryptography = version.zip(strong).map(|(version, strong)| version && strong);
-    // What passed the sidecar by is on no record: what is there then shows nothing of all connections.
+    // Traffic that bypassed the sidecar has no record, so the records then show nothing about all connections.
     let of_all = |met: Option<bool>| met.filter(|met| !*met || !summary.uncaptured);
     let (encrypted, authenticated, judged) = (of_all(all(c.mtls)), of_all(all(c.authenticated)), of_all(all(c.judged)));
     let past = if summary.uncaptured { "; kernel rules were missing for a time, when traffic may have passed the sidecar by" } else { "" };
     let identity = &summary.identity;
     let dynamic = shown(identity.received + identity.rotated > 0, identity.expired == 0);
-    // Of the log itself: what is wrong with it is shown by it, and that it is right only by a proof.
+    // Points about the log itself: the log shows its faults, but only a proof shows that it has none.
     let recorded = if !whole { Some(false) } else { (summary.records > 0 && complete).then_some(true) };
     let administered = shown(!summary.admin.is_empty(), true);
 

@@ -17,7 +17,7 @@ impl Verifier<'_> {
         let last = self.report.last_seq;
         let ends = self.beginnings.iter().skip(1).map(|next| next.seq.saturating_sub(1)).chain([last]);
         for (run, end) in self.beginnings.iter().zip(ends) {
-            // MACs prove what the run wrote where its key is known to be its own: anyone can begin a run with a key of their own.
+            // MACs prove what the run wrote where its key is known to be its own: anyone else can begin a run with a key of their own.
             let has_its_key = run.anchored || run.mark > 0;
             let until = if has_its_key && !self.given.keys.is_empty() && run.unchecked <= run.mark { end } else { run.mark };
             if until >= run.seq {

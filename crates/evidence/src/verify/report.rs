@@ -1,4 +1,4 @@
-//! What verifying has found, and what that is worth.
+//! The result of verifying a log, and its verdict.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-/// Something that is not as it was written.
+/// Something that was changed, removed or added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogFinding {
@@ -21,11 +21,11 @@ pub struct LogFinding {
     pub what: String,
 }
 
-/// What a log is worth.
+/// The verdict on a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogVerdict {
-    /// Something is not as it was written.
+    /// Something was changed, removed or added.
     NotIntact,
     /// Nothing contradicts it, and nothing proves a single record.
     NothingProved,
@@ -71,7 +71,7 @@ pub struct Report {
     pub last_hash: String,
     /// Checkpoints signed by a signer that is trusted.
     pub proven_checkpoints: u64,
-    /// Checkpoints signed by somebody, with nothing given to decide by who that is.
+    /// Signed checkpoints whose signer can't be identified, since no key or bundle was given.
     pub signed_checkpoints: u64,
     /// Checkpoints without a signature, from before the first SVID.
     pub unsigned_checkpoints: u64,
@@ -117,7 +117,7 @@ impl Report {
         self.findings.is_empty()
     }
 
-    /// What the log is worth. `tail` is how old the records may be that have no checkpoint yet in a log that is still written.
+    /// The verdict. `tail` is how old the records may be that have no checkpoint yet in a log that is still written.
     #[must_use]
     pub fn verdict(&self, now: SystemTime, tail: Duration) -> LogVerdict {
         if !self.is_intact() {
@@ -131,8 +131,8 @@ impl Report {
         }
     }
 
-    /// All records that neither a signature nor MACs prove, in order: whoever could write to the files may have changed them. Where
-    /// nothing was given to judge signers by, anybody's signature counts.
+    /// All records that neither a signature nor MACs prove, in order: anyone who could write to the files may have changed them.
+    /// If no key or bundle was given, any signature counts.
     #[must_use]
     pub fn unproven_records(&self) -> Vec<RangeInclusive<u64>> {
         let mut all: Vec<RangeInclusive<u64>> = Vec::new();

@@ -1,4 +1,4 @@
-//! What the whole log leaves unproven: what is gone from its beginning, and what nothing vouches for.
+//! What the whole log leaves unproved: records that are gone from its beginning, and records that nothing proves.
 
 use super::{EPOCHS, Retired, Verifier};
 use sidegate_audit::hex::hex;

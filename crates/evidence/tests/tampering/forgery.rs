@@ -1,4 +1,4 @@
-//! Forgeries: somebody rewrites records and makes the chain anew, without the keys, or with some of them.
+//! Forgeries: an attacker rewrites records and computes a new chain, without the keys or with some of them.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ enum Signatures<'a> {
     MakeWith(&'a str, Option<&'a str>),
 }
 
-/// Changes record `which` and links all that follow anew, as whoever knows the format can.
+/// Changes record `which` and links all later records again, as anyone who knows the format can.
 fn forge(lines: &[String], which: usize, signatures: Signatures<'_>) -> Vec<String> {
     let mut changed = lines.to_vec();
     changed[which] = lines[which].replace("spiffe://a.b/web", "spiffe://a.b/bob").replace("\"rules\":", "\"rules\":4");
@@ -83,7 +83,7 @@ fn world() -> (World, Vec<String>) {
     (world, lines)
 }
 
-/// Every record that can be changed is, and the log is written anew.
+/// Changes every record that can be changed, and writes a new log.
 fn each_forgery(world: &World, lines: &[String], signatures: Signatures<'_>, caught: impl Fn(usize)) {
     let file = world.lines().remove(0).0;
     let mut forgeries = 0;
@@ -192,7 +192,7 @@ fn an_epoch_that_is_not_due_is_found() {
     let epoch = serde_json::from_str::<serde_json::Value>(&lines[0]).unwrap()["epoch"].as_u64().unwrap();
     assert!(epoch > 1);
     let key = (0..epoch).fold(first_key(&world, &lines[0]), |key, _| next_epoch(key));
-    // His key is that of the epoch: the log as it is can be written anew with it.
+    // His key is that of the epoch: it can rewrite the log as it is.
     let mut anew = files[files.len() - 2].1.last().cloned().into_iter().chain(lines.clone()).collect::<Vec<_>>();
     let linked = link(anew.clone(), Signatures::Keep, None);
     assert_eq!(linked, anew);

@@ -1,4 +1,4 @@
-//! What the admin API answers. Every call that changes something is an event that names who called.
+//! Answers the admin API. Every call that changes something is recorded as an event with its caller.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
@@ -25,15 +25,15 @@ use crate::v1::connection_change::Change;
 use crate::v1::cut_connections_request::Which;
 
 const SHOWN: usize = 1000;
-/// As many IDs are named that one could mean.
+/// At most this many matching IDs are named.
 const NAMED: usize = 10;
-/// Each has the registry looked through once a second.
+/// Each watch scans the registry once a second.
 const WATCHERS: usize = 8;
 const LOOK: Duration = Duration::from_secs(1);
 
 type SetLogFilter = dyn Fn(&str) -> Result<(), String> + Send + Sync;
 
-/// What the admin API can ask and change.
+/// What the admin API can read and change.
 pub struct Controls {
     /// The data plane.
     pub shared: Arc<Shared>,
@@ -41,11 +41,11 @@ pub struct Controls {
     pub config: String,
     /// The profile's name.
     pub profile: String,
-    /// Says what is logged.
+    /// Returns the log filter.
     pub log_filter: Box<dyn Fn() -> String + Send + Sync>,
-    /// Changes it; else says what is wrong.
+    /// Changes the log filter, or says what is wrong with the new one.
     pub set_log_filter: Box<SetLogFilter>,
-    /// The drain, which this can begin.
+    /// The drain, which the API can begin.
     pub drain: Arc<DrainState>,
 }
 
@@ -61,13 +61,13 @@ impl Api {
     }
 }
 
-/// User and process of whoever calls.
+/// User and process of the caller.
 fn caller<T>(request: &Request<T>) -> (i64, i64) {
     let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     credentials.map_or((-1, -1), |c| (i64::from(c.uid()), c.pid().map_or(-1, i64::from)))
 }
 
-/// An action goes on record with who did it.
+/// Records an action with its caller.
 fn record(shared: &Shared, action: AdminAction, (uid, pid): (i64, i64), detail: &str) {
     shared.audit.record(Event::AdminAction { action, uid, pid, detail: sidegate_core::printable(detail) });
 }
@@ -193,7 +193,7 @@ impl v1::admin_server::Admin for Api {
     }
 }
 
-/// The connection whose ID begins with `start`. Those of several peers may have one ID: then all of them are meant.
+/// The connection whose ID begins with `start`. Connections of several peers may share an ID: then all of them match.
 fn by_id(all: Vec<Arc<ConnectionHandle>>, start: &str) -> Result<Vec<Arc<ConnectionHandle>>, Refusal> {
     if start.is_empty() {
         return Err(Refusal::invalid_argument("the ID is empty"));
@@ -213,9 +213,9 @@ fn by_id(all: Vec<Arc<ConnectionHandle>>, start: &str) -> Result<Vec<Arc<Connect
     Ok(meant.into_iter().map(|(_, live)| live).collect())
 }
 
-/// Tells a watcher what opens and what ends.
+/// Sends a watcher the connections that open and end.
 async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionChange, Refusal>>) {
-    // First, so that nothing that ends meanwhile is missed.
+    // Subscribes first, so that no end is missed meanwhile.
     let mut ended = shared.telemetry.watch();
     let mut known = HashMap::new();
     let mut look = tokio::time::interval(LOOK);
@@ -225,7 +225,7 @@ async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionCh
             _ = look.tick() => {
                 let with_state = |live: Arc<ConnectionHandle>| (live.admission().is_some(), live);
                 let all: Vec<(bool, Arc<ConnectionHandle>)> = shared.registry.all().into_iter().map(with_state).collect();
-                // When it is first seen, and again when it has been admitted since.
+                // Sent when it is first seen, and again once it is admitted.
                 let is_news = |(admitted, live): &&(bool, Arc<ConnectionHandle>)| known.get(&live.key()).is_none_or(|before| *admitted && !before);
                 let opened: Vec<Change> = all.iter().filter(is_news).map(|(_, live)| Change::Opened(connection(live))).collect();
                 known = all.iter().map(|(admitted, live)| (live.key(), *admitted)).collect();

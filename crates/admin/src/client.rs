@@ -15,7 +15,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take to begin; a watch then lasts for as long as its client wants.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A sidecar can't be asked.
+/// A sidecar can't be reached.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no sidecar answers on {path}: {error}; name its configuration with --config or its `admin.socket` with --socket, and be its user or root"
@@ -28,7 +28,7 @@ pub struct ClientError {
 /// A client of the sidecar that serves `path`.
 ///
 /// # Errors
-/// If nobody answers there.
+/// If no sidecar answers there.
 pub async fn connect(path: &Path) -> Result<AdminClient<tonic::transport::Channel>, ClientError> {
     let failed = |error| ClientError { path: path.to_owned(), error };
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await {

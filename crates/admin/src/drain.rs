@@ -14,20 +14,20 @@ pub struct DrainState {
 }
 
 impl DrainState {
-    /// Not begun yet; it takes `deadline` at most.
+    /// A drain that has not begun, and takes `deadline` at most.
     #[must_use]
     pub fn new(deadline: Duration) -> Self {
         Self { deadline, ends: OnceLock::new(), begun: Notify::new() }
     }
 
-    /// Begins it. Again changes nothing.
+    /// Begins it. A second call changes nothing.
     pub fn begin(&self) -> Instant {
         let (ends, _) = self.ends.get_or_init(|| (Instant::now() + self.deadline, SystemTime::now() + self.deadline));
         self.begun.notify_one();
         *ends
     }
 
-    /// Waits for its beginning.
+    /// Waits until it has begun.
     pub async fn begun(&self) {
         self.begun.notified().await;
     }

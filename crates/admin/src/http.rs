@@ -27,18 +27,18 @@ use crate::scrape::Scrape;
 
 /// Probes and a scraper need few connections. The data plane leaves descriptors for them (`RESERVED` in `proxy/src/limits.rs`).
 const CONNECTIONS: usize = 64;
-/// For a whole connection: a probe is done in a moment, and who wants to keep one open longer opens another.
+/// The timeout of a whole connection: a probe takes a moment, and a client that stays longer opens another.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// For a request's head to come, also on a connection that is kept.
+/// The timeout of a request's head, also on a kept connection.
 const HEADER: Duration = Duration::from_secs(5);
 /// A head is no longer than this: hyper refuses a longer one.
 const LONGEST_HEADER: usize = 16 * 1024;
 /// What the kernel holds while the control plane is busy; it caps this at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-/// After accept has failed. A probe's client waits for a second.
+/// The pause after accept has failed. A probe's client waits for a second.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The admin address can't be had.
+/// The admin address can't be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {0} for admin.listen: {1}; is another sidegate running?")]
 pub struct AdminError(SocketAddr, io::Error);
@@ -51,7 +51,7 @@ impl ProbeServer {
     /// Binds `address`.
     ///
     /// # Errors
-    /// If the address can't be had.
+    /// If the address can't be bound.
     pub fn bind(address: SocketAddr) -> Result<Self, AdminError> {
         let bind = || -> io::Result<StdListener> {
             let listener = StdListener::bind(address)?;
@@ -103,22 +103,22 @@ impl ProbeServer {
     }
 }
 
-/// The connections, as many as there are places.
+/// The open connections, up to the bound.
 #[derive(Default)]
 struct OpenConnections {
     connections: Vec<OpenConnection>,
-    /// Counts what is heard: connections and requests.
+    /// A logical clock that counts connections and requests.
     clock: Arc<AtomicU64>,
 }
 
 struct OpenConnection {
     from: IpAddr,
-    /// When its last request came, or itself, by the clock.
+    /// The time of its last request, or of its accept, by the logical clock.
     heard: Arc<AtomicU64>,
     task: AbortHandle,
 }
 
-/// With what a connection tells that a request has come.
+/// Marks the time of a connection's last request.
 #[derive(Clone)]
 struct ActivityMark {
     clock: Arc<AtomicU64>,
@@ -138,13 +138,14 @@ impl OpenConnections {
         heard
     }
 
-    /// Sees to a free place; whether one had to be taken from another connection.
+    /// Makes room for a connection. Returns whether another one was closed for that.
     fn make_room(&mut self) -> bool {
         self.connections.retain(|connection| !connection.task.is_finished());
         self.connections.len() >= CONNECTIONS && self.evict()
     }
 
-    /// Ends the longest silent connection of the source that holds the most: of others nobody takes a place by opening many.
+    /// Closes the longest silent connection of the source that holds the most, so that a source that opens many connections only
+    /// displaces its own.
     fn evict(&mut self) -> bool {
         let held = |from: IpAddr| self.connections.iter().filter(|connection| connection.from == from).count();
         let most = |c: &OpenConnection| (held(c.from), std::cmp::Reverse(c.heard.load(Ordering::Relaxed)));
@@ -170,7 +171,7 @@ async fn converse(tcp: TcpStream, shared: Arc<Shared>, scrape: Arc<Scrape>, hear
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(LONGEST_HEADER);
-    // Who breaks off has only itself to tell.
+    // A client that disconnects gets no answer.
     let _ = http.serve_connection(TokioIo::new(tcp), service).await;
 }
 
@@ -229,7 +230,7 @@ mod tests {
         assert!(!keeps("close") && !asks_to_keep(&HeaderMap::new()));
     }
 
-    /// A scraper with one connection stays beside a stranger who opens as many as there are places and more.
+    /// A scraper with one connection keeps it while another source opens more connections than the bound.
     #[tokio::test]
     async fn who_holds_the_most_gives_way_the_longest_silent_first() {
         let mut open = OpenConnections::default();

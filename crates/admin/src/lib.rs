@@ -1,4 +1,21 @@
 //! The operator's door: HTTP probes and the metrics scrape, and the admin API on a Unix socket.
+//!
+//! ```text
+//! kubelet, Prometheus -- HTTP --> ProbeServer: /livez /readyz /metrics
+//! sidegate status ... -- gRPC --> AdminSocket: status, connections, cut, drain, log filter
+//! ```
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut client = sidegate_admin::connect("/run/sidegate/admin.sock".as_ref()).await?;
+//! let status = client.get_status(sidegate_admin::v1::GetStatusRequest {}).await?.into_inner();
+//! println!("{status:?}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What it guarantees: both ends run on the control plane's thread and take nothing from the workers; connections, requests and times
+//! are bounded; only the sidecar's user and root may use the socket; every change is recorded with the user and process that made it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;

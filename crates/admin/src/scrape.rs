@@ -1,4 +1,4 @@
-//! The bodies of the scrape, for as many as ask.
+//! Makes the bodies of the scrape, and shares them among concurrent clients.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -11,8 +11,8 @@ use tokio::time::sleep_until;
 
 use crate::negotiate::Form;
 
-/// To make a body takes the control plane's thread, and anyone may ask for it: after one was made the thread has this many
-/// times as long for everything else.
+/// Making a body occupies the control plane's thread, and any client may ask for one. After each body the thread has this many
+/// times its duration for other work.
 const REST: u32 = 3;
 
 /// The last scrape in each form.
@@ -33,7 +33,7 @@ struct ScrapeBody {
 }
 
 impl Scrape {
-    /// What `make` says in this form, not before this was called: all that wait meanwhile get the same.
+    /// The text of `make` in this form, made after this call began. All callers that wait meanwhile share it.
     pub(crate) async fn body(&self, form: Form, make: impl FnOnce() -> String) -> io::Result<Bytes> {
         let asked = Instant::now();
         let mut state = self.0.lock().await;
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(scrape.body(TEXT, make).await.unwrap(), "3");
     }
 
-    /// Who asks for one form after the other gets no more of the thread than who asks for one.
+    /// A client that alternates between forms gets no more of the thread than a client of one form.
     #[tokio::test]
     async fn each_form_is_made_once_for_all_that_wait_for_it() {
         let scrape = Scrape::default();

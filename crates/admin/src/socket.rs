@@ -27,20 +27,20 @@ const CONNECTIONS: usize = 16;
 const REQUESTS: usize = 16;
 /// Bytes of a request: a log filter and a SPIFFE ID are the longest texts.
 const LONGEST_REQUEST: usize = 16 * 1024;
-/// What every client says first (RFC 9113 §3.4), and how long it has for that: who connects and says nothing, or less,
-/// takes no place from others for long. After it the keepalive watches.
+/// The HTTP/2 preface that every client sends first (RFC 9113 §3.4), and its timeout: a silent client does not occupy a place for
+/// long. After the preface the keepalive detects dead clients.
 const PREFACE: usize = 24;
 const FIRST_BYTES: Duration = Duration::from_secs(5);
-/// After so much silence a client is asked whether it still lives, and has as long to answer.
+/// After this much silence a client is pinged, and has the same time to answer.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// The admin socket can't be had.
+/// The admin socket can't be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another process answers there.
     #[error("{0} is served by another process; give each sidecar an `admin.socket` of its own")]
     Taken(PathBuf),
-    /// Something else lies there.
+    /// The path is something else than a socket.
     #[error("{0} is not a socket; it is left alone")]
     NoSocket(PathBuf),
     /// The system refuses.
@@ -58,11 +58,11 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Binds `path`, for this user and root only. What a dead process left there is replaced. The umask changes for a
+    /// Binds `path`, for this user and root only. A socket that a dead process left is replaced. The umask changes for a
     /// moment: to be called before there are threads that make files.
     ///
     /// # Errors
-    /// Why it can't be had.
+    /// If it can't be bound.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let system = |e: io::Error| SocketError::System(path.to_owned(), e);
         if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty() && !f.exists()) {
@@ -72,7 +72,7 @@ impl AdminSocket {
             Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
             Ok(_) => match StdStream::connect(path) {
                 Ok(_) => return Err(SocketError::Taken(path.to_owned())),
-                // Nobody listens any more.
+                // No process listens there any more.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(system)?,
                 Err(error) => return Err(system(error)),
             },
@@ -125,7 +125,7 @@ impl Drop for AdminSocket {
 async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<AdminStream>>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        // Whoever comes meanwhile waits in the kernel's queue.
+        // New clients wait in the kernel's queue meanwhile.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -142,7 +142,7 @@ async fn accept(listener: &UnixListener, sender: &mpsc::Sender<io::Result<AdminS
     }
 }
 
-/// A connection with its place among the few.
+/// A connection that holds one of the bounded places.
 struct AdminStream {
     stream: UnixStream,
     /// How many bytes of the preface are still to come, and until when.
@@ -202,7 +202,7 @@ mod tests {
         assert!(matches!(AdminSocket::bind(&path), Err(SocketError::Taken(_))));
         drop(socket);
         assert!(!path.exists());
-        // What a dead process left is no obstacle; what is no socket is nobody's to remove.
+        // A dead process's socket is replaced; another kind of file is never removed.
         drop(StdListener::bind(&path).unwrap());
         drop(AdminSocket::bind(&path).unwrap());
         std::fs::write(&path, "x").unwrap();

@@ -92,7 +92,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
     let shared = Shared::new(Control::new(settings, Arc::new(telemetry), Arc::new(audit)));
     shared.capture.send_replace(Capture::new(proof.as_ref()));
-    // Whatever fails from here on is the log's last record.
+    // A failure from here on is the log's last record.
     let served = (|| {
         let workers = Workers::start(&shared, listeners)?;
         tracing::info!(event = event::STARTED, version = env!("CARGO_PKG_VERSION"), config = %file.display(), "started; waiting for the first SVID");
@@ -129,7 +129,7 @@ fn reserve(config: &Config) -> Duration {
 /// Beside the last exports.
 const AFTER: Duration = Duration::from_secs(3);
 
-/// So that who waits first leaves as much to who comes next.
+/// Divides the remaining time, so that the first wait leaves as much for the next one.
 fn halfway(until: Instant) -> Instant {
     let now = Instant::now();
     now + until.saturating_duration_since(now) / 2
@@ -292,7 +292,7 @@ async fn control(
     }
 }
 
-/// What the configuration lets pass without protection, and why.
+/// What the configuration allows to pass without protection, and why.
 fn in_plaintext(config: &Config) -> Vec<String> {
     let (inbound, outbound) = (&config.inbound, &config.outbound);
     let because = |reason: &Option<String>| reason.as_deref().unwrap_or("no reason is written").to_owned();
@@ -325,7 +325,7 @@ fn capture_proof(config: &Config) -> Result<Option<Proof>> {
     Ok(Some(Proof::of(&Plan::new(config))?))
 }
 
-/// Once the start is over its code is only a burden: of the program, about half is never needed again.
+/// After the start its code only occupies memory: about half of the program is never needed again.
 async fn give_back(mut phase: watch::Receiver<Phase>) {
     // It ends with the process.
     let _ = phase.wait_for(|phase| *phase >= Phase::Serving).await;
@@ -339,7 +339,7 @@ async fn give_back(mut phase: watch::Receiver<Phase>) {
 /// After the first SVID: collectors have been connected to, and the rest of the start is done.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Where operators come in.
+/// The listeners for operators.
 struct AdminListeners {
     admin: Option<ProbeServer>,
     socket: Option<AdminSocket>,
@@ -388,8 +388,8 @@ async fn drain(config: &Config, shared: &Shared, deadline: Instant) {
     }
 }
 
-/// Signals to a process that is the first of its container, which the kernel drops as long as nobody takes them: one that comes during the
-/// start is obeyed after it. Any other process they end, which is right as long as nothing is served.
+/// Handles signals early if this is the first process of its container, for which the kernel drops signals without a handler: a
+/// signal during the start is obeyed after it. Any other process is ended by them, which is right before it serves.
 fn early_signals(runtime: &tokio::runtime::Runtime) -> Result<Option<Signals>> {
     let _entered = runtime.enter();
     (std::process::id() == 1).then(Signals::new).transpose()

@@ -1,4 +1,4 @@
-//! A YAML file as a tree in which every node knows its place.
+//! A YAML file as a tree in which every node knows its location.
 //!
 //! A configuration is a plain tree: anchors, aliases, tags and a second document are refused, and so
 //! is a key that is given twice.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-/// Nesting beyond this is no configuration.
+/// The deepest nesting of a document.
 const MAX_DEPTH: usize = 32;
 /// Values of a document. Each takes some 100 bytes, whatever it is: a file of small ones would otherwise take many times its size.
 const MAX_VALUES: usize = 2_000_000;
@@ -44,7 +44,7 @@ pub struct Problem {
     pub location: Location,
     /// Path in the document, such as `inbound.ports[0].mode`.
     pub path: String,
-    /// What is wrong, and how to mend it.
+    /// What is wrong, and how to fix it.
     pub message: String,
 }
 
@@ -96,7 +96,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// A value and its place.
+/// A value and its location.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// Where the value starts.
@@ -183,7 +183,7 @@ impl Node {
         node
     }
 
-    /// The tree without its places.
+    /// The tree without its locations.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         match &self.value {

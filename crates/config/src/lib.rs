@@ -1,7 +1,25 @@
 //! The one schema of sidegate's configuration: profiles, defaults, validation.
 //!
-//! The schema is the Rust types in [`schema`]. A file is checked against it as a whole, so that all
-//! mistakes are reported at once, each with file, line, path and how to fix it.
+//! ```text
+//! file -> Node, a tree with locations -> check against the JSON Schema -> Config -> validation
+//! SIDEGATE__SECTION__KEY  ---^                                           (profiles, contradictions)
+//! OTEL_* variables  ---------^
+//! ```
+//!
+//! The schema is the Rust types in [`schema`]. The policy and the embedded authority read their files by the same steps, with
+//! [`typed`].
+//!
+//! ```
+//! let config = sidegate_config::parse("sidegate.yaml", "outbound: { listen: 127.0.0.1:15001 }")?;
+//! assert!(config.outbound.listen.is_some());
+//!
+//! let problems = sidegate_config::parse("sidegate.yaml", "outbond: {}").unwrap_err();
+//! assert!(problems.to_string().contains("sidegate.yaml:1:"));
+//! # Ok::<(), sidegate_config::Problems>(())
+//! ```
+//!
+//! What it guarantees: unknown keys are refused; all mistakes are reported at once, each with file, line, path and how to fix it; no
+//! message repeats a value that may be a secret.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod aside;

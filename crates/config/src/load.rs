@@ -1,4 +1,4 @@
-//! From a file to a checked value.
+//! Reads a file as a checked value.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub fn load(file: &Path) -> Result<Config, Problems> {
 /// A configuration that may have mistakes, to which others can be added: what it names is not looked at here.
 #[derive(Debug)]
 pub struct Draft {
-    /// What is sound in it; nothing if it can't be read at all.
+    /// Its valid parts; none if it can't be read at all.
     pub config: Option<Config>,
     /// Every mistake.
     pub problems: Problems,

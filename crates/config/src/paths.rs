@@ -1,7 +1,7 @@
 //! Relative paths: the one place that makes them absolute.
 //!
-//! What a file says is relative to the folder of that file, wherever the process was started. What a variable of the environment says is
-//! relative to the working directory, as what is said on the command line.
+//! A path in a file is relative to the folder of that file. A path in an environment variable is relative to the working
+//! directory, like one on the command line.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use crate::check::resolve;
 use crate::document::{Node, Value};
 
-/// Makes every path in `node` absolute; by `schema` it is known what is one.
+/// Makes every path in `node` absolute; `schema` says which texts are paths.
 pub(crate) fn make_absolute(node: &mut Node, schema: &Json, root: &Json) {
     let schema = resolve(schema, root);
     if let Some(choices) = schema["anyOf"].as_array() {

@@ -70,7 +70,7 @@ impl Config {
     }
 }
 
-/// How strict the configuration is judged.
+/// How strictly the configuration is checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {

@@ -1,15 +1,15 @@
-//! What is sound in a document that has mistakes: the rest is left out, so that all else can still be looked at.
+//! Keeps the valid parts of a document that has mistakes, so that they can still be checked.
 
 use serde_json::Value as Json;
 
 use crate::check::{check, meant, resolve};
 use crate::document::{Node, Problem, Problems, Value};
 
-/// Keys and entries that were left out, by their paths.
+/// The paths of keys and entries that were left out.
 #[derive(Debug, Default)]
 pub(crate) struct LeftOut(Vec<String>);
 
-/// `node` without what is not as `schema` wants it, if it can do without.
+/// `node` without the parts that do not match `schema`, if those are optional.
 pub(crate) fn sound(node: &Node, schema: &Json, root: &Json, path: &str, left_out: &mut LeftOut) -> Option<Node> {
     let is_sound = |node: &Node| {
         let mut wrong = Problems::default();

@@ -1,4 +1,4 @@
-//! What the shape of a file can't say: values that contradict each other, and what production refuses.
+//! Checks what a schema can't express: values that contradict each other, and what production refuses.
 
 mod audit;
 
@@ -210,7 +210,7 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
             let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
             // In gRPC the ending says that the value is binary.
             let token = token && !name.to_lowercase().ends_with("-bin");
-            // What is no name may be a part of a secret: it is not shown.
+            // A malformed name may be part of a secret: it is not shown.
             let shown = if token { format!("`{name}`") } else { "one of them".to_owned() };
             if !token || !value.expose().bytes().all(|b| (0x20..0x7f).contains(&b)) {
                 let path = format!("{path}.headers");

@@ -1,4 +1,4 @@
-//! What contradicts itself in the section `audit`.
+//! Checks the section `audit` for contradictions.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

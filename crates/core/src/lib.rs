@@ -1,5 +1,20 @@
-//! What every room of sidegate shares: SPIFFE names, the [`ConnectionRecord`] that each connection
-//! leaves behind, and the closed list of [`Reason`]s why a connection ended.
+//! The types that all crates of sidegate share.
+//!
+//! - SPIFFE names: [`SpiffeId`], [`TrustDomain`] and [`SpiffeIdPattern`], a set of IDs.
+//! - [`ConnectionRecord`]: the one record that every connection leaves behind, with its [`Reason`] from a closed list.
+//! - [`event`]: the names of all events. [`Secret`]: a text that is never shown.
+//!
+//! ```
+//! use sidegate_core::{SpiffeId, SpiffeIdPattern};
+//!
+//! let web = SpiffeIdPattern::parse("spiffe://prod.example/ns/*/sa/web")?;
+//! assert!(web.matches(&SpiffeId::new("spiffe://prod.example/ns/shop/sa/web").unwrap()));
+//! assert!(!web.matches(&SpiffeId::new("spiffe://other.example/ns/shop/sa/web").unwrap()));
+//! # Ok::<(), sidegate_core::PatternError>(())
+//! ```
+//!
+//! What it guarantees: the crate does no input or output; a pattern never matches an ID of another trust domain; a secret is erased
+//! when it is dropped.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod address;

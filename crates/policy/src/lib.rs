@@ -1,8 +1,33 @@
-//! Who may talk to whom: rules in YAML, checked before they are used, compiled, and decided.
+//! Authorization: which workload may connect to which.
 //!
-//! Deny by default. Of the rules that match a connection a `deny` wins, then an `allow`; else it is denied. A decision names its
-//! rule with file and line, and where no rule allowed the connection the rules that came nearest. The data path, the log and the
-//! command line all ask this one engine.
+//! Rules are YAML. They are checked, compiled to an index by client and port, and asked once for each connection:
+//!
+//! ```text
+//! files -> check -> Policy (index: trust domain, ID, port) <- Query (client, server, addresses, facts)
+//!                      `-> Verdict: allowed or not, the rule with file and line, remarks, nearest rules
+//! ```
+//!
+//! Of the rules that match a connection a `deny` wins, then an `allow`; without either the connection is denied.
+//!
+//! ```
+//! use std::time::SystemTime;
+//!
+//! use sidegate_config::schema::Profile;
+//! use sidegate_core::SpiffeId;
+//! use sidegate_policy::{Policy, Query};
+//!
+//! let rules = "rules: [{ name: web, action: allow, from: { spiffeIds: ['spiffe://a.b/web'] }, to: { ports: [80] } }]";
+//! let policy = Policy::parse(&[("policy.yaml".to_owned(), rules.to_owned())], Profile::Production)?;
+//!
+//! let web = SpiffeId::new("spiffe://a.b/web").unwrap();
+//! let query = |port: u16| Query::inbound(Some(&web), [10, 0, 0, 1].into(), ([10, 0, 0, 2], port).into(), SystemTime::now());
+//! assert!(policy.decide(&query(80)).decision.allowed);
+//! assert!(!policy.decide(&query(22)).decision.allowed);
+//! # Ok::<(), sidegate_config::Problems>(())
+//! ```
+//!
+//! What it guarantees: a rule whose `when` can't be evaluated never allows a connection; a set of files with a mistake is not used at
+//! all; the cost of a decision is bounded. The data path, the log and the command line use this one engine.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod analyze;

@@ -1,4 +1,4 @@
-//! Gives back the pages of the program that nobody needs any more.
+//! Returns the pages of the program's code that are not needed any more.
 
 use std::ffi::c_void;
 use std::io;
@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MmapAdvise, madvise};
 
 /// Takes the program's code and constants, and its libraries', out of this process's memory; returns how many bytes were
-/// mapped. What is used again comes back from the page cache, at the price of a page fault for each 64 KiB.
+/// mapped. Code that is used again comes back from the page cache, at the cost of a page fault for each 64 KiB.
 ///
 /// To be called once the start is over: most of a program runs only then, and of what the kernel maps around it in good faith
 /// much never runs at all.

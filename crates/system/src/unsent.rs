@@ -1,4 +1,4 @@
-//! What a socket has still to send.
+//! The bytes that a socket has still to send.
 
 use std::ffi::c_int;
 use std::io;

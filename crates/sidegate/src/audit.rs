@@ -1,4 +1,4 @@
-//! `sidegate audit`: what is done with a log that was written. docs/how-to/keep-an-audit-log.md says what each command can prove.
+//! `sidegate audit`: verifies, shows, joins and reports audit logs. docs/how-to/keep-an-audit-log.md says what each command can prove.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -40,7 +40,7 @@ pub(crate) fn keys(file: Option<&Path>) -> Result<AuditorKeys> {
     file.map_or_else(|| Ok(AuditorKeys::default()), |file| Ok(AuditorKeys::load(file)?))
 }
 
-/// All that the command line gives to verify by.
+/// Everything that the command line gives for the verification.
 fn given(proof: &ProofArgs, identity: Option<&Path>) -> Result<VerifyInputs> {
     let mut trust = Trust::default();
     if let (Some(file), Some(signer)) = (&proof.bundle, &proof.signer) {
@@ -127,7 +127,7 @@ fn show(arguments: &ShowArgs) -> Result<ExitStatus> {
         }
         std::thread::sleep(LOOK);
         match records.look_for_more(&arguments.log.log) {
-            // What is deleted, or not begun yet, has nothing new.
+            // A folder that is deleted or not begun yet has nothing new.
             Err(ReadError::NoLog(_)) => {}
             Err(ReadError::File(_, error)) if error.kind() == ErrorKind::NotFound => {}
             looked => looked?,

@@ -57,7 +57,7 @@ pub(crate) fn examine(file: &Path) -> Result<Examined> {
     }
 }
 
-/// The policy of a configuration; what is wrong with it is added to the mistakes.
+/// The policy of a configuration; its mistakes are added to the others.
 pub(crate) fn policy_of(draft: &mut Draft, config: &Config) -> Option<PolicySource> {
     match PolicySource::load(config.policy.files.clone(), config.profile) {
         Ok(policy) => Some(policy),
@@ -110,7 +110,7 @@ pub(crate) fn destinations(config: &Config) -> BTreeSet<String> {
     outbound.destinations.iter().map(|d| &d.name).chain(outbound.listeners.iter().map(|l| &l.name)).cloned().collect()
 }
 
-/// What is allowed, but wants a look.
+/// What is allowed, but worth a look.
 pub(crate) fn doubts(config: &Config) -> impl Iterator<Item = &'static str> {
     let by_name = config.outbound.destinations.iter().any(|d| !d.dns.is_empty());
     let may_leak = (by_name && config.outbound.otherwise == Otherwise::Passthrough).then_some(
@@ -119,7 +119,7 @@ pub(crate) fn doubts(config: &Config) -> impl Iterator<Item = &'static str> {
     may_leak.into_iter()
 }
 
-/// What is worth to know, though nothing is wrong: what errs on the safe side, and what is not the configuration's.
+/// Notes: what errs on the safe side, and what comes from outside of the configuration.
 pub(crate) fn notes(config: &Config, policy: &Policy) -> impl Iterator<Item = &'static str> {
     let denies_all = (policy.is_empty() && config.inbound.is_served()).then_some("there is no policy rule: every peer will be denied");
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

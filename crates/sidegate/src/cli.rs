@@ -13,7 +13,7 @@ use sidegate_core::SpiffeIdPattern;
 use self::audit::AuditArgs;
 use sidegate_evidence::filter;
 
-/// The configuration where nobody names one.
+/// The default path of the configuration.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/sidegate/sidegate.yaml";
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SIDEGATE_BUILD"), ")");

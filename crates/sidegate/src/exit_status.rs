@@ -1,4 +1,4 @@
-//! How a command ends that answers a question: 0 if all is well, 1 if there is something to look at, 2 if it can't be answered.
+//! The exit status of a command that answers a question: 0 if all is well, 1 if there is a finding, 2 if the question can't be answered.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::output::failed;
 pub(crate) enum ExitStatus {
     /// Nothing to look at.
     Good,
-    /// Something that a person has to look at.
+    /// A person has to look at something.
     Finding,
 }
 

@@ -18,21 +18,21 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::style;
 
-/// Lines that wait for whoever reads them; beyond that they are dropped, for a worker must not wait for a reader.
+/// Lines that may wait for the reader of standard error. More are dropped, since a worker must not wait for a reader.
 const QUEUE: usize = 4096;
 
-/// Running logging. It has to live as long as there is something to log: dropping it writes what is left.
+/// The running logging. Dropping it writes the remaining lines, so it must outlive everything that logs.
 pub(crate) struct Logging {
-    /// What folds repeated warnings.
+    /// The layer that folds repeated warnings.
     pub(crate) fold: Fold,
-    /// Changes and tells what is logged.
+    /// The log filter.
     pub(crate) filter: Arc<LogFilter>,
     /// Counts the lines that standard error has lost.
     pub(crate) lost: ErrorCounter,
     _guard: WorkerGuard,
 }
 
-/// What is logged; can be changed.
+/// The log filter, which can be changed at run time.
 pub(crate) struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
     text: Mutex<String>,
@@ -44,7 +44,7 @@ impl LogFilter {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Logs by `text` from now on; else says what is wrong with it.
+    /// Sets the filter to `text`, or says what is wrong with it.
     pub(crate) fn set(&self, text: &str) -> Result<(), String> {
         self.handle.reload(parse(text)?).map_err(|e| e.to_string())?;
         text.clone_into(&mut self.text.lock().unwrap_or_else(PoisonError::into_inner));
@@ -58,8 +58,8 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
         return Err(format!("`{text}`: a filter has levels and modules, such as info,sidegate_identity=debug; fields are not understood"));
     }
     text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).try_for_each(check)?;
-    // A stranger makes rustls warn with every hello; what matters of it is in the connection's record. What somebody does
-    // over the admin API is told in any case: the last word of a filter counts.
+    // Any peer can make rustls warn with each hello, and the connection's record has the facts. Actions over the admin API are
+    // always logged: the last directive of a filter counts.
     EnvFilter::try_new(format!("rustls=error,{text},sidegate_admin::api=warn"))
         .map_err(|e| format!("`{text}` is no log filter; write for example info, or info,sidegate_identity=debug: {e}"))
 }
@@ -125,8 +125,8 @@ pub(crate) fn start(filter: &str, events: Option<EventLayer>) -> Result<Logging>
     Ok(Logging { fold, filter, lost, _guard: guard })
 }
 
-/// Writes a field of an event for a terminal. What agents, peers and files say has no lines of its own, which could look like ours: all
-/// but the first are set in.
+/// Writes a field of an event for a terminal. Text of agents, peers and files must not start lines that look like ours: all lines
+/// but the first are indented.
 fn field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     if field.name() != "message" {
         write!(out, "{}=", field.name())?;

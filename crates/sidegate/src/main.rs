@@ -1,4 +1,8 @@
 //! sidegate: a service-mesh sidecar that proves both ends of every connection and says why.
+//!
+//! This crate is the command line ([`cli`]) and the wiring of the other crates ([`run`]). Each command is a module of its name.
+//! What commands print passes through [`output`], which makes text of peers safe for a terminal; [`exit_status`] turns an answer into
+//! an exit code.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

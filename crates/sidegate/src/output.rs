@@ -1,5 +1,5 @@
-//! The one way to a terminal: what commands say may hold what somebody else has written, which must not move a terminal's cursor, nor
-//! show text in another order than it is in. Elsewhere in this crate clippy refuses `println!` and its like.
+//! The only way to write to a terminal. Text of peers and files may be part of the output, and must not move the cursor or
+//! reorder text. Elsewhere in this crate clippy refuses `println!` and its like.
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "this is where they belong")]
 
 use std::io::{ErrorKind, Write};
@@ -12,7 +12,7 @@ use sidegate_core::{printable_json, without_controls};
 
 use crate::style;
 
-/// As `println!`, for commands that go on where nobody reads any more: [`exit_code`] tells what became of it.
+/// As `println!`, for commands that continue if standard output can't be written; [`exit_code`] reports the failure.
 macro_rules! out {
     ($($text:tt)*) => { $crate::output::print_anyway(&$crate::output::lines(&format!($($text)*))) };
 }
@@ -22,7 +22,7 @@ macro_rules! err {
     ($($text:tt)*) => { $crate::output::complain(&format!($($text)*)) };
 }
 
-/// Writes a line. Who reads no more, such as `head`, ends it.
+/// Writes a line. Fails if the reader has gone, as `head` does.
 pub(crate) fn say(line: &str) -> Result<()> {
     print(&without_controls(line))
 }
@@ -106,7 +106,7 @@ pub(crate) fn say_pretty_json(value: &impl Serialize) -> Result<()> {
     print(&printable_json(&serde_json::to_string_pretty(value)?))
 }
 
-/// Writes text of many lines of which nothing is a stranger's, or is made harmless already.
+/// Writes text that is safe for a terminal already.
 pub(crate) fn print(text: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").map_err(|error| anyhow::Error::msg(Unwritten(error)))
 }
@@ -118,7 +118,7 @@ pub(crate) fn print_anyway(text: &str) {
     }
 }
 
-/// What was to be said could not be written.
+/// Standard output could not be written.
 #[derive(Debug)]
 struct Unwritten(std::io::Error);
 
@@ -133,13 +133,13 @@ const CLOSED: u8 = 141;
 /// The exit code for what could not be written; 0 if all was.
 static UNWRITTEN: AtomicU8 = AtomicU8::new(0);
 
-/// The exit code for an error, which is said on standard error: `code`. That nobody reads any more, as `head` does that has read
-/// enough, is none: then it is 141, and nothing is said.
+/// Prints an error on standard error and returns `code`. If the reader of standard output has gone, as `head` does, it prints
+/// nothing and returns 141.
 pub(crate) fn failed(error: &anyhow::Error, code: u8) -> ExitCode {
     let unwritten = error.downcast_ref::<Unwritten>();
     let is_closed = unwritten.is_some_and(|Unwritten(error)| error.kind() == ErrorKind::BrokenPipe);
     let code = if is_closed { CLOSED } else { code };
-    // What can't be written is said once, however often it is tried.
+    // A failure of standard output is reported once.
     let is_told = unwritten.is_some() && UNWRITTEN.swap(code, Ordering::Relaxed) != 0;
     if !is_closed && !is_told {
         // The whole chain on one line: what failed, then why.
@@ -156,7 +156,7 @@ pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
     }
 }
 
-/// Says on standard error what is wrong. Where that is closed there is nobody to say it to.
+/// Prints a problem on standard error. If that is closed, there is nothing left to do.
 pub(crate) fn complain(what: &str) {
     let text = lines(what);
     let text = if style::is_coloured(&std::io::stderr()) { style::prefix(&text) } else { text };

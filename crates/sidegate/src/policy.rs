@@ -1,7 +1,7 @@
-//! `sidegate policy`: what a policy says, before it has to say it to a connection.
+//! `sidegate policy`: checks, explains, tests and replays a policy before it is in force.
 //!
-//! All commands ask the engine that the data path asks. They end with 0 if all is well, with 1 if there is something to look at,
-//! such as a finding or a denial, and with 2 if the input is of no use.
+//! All commands use the engine of the data path. Their exit status is 0 if all is well, 1 for a finding or a denial, and 2 if the
+//! input can't be used.
 
 mod check;
 mod explain;
@@ -54,8 +54,8 @@ impl Loaded {
     }
 }
 
-/// Reads the policy that is meant. Alone it is judged as in development, so that what production would refuse is a finding and
-/// not an error.
+/// Reads the policy that the arguments name. Without a configuration it is checked with the development profile, so that what
+/// production would refuse is a finding and not an error.
 fn load(files: &PolicyFilesArgs) -> Result<Loaded> {
     if !files.policy.is_empty() {
         let source = PolicySource::load(files.policy.clone(), Profile::Development)

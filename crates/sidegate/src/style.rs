@@ -1,4 +1,4 @@
-//! Colours where somebody looks: on a terminal, unless `NO_COLOR` is set or the terminal is a dumb one. They only repeat what words say.
+//! Colours on a terminal, unless `NO_COLOR` is set or the terminal is dumb. They only repeat what the words say.
 
 use std::io::IsTerminal;
 

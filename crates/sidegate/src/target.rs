@@ -1,4 +1,4 @@
-//! Which running sidecar a command asks: by its socket, or by its configuration.
+//! The running sidecar that a command talks to, found by its socket or its configuration.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use crate::check::unusable;
 use crate::cli;
 
-/// Where a sidecar can be asked.
+/// The addresses of a running sidecar.
 pub(crate) struct AdminAddresses {
     /// Its admin socket.
     pub(crate) socket: Option<PathBuf>,
@@ -20,7 +20,7 @@ pub(crate) struct AdminAddresses {
 }
 
 impl cli::TargetArgs {
-    /// Where the sidecar that is meant can be asked.
+    /// The addresses of the sidecar that the arguments name.
     pub(crate) fn addresses(&self) -> Result<AdminAddresses> {
         let of = |admin: schema::Admin| AdminAddresses { socket: admin.socket, listen: admin.listen.map(|address| address.0) };
         if let Some(socket) = &self.socket {
@@ -30,12 +30,12 @@ impl cli::TargetArgs {
             let config = sidegate_config::load(file).map_err(|problems| unusable(&problems))?;
             return Ok(of(config.admin));
         }
-        // Nobody has named it: it need not be there, nor be of use.
+        // No configuration is named: the default one may be missing or invalid.
         let config = sidegate_config::load(Path::new(cli::DEFAULT_CONFIG)).unwrap_or_default();
         Ok(of(config.admin))
     }
 
-    /// Runs `question` against the sidecar that is meant.
+    /// Runs `question` against the sidecar that the arguments name.
     pub(crate) fn ask<T>(&self, question: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T>) -> Result<T> {
         let Some(socket) = self.addresses()?.socket else {
             bail!("this sidecar has no admin socket: `admin.socket` is null in its configuration")
@@ -45,7 +45,7 @@ impl cli::TargetArgs {
     }
 }
 
-/// What the sidecar says of a refusal, without gRPC's own words.
+/// The sidecar's message of a refusal, without gRPC's wrapping.
 #[allow(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 pub(crate) fn refused(status: tonic::Status) -> anyhow::Error {
     anyhow!("{}", status.message())

@@ -1,4 +1,4 @@
-//! What is said of `OTEL_*` variables that can't be used.
+//! Warnings about `OTEL_*` variables that can't be used.
 //!
 //! A module of its own: by its name the fold lets each warning pass, of which there is at most one for each variable.
 

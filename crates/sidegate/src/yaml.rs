@@ -1,4 +1,4 @@
-//! A value as YAML, for people.
+//! Writes a value as human-readable YAML.
 
 use std::fmt::Write;
 

@@ -21,7 +21,7 @@ struct ChangedDecision {
     now: Decision,
 }
 
-/// Judges recorded connections again.
+/// Decides about recorded connections again.
 pub(super) fn replay(arguments: &PolicyReplayArgs) -> Result<ExitStatus> {
     let loaded = load(&arguments.files)?;
     let policy = loaded.policy();

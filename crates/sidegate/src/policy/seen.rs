@@ -108,7 +108,7 @@ enum LineContent {
     Other,
 }
 
-/// Hands each connection that was recorded to `take`. What can't be read is counted and named.
+/// Passes each recorded connection to `take`. Unreadable lines are counted and named.
 ///
 /// # Errors
 /// A file can't be read, or there is no connection in any.
@@ -118,8 +118,8 @@ pub(super) fn read(recorded: &RecordedArgs, mut take: impl FnMut(RecordedConnect
     let keys = keys(recorded.identity.as_deref())?;
     for path in &recorded.audit {
         let mut count = |number: u64, line: Result<LineContent>| match line {
-            // An audit log has a connection when it is let in and when it ends, and two logs may have it both. The ID is the
-            // peer's word: another peer may have the same.
+            // An audit log has a connection when it is admitted and when it ends, and two logs may both have it. The ID is chosen
+            // by the peer: another peer may use the same.
             Ok(LineContent::Connection(seen)) => {
                 if known.insert((seen.id.clone(), seen.direction == Direction::Inbound, seen.client.clone(), seen.server.clone())) {
                     reading.seen += 1;
@@ -210,7 +210,7 @@ fn each_line(path: &Path, mut take: impl FnMut(u64, Result<String>)) -> Result<(
 
 fn line(text: &str) -> Result<LineContent> {
     let mut value: Value = serde_json::from_str(text).context("the line is not JSON")?;
-    // A line that was taken out of an audit log, as a collector has it.
+    // A line of an audit log, as a collector stores it.
     connected(if value["connection"].is_object() { value["connection"].take() } else { value })
 }
 
@@ -232,7 +232,7 @@ fn seconds(time: SystemTime) -> i64 {
 }
 
 impl RecordFields {
-    /// The connection; none where policy had no say.
+    /// The connection; none if policy did not decide about it.
     fn decided(self) -> Result<Option<RecordedConnection>> {
         let (Some(decision), Some(to)) = (self.decision, self.original_destination) else { return Ok(None) };
         // No connection, or one about which the configuration decides.
@@ -288,7 +288,7 @@ impl RecordedConnection {
         }
     }
 
-    /// Who connects, for people.
+    /// The client, human-readable.
     pub(super) fn who(&self) -> String {
         self.client.as_ref().map_or_else(|| format!("plaintext from {}", self.client_address.to_canonical()), ToString::to_string)
     }

@@ -1,4 +1,4 @@
-//! `sidegate policy suggest`: the smallest allow rules that cover what was seen, on the way from permissive to strict.
+//! `sidegate policy suggest`: the smallest allow rules that cover the recorded connections, for the step from permissive to strict.
 
 use std::collections::{BTreeMap, BTreeSet};
 

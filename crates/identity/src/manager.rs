@@ -31,6 +31,9 @@ pub enum IdentityError {
     /// No source is named and the environment has none.
     #[error("no identity source: set `identity.sources`, or SPIFFE_ENDPOINT_SOCKET to the Workload API's socket")]
     NoSource,
+    /// An entry is not exactly one source.
+    #[error("an entry of `identity.sources` has not exactly one of its keys: write each source as an entry of its own")]
+    NotOne,
     /// The environment names no endpoint.
     #[error("SPIFFE_ENDPOINT_SOCKET: {0}")]
     BadEndpoint(String),
@@ -58,17 +61,16 @@ impl Identity {
         let mut sources = Vec::new();
         let default = [schema::Source { workload_api: Some(schema::WorkloadApi::default()), files: None }];
         for source in if config.sources.is_empty() { &default[..] } else { &config.sources[..] } {
-            let name = match source {
-                schema::Source { files: Some(files), .. } => format!("files {}", files.certificate.display()),
-                schema::Source { workload_api, .. } => format!("workload API {}", endpoint(workload_api.as_ref())?),
+            let source = ConfiguredSource::new(source)?;
+            let name = match &source {
+                ConfiguredSource::Files(files) => format!("files {}", files.certificate.display()),
+                ConfiguredSource::WorkloadApi(endpoint) => format!("workload API {endpoint}"),
             };
             let status = SourceStatus { name, healthy: false, refuses: false, message: "starting".to_owned() };
             let (sender, receiver) = watch::channel(SourceState { material: None, status, refused: 0 });
             match source {
-                schema::Source { files: Some(files), .. } => tasks.spawn(files::run(files.clone(), rules.clone(), sender)),
-                schema::Source { workload_api, .. } => {
-                    tasks.spawn(workload_api::run(endpoint(workload_api.as_ref())?, rules.clone(), sender))
-                }
+                ConfiguredSource::Files(files) => tasks.spawn(files::run(files.clone(), rules.clone(), sender)),
+                ConfiguredSource::WorkloadApi(endpoint) => tasks.spawn(workload_api::run(endpoint, rules.clone(), sender)),
             };
             sources.push(receiver);
         }
@@ -84,9 +86,27 @@ impl Identity {
     }
 }
 
-fn endpoint(config: Option<&schema::WorkloadApi>) -> Result<Endpoint, IdentityError> {
-    if let Some(socket) = config.and_then(|c| c.socket.clone()) {
-        return Ok(socket);
+/// A source of the configuration: matched in full wherever sources differ, so that a new one is missing nowhere.
+enum ConfiguredSource<'a> {
+    WorkloadApi(Endpoint),
+    Files(&'a schema::Files),
+}
+
+impl<'a> ConfiguredSource<'a> {
+    fn new(source: &'a schema::Source) -> Result<Self, IdentityError> {
+        let schema::Source { workload_api, files } = source;
+        match (workload_api, files) {
+            (Some(workload_api), None) => endpoint(workload_api).map(Self::WorkloadApi),
+            (None, Some(files)) => Ok(Self::Files(files)),
+            // The configuration's check has said so before.
+            (None, None) | (Some(_), Some(_)) => Err(IdentityError::NotOne),
+        }
+    }
+}
+
+fn endpoint(config: &schema::WorkloadApi) -> Result<Endpoint, IdentityError> {
+    if let Some(socket) = &config.socket {
+        return Ok(socket.clone());
     }
     let text = std::env::var("SPIFFE_ENDPOINT_SOCKET").map_err(|_| IdentityError::NoSource)?;
     Endpoint::parse(&text).map_err(IdentityError::BadEndpoint)

@@ -171,7 +171,7 @@ impl Writer {
             batch: LineBatch::default(),
             auditors,
             signers,
-            run: hex(&run),
+            run: hex(run),
             sealed_key,
             rotate_after: now,
             copies: outlets(&config.copies, COPIES).map_err(AuditError::Thread)?,

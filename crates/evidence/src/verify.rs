@@ -261,7 +261,7 @@ impl<'a> Verifier<'a> {
         self.expected = Some(Expected { seq: head.seq.saturating_add(head.records), prev: hash });
         self.report.records = self.report.records.saturating_add(head.records);
         self.report.last_seq = head.seq.saturating_add(head.records - 1);
-        self.report.last_hash = hex(&hash);
+        self.report.last_hash = hex(hash);
         let of_the_log = head.event.starts_with("log.");
         let is_mark = matches!(head.event.as_str(), "log.checkpoint" | "log.opened");
         if std::mem::replace(&mut self.is_timed, is_mark) || head.event == "log.opened" {

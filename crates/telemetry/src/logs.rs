@@ -114,7 +114,7 @@ fn of_event(event: &Event, limits: Limits, log: &mut Buffer) {
         let name = format!("sidegate.{key}");
         match value {
             // The connection that an event is about is its trace.
-            Field::Text(text) if *key == "connection_id" => trace_id = from_hex(text),
+            Field::Text(text) if *key == "connection_id" => trace_id = hex::decode(text).ok().filter(|id| id.len() == 16),
             Field::Text(text) => attributes.text(name, text),
             Field::Number(number) => attributes.integer(name, *number),
             Field::Boolean(truth) => attributes.boolean(name, *truth),
@@ -125,13 +125,6 @@ fn of_event(event: &Event, limits: Limits, log: &mut Buffer) {
     if let Some(trace_id) = trace_id {
         log.bytes(field::TRACE_ID, &trace_id);
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() != 32 {
-        return None;
-    }
-    (0..16).map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()).collect()
 }
 
 #[cfg(test)]

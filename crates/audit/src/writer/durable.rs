@@ -242,7 +242,7 @@ impl Writer {
             return;
         }
         for old in &retired {
-            self.push(&Event::LogRetired { file: old.name.clone(), last_seq: old.last_seq, last_hash: hex(&old.last_hash) });
+            self.push(&Event::LogRetired { file: old.name.clone(), last_seq: old.last_seq, last_hash: hex(old.last_hash) });
         }
         // Not at once again, since each try records the deletion again.
         self.retire_after = Some(Instant::now() + RETIRE_AGAIN);

@@ -48,7 +48,7 @@ impl Again {
         let (hash, last) = (line.hash(), head.seq.saturating_add(head.records - 1));
         self.before = Some(hash);
         self.is_done = last >= self.last_seq;
-        follows && (!self.is_done || (last == self.last_seq && hex(&hash) == self.last_hash))
+        follows && (!self.is_done || (last == self.last_seq && hex(hash) == self.last_hash))
     }
 
     /// Where the lines are not those that were verified: a file, and a line of it, or 0 at the end.

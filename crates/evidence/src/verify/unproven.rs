@@ -11,7 +11,7 @@ impl Verifier<'_> {
             return;
         }
         self.file = self.report.files.first().cloned().unwrap_or_default();
-        let (last, hash) = (first - 1, hex(&self.first_prev));
+        let (last, hash) = (first - 1, hex(self.first_prev));
         let said = |r: &&Retired| r.last_seq == last && r.last_hash == hash;
         let unproven = self.report.unproven_records();
         let is_unproven = |seq: u64| unproven.iter().any(|records| records.contains(&seq));

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidegate_config::schema::Select;
 use sidegate_config::value::{Endpoint, EndpointSocket};
 use sidegate_core::{SpiffeId, TrustDomain, innermost, parse_canonical};
+use sidegate_net::Backoff;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -55,7 +56,7 @@ enum AgentFailure {
 
 /// Follows the Workload API until the task is dropped.
 pub(crate) async fn run(endpoint: Endpoint, rules: SourceRules, sender: watch::Sender<SourceState>) {
-    let mut backoff = BACKOFF_FIRST;
+    let mut backoff = Backoff::new(BACKOFF_FIRST);
     let mut denied_since: Option<Instant> = None;
     loop {
         let start = Instant::now();
@@ -66,7 +67,7 @@ pub(crate) async fn run(endpoint: Endpoint, rules: SourceRules, sender: watch::S
             // An agent that repeats the same message and closes the stream each time does not reset the back-off.
             let is_new = !before.zip(sender.borrow().material.clone()).is_some_and(|(old, new)| Arc::ptr_eq(&old, &new));
             if is_new || start.elapsed() >= BACKOFF_MOST {
-                backoff = BACKOFF_FIRST;
+                backoff.reset();
             }
         }
         match trouble {
@@ -84,7 +85,8 @@ pub(crate) async fn run(endpoint: Endpoint, rules: SourceRules, sender: watch::S
                 return std::future::pending().await;
             }
         }
-        let mut wait = jittered(backoff);
+        let most = if sender.borrow().material.is_some() { BACKOFF_MOST } else { BACKOFF_MOST_AT_START };
+        let mut wait = backoff.next(most);
         if let Some(since) = denied_since {
             // Not later than the end of the grace period, so that the withdrawal is on time.
             let left = rules.grace.saturating_sub(since.elapsed());
@@ -97,14 +99,7 @@ pub(crate) async fn run(endpoint: Endpoint, rules: SourceRules, sender: watch::S
             wait = wait.min((material.svid.remaining(unix_now()) / 2).max(BACKOFF_MOST_AT_START));
         }
         tokio::time::sleep(wait).await;
-        let most = if sender.borrow().material.is_some() { BACKOFF_MOST } else { BACKOFF_MOST_AT_START };
-        backoff = (backoff * 2).min(most);
     }
-}
-
-/// Between half of `wait` and the whole, so that the sidecars of a node do not reconnect at the same moment.
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// One stream, until it ends. Whether it served anything, and how it ended.

@@ -8,7 +8,7 @@
 //! - [`Buffer`]: buffers of a worker's pool, all counted against one [`budget`].
 //! - [`fairness`]: turns, so that no task keeps a worker for long.
 //! - [`source`], [`original_destination`], [`port_holder`]: who is at the other end, where a connection was going, who has a port.
-//! - [`HttpClient`]: the one HTTP client.
+//! - [`HttpClient`]: the one HTTP client. [`Backoff`]: waits between tries that fail.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -21,6 +21,7 @@
 //! ```
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod backoff;
 pub mod budget;
 mod buffer;
 mod claim;
@@ -33,6 +34,7 @@ pub mod socket;
 mod source;
 pub mod transfer;
 
+pub use backoff::Backoff;
 pub use buffer::{Buffer, LONGEST_RECORD, RECORDS, SEALED_RECORD, Size};
 pub use claim::claim;
 pub use dial::{DialError, Dialing, dial_blocking, dial_host};

@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use sidegate_config::schema::telemetry::{Batch, Signal, Target};
 use sidegate_core::{event, printable};
+use sidegate_net::Backoff;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -95,7 +96,7 @@ impl Exporter {
     pub(crate) async fn deliver(&mut self, body: Bytes, items: u64) -> bool {
         let since = Instant::now();
         let mut give_up = since + RETRY_FOR;
-        let mut wait = WAIT_FIRST;
+        let mut waits = Backoff::new(WAIT_FIRST);
         let arrived = loop {
             let failure = match self.transport.send(body.clone()).await {
                 Ok(answer) => {
@@ -115,8 +116,7 @@ impl Exporter {
                 self.drop(if failure.retry { Cause::ExportFailed } else { Cause::Rejected }, items);
                 break false;
             }
-            let backoff = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
-            wait = (wait * 2).min(WAIT_MOST);
+            let backoff = waits.next(WAIT_MOST);
             if let Some(until) = self.quiet_until {
                 // Not all of those who were given one time come at that moment. At the end too it is waited for: the flush ends this task
                 // where that takes too long, and counts what is left.

@@ -38,7 +38,7 @@ events! {
     POLICY_REFUSED "sidegate.policy.refused" "The policy files can't be used; the last good policy stays.";
     REVOCATION_CHANGED "sidegate.revocation.changed" "Revocation lists or deny lists have changed and are in use.";
     REVOCATION_TROUBLE "sidegate.revocation.trouble" "A revocation list or deny list can't be used; its last good state stays.";
-    CONNECTIONS_REJUDGED "sidegate.connection.rejudged" "Live connections are ended, since what holds now would not let them in, or they are too old.";
+    CONNECTIONS_REJUDGED "sidegate.connection.rejudged" "Live connections are ended, since the current snapshot would not admit them, or they are too old.";
     NAME_UNRESOLVED "sidegate.resolver.name_unresolved" "A destination's name can't be resolved; its last addresses stay.";
     RESOLVER_UNUSABLE "sidegate.resolver.unusable" "The system's resolver configuration is of no use.";
     ACCEPT_FAILED "sidegate.listener.accept_failed" "accept failed; it is tried again.";

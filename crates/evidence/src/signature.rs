@@ -163,14 +163,14 @@ mod tests {
     fn a_log_of_forged_checkpoints_does_not_keep_the_auditor_busy() {
         let trust = Trust { bundles: Some(TrustStore::of(&BTreeMap::new())), ..Trust::default() };
         let mut refused = Refused::default();
-        let mut judged = 0;
+        let mut untrusted = 0;
         for _ in 0..MOST_REFUSED + 100 {
             let (signer, signature) = forged(b"text");
             let SignatureVerdict::Refused(why) = verify_signature(&signer, b"text", &signature, 0, &trust, &mut refused) else {
                 panic!("it passes")
             };
-            judged += u32::from(why.starts_with("its signer is not trusted"));
+            untrusted += u32::from(why.starts_with("its signer is not trusted"));
         }
-        assert_eq!(judged, MOST_REFUSED);
+        assert_eq!(untrusted, MOST_REFUSED);
     }
 }

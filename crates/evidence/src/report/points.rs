@@ -47,7 +47,7 @@ pub(super) fn points(summary: &Summary, proved: &ProvedCounts) -> Vec<ControlPoi
     let cryptography = version.zip(strong).map(|(version, strong)| version && strong);
     // Traffic that bypassed the sidecar has no record, so the records then show nothing about all connections.
     let of_all = |met: Option<bool>| met.filter(|met| !*met || !summary.uncaptured);
-    let (encrypted, authenticated, judged) = (of_all(all(c.mtls)), of_all(all(c.authenticated)), of_all(all(c.judged)));
+    let (encrypted, authenticated, authorized) = (of_all(all(c.mtls)), of_all(all(c.authenticated)), of_all(all(c.authorized)));
     let past = if summary.uncaptured { "; kernel rules were missing for a time, when traffic may have passed the sidecar by" } else { "" };
     let identity = &summary.identity;
     let dynamic = shown(identity.received + identity.rotated > 0, identity.expired == 0);
@@ -66,7 +66,7 @@ pub(super) fn points(summary: &Summary, proved: &ProvedCounts) -> Vec<ControlPoi
     );
     let access = format!(
         "{} of {admitted} by a decision of policy or of the destination; {} refused, {} of these by a decision{past}",
-        c.judged, c.refused, c.denied
+        c.authorized, c.refused, c.denied
     );
     let rotations = counted(identity.rotated, "rotation");
     let expiries = if identity.expired == 1 { "1 expiry".to_owned() } else { format!("{} expiries", identity.expired) };
@@ -92,10 +92,10 @@ pub(super) fn points(summary: &Summary, proved: &ProvedCounts) -> Vec<ControlPoi
         point("NIST SP 800-52r2", "3.3 cipher suites", approved, &seen_ciphers),
         point("NIST SP 800-52r2", "3.5 client authentication", authenticated, &who),
         point("NIST SP 800-207", "2.1 tenet 2: all communication is secured", encrypted, &in_tls),
-        point("NIST SP 800-207", "2.1 tenet 3: access is granted for each session", judged, &access),
+        point("NIST SP 800-207", "2.1 tenet 3: access is granted for each session", authorized, &access),
         point("NIST SP 800-207", "2.1 tenet 6: authentication is dynamic and enforced", dynamic, &rotated),
         point("NIST SP 800-207", "2.1 tenet 7: the state of communication is recorded", recorded, &log),
-        point("SOC 2", "CC6.1 logical access", judged, &access),
+        point("SOC 2", "CC6.1 logical access", authorized, &access),
         point("SOC 2", "CC6.7 data in transmission", encrypted, &in_tls),
         point("SOC 2", "CC7.2 monitoring", recorded, &log),
         point("ISO 27001 Annex A", "8.5 secure authentication", authenticated, &who),
@@ -122,7 +122,7 @@ mod tests {
     fn good() -> (Summary, ProvedCounts) {
         let mut summary = Summary { records: 9, last_seq: 9, admin: vec![Default::default()], ..Summary::default() };
         let c = &mut summary.connections;
-        (c.admitted, c.mtls, c.authenticated, c.judged) = (2, 2, 2, 2);
+        (c.admitted, c.mtls, c.authenticated, c.authorized) = (2, 2, 2, 2);
         summary.identity.received = 1;
         summary.tls.versions.insert("TLS 1.3".to_owned(), 2);
         summary.tls.ciphers.insert("TLS_AES_256_GCM_SHA384".to_owned(), 2);
@@ -192,7 +192,7 @@ mod tests {
             ("8.24", |s| s.tls.ciphers = [("unknown".to_owned(), 1)].into()),
             ("1(a)", |s| s.connections.mtls = 1),
             ("8.5", |s| s.connections.authenticated = 1),
-            ("CC6.1", |s| s.connections.judged = 1),
+            ("CC6.1", |s| s.connections.authorized = 1),
             ("2.1 tenet 6", |s| s.identity.expired = 1),
         ];
         for (name, change) in changes {

@@ -67,7 +67,8 @@ pub(super) struct ConnectionCounts {
     pub(super) authenticated: u64,
     /// Admitted with a decision about the peer: of policy, or of the destination's `spiffeIds`. That a port's mode lets plaintext
     /// pass is none.
-    pub(super) judged: u64,
+    #[serde(rename = "judged")]
+    pub(super) authorized: u64,
 }
 
 /// By what an admitted connection was allowed.
@@ -120,7 +121,7 @@ impl Summary {
         self.connections.mtls += u64::from(mtls);
         self.connections.authenticated += u64::from(mtls && both);
         let by = decided_by(connection);
-        self.connections.judged += u64::from(matches!(by, "policy" | "the destination's spiffeIds"));
+        self.connections.authorized += u64::from(matches!(by, "policy" | "the destination's spiffeIds"));
         count(&mut self.admissions, by);
         self.who(connection);
         self.handshake(connection);

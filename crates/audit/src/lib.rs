@@ -37,6 +37,7 @@ mod chain;
 pub mod connection;
 mod destination;
 mod encryption;
+mod error;
 mod event;
 pub mod folder;
 pub mod hex;
@@ -52,6 +53,7 @@ mod writer;
 
 pub use admitted::Admitted;
 pub use connection::ConnectionEntry;
+pub use error::AuditError;
 pub use event::{AdminAction, CheckpointCause, ConnectionFacts, Event, FileDigest, NAMES, NewEvent, Signer, SvidFacts, VERSION};
 pub use folder::FolderError;
 pub use identity::follow_identity;
@@ -59,23 +61,3 @@ pub use log::{Audit, AuditThread, Unavailable};
 pub use message::AuditOptions;
 pub use signing::{KeyError, check_key};
 pub use state::IdentityCell;
-
-/// Why the audit log can't be started.
-#[derive(Debug, thiserror::Error)]
-pub enum AuditError {
-    /// The folder can't be used.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The key that is to sign checkpoints can't be used.
-    #[error("`audit.checkpoint.key`: {0}")]
-    Key(#[from] KeyError),
-    /// The first key can't be sealed to the auditors.
-    #[error("the log's key can't be sealed to `audit.auditors`: {0}")]
-    Seal(String),
-    /// The system has no randomness.
-    #[error("the system gives no random bytes for the log's key")]
-    NoRandomness,
-    /// The system gives no thread.
-    #[error("the system gives no thread for the audit log: {0}")]
-    Thread(#[source] std::io::Error),
-}

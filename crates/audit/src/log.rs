@@ -10,8 +10,8 @@ use sidegate_config::schema::audit::OnFailure;
 use sidegate_core::{ConnectionRecord, event};
 use sidegate_telemetry::{Cause, DropSource};
 
-use crate::AuditError;
 use crate::admitted::Admitted;
+use crate::error::AuditError;
 use crate::event::NewEvent;
 use crate::message::{AuditMessage, AuditMessageKind, AuditOptions};
 use crate::state::LogState;

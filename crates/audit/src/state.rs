@@ -16,7 +16,7 @@ pub(crate) struct LogState {
     /// How many messages wait for the writer.
     pub(crate) waiting: AtomicUsize,
     /// How many destinations block new connections.
-    pub(crate) blocking: AtomicUsize,
+    pub(crate) blocking: Arc<AtomicUsize>,
     /// Events that could not be written, and are not told of in the log yet.
     pub(crate) missing: AtomicU64,
     /// The deadlines of the shutdown, once it has begun.
@@ -36,13 +36,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl LogState {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self {
-            metrics,
-            waiting: AtomicUsize::new(0),
-            blocking: AtomicUsize::new(0),
-            missing: AtomicU64::new(0),
-            end: OnceLock::new(),
-        })
+        let blocking = Arc::new(AtomicUsize::new(0));
+        metrics.observe_audit_blocking(blocking.clone());
+        Arc::new(Self { metrics, waiting: AtomicUsize::new(0), blocking, missing: AtomicU64::new(0), end: OnceLock::new() })
     }
 
     /// Begins the shutdown, which ends at `until` at the latest. The disk has half of the remaining time: if it fails, the other

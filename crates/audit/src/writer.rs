@@ -14,12 +14,12 @@ use sidegate_config::schema::audit::{Audit as Config, OnFailure};
 use sidegate_core::{ConnectionRecord, SpanId, event};
 use sidegate_telemetry::{Cause, DropSource};
 
-use crate::AuditError;
 use crate::admitted::Admitted;
 use crate::backpressure::Backpressure;
 use crate::chain::{Chain, Position};
 use crate::destination::{DestinationQueue, SharedLine};
 use crate::encryption::Auditors;
+use crate::error::AuditError;
 use crate::event::{CheckpointCause, ConnectionFacts, Event, NewEvent};
 use crate::folder::{Folder, LeftBehind};
 use crate::hex::hex;
@@ -194,7 +194,7 @@ impl Writer {
                 writer.failed(&error);
                 writer.sync_failed = true;
             }
-            (Err(error), Some(file)) => return Err(crate::FolderError::System(file.folder.clone(), error).into()),
+            (Err(error), Some(file)) => return Err(crate::folder::FolderError::System(file.folder.clone(), error).into()),
             (Err(error), None) => return Err(AuditError::Thread(error)),
         }
         Ok(writer)

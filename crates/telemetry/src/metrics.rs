@@ -1,5 +1,6 @@
 //! The instruments, and how a finished connection adds to them: only atomics, so that nothing waits.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -53,6 +54,7 @@ pub struct Metrics {
     audit_records: Counter,
     lag: OnceLock<Vec<Histogram>>,
     observer: OnceLock<Observer>,
+    audit_blocking: OnceLock<Arc<AtomicUsize>>,
     /// Events that found their queue full.
     events_lost: OnceLock<Arc<Counter>>,
     /// Lines that standard error has lost.
@@ -112,6 +114,7 @@ impl Metrics {
             audit_records: Counter::default(),
             lag: OnceLock::new(),
             observer: OnceLock::new(),
+            audit_blocking: OnceLock::new(),
             events_lost: OnceLock::new(),
             stderr_lost: OnceLock::new(),
             views: Views::new(config),
@@ -281,6 +284,11 @@ impl Metrics {
         self.lag.get_or_init(|| (0..workers).map(|_| Histogram::default()).collect())
     }
 
+    /// Takes the count of the audit log's destinations that block new connections; the log itself changes it.
+    pub fn observe_audit_blocking(&self, count: Arc<AtomicUsize>) {
+        let _ = self.audit_blocking.set(count);
+    }
+
     /// Sets the function that reports readiness, expiry and sources. Only the first call has an effect.
     pub fn observe(&self, observer: impl Fn() -> Observation + Send + Sync + 'static) {
         let _ = self.observer.set(Box::new(observer));
@@ -407,6 +415,8 @@ impl Metrics {
             let value = Value::Distribution(lag.distribution());
             streams.push(&catalog::RUNTIME_LAG, [attribute(WORKER, i.to_string().as_str())], value);
         }
+        let blocking = self.audit_blocking.get().map_or(0, |count| count.load(Ordering::Relaxed));
+        streams.level(&catalog::AUDIT_BLOCKED, [], i64::try_from(blocking).unwrap_or(i64::MAX));
         if let Some(observe) = self.observer.get() {
             streams.observed(observe());
         }
@@ -457,7 +467,6 @@ mod tests {
     fn observed(metrics: &Metrics) {
         metrics.lag(1);
         metrics.observe(|| Observation {
-            audit_blocking: 0,
             ready: true,
             svid_time_left: Some(60),
             bundles_time_left: vec![("a.b".into(), 600)],

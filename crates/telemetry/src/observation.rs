@@ -21,8 +21,6 @@ pub struct Observation {
     pub loads: Vec<(&'static str, Option<Duration>, usize)>,
     /// Bytes that the buffers of all connections hold, and may hold.
     pub buffered: (usize, usize),
-    /// Destinations of the audit log that block new connections.
-    pub audit_blocking: usize,
     /// Identity sources, and whether each is healthy.
     pub sources: Vec<(Arc<str>, bool)>,
 }
@@ -49,7 +47,6 @@ impl Streams {
         }
         self.number(&catalog::BUFFERED, [], seen.buffered.0 as f64);
         self.number(&catalog::BUFFERED_LIMIT, [], seen.buffered.1 as f64);
-        self.level(&catalog::AUDIT_BLOCKED, [], seen.audit_blocking.try_into().unwrap_or(i64::MAX));
         for (source, healthy) in seen.sources {
             self.number(&catalog::SOURCE_HEALTHY, [attribute(IDENTITY_SOURCE, source)], f64::from(u8::from(healthy)));
         }

@@ -281,7 +281,7 @@ impl RevocationSource {
             let is_first = !is_published && material.is_some();
             if is_published || is_first {
                 let (state, of_round, answer) = (state.clone(), control.clone(), answer.take());
-                // What was expected to expire has: peers may be judged differently from now on.
+                // What was expected to expire has: peers may be verified differently from now on.
                 let is_due = is_first || expired_at.is_some_and(|at| at <= now);
                 // Serving waits for the first: files were read at the start, and are read again afterwards.
                 let round = move || {

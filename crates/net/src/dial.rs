@@ -1,7 +1,7 @@
 //! Connecting to another host with a socket of the sidecar's.
 //!
-//! Every connection that sidegate itself makes over the network begins here, so that no socket lacks what tells its packets from the
-//! workload's, and no connect waits without a deadline.
+//! Every TCP connection that sidegate itself makes to another host begins here, so that no socket lacks what tells its packets from the
+//! workload's, and no connect waits without a deadline. (Questions to DNS resolvers are the resolver library's, over UDP.)
 
 use std::io;
 use std::net::SocketAddr;
@@ -100,7 +100,11 @@ pub async fn dial_host(host: &str, port: u16, mark: Option<u32>, within: Duratio
                 tcp.set_nodelay(true)?;
                 return Ok(tcp);
             }
-            Err(error) => last = error.into(),
+            Err(error @ DialError::NoAnswer(..)) => last = error.into(),
+            Err(error) => {
+                let error = io::Error::from(error);
+                last = io::Error::new(error.kind(), format!("{to}: {error}"));
+            }
         }
     }
     Err(last)

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Body;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -30,18 +30,21 @@ impl HttpClient {
         Ok(Self { sender, _connection: AbortOnDropHandle::new(task) })
     }
 
-    /// Sends a request and reads the answer, whose body may have `most` bytes. Redirections are not followed. The caller sets the
-    /// deadline.
+    /// Sends a request and waits for the head of the answer; [`read_body`] reads the rest. Redirections are not followed. The caller sets
+    /// the deadline.
     ///
     /// # Errors
-    /// hyper's, if there is no answer. A body that can't be read, or is longer, is an error within the answer.
-    pub async fn send(&mut self, request: Request<Bytes>, most: usize) -> Result<Response<Result<Bytes, String>>, hyper::Error> {
+    /// hyper's, if there is no answer.
+    pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, hyper::Error> {
         self.sender.ready().await?;
-        let (head, body) = self.sender.send_request(request.map(Full::new)).await?.into_parts();
-        Ok(Response::from_parts(head, read(body, most).await))
+        self.sender.send_request(request.map(Full::new)).await
     }
 }
 
-async fn read(body: impl Body<Data = Bytes, Error = hyper::Error>, most: usize) -> Result<Bytes, String> {
+/// Reads a body of at most `most` bytes. The caller sets the deadline.
+///
+/// # Errors
+/// If it can't be read, or is longer.
+pub async fn read_body(body: Incoming, most: usize) -> Result<Bytes, String> {
     Limited::new(body, most).collect().await.map(http_body_util::Collected::to_bytes).map_err(|e| e.to_string())
 }

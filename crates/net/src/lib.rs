@@ -39,6 +39,6 @@ pub use buffer::{Buffer, LONGEST_RECORD, RECORDS, SEALED_RECORD, Size};
 pub use claim::claim;
 pub use dial::{DialError, Dialing, dial_blocking, dial_host};
 pub use holder::port_holder;
-pub use http::HttpClient;
+pub use http::{HttpClient, read_body};
 pub use original_destination::{canonical, is_local, original_destination};
 pub use source::source;

@@ -87,7 +87,7 @@ fn a_list_of_the_workload_api_stays_when_a_message_is_without_it() {
     let (control, root) = (control(), ca("root", None));
     let mut source = RevocationSource::load(schema::Revocation::default()).unwrap();
     let first = source.round(false, true, material(&root, &[list(&root, 2021)]), None, &control).unwrap();
-    assert!(first.next_expiry(unix_now()).is_some(), "live connections are judged again when it expires");
+    assert!(first.next_expiry(unix_now()).is_some(), "live connections are re-evaluated when it expires");
     for lists in [&[][..], &[list(&root, 2020)]] {
         assert!(source.round(false, false, material(&root, lists), None, &control).is_none());
         assert_eq!(count(&source), 1);

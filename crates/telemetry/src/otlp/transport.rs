@@ -15,7 +15,7 @@ use rustls::ClientConfig;
 use sidegate_config::schema::telemetry::{Compression, Protocol, Signal, Target};
 use sidegate_config::value::Scheme;
 use sidegate_core::{innermost, printable};
-use sidegate_net::HttpClient;
+use sidegate_net::{HttpClient, read_body};
 use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -239,11 +239,11 @@ async fn http(client: &mut HttpClient, target: &Target, body: Bytes) -> Result<B
         }
     };
     let request = request.body(body).map_err(|_| bad("the endpoint's path"))?;
-    let response = client.send(request, LARGEST_ANSWER).await.map_err(|e| Failure::broken(&e))?;
+    let response = client.send(request).await.map_err(|e| Failure::broken(&e))?;
     let status = response.status();
     let after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
     let is_protobuf = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(PROTOBUF.as_bytes()));
-    let answer = response.into_body();
+    let answer = read_body(response.into_body(), LARGEST_ANSWER).await;
     if status.is_success() {
         return answer.map_err(|e| Failure { broken: true, ..Failure::again(e) });
     }

@@ -129,7 +129,7 @@ struct Doomed {
     distrusted: bool,
 }
 
-/// Ends connections, so many a second.
+/// Ends connections, at most `cutsPerSecond` of them.
 struct Ending {
     doomed: HashMap<u64, Doomed>,
     /// How many may be ended now.
@@ -137,7 +137,8 @@ struct Ending {
     since: Instant,
 }
 
-/// Judges the live connections whenever that may come out differently, until the task is dropped.
+/// Follows the snapshots, until the task is dropped: the first that can serve begins [`Phase::Serving`], and after each the live
+/// connections are re-evaluated.
 pub async fn reevaluate(shared: Arc<Shared>) {
     let settings = &shared.settings.live;
     let ages = !settings.max_age.duration().is_zero() || settings.on_peer_expiry != OnChange::Keep;

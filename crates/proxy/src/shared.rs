@@ -95,6 +95,10 @@ impl Shared {
         let mut missing = self.control.snapshot.load().missing();
         missing.extend(self.capture.borrow().missing().map(str::to_owned));
         missing.extend(self.audit.is_blocked().then(|| AUDIT_BLOCKED.to_owned()));
+        // The snapshot is there a moment before the workers are told.
+        if missing.is_empty() && *self.phase.borrow() < Phase::Serving {
+            missing.push("connections are not accepted yet".to_owned());
+        }
         if missing.is_empty() { Readiness::Ready } else { Readiness::NotReady(missing) }
     }
 
@@ -129,7 +133,6 @@ impl Shared {
                 })
                 .into(),
             buffered: (budget::held(), budget::limit()),
-            audit_blocking: self.audit.blocking(),
             sources: snapshot.identity.sources.iter().map(|s| (s.name.as_str().into(), s.healthy)).collect(),
         }
     }

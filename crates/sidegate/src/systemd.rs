@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidegate_core::{event, without_controls};
-use sidegate_proxy::{Readiness, Shared};
+use sidegate_proxy::{Phase, Readiness, Shared};
 
 /// How often readiness is looked at until the sidecar is ready for the first time.
 const READINESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -44,6 +44,10 @@ impl ServiceManager {
     pub(crate) async fn follow(self: Arc<Self>, shared: Arc<Shared>) {
         let mut told = None;
         loop {
+            // It drains before it was ever ready; the manager has been told.
+            if *shared.phase.borrow() > Phase::Serving {
+                return;
+            }
             let missing = match shared.readiness() {
                 Readiness::Ready => break,
                 Readiness::NotReady(missing) => missing.join("; "),

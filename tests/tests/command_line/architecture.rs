@@ -1,6 +1,9 @@
 //! The house stays as it is drawn: which crate may use which, and no circle of modules within a crate.
 //!
 //! Both are read from the sources. ARCHITECTURE.md's table of crates is the order: a crate uses only those below it.
+//!
+//! A module and its children are one thing: what a parent says of its children is no arrow. Paths are followed through `use`, `pub use` and
+//! `pub(crate) use`, not through globs, renamed re-exports or macros.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -102,6 +105,10 @@ fn a_circle_is_found() {
     assert_eq!(modules::circles(folder.path()), Vec::<Vec<String>>::new());
     write("c.rs", "use super::First;\n");
     assert_eq!(modules::circles(folder.path()), [["a", "b", "c"]]);
+    // An item of the root itself.
+    write("lib.rs", "mod a;\nmod b;\nmod c;\npub struct First;\n");
+    write("b.rs", "");
+    assert!(modules::circles(folder.path()).iter().flatten().any(|module| module == "lib"));
 }
 
 /// Which module uses which, as the sources say.
@@ -181,7 +188,8 @@ mod modules {
     /// The modules that `text` of `module` names, other than itself and its own children.
     fn used_by(module: &str, text: &str, texts: &BTreeMap<String, String>) -> BTreeSet<String> {
         if module == "lib" {
-            return BTreeSet::new();
+            // The root declares all of them. So an item that it defines itself is no module's to use.
+            return texts.keys().filter(|other| *other != "lib").cloned().collect();
         }
         let parent = |module: &str| module.rsplit_once("::").map(|(parent, _)| parent.to_owned()).unwrap_or_default();
         let mut used = BTreeSet::new();
@@ -199,7 +207,10 @@ mod modules {
                 names.remove(0);
                 base = parent(&base);
             }
-            let target = resolve(base, &names, texts);
+            let mut target = resolve(base, &names, texts);
+            if target.is_empty() && is_defined(&texts["lib"], names.first().copied().unwrap_or_default()) {
+                "lib".clone_into(&mut target);
+            }
             // A module consists of its children.
             if target != module && !target.is_empty() && !target.starts_with(&format!("{module}::")) {
                 used.insert(target);
@@ -240,6 +251,15 @@ mod modules {
             break;
         }
         base
+    }
+
+    /// Whether `text` defines an item of this name.
+    fn is_defined(text: &str, name: &str) -> bool {
+        let kinds = ["struct", "enum", "fn", "const", "static", "type", "trait", "union"];
+        kinds.iter().any(|kind| {
+            text.match_indices(&format!("{kind} {name}"))
+                .any(|(at, found)| !text[at + found.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        })
     }
 
     /// The paths that `text` re-exports.

@@ -1,7 +1,7 @@
 //! The operator's door: HTTP probes and the metrics scrape, and the admin API on a Unix socket.
 //!
 //! ```text
-//! kubelet, Prometheus -- HTTP --> ProbeServer: /livez /readyz /metrics
+//! kubelet, Prometheus -- HTTP --> ProbeServer: /livez /readyz /startupz /metrics
 //! sidegate status ... -- gRPC --> AdminSocket: status, connections, cut, drain, log filter
 //! ```
 //!

@@ -213,7 +213,15 @@ impl Demo<'_> {
         let log = self.folder.audit_log(Workload::Api);
         let (is_intact, report) = program.verify_audit(&log, &self.folder.bundle(), &Workload::Api.spiffe_id())?;
         output.show("\nThe audit log of api, by the trust bundle and its SPIFFE ID");
-        report.lines().take(2).for_each(|line| output.show(format!("  {}", line.trim_start())));
+        // The verdict and the first reason; a line that goes on is indented further.
+        let mut begun = 0;
+        for line in report.lines() {
+            begun += usize::from(line.len() - line.trim_start().len() <= 2);
+            if begun > 2 {
+                break;
+            }
+            output.show(format!("  {}", line.trim_start()));
+        }
         Ok(is_intact)
     }
 

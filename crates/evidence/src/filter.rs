@@ -68,7 +68,7 @@ pub fn reason(text: &str) -> Result<String, String> {
 /// A connection's ID, or the beginning of it.
 ///
 /// # Errors
-/// If it is unknown, with the likely name.
+/// If it is none.
 pub fn connection(text: &str) -> Result<String, String> {
     const LENGTH: usize = 32;
     let is_id = (1..=LENGTH).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -82,7 +82,7 @@ pub fn connection(text: &str) -> Result<String, String> {
 /// SPIFFE IDs, as policies name them.
 ///
 /// # Errors
-/// If it is unknown, with the likely name.
+/// If it is no pattern.
 pub fn peer(text: &str) -> Result<SpiffeIdPattern, String> {
     SpiffeIdPattern::parse(text).map_err(|e| e.to_string())
 }

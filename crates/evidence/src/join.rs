@@ -86,7 +86,7 @@ pub struct Joined {
     b: Option<ConnectionEnd>,
 }
 
-/// Identifies a connection in a log: its ID, which its client chose, its direction and its workloads.
+/// Identifies a connection in a log: its ID, which its client chose, its direction, when it came and from where.
 type Name = (String, String, String, String);
 
 /// Connections of one log that share an ID, by direction and by workloads.

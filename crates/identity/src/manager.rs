@@ -50,7 +50,7 @@ impl Identity {
     /// Starts the configured sources on the current runtime. Absent sockets and files are waited for.
     ///
     /// # Errors
-    /// If no source is named at all.
+    /// If no source is named, an entry is not exactly one, or the environment names no endpoint.
     pub fn start(config: &schema::Identity, profile: Profile) -> Result<Self, IdentityError> {
         let rules = SourceRules {
             select: config.select.clone(),

@@ -37,7 +37,7 @@ impl<'a> HandshakePermit<'a> {
             sleep(LOOK_AGAIN).await;
         }
         let Some(handle) = shared.registry.find(handle.key()) else { return Err(Failure::new(Reason::Cancelled)) };
-        let places = &shared.limits.places[wait as usize];
+        let places = &shared.limits.permits[wait as usize];
         let mut place = Self { shared, wait, source: source(peer), key: handle.key(), has: false };
         let mut turn = places.enter(place.source, handle);
         // Where there is room it is its turn at once, and nothing waits for the timer.
@@ -63,7 +63,7 @@ impl<'a> HandshakePermit<'a> {
 
 impl Drop for HandshakePermit<'_> {
     fn drop(&mut self) {
-        self.shared.limits.places[self.wait as usize].leave(self.source, self.key);
+        self.shared.limits.permits[self.wait as usize].leave(self.source, self.key);
         if let Some(direction) = self.wait.handshake().filter(|_| self.has) {
             self.shared.telemetry.metrics.handshakes_in_flight(direction).dec();
         }

@@ -93,8 +93,8 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// Inbound connections without an identity.
     pub(crate) unidentified: Arc<Unidentified>,
-    /// By [`Wait`].
-    pub(crate) places: [PermitQueue; 3],
+    /// By [`PermitKind`].
+    pub(crate) permits: [PermitQueue; 3],
     /// Sessions in each direction that wait for a connection.
     pub(crate) idle: [AtomicU32; 2],
     pub(crate) most_idle: u32,
@@ -118,7 +118,7 @@ impl Limits {
         Self {
             connections,
             unidentified: Unidentified::new(unidentified.clamp(1, connections)),
-            places: [PermitKind::InboundHandshake, PermitKind::OutboundHandshake, PermitKind::Detection]
+            permits: [PermitKind::InboundHandshake, PermitKind::OutboundHandshake, PermitKind::Detection]
                 .map(|wait| PermitQueue::new(settings.limits.handshakes, wait)),
             idle: Default::default(),
             most_idle: settings.limits.idle_tunnels,

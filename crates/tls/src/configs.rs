@@ -85,7 +85,7 @@ impl TlsContext {
         Ok(Self { client, server, trust, resumption: tls.resumption })
     }
 
-    /// The anchors that peers are judged by.
+    /// The anchors that peers are verified by.
     #[must_use]
     pub fn trust(&self) -> &Arc<TrustStore> {
         &self.trust

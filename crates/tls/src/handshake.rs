@@ -317,7 +317,7 @@ async fn drive(
     let facts = Arc::new(facts(side.common(), sni));
     let (peer, verify) = match report {
         Some(Report { outcome: Ok(peer), lap }) => (peer, lap),
-        // A resumed session: its chain was verified once, and is judged anew, for a verifier was not asked.
+        // A resumed session: its chain was verified once, and is verified again, for a verifier was not asked.
         _ => resumed(&side, trust)?,
     };
     remains.sealed = inward.bytes()[whole..].to_vec();

@@ -496,7 +496,7 @@ impl DomainLists {
                 || path.anchor().subject_public_key_info.to_vec(),
                 |issuer| contents(&issuer.subject_public_key_info()).to_vec(),
             );
-            match self.judge_one(certificate, at == 0, &key, now) {
+            match self.check_one(certificate, at == 0, &key, now) {
                 Ok(()) => {}
                 Err(Error::CrlExpired { .. }) if self.on_expired == Unsure::Allow => status = RevocationStatus::ExpiredAllowed,
                 Err(Error::UnknownRevocationStatus) if self.on_unknown == Unsure::Allow => {
@@ -514,7 +514,7 @@ impl DomainLists {
     }
 
     /// Of one certificate, signed with `key`. Who is on a list is refused, also if that has expired.
-    fn judge_one(&self, certificate: &Cert<'_>, is_leaf: bool, key: &[u8], now: i64) -> Result<(), Error> {
+    fn check_one(&self, certificate: &Cert<'_>, is_leaf: bool, key: &[u8], now: i64) -> Result<(), Error> {
         let asked = self.lists.0.iter().filter(|(list, by)| by.contents == key && list.issuer_name == certificate.issuer());
         let mut until = None;
         for (list, _) in asked {
@@ -552,7 +552,7 @@ impl Revocation {
         })
     }
 
-    /// When the first list that is needed expires: from then on peers may be judged differently.
+    /// When the first list that is needed expires: from then on peers may be verified differently.
     #[must_use]
     pub fn next_expiry(&self, now: i64) -> Option<i64> {
         self.domains.values().filter_map(|domain| domain.lists.next_expiry(now)).min()

@@ -146,8 +146,8 @@ impl Session {
     }
 }
 
-/// What an alert of the peer means that ends an established session. A server judges its client after that is done with the
-/// handshake (RFC 8446 §4.4.2.4); whatever is not about our certificate is no such judgement.
+/// What an alert of the peer means that ends an established session. A server verifies its client after that is done with the
+/// handshake (RFC 8446 §4.4.2.4); what is not about our certificate is no such verdict.
 fn ended_by(alert: AlertDescription) -> WireError {
     let reason = match alert {
         AlertDescription::BadCertificate

@@ -1,7 +1,7 @@
 //! Tickets, with which a later handshake resumes a session (RFC 8446 §4.6.1).
 //!
 //! A resumed handshake spares both ends certificates and signatures; the key exchange is made anew. Whom it leads to is
-//! judged afterwards like in any other.
+//! verified afterwards like in any other.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,7 +70,7 @@ impl ClientSessionStore for Tickets {
 }
 
 /// Makes and reads the tickets of a server, with keys of its own, and tells clients to use them for no longer than [`LIFETIME`].
-/// One that is used later resumes as long as the keys live, some hours; the chain behind it is judged in any case.
+/// One that is used later resumes as long as the keys live, some hours; the chain behind it is verified in any case.
 #[derive(Debug)]
 pub(crate) struct Ticketer(Arc<dyn ProducesTickets>);
 

@@ -130,7 +130,7 @@ impl Session {
 
     /// What a peer whose socket has failed said last: the alert that tells why, or what `look` finds in the plaintext.
     ///
-    /// A TLS 1.3 server judges its client after the client has finished the handshake, and what the client sends meanwhile
+    /// A TLS 1.3 server verifies its client after the client has finished the handshake, and what the client sends meanwhile
     /// is answered with a reset. The alert came before that, and the kernel still has it.
     pub fn last_words<E: From<WireError>>(
         &mut self,

@@ -1,4 +1,4 @@
-//! What the audit log costs the data plane's side of a connection: the offer as it is let in, and as it ends.
+//! What the audit log costs the data plane's side of a connection: the offer as it is admitted, and as it ends.
 //!
 //! The writer takes longer for a record than the offer does, as it should. So the offers are timed in groups that fit into the
 //! queue, and between groups the writer is waited for: no offer that was timed has found the queue full. The writer's own

@@ -18,7 +18,7 @@ pub(crate) enum Better {
 pub(crate) struct Figure {
     /// Its name in JSON.
     pub(crate) key: String,
-    /// Its name for people, with the unit.
+    /// Its human-readable name, with the unit.
     pub(crate) label: String,
     /// Which way is better.
     pub(crate) better: Better,
@@ -75,7 +75,7 @@ pub(crate) const ADDED: &[(&str, &str)] =
 /// The key of what others used of the machine.
 pub(crate) const OTHERS: &str = "others_percent";
 
-/// The key of the memory at so many connections.
+/// The key of the memory at a number of connections.
 pub(crate) fn idle_key(count: u32) -> String {
     format!("idle_kib_{count}")
 }

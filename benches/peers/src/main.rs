@@ -33,7 +33,7 @@
 //!
 //! # How it is measured
 //!
-//! Each round starts each product anew, in random order, and measures it after it has passed its first bytes. Generator and
+//! Each round starts each product again, in random order, and measures it after it has passed its first bytes. Generator and
 //! server are one epoll thread each (one more for the uploads beside small requests). CPU is that of the proxies' processes
 //! alone, by the kernel's clock of each process. Memory is PSS, so what processes share is counted once.
 //!

@@ -1,4 +1,4 @@
-//! What was measured, for people and programs.
+//! What was measured, to read and for programs.
 
 mod json;
 mod machine;

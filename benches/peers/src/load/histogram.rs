@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Each power of two is cut into so many equal parts.
+/// Into how many equal parts each power of two is cut.
 const PARTS: u64 = 128;
 const BITS: u32 = PARTS.ilog2();
 /// Longer than 2^40 ns, a quarter of an hour, counts as that.

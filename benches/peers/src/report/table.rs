@@ -1,4 +1,4 @@
-//! Tables for people.
+//! Tables to read.
 
 use std::fmt::Write;
 

@@ -28,7 +28,7 @@
 //!
 //! What it guarantees: a worker never waits; a lost record is counted, and the log itself says how many are missing; a record that was
 //! changed, removed or reordered before the last exported checkpoint is found by the crate `evidence`, which reads and verifies the log.
-//! The format of a line is in [`line`], that of its content in [`Event`].
+//! The format of a line is in [`mod@line`], that of its content in [`Event`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod admitted;

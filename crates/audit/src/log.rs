@@ -77,13 +77,7 @@ impl Audit {
     /// Whether new connections must be refused, since their records could not be kept.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        self.blocking() > 0
-    }
-
-    /// How many outputs of the log block new connections: its files, copies and anchors.
-    #[must_use]
-    pub fn blocking(&self) -> usize {
-        self.0.as_ref().map_or(0, |on| on.state.blocking.load(Ordering::Acquire))
+        self.0.as_ref().is_some_and(|on| on.state.blocking.load(Ordering::Acquire) > 0)
     }
 
     /// Takes a connection that is admitted. Never waits.

@@ -1,7 +1,7 @@
 //! The data plane: capture, detect, handshake, authorize, dial, relay, close.
 //!
 //! Each worker is a thread with a runtime and listeners of its own ([`Workers`]). Beside them stands one immutable
-//! [`Snapshot`](sidegate_control::Snapshot), which a connection loads once; whoever publishes a new one never makes a connection wait.
+//! [`Snapshot`](sidegate_control::Snapshot), which a connection loads once; to publish a new one never makes a connection wait.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod attempt;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use sidegate_core::{CertificateFacts, SpiffeId, TrustDomain, parse_canonical, rfc3339};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -133,11 +133,21 @@ pub fn unix_now() -> i64 {
 }
 
 impl Svid {
-    /// Builds an SVID from its chain and key, and checks that they belong together.
+    /// Builds an SVID from its chain and its private key, and checks that they belong together.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<Self, MaterialError> {
+        let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(|e| MaterialError::Key(e.to_string()))?;
+        Self::with_signer(chain, signer)
+    }
+
+    /// Builds an SVID from its chain and what signs with its private key, wherever that is kept. They are checked to belong together
+    /// where the signer knows its public key.
+    ///
+    /// # Errors
+    /// As [`Svid::new`].
+    pub fn with_signer(chain: Vec<CertificateDer<'static>>, signer: Arc<dyn SigningKey>) -> Result<Self, MaterialError> {
         let leaf = chain.first().ok_or(MaterialError::NoCertificate)?;
         at_most("certificates of the SVID's chain", chain.len(), MOST_CHAIN)?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|e| MaterialError::Malformed(e.to_string()))?;
@@ -145,7 +155,6 @@ impl Svid {
         let validity = parsed.validity();
         let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
         let serial = format!("{:x}", parsed.serial);
-        let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(|e| MaterialError::Key(e.to_string()))?;
         let certified_key = Arc::new(CertifiedKey::new(chain, signer));
         match certified_key.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use sidegate_audit::{Audit, AuditOptions, IdentityCell};
 use sidegate_config::value::Span;
-use sidegate_core::{CertificateFacts, ConnectionRecord, Decision, Direction, HandshakeFacts, Reason, Transport};
+use sidegate_core::{CertificateFacts, ConnectionRecord, Decision, Direction, HandshakeFacts, Peer, Reason, RevocationStatus, Transport};
 use sidegate_telemetry::Metrics;
 
 /// Offers that are timed together.
@@ -25,8 +25,11 @@ fn connection() -> ConnectionRecord {
     record.original_destination = Some(([10, 0, 0, 8], 8080).into());
     record.transport = Some(Transport::Mtls);
     record.local_id = Some("spiffe://prod.example/ns/shop/sa/api".into());
-    record.peer_id = Some("spiffe://prod.example/ns/shop/sa/web".into());
-    record.peer_certificate = Some(Arc::new(CertificateFacts::new(b"der", "0a".repeat(16), 0, i64::MAX)));
+    record.peer = Peer::Spiffe {
+        id: "spiffe://prod.example/ns/shop/sa/web".into(),
+        certificate: Arc::new(CertificateFacts::new(b"der", "0a".repeat(16), 0, i64::MAX)),
+        revocation: RevocationStatus::NotChecked,
+    };
     record.tls = Some(
         HandshakeFacts {
             version: "1.3",

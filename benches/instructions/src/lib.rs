@@ -106,8 +106,7 @@ fn record() -> Step {
         record.original_destination = Some(([10, 0, 0, 2], 8080).into());
         record.transport = Some(Transport::Mtls);
         record.local_id = Some(id.clone());
-        record.peer_id = Some(ends.server.peer.text.clone());
-        record.peer_certificate = Some(ends.server.peer.certificate.clone());
+        record.peer = ends.server.peer.on_record(ends.server.peer.revocation);
         record.tls = Some(ends.server.facts.clone());
         record.decision = Some(Decision::new(true, rule.clone()));
         record.stages.handshake = Some(Lap::since(record.accepted));

@@ -1,12 +1,11 @@
 //! An admitted connection: a copy of its record so far, since the connection goes on.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 use sidegate_core::{
-    CertificateFacts, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, RevocationStatus, SpanId, Transport, TunnelUse,
+    ClientAddr, ConnectionId, ConnectionRecord, Decision, Direction, HandshakeFacts, OriginalDst, Peer, SpanId, Transport, TunnelUse,
 };
 
 /// The facts of a connection when it is admitted. The fields are those of [`ConnectionRecord`].
@@ -20,21 +19,17 @@ pub struct Admitted {
     #[serde(serialize_with = "rfc3339")]
     time: SystemTime,
     direction: Direction,
-    downstream: SocketAddr,
+    downstream: ClientAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
-    original_destination: Option<SocketAddr>,
+    original_destination: Option<OriginalDst>,
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transport: Option<Transport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     local_id: Option<Arc<str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer_id: Option<Arc<str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer_certificate: Option<Arc<CertificateFacts>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    revocation: Option<RevocationStatus>,
+    #[serde(flatten)]
+    peer: Peer,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<Arc<HandshakeFacts>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,9 +53,7 @@ impl Admitted {
             destination: record.destination.clone(),
             transport: record.transport,
             local_id: record.local_id.clone(),
-            peer_id: record.peer_id.clone(),
-            peer_certificate: record.peer_certificate.clone(),
-            revocation: record.revocation,
+            peer: record.peer.clone(),
             tls: record.tls.clone(),
             tunnel: record.tunnel,
             decision: record.decision.clone(),

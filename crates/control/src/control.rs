@@ -28,7 +28,24 @@ pub struct Control {
     pub audit: Arc<Audit>,
 }
 
+/// The snapshot for a connection that begins now.
+#[derive(Debug)]
+pub struct Latest {
+    /// It decides about the connection.
+    pub snapshot: Arc<Snapshot>,
+    /// A count of renewals that the snapshot has at least.
+    pub renewal: u64,
+}
+
 impl Control {
+    /// The snapshot for a connection that begins now.
+    #[must_use]
+    pub fn latest(&self) -> Latest {
+        // The count first: a renewal between the two is seen as one that came later.
+        let renewal = *self.renewals.borrow();
+        Latest { snapshot: self.snapshot.load_full(), renewal }
+    }
+
     /// At the start: no identity.
     #[must_use]
     pub fn new(settings: Arc<Settings>, telemetry: Arc<Telemetry>, audit: Arc<Audit>) -> Arc<Self> {

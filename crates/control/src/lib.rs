@@ -24,11 +24,11 @@ mod revocation;
 mod settings;
 mod snapshot;
 
-pub use control::Control;
+pub use control::{Control, Latest};
 pub use loads::{Load, Loads, Refusal, Subject};
 pub use policy::{PolicyError, PolicySource};
 pub use publisher::Publisher;
 pub use resolver::{Addresses, Resolved};
 pub use revocation::{RevocationError, RevocationSource};
-pub use settings::{Destination, Port, Settings};
+pub use settings::{AppPreamble, Destination, Port, Preamble, Protocol, Settings};
 pub use snapshot::{Snapshot, Tls};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sidegate_config::schema::{self, Config, Mode, Otherwise, Timeouts, TunnelMode};
 use sidegate_config::value::{DnsName, PortRange};
-use sidegate_core::{SpiffeIdPattern, TrustDomain};
-use sidegate_tls::ServerName;
+use sidegate_core::OriginalDst;
+use sidegate_tls::{PeerAuth, ServerName};
 
 use crate::resolver::Resolved;
 
@@ -42,6 +42,27 @@ pub struct Settings {
     pub poll: Duration,
 }
 
+/// What carries a connection after its admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Opaque bytes, relayed as they come.
+    Tcp,
+}
+
+/// What a client says ahead of its TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preamble {
+    /// Nothing.
+    None,
+}
+
+/// What the application is told about a connection ahead of its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppPreamble {
+    /// Nothing: it can be dialled before its client is known.
+    None,
+}
+
 /// What an inbound port demands.
 #[derive(Debug)]
 pub struct Port {
@@ -53,6 +74,12 @@ pub struct Port {
     pub server_first: bool,
     /// ALPN protocols of the application.
     pub alpn: Vec<String>,
+    /// What the client says ahead of its handshake.
+    pub preamble: Preamble,
+    /// What the application is told ahead of the data.
+    pub app_preamble: AppPreamble,
+    /// What carries a connection after its admission.
+    pub protocol: Protocol,
 }
 
 /// A destination in the mesh.
@@ -66,14 +93,16 @@ pub struct Destination {
     /// DNS names whose addresses belong to it.
     pub dns: Vec<String>,
     ports: Vec<PortRange>,
-    /// Who may answer; if empty, any workload of our own trust domain.
-    pub ids: Vec<SpiffeIdPattern>,
+    /// How its servers prove who they are.
+    pub peer_auth: PeerAuth,
     /// The server name to send, if not the address.
     pub sni: Option<ServerName<'static>>,
     /// ALPN protocols of the application.
     pub alpn: Vec<String>,
     /// Whether sessions carry one connection after the other.
     pub tunnel: TunnelMode,
+    /// What carries a connection after its admission.
+    pub protocol: Protocol,
 }
 
 impl Settings {
@@ -84,14 +113,9 @@ impl Settings {
         let mut ports: Vec<Port> = inbound
             .ports
             .iter()
-            .map(|p| Port { range: p.port.0, mode: p.mode, server_first: p.server_first, alpn: p.alpn.clone() })
+            .map(|p| Port { server_first: p.server_first, alpn: p.alpn.clone(), ..Port::new(p.port.0, p.mode) })
             .collect();
-        ports.push(Port {
-            range: PortRange { first: 1, last: u16::MAX },
-            mode: inbound.default_mode,
-            server_first: false,
-            alpn: Vec::new(),
-        });
+        ports.push(Port::new(PortRange { first: 1, last: u16::MAX }, inbound.default_mode));
         let mut destinations: Vec<Destination> = config
             .outbound
             .destinations
@@ -102,10 +126,11 @@ impl Settings {
                 cidrs: d.cidrs.iter().map(|c| *c.get()).collect(),
                 dns: d.dns.iter().map(|name| name.get().clone()).collect(),
                 ports: d.ports.iter().map(|p| p.0).collect(),
-                ids: d.spiffe_ids.iter().map(|i| i.get().clone()).collect(),
+                peer_auth: PeerAuth::spiffe(d.spiffe_ids.iter().map(|i| i.get().clone())),
                 sni: server_name(d.sni.as_ref()),
                 alpn: d.alpn.clone(),
                 tunnel: d.tunnel,
+                protocol: Protocol::Tcp,
             })
             .collect();
         let matched = destinations.len();
@@ -115,10 +140,11 @@ impl Settings {
             cidrs: Vec::new(),
             dns: if l.to.get().address().is_some() { Vec::new() } else { vec![l.to.get().host.clone()] },
             ports: Vec::new(),
-            ids: l.spiffe_ids.iter().map(|i| i.get().clone()).collect(),
+            peer_auth: PeerAuth::spiffe(l.spiffe_ids.iter().map(|i| i.get().clone())),
             sni: server_name(l.sni.as_ref()),
             alpn: l.alpn.clone(),
             tunnel: l.tunnel,
+            protocol: Protocol::Tcp,
         }));
         let mut names: Vec<String> = destinations.iter().flat_map(|d| d.dns.iter().cloned()).collect();
         names.sort_unstable();
@@ -146,10 +172,10 @@ impl Settings {
         self.ports.iter().position(|p| p.range.contains(port)).unwrap_or(self.ports.len() - 1)
     }
 
-    /// The mode of an inbound port.
+    /// What the inbound port of `to` demands.
     #[must_use]
-    pub fn mode_of(&self, port: u16) -> Mode {
-        self.ports[self.port_index(port)].mode
+    pub fn port(&self, to: OriginalDst) -> &Port {
+        &self.ports[self.port_index(to.port())]
     }
 
     /// Index of the first destination that covers `address`.
@@ -172,9 +198,23 @@ impl Settings {
     #[must_use]
     pub fn unresolved(&self, address: SocketAddr, found: Option<usize>, resolved: &Resolved) -> Option<&str> {
         let earlier = &self.destinations[..found.unwrap_or(self.matched)];
-        let expects_others = |d: &&Destination| found.is_none_or(|found| d.ids != self.destinations[found].ids);
+        let expects_others = |d: &&Destination| found.is_none_or(|found| d.peer_auth != self.destinations[found].peer_auth);
         let candidates = earlier.iter().filter(|d| d.serves_port(address.port())).filter(expects_others);
         candidates.flat_map(|d| &d.dns).find(|name| !resolved.contains_key(*name)).map(String::as_str)
+    }
+}
+
+impl Port {
+    fn new(range: PortRange, mode: Mode) -> Self {
+        Self {
+            range,
+            mode,
+            server_first: false,
+            alpn: Vec::new(),
+            preamble: Preamble::None,
+            app_preamble: AppPreamble::None,
+            protocol: Protocol::Tcp,
+        }
     }
 }
 
@@ -192,21 +232,6 @@ impl Destination {
             && (anywhere
                 || self.cidrs.iter().any(|c| c.contains(&ip))
                 || self.dns.iter().any(|name| resolved.get(name).is_some_and(|found| found.covers(ip))))
-    }
-
-    /// Whether a server with this identity may answer; `own` is our trust domain.
-    #[must_use]
-    pub fn expects(&self, peer: &sidegate_core::SpiffeId, own: &TrustDomain) -> bool {
-        if self.ids.is_empty() { peer.trust_domain() == own } else { self.ids.iter().any(|pattern| pattern.matches(peer)) }
-    }
-
-    /// Who may answer, as text.
-    #[must_use]
-    pub fn expected(&self, own: &TrustDomain) -> String {
-        if self.ids.is_empty() {
-            return format!("any workload of {own}");
-        }
-        self.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 }
 

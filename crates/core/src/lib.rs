@@ -18,8 +18,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod address;
+mod endpoint;
 pub mod event;
 mod id;
+mod peer;
 mod printable;
 mod reason;
 mod record;
@@ -27,7 +29,9 @@ mod secret;
 mod spiffe_id;
 
 pub use address::AddressText;
+pub use endpoint::{ClientAddr, DialAddr, OriginalDst, ReachedAt};
 pub use id::{ConnectionId, SpanId};
+pub use peer::Peer;
 pub use printable::{
     counted, duration, innermost, is_control_or_bidi, long, one_line, printable, printable_json, rfc3339, without_controls,
 };

@@ -1,7 +1,6 @@
 //! What one connection leaves behind.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,8 +9,9 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use crate::Reason;
-use crate::address::AddressText;
+use crate::endpoint::{ClientAddr, OriginalDst};
 use crate::id::{ConnectionId, LOWER, SpanId, UPPER, hex_digits, ids, text};
+use crate::peer::Peer;
 use crate::printable;
 
 /// Which way a connection goes, as the workload sees it.
@@ -188,18 +188,6 @@ impl CertificateFacts {
     #[must_use]
     pub fn sha256_upper(&self) -> String {
         text(&hex_digits::<64>(&self.sha256, UPPER)).to_owned()
-    }
-}
-
-fn address<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(AddressText::new(*address).as_str())
-}
-
-#[allow(clippy::ref_option, reason = "serde's signature")]
-fn optional_address<S: Serializer>(optional: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
-    match optional {
-        Some(some) => address(some, serializer),
-        None => serializer.serialize_none(),
     }
 }
 
@@ -400,13 +388,12 @@ pub struct ConnectionRecord {
     /// Which way it went.
     pub direction: Direction,
     /// Who connected to us.
-    #[serde(serialize_with = "address")]
     #[schemars(with = "String")]
-    pub downstream: SocketAddr,
+    pub downstream: ClientAddr,
     /// Where it was meant to go.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_address")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    pub original_destination: Option<SocketAddr>,
+    pub original_destination: Option<OriginalDst>,
     /// Name of the configured destination (outbound) that covered it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<Arc<str>>,
@@ -419,18 +406,9 @@ pub struct ConnectionRecord {
     /// Our certificate in this connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_certificate: Option<Arc<CertificateFacts>>,
-    /// The peer's SPIFFE ID, verified.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peer_id: Option<Arc<str>>,
-    /// What a peer that could not be verified claimed to be. Never to be trusted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub claimed_id: Option<String>,
-    /// The certificate that the peer presented, whether it was accepted or not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peer_certificate: Option<Arc<CertificateFacts>>,
-    /// Whether the peer's chain was looked up in revocation lists.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub revocation: Option<RevocationStatus>,
+    /// Who the other end is.
+    #[serde(flatten)]
+    pub peer: Peer,
     /// What the handshake found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Arc<HandshakeFacts>>,
@@ -458,7 +436,7 @@ pub struct ConnectionRecord {
 impl ConnectionRecord {
     /// A record of a connection that has just been accepted.
     #[must_use]
-    pub fn new(direction: Direction, downstream: SocketAddr) -> Self {
+    pub fn new(direction: Direction, downstream: ClientAddr) -> Self {
         let (connection_id, span_id) = ids();
         Self {
             connection_id,
@@ -474,10 +452,7 @@ impl ConnectionRecord {
             transport: None,
             local_id: None,
             local_certificate: None,
-            peer_id: None,
-            claimed_id: None,
-            peer_certificate: None,
-            revocation: None,
+            peer: Peer::Unknown,
             tls: None,
             tunnel: None,
             decision: None,

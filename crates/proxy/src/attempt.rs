@@ -1,10 +1,9 @@
 //! One connection from accept to close, which ends in exactly one record on whatever path it leaves.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sidegate_core::{ConnectionRecord, Direction, Reason};
+use sidegate_core::{ClientAddr, ConnectionRecord, Direction, Reason};
 use sidegate_net::canonical;
 
 use crate::failure::Failure;
@@ -19,8 +18,8 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    fn begin(shared: &Arc<Shared>, direction: Direction, downstream: SocketAddr) -> Self {
-        let downstream = canonical(downstream);
+    fn begin(shared: &Arc<Shared>, direction: Direction, downstream: ClientAddr) -> Self {
+        let downstream = canonical(*downstream).into();
         let record = Box::new(ConnectionRecord::new(direction, downstream));
         let handle = shared.registry.register(&record);
         shared.telemetry.metrics.open(direction).inc();
@@ -36,7 +35,7 @@ impl Attempt {
 /// Runs the connection `serve` to its end, until it is cut, or until the task is dropped, and leaves one record.
 ///
 /// Returns what `serve` does; nothing if it failed.
-pub(crate) async fn attempt<F, T>(shared: Arc<Shared>, direction: Direction, downstream: SocketAddr, serve: F) -> Option<T>
+pub(crate) async fn attempt<F, T>(shared: Arc<Shared>, direction: Direction, downstream: ClientAddr, serve: F) -> Option<T>
 where
     F: AsyncFnOnce(&Shared, &mut ConnectionRecord, &ConnectionHandle) -> Result<T, Failure>,
 {

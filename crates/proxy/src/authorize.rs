@@ -1,38 +1,37 @@
 //! Authorization, after the handshake: only now identity, port and destination are all known.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime};
 
 use sidegate_config::schema::Mode;
-use sidegate_core::{ConnectionRecord, Direction, HandshakeFacts, Lap};
+use sidegate_control::{Destination, Snapshot, Tls};
+use sidegate_core::{ClientAddr, Direction, HandshakeFacts, Lap, OriginalDst};
 use sidegate_policy::{PeerCertificate, Query, TlsFacts, Verdict};
 use sidegate_tls::{PeerIdentity, Session};
 
+use crate::connection::Connection;
 use crate::course::{inbound_verdict, outbound_verdict, unexpected};
 use crate::failure::Failure;
-use sidegate_control::Destination;
-use sidegate_control::{Snapshot, Tls};
 
 /// What is said of a client at a port of this mode.
 pub(crate) fn client_verdict(
     snapshot: &Snapshot,
     mode: Mode,
     (peer, facts): (&PeerIdentity, &HandshakeFacts),
-    from: IpAddr,
-    to: SocketAddr,
+    from: ClientAddr,
+    to: OriginalDst,
 ) -> Verdict {
     let query = Query {
         client: Some(&peer.id),
         server: snapshot.tls.as_ref().map(|tls| &tls.id),
-        ..of_session(peer, facts, Query::inbound(None, from, to, SystemTime::now()))
+        ..of_session(peer, facts, Query::inbound(None, from.ip(), *to, SystemTime::now()))
     };
     inbound_verdict(&snapshot.policy, mode, &query)
 }
 
 /// What is said of a client without identity: where those may pass a deny rule still counts.
-pub(crate) fn plaintext_verdict(snapshot: &Snapshot, mode: Mode, from: IpAddr, to: SocketAddr) -> Verdict {
+pub(crate) fn plaintext_verdict(snapshot: &Snapshot, mode: Mode, from: ClientAddr, to: OriginalDst) -> Verdict {
     let server = snapshot.tls.as_ref().map(|tls| &tls.id);
-    let query = Query { server, ..Query::inbound(None, from, to, SystemTime::now()) };
+    let query = Query { server, ..Query::inbound(None, from.ip(), *to, SystemTime::now()) };
     inbound_verdict(&snapshot.policy, mode, &query)
 }
 
@@ -42,55 +41,49 @@ pub(crate) fn server_verdict(
     destination: &Destination,
     tls: &Tls,
     (peer, facts): (&PeerIdentity, &HandshakeFacts),
-    from: IpAddr,
-    to: SocketAddr,
+    from: ClientAddr,
+    to: OriginalDst,
 ) -> Option<Verdict> {
     let query = Query {
         direction: Direction::Outbound,
         client: Some(&tls.id),
         server: Some(&peer.id),
-        ..of_session(peer, facts, Query::inbound(None, from, to, SystemTime::now()))
+        ..of_session(peer, facts, Query::inbound(None, from.ip(), *to, SystemTime::now()))
     };
     outbound_verdict(&snapshot.policy, destination, &tls.trust_domain, &query)
 }
 
-/// Whether policy lets the client in.
-pub(crate) fn authorize_client(
-    snapshot: &Snapshot,
-    mode: Mode,
-    session: &Session,
-    to: SocketAddr,
-    record: &mut ConnectionRecord,
-) -> Result<(), Failure> {
+/// Whether policy allows the client of `session` to go where it wants.
+pub(crate) fn authorize_client(connection: &mut Connection<'_>, session: &Session, to: OriginalDst) -> Result<(), Failure> {
     let start = Instant::now();
-    let verdict = client_verdict(snapshot, mode, (&session.peer, &session.facts), record.downstream.ip(), to);
-    record.stages.authorize = Some(Lap::since(start));
-    settle(verdict, record)
+    let mode = connection.shared.settings.port(to).mode;
+    let verdict = client_verdict(connection.snapshot, mode, (&session.peer, &session.facts), connection.record.downstream, to);
+    connection.record.stages.authorize = Some(Lap::since(start));
+    settle(verdict, connection)
 }
 
-/// Whether a client without identity may use a port where those may pass.
-pub(crate) fn authorize_plaintext(snapshot: &Snapshot, mode: Mode, to: SocketAddr, record: &mut ConnectionRecord) -> Result<(), Failure> {
-    settle(plaintext_verdict(snapshot, mode, record.downstream.ip(), to), record)
+/// Whether a client without identity may use a port of this mode.
+pub(crate) fn authorize_plaintext(connection: &mut Connection<'_>, mode: Mode, to: OriginalDst) -> Result<(), Failure> {
+    settle(plaintext_verdict(connection.snapshot, mode, connection.record.downstream, to), connection)
 }
 
-/// Whether the server is one that may answer at the destination, and policy lets us talk to it.
+/// Whether the server of `session` is one that may answer at the destination, and policy allows the call.
 pub(crate) fn authorize_server(
-    snapshot: &Snapshot,
+    connection: &mut Connection<'_>,
     destination: &Destination,
     tls: &Tls,
     session: &Session,
-    record: &mut ConnectionRecord,
+    to: OriginalDst,
 ) -> Result<(), Failure> {
     let start = Instant::now();
-    // Without a destination there would be no session.
-    let to = record.original_destination.unwrap_or(record.downstream);
-    let verdict = server_verdict(snapshot, destination, tls, (&session.peer, &session.facts), record.downstream.ip(), to);
-    record.stages.authorize = Some(Lap::since(start));
+    let peer = (&*session.peer, &*session.facts);
+    let verdict = server_verdict(connection.snapshot, destination, tls, peer, connection.record.downstream, to);
+    connection.record.stages.authorize = Some(Lap::since(start));
     match verdict {
-        Some(verdict) => settle(verdict, record),
+        Some(verdict) => settle(verdict, connection),
         None => {
             let (decision, reason, detail) = unexpected(destination, &tls.trust_domain);
-            record.decision = Some(decision);
+            connection.record.decision = Some(decision);
             Err(Failure::with(reason, detail))
         }
     }
@@ -107,7 +100,7 @@ fn of_session<'a>(peer: &'a PeerIdentity, facts: &'a HandshakeFacts, query: Quer
     }
 }
 
-fn settle(verdict: Verdict, record: &mut ConnectionRecord) -> Result<(), Failure> {
-    record.decision = Some(verdict.decision);
+fn settle(verdict: Verdict, connection: &mut Connection<'_>) -> Result<(), Failure> {
+    connection.record.decision = Some(verdict.decision);
     verdict.reason.map_or(Ok(()), |reason| Err(Failure::new(reason)))
 }

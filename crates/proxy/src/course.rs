@@ -24,7 +24,7 @@ pub(crate) fn inbound_verdict(policy: &Policy, mode: Mode, query: &Query<'_>) ->
 
 /// What is said of `query.server` at a destination; `own` is our trust domain. Nothing if it is not one that may answer there.
 pub(crate) fn outbound_verdict(policy: &Policy, destination: &Destination, own: &TrustDomain, query: &Query<'_>) -> Option<Verdict> {
-    if query.server.is_some_and(|server| !destination.expects(server, own)) {
+    if query.server.is_some_and(|server| !destination.peer_auth.expects(server, own)) {
         return None;
     }
     Some(policy.decide_outbound(&Query { destination: Some(&destination.name), ..*query }, &destination.rule))
@@ -174,7 +174,7 @@ pub fn ask(settings: &Settings, policy: &Policy, asked: &Asked<'_>) -> Result<Co
     let destination = &settings.destinations[index];
     let course = Course::of(Meets::Destination(destination.name.to_string()));
     // Where the destination names its servers, our own trust domain does not matter.
-    let named = query.server.filter(|_| !destination.ids.is_empty());
+    let named = query.server.filter(|_| destination.peer_auth.names_peers());
     let Some(own) = query.client.or(named).map(sidegate_core::SpiffeId::trust_domain) else {
         let Verdict { decision, reason } =
             policy.decide_outbound(&Query { destination: Some(&destination.name), ..*query }, &destination.rule);
@@ -223,7 +223,7 @@ impl Course {
 
 /// What is decided of a server that is not one that may answer.
 pub(crate) fn unexpected(destination: &Destination, own: &TrustDomain) -> (Decision, Reason, String) {
-    (Decision::new(false, destination.rule.clone()), Reason::UnexpectedPeer, format!("expected {}", destination.expected(own)))
+    (Decision::new(false, destination.rule.clone()), Reason::UnexpectedPeer, format!("expected {}", destination.peer_auth.expected(own)))
 }
 
 fn resolved(names: &[(String, IpAddr)]) -> Resolved {

@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use sidegate_core::Reason;
+use sidegate_core::{OriginalDst, Reason};
 use tokio::net::TcpStream;
 
 use crate::failure::Failure;
 
 /// The socket's own address, and the one before redirection.
-pub(crate) fn original_destination(tcp: &TcpStream) -> Result<(SocketAddr, SocketAddr), Failure> {
-    sidegate_net::original_destination(tcp).map_err(|e| Failure::with(Reason::OriginalDestinationUnknown, e.to_string()))
+pub(crate) fn original_destination(tcp: &TcpStream) -> Result<(SocketAddr, OriginalDst), Failure> {
+    let found = sidegate_net::original_destination(tcp);
+    found.map(|(local, to)| (local, to.into())).map_err(|e| Failure::with(Reason::OriginalDestinationUnknown, e.to_string()))
 }
 
 /// Whether `ip` is this pod's.

@@ -9,9 +9,9 @@ use sidegate_net::source;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::by_source::GRACE;
+use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::permit_queue::PermitKind;
-use crate::registry::ConnectionHandle;
 use crate::shared::Shared;
 
 /// Where buffers hold as much as they may.
@@ -28,7 +28,8 @@ pub(crate) struct HandshakePermit<'a> {
 
 impl<'a> HandshakePermit<'a> {
     /// Waits for a place, no longer than a handshake may take.
-    pub(crate) async fn take(shared: &'a Shared, wait: PermitKind, handle: &ConnectionHandle, peer: IpAddr) -> Result<Self, Failure> {
+    pub(crate) async fn take(connection: &Connection<'a>, wait: PermitKind, peer: IpAddr) -> Result<Self, Failure> {
+        let (shared, handle) = (connection.shared, connection.handle);
         let deadline = Instant::now() + shared.settings.timeouts.handshake.duration();
         while budget::is_spent() {
             if Instant::now() >= deadline {

@@ -1,12 +1,16 @@
 //! A connection to the workload: accept, original destination, (detect), handshake, authorize, dial, relay.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use sidegate_config::schema::Mode;
-use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, TunnelUse, event};
+use sidegate_control::{AppPreamble, Port, Preamble, Protocol};
+use sidegate_core::{
+    ClientAddr, ConnectionRecord, DialAddr, Direction, Lap, OriginalDst, Peer, ReachedAt, Reason, Transport, TunnelUse, event,
+};
 use sidegate_identity::unix_now;
+use sidegate_net::canonical;
+use sidegate_net::socket;
 use sidegate_tls::{Role, Session, TUNNEL, verify_again};
 use sidegate_tunnel::Tunnel;
 use sidegate_tunnel::v1::{Open, Outcome};
@@ -15,13 +19,14 @@ use tokio::time::timeout;
 
 use crate::attempt::attempt;
 use crate::authorize::{authorize_client, authorize_plaintext};
+use crate::connection::Connection;
 use crate::copy::Copier;
 use crate::course::{not_reachable, out_of_bounds};
 use crate::destination::{is_local, original_destination};
 use crate::detect::{Detected, detect};
 use crate::dial::dial_app;
 use crate::failure::Failure;
-use crate::handshake::{establish, shake_hands, tls_for};
+use crate::handshake::{establish, shake_hands};
 use crate::handshake_permit::HandshakePermit;
 use crate::peer_channel::PeerChannel;
 use crate::permit_queue::PermitKind;
@@ -32,10 +37,6 @@ use crate::shared::Shared;
 use crate::tunnel_pool;
 use crate::tunnel_server::{self, First};
 use crate::unidentified::UnidentifiedGuard;
-use sidegate_control::Port;
-use sidegate_control::Snapshot;
-use sidegate_net::canonical;
-use sidegate_net::socket;
 
 /// How an inbound connection's destination is known.
 #[derive(Debug, Clone, Copy)]
@@ -43,18 +44,18 @@ pub(crate) enum Route {
     /// The kernel redirected it and knows.
     Redirected,
     /// The listener hands on to this address.
-    To(SocketAddr),
+    To(DialAddr),
 }
 
 /// Serves one connection to its end, and then those that come after it on the same session. `accepted` is boxed, for a task keeps
 /// the room of its arguments to its end.
-pub(crate) async fn inbound(shared: Arc<Shared>, accepted: Box<(TcpStream, SocketAddr, Route)>) {
+pub(crate) async fn inbound(shared: Arc<Shared>, accepted: Box<(TcpStream, ClientAddr, Route)>) {
     let (tcp, from, route) = *accepted;
     let mut arrival = Arrival::Accepted(tcp, route);
     loop {
         let serve = async |shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle| {
-            // Boxed: to let a connection in takes more room than one that is open for hours shall hold.
-            Box::pin(arrival.let_in(shared, record, handle)).await?.carry(shared, handle).await
+            // Boxed: to admit a connection takes more room than one that is open for hours shall hold.
+            Box::pin(arrival.admit(shared, handle, record)).await?.carry(shared, handle).await
         };
         let Some(Some(client)) = attempt(shared.clone(), Direction::Inbound, from, serve).await else { return };
         arrival = match Box::pin(client.next(&shared, from)).await {
@@ -74,12 +75,14 @@ enum Arrival {
 
 impl Arrival {
     /// All of the connection but its relay.
-    async fn let_in(self, shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle) -> Result<Admitted, Failure> {
+    async fn admit(self, shared: &Shared, handle: &ConnectionHandle, record: &mut ConnectionRecord) -> Result<Admitted, Failure> {
+        let latest = shared.control.latest();
+        let mut connection = Connection::new(shared, handle, record, &latest);
         match self {
-            Self::Accepted(tcp, route) => let_in(shared, record, handle, tcp, route).await,
+            Self::Accepted(tcp, route) => accepted(&mut connection, tcp, route).await,
             Self::Reopened(client, open) => {
-                record.tunnel = Some(TunnelUse::Reused);
-                reopen(shared, record, handle, client, &open, None).await
+                connection.record.tunnel = Some(TunnelUse::Reused);
+                reopen(&mut connection, client, &open, None).await
             }
         }
     }
@@ -89,10 +92,10 @@ impl Arrival {
 struct Client {
     tcp: TcpStream,
     channel: Box<PeerChannel>,
-    to: SocketAddr,
+    to: OriginalDst,
 }
 
-/// A connection that was let in.
+/// A connection that was admitted.
 enum Admitted {
     /// From a client to the application.
     Protected(Client, TcpStream),
@@ -102,122 +105,110 @@ enum Admitted {
     Waiting(Client),
 }
 
-/// All but the relay of a connection that arrives.
-async fn let_in(
-    shared: &Shared,
-    record: &mut ConnectionRecord,
-    handle: &ConnectionHandle,
-    tcp: TcpStream,
-    route: Route,
-) -> Result<Admitted, Failure> {
-    let settings = &*shared.settings;
-    let (to, reached_at) = match route {
-        Route::To(address) => (address, canonical(tcp.local_addr().map_err(Failure::system)?)),
+/// All but the relay of a connection that arrives at a listener.
+async fn accepted(connection: &mut Connection<'_>, tcp: TcpStream, route: Route) -> Result<Admitted, Failure> {
+    let (shared, handle) = (connection.shared, connection.handle);
+    let (to, reached_at): (OriginalDst, ReachedAt) = match route {
+        Route::To(address) => (address.into(), canonical(tcp.local_addr().map_err(Failure::system)?).into()),
         Route::Redirected => {
             let to = own_address(shared, &tcp)?;
-            (to, to)
+            (to, (*to).into())
         }
     };
-    record.original_destination = Some(to);
+    connection.record.original_destination = Some(to);
     handle.set_destination(to);
-    // Before the snapshot: what is new after it is seen as new.
-    let renewal = *shared.control.renewals.borrow();
-    let snapshot = shared.control.snapshot.load_full();
-    record.generation = snapshot.generation;
-    let index = settings.port_index(to.port());
-    let port = &settings.ports[index];
+    let index = shared.settings.port_index(to.port());
+    let port = &shared.settings.ports[index];
     let guard = shared.registry.find(handle.key()).map(|handle| shared.limits.unidentified.enter(handle)).transpose()?.map(Box::new);
     match port.mode {
         Mode::Strict => {
-            said_something(shared, &tcp, record).await?;
+            match port.preamble {
+                Preamble::None => {}
+            }
+            first_byte(connection, &tcp).await?;
             handle.touch(Instant::now());
-            let session = handshake(shared, &snapshot, index, &tcp, &[], record, handle).await?;
+            let session = handshake(connection, index, &tcp, &[]).await?;
             drop(guard);
             let client = Client { tcp, channel: Box::new(PeerChannel::plain(session)), to };
-            client.established(shared, &snapshot, (reached_at, renewal), None, record, handle).await
+            client.established(connection, reached_at, None).await
         }
-        Mode::Permissive => permissive(shared, index, tcp, (to, reached_at), record, handle, guard).await,
+        Mode::Permissive => permissive(connection, index, tcp, to, reached_at, guard).await,
         Mode::Plaintext => {
-            authorize_plaintext(&snapshot, port.mode, to, record)?;
-            let app = dial_app(to, settings, record).await?;
-            plaintext(shared, port, record, handle)?;
+            authorize_plaintext(connection, port.mode, to)?;
+            let app = dial_app(connection, to.into()).await?;
+            plaintext(connection, port)?;
             Ok(Admitted::Plaintext { tcp, app, first: Vec::new(), _stranger: guard })
         }
     }
 }
 
 /// The original destination, if it is an address of this pod and none of sidegate's own ports.
-fn own_address(shared: &Shared, tcp: &TcpStream) -> Result<SocketAddr, Failure> {
+fn own_address(shared: &Shared, tcp: &TcpStream) -> Result<OriginalDst, Failure> {
     let (_, to) = original_destination(tcp)?;
-    if let Some(detail) = out_of_bounds(&shared.settings, Direction::Inbound, to) {
+    if let Some(detail) = out_of_bounds(&shared.settings, Direction::Inbound, *to) {
         return Err(Failure::with(Reason::OwnPort, detail));
     }
     if !is_local(to.ip())? {
-        return Err(Failure::with(Reason::OwnPort, not_reachable(to)));
+        return Err(Failure::with(Reason::OwnPort, not_reachable(*to)));
     }
     Ok(to)
 }
 
-/// Waits for the client's first byte: as long as it is silent it holds no place among handshakes, and no buffer.
-async fn said_something(shared: &Shared, tcp: &TcpStream, record: &mut ConnectionRecord) -> Result<(), Failure> {
-    let (start, deadline) = (Instant::now(), shared.settings.timeouts.handshake.duration());
+/// Waits for the client's first byte: as long as it is silent it holds no permit to shake hands, and no buffer.
+async fn first_byte(connection: &mut Connection<'_>, tcp: &TcpStream) -> Result<(), Failure> {
+    let (start, deadline) = (Instant::now(), connection.shared.settings.timeouts.handshake.duration());
     match timeout(deadline, tcp.readable()).await {
         Ok(readable) => readable.map_err(Failure::system),
         Err(_) => {
             let lap = Lap::since(start);
-            record.stages.handshake = Some(lap);
-            shared.telemetry.metrics.handshake_failed(record.direction, Reason::HandshakeTimeout, lap.took);
+            connection.record.stages.handshake = Some(lap);
+            let metrics = &connection.shared.telemetry.metrics;
+            metrics.handshake_failed(Direction::Inbound, Reason::HandshakeTimeout, lap.took);
             Err(Failure::with(Reason::HandshakeTimeout, format!("the client said nothing within {deadline:?}")))
         }
     }
 }
 
-async fn handshake(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    port: usize,
-    tcp: &TcpStream,
-    first: &[u8],
-    record: &mut ConnectionRecord,
-    handle: &ConnectionHandle,
-) -> Result<Session, Failure> {
-    let tls = tls_for(snapshot, record)?;
-    let place = HandshakePermit::take(shared, PermitKind::InboundHandshake, handle, record.downstream.ip()).await?;
-    shake_hands(shared, tcp, record, place, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
+/// Shakes hands with a client whose first bytes, already read, are `first`.
+async fn handshake(connection: &mut Connection<'_>, port: usize, tcp: &TcpStream, first: &[u8]) -> Result<Session, Failure> {
+    let tls = connection.tls()?;
+    let permit = HandshakePermit::take(connection, PermitKind::InboundHandshake, connection.record.downstream.ip()).await?;
+    shake_hands(connection, tcp, permit, sidegate_tls::accept(tcp, first, &tls.servers[port])).await
 }
 
-/// A port where clients without a sidecar may still come. The application is dialled first, for it may speak first.
+/// A port where clients without a sidecar may still come. The application is dialled first where it may speak first.
 async fn permissive(
-    shared: &Shared,
+    connection: &mut Connection<'_>,
     index: usize,
     tcp: TcpStream,
-    (to, reached_at): (SocketAddr, SocketAddr),
-    record: &mut ConnectionRecord,
-    handle: &ConnectionHandle,
+    to: OriginalDst,
+    reached_at: ReachedAt,
     guard: Option<Box<UnidentifiedGuard>>,
 ) -> Result<Admitted, Failure> {
-    let settings = &*shared.settings;
-    let port = &settings.ports[index];
-    let place = HandshakePermit::take(shared, PermitKind::Detection, handle, record.downstream.ip()).await?;
-    let app = dial_app(to, settings, record).await?;
+    let shared = connection.shared;
+    let port = &shared.settings.ports[index];
+    let permit = HandshakePermit::take(connection, PermitKind::Detection, connection.record.downstream.ip()).await?;
+    // An application that is told who its client is has to be dialled when that is known.
+    let app = match port.app_preamble {
+        AppPreamble::None => dial_app(connection, to.into()).await?,
+    };
     let start = Instant::now();
-    let detected = detect(&tcp, &app, port.server_first, &settings.timeouts).await;
-    record.stages.detect = Some(Lap::since(start));
-    drop(place);
-    // The wait may have been long: what counts is what holds now.
-    let renewal = *shared.control.renewals.borrow();
-    let snapshot = &shared.control.snapshot.load_full();
-    record.generation = snapshot.generation;
+    let detected = detect(&tcp, &app, port.server_first, &shared.settings.timeouts).await;
+    connection.record.stages.detect = Some(Lap::since(start));
+    drop(permit);
+    // The wait may have been long: the latest snapshot decides.
+    let latest = shared.control.latest();
+    let connection = &mut connection.renewed(&latest);
     match detected? {
         Detected::Tls(first) => {
-            let session = handshake(shared, snapshot, index, &tcp, &first, record, handle).await?;
+            let session = handshake(connection, index, &tcp, &first).await?;
             drop(guard);
             let client = Client { tcp, channel: Box::new(PeerChannel::plain(session)), to };
-            client.established(shared, snapshot, (reached_at, renewal), Some(app), record, handle).await
+            client.established(connection, reached_at, Some(app)).await
         }
         Detected::Plaintext(first) => {
-            authorize_plaintext(snapshot, port.mode, to, record)?;
-            plaintext(shared, port, record, handle)?;
+            authorize_plaintext(connection, port.mode, to)?;
+            plaintext(connection, port)?;
             Ok(Admitted::Plaintext { tcp, app, first, _stranger: guard })
         }
     }
@@ -225,7 +216,7 @@ async fn permissive(
 
 impl Client {
     /// Waits for the next connection. None at the end of the session.
-    async fn next(mut self, shared: &Arc<Shared>, from: SocketAddr) -> Option<Arrival> {
+    async fn next(mut self, shared: &Arc<Shared>, from: ClientAddr) -> Option<Arrival> {
         let open = tunnel_server::next(shared, &self.tcp, &mut self.channel).await?;
         // Before the attempt, so that the client hears of it and tries elsewhere.
         if shared.is_full(Direction::Inbound) {
@@ -242,31 +233,32 @@ impl Client {
     /// After the handshake. `app` is the application's end where it was dialled before.
     async fn established(
         mut self,
-        shared: &Shared,
-        snapshot: &Snapshot,
-        (reached_at, renewal): (SocketAddr, u64),
+        connection: &mut Connection<'_>,
+        reached_at: ReachedAt,
         app: Option<TcpStream>,
-        record: &mut ConnectionRecord,
-        handle: &ConnectionHandle,
     ) -> Result<Admitted, Failure> {
         if self.channel.session.facts.alpn.as_deref() != Some(TUNNEL) {
-            let app = self.admit(shared, snapshot, app, record, handle).await?;
+            let app = self.admit(connection, app).await?;
             return Ok(Admitted::Protected(self, app));
         }
-        let tunnel = self.channel.tunnel.insert(Tunnel::new(reached_at, renewal));
-        tunnel.reusable = shared.settings.keeps_tunnels();
-        record.tunnel = Some(TunnelUse::New);
-        let deadline = shared.settings.timeouts.handshake.duration();
+        let settings = &connection.shared.settings;
+        let tunnel = self.channel.tunnel.insert(Tunnel::new(reached_at, connection.renewal));
+        tunnel.reusable = settings.keeps_tunnels();
+        connection.record.tunnel = Some(TunnelUse::New);
+        let deadline = settings.timeouts.handshake.duration();
         match timeout(deadline, tunnel_server::first(&self.tcp, &mut self.channel)).await {
-            Ok(Ok(First::Open(open))) if renewal == *shared.control.renewals.borrow() => {
-                self.opened(shared, snapshot, &open, app, record, handle).await
+            Ok(Ok(First::Open(open))) if connection.renewal == *connection.shared.control.renewals.borrow() => {
+                self.opened(connection, &open, app).await
             }
-            // Identity or policy has changed since the handshake: the connection is verified and authorized by what holds now.
-            Ok(Ok(First::Open(open))) => reopen(shared, record, handle, self, &open, app).await,
+            // Identity or policy has changed since the handshake: the latest snapshot decides.
+            Ok(Ok(First::Open(open))) => {
+                let latest = connection.shared.control.latest();
+                reopen(&mut connection.renewed(&latest), self, &open, app).await
+            }
             Ok(Ok(First::Warm)) => {
                 // Nobody may keep a place here who may not use it.
-                authorize_client(snapshot, shared.settings.mode_of(self.to.port()), &self.channel.session, self.to, record)?;
-                record.reason = Reason::Prepared;
+                authorize_client(connection, &self.channel.session, self.to)?;
+                connection.record.reason = Reason::Prepared;
                 // On a permissive port it was dialled for a client that turns out to have nothing to say yet.
                 app.iter().for_each(socket::end_in_order);
                 Ok(Admitted::Waiting(self))
@@ -277,20 +269,12 @@ impl Client {
     }
 
     /// After OPEN.
-    async fn opened(
-        mut self,
-        shared: &Shared,
-        snapshot: &Snapshot,
-        open: &Open,
-        app: Option<TcpStream>,
-        record: &mut ConnectionRecord,
-        handle: &ConnectionHandle,
-    ) -> Result<Admitted, Failure> {
+    async fn opened(mut self, connection: &mut Connection<'_>, open: &Open, app: Option<TcpStream>) -> Result<Admitted, Failure> {
         if let Some(tunnel) = &mut self.channel.tunnel {
             tunnel.begin();
         }
-        let app = match tunnel_server::adopt(shared, handle, record, open) {
-            Ok(()) => self.admit(shared, snapshot, app, record, handle).await,
+        let app = match tunnel_server::adopt(connection, open) {
+            Ok(()) => self.admit(connection, app).await,
             Err(failure) => Err(failure),
         };
         match app {
@@ -316,20 +300,16 @@ impl Client {
     }
 
     /// Authorizes the peer and dials the application, where that was not done before.
-    async fn admit(
-        &self,
-        shared: &Shared,
-        snapshot: &Snapshot,
-        app: Option<TcpStream>,
-        record: &mut ConnectionRecord,
-        handle: &ConnectionHandle,
-    ) -> Result<TcpStream, Failure> {
-        authorize_client(snapshot, shared.settings.mode_of(self.to.port()), &self.channel.session, self.to, record)?;
+    async fn admit(&self, connection: &mut Connection<'_>, app: Option<TcpStream>) -> Result<TcpStream, Failure> {
         let session = &self.channel.session;
-        admit(shared, handle, record, AdmissionBasis::Client { peer: session.peer.clone(), facts: session.facts.clone() })?;
-        match app {
-            Some(app) => Ok(app),
-            None => dial_app(self.to, &shared.settings, record).await,
+        authorize_client(connection, session, self.to)?;
+        admit(connection, AdmissionBasis::Client { peer: session.peer.clone(), facts: session.facts.clone() })?;
+        let app = match app {
+            Some(app) => app,
+            None => dial_app(connection, self.to.into()).await?,
+        };
+        match connection.shared.settings.port(self.to).app_preamble {
+            AppPreamble::None => Ok(app),
         }
     }
 
@@ -338,41 +318,28 @@ impl Client {
     }
 }
 
-/// A connection that comes on a session which has had others, or waited for one: its identity is verified and policy asked again.
-async fn reopen(
-    shared: &Shared,
-    record: &mut ConnectionRecord,
-    handle: &ConnectionHandle,
-    client: Client,
-    open: &Open,
-    app: Option<TcpStream>,
-) -> Result<Admitted, Failure> {
-    let snapshot = shared.control.snapshot.load_full();
-    record.generation = snapshot.generation;
-    record.original_destination = Some(client.to);
-    handle.set_destination(client.to);
-    let tls = match tls_for(&snapshot, record) {
+/// A connection that comes on a session which has had others, or waited for one: its peer is verified and authorized again.
+async fn reopen(connection: &mut Connection<'_>, client: Client, open: &Open, app: Option<TcpStream>) -> Result<Admitted, Failure> {
+    connection.record.original_destination = Some(client.to);
+    connection.handle.set_destination(client.to);
+    let tls = match connection.tls() {
         Ok(tls) => tls,
         Err(failure) => return client.sent_elsewhere(failure).await,
     };
     let start = Instant::now();
     let verified = verify_again(&client.channel.session.peer, Role::Client, tls.context.trust(), unix_now());
-    record.stages.verify = Some(Lap::since(start));
+    connection.record.stages.verify = Some(Lap::since(start));
     match verified {
-        Ok(revocation) => {
-            establish(record, &client.channel.session);
-            shared.telemetry.metrics.revocation(revocation);
-            record.revocation = Some(revocation);
-            client.opened(shared, &snapshot, open, app, record, handle).await
+        Ok(status) => {
+            establish(connection, &client.channel.session, status);
+            client.opened(connection, open, app).await
         }
         Err(refused) => {
-            // It may have been verified in its handshake, by what held then.
-            record.peer_id = None;
-            record.claimed_id = refused.claimed_id;
-            record.peer_certificate = refused.certificate;
+            // It may have been verified in its handshake, by an earlier snapshot.
+            connection.record.peer = Peer::unverified(refused.claimed_id, refused.certificate);
             let failure = Failure::with(refused.reason, refused.detail);
-            match record.tunnel {
-                // With a new SVID it may be let in; else a new handshake tells it better why not.
+            match connection.record.tunnel {
+                // With a new SVID it may be admitted; else a new handshake tells it better why not.
                 Some(TunnelUse::Reused) => client.sent_elsewhere(failure).await,
                 _ => client.refused(failure).await,
             }
@@ -380,18 +347,18 @@ async fn reopen(
     }
 }
 
-/// Says of a connection that it is not protected on the network.
-fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, handle: &ConnectionHandle) -> Result<(), Failure> {
-    record.transport = Some(Transport::Plaintext);
-    admit(shared, handle, record, AdmissionBasis::Plaintext)?;
-    shared.telemetry.metrics.plaintext(Direction::Inbound);
+/// Admits a connection that is not protected on the network, and says so.
+fn plaintext(connection: &mut Connection<'_>, port: &Port) -> Result<(), Failure> {
+    connection.record.transport = Some(Transport::Plaintext);
+    admit(connection, AdmissionBasis::Plaintext)?;
+    connection.shared.telemetry.metrics.plaintext(Direction::Inbound);
     // On a port of mode plaintext nothing else is expected: the start has said so.
     if port.mode == Mode::Permissive {
         tracing::warn!(
             event = event::CONNECTION_PLAINTEXT,
-            connection_id = %record.connection_id,
+            connection_id = %connection.record.connection_id,
             "plaintext connection from {} to a permissive port ({})",
-            record.downstream,
+            connection.record.downstream,
             port.range,
         );
     }
@@ -401,14 +368,20 @@ fn plaintext(shared: &Shared, port: &Port, record: &mut ConnectionRecord, handle
 impl Admitted {
     /// Relays to the end. What is left can be used for the next connection.
     async fn carry(mut self, shared: &Shared, handle: &ConnectionHandle) -> Result<Option<Client>, Failure> {
-        let (tcp, app, wire) = match &mut self {
+        let (tcp, app, wire, protocol) = match &mut self {
             Self::Waiting(_) => return Box::pin(self.end(Ok(()))).await,
-            Self::Protected(client, app) => (&client.tcp, &*app, Wire::PeerChannel(Side::Downstream, &mut client.channel)),
+            Self::Protected(client, app) => {
+                let protocol = shared.settings.port(client.to).protocol;
+                (&client.tcp, &*app, Wire::PeerChannel(Side::Downstream, &mut client.channel), protocol)
+            }
             Self::Plaintext { tcp, app, first, .. } => {
-                (&*tcp, &*app, Wire::Plain(Box::new([Copier::starting_with(std::mem::take(first)), Copier::default()])))
+                let copiers = [Copier::starting_with(std::mem::take(first)), Copier::default()];
+                (&*tcp, &*app, Wire::Plain(Box::new(copiers)), Protocol::Tcp)
             }
         };
-        let result = relay(tcp, app, wire, &[], &shared.settings.timeouts, handle).await;
+        let result = match protocol {
+            Protocol::Tcp => relay(tcp, app, wire, &[], &shared.settings.timeouts, handle).await,
+        };
         // Boxed: what is only for the end is no burden of those who are open.
         Box::pin(self.end(result)).await
     }

@@ -8,6 +8,7 @@ mod attempt;
 mod authorize;
 mod by_source;
 mod capture;
+mod connection;
 mod copy;
 mod course;
 mod destination;

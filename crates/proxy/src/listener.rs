@@ -87,7 +87,7 @@ impl Listeners {
             add("outbound.listen6", address.0, Kind::Outbound(outbound::Route::Redirected))?;
         }
         for listener in &config.inbound.listeners {
-            add("inbound.listeners", listener.listen.0, Kind::Inbound(inbound::Route::To(listener.to.0)))?;
+            add("inbound.listeners", listener.listen.0, Kind::Inbound(inbound::Route::To(listener.to.0.into())))?;
         }
         for (index, listener) in config.outbound.listeners.iter().enumerate() {
             let route = outbound::Route::To(listener.to.get().clone(), settings.matched + index);
@@ -158,8 +158,8 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>, tasks: T
                 // It has that from the listener on Linux, but not on everything that passes for it (gVisor).
                 let _ = socket::reset_when_dropped(&SockRef::from(&tcp));
                 match &kind {
-                    Kind::Inbound(route) => drop(tasks.spawn(inbound(shared.clone(), Box::new((tcp, from, *route))))),
-                    Kind::Outbound(route) => drop(tasks.spawn(outbound(shared.clone(), Box::new((tcp, from, route.clone()))))),
+                    Kind::Inbound(route) => drop(tasks.spawn(inbound(shared.clone(), Box::new((tcp, from.into(), *route))))),
+                    Kind::Outbound(route) => drop(tasks.spawn(outbound(shared.clone(), Box::new((tcp, from.into(), route.clone()))))),
                 }
             }
             // The client was gone before we came; the next one may be there already.

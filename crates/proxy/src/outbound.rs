@@ -1,25 +1,28 @@
 //! A connection from the workload: accept, original destination, match, dial, handshake, authorize the peer, relay.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use sidegate_config::schema::TunnelMode;
 use sidegate_config::value::HostAndPort;
-use sidegate_core::{ConnectionRecord, Direction, Lap, Reason, Transport, TunnelUse, event};
+use sidegate_control::{Destination, Protocol, Snapshot, Tls};
+use sidegate_core::{ClientAddr, ConnectionRecord, DialAddr, Direction, Lap, OriginalDst, Peer, Reason, Transport, TunnelUse, event};
 use sidegate_identity::unix_now;
+use sidegate_net::socket;
 use sidegate_tls::{Role, ServerName, Session, TUNNEL, verify_again};
 use sidegate_tunnel::Tunnel;
 use tokio::net::TcpStream;
 
 use crate::attempt::attempt;
 use crate::authorize::authorize_server;
+use crate::connection::Connection;
 use crate::course::{Towards, out_of_bounds, towards};
 use crate::destination::original_destination;
 use crate::dial::{dial_in_advance, dial_peer};
 use crate::failure::Failure;
-use crate::handshake::{establish, shake_hands, tls_for};
+use crate::handshake::{establish, shake_hands};
 use crate::handshake_cache;
 use crate::handshake_permit::HandshakePermit;
 use crate::idle_permit::IdlePermit;
@@ -31,9 +34,6 @@ use crate::registry::{AdmissionBasis, ConnectionHandle};
 use crate::relay::{Broken, Side, Wire, relay};
 use crate::shared::Shared;
 use crate::tunnel_pool;
-use sidegate_control::Destination;
-use sidegate_control::{Snapshot, Tls};
-use sidegate_net::socket;
 
 /// How an outbound connection's destination is known.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub(crate) enum Route {
 
 /// Serves one connection to its end; its session is kept for the next where that can be. `accepted` is boxed, for a task keeps the
 /// room of its arguments to its end.
-pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, SocketAddr, Route)>) {
+pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, ClientAddr, Route)>) {
     let (tcp, from, route) = *accepted;
     let serve = async |shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle| {
         // What was read of the application and has to be sent again.
@@ -54,13 +54,13 @@ pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, Sock
         let mut waiting = true;
         loop {
             // Boxed: to reach a peer takes more room than a connection that is open for hours shall hold.
-            let reached = Box::pin(reach(shared, record, handle, &tcp, &route, waiting)).await?;
+            let reached = Box::pin(reach(shared, handle, record, &tcp, &route, waiting)).await?;
             match reached.carry(shared, handle, &tcp, &first).await? {
                 Carried::Done(done) => return Ok(done),
                 Carried::NotOpened(kept) => {
                     // That peer was not reached.
                     (record.tunnel, record.tls, record.transport, record.decision) = (None, None, None, None);
-                    (record.peer_id, record.peer_certificate) = (None, None);
+                    record.peer = Peer::Unknown;
                     first = kept;
                     waiting = false;
                 }
@@ -75,40 +75,39 @@ pub(crate) async fn outbound(shared: Arc<Shared>, accepted: Box<(TcpStream, Sock
 /// All but the relay of a connection that leaves. `waiting` says whether a session that waits may be used.
 async fn reach(
     shared: &Shared,
-    record: &mut ConnectionRecord,
     handle: &ConnectionHandle,
+    record: &mut ConnectionRecord,
     tcp: &TcpStream,
     route: &Route,
     waiting: bool,
 ) -> Result<Reached, Failure> {
     let settings = &*shared.settings;
-    // Before the snapshot: what is new after it is seen as new.
-    let renewal = *shared.control.renewals.borrow();
-    let snapshot = shared.control.snapshot.load_full();
-    record.generation = snapshot.generation;
+    let latest = shared.control.latest();
+    let mut connection = Connection::new(shared, handle, record, &latest);
     let (named, redirected);
     let (candidates, index) = match route {
         Route::To(host, index) => {
-            named = choose_addresses(host, &snapshot)?;
+            named = choose_addresses(host, connection.snapshot)?;
             (named.as_slice(), *index)
         }
         Route::Redirected => {
-            redirected = not_ourselves(shared, tcp, record.downstream)?;
-            record.original_destination = Some(redirected);
-            handle.set_destination(redirected);
-            match towards(settings, redirected, &snapshot.resolved) {
+            let to = not_ourselves(shared, tcp, connection.record.downstream)?;
+            connection.record.original_destination = Some(to);
+            handle.set_destination(to);
+            redirected = to.into();
+            match towards(settings, *to, &connection.snapshot.resolved) {
                 Towards::Destination(index) => (std::slice::from_ref(&redirected), index),
                 outside => {
-                    let (peer, own) = not_in_mesh(shared, outside, redirected, record, handle).await?;
+                    let (peer, own) = not_in_mesh(&mut connection, outside, to).await?;
                     return Ok(Reached::Plaintext { peer, _own: own });
                 }
             }
         }
     };
     let destination = &settings.destinations[index];
-    record.destination = Some(destination.name.clone());
-    let tls = tls_for(&snapshot, record)?;
-    let mut outbound = Outbound { shared, destination, index, snapshot: &snapshot, tls, renewal, record, handle };
+    connection.record.destination = Some(destination.name.clone());
+    let tls = connection.tls()?;
+    let mut outbound = Outbound { connection, destination, index, tls };
     if waiting && destination.tunnel == TunnelMode::Auto {
         for to in candidates {
             let Some((peer, channel)) = tunnel_pool::take(shared, (index, *to)) else { continue };
@@ -139,11 +138,15 @@ enum Carried {
 impl Reached {
     /// Relays to the end.
     async fn carry(mut self, shared: &Shared, handle: &ConnectionHandle, tcp: &TcpStream, first: &[u8]) -> Result<Carried, Failure> {
-        let (peer, wire) = match &mut self {
-            Self::Protected { peer, channel, .. } => (&*peer, Wire::PeerChannel(Side::Upstream, channel)),
-            Self::Plaintext { peer, .. } => (&*peer, Wire::Plain(Box::default())),
+        let (peer, wire, protocol) = match &mut self {
+            Self::Protected { key, peer, channel, .. } => {
+                (&*peer, Wire::PeerChannel(Side::Upstream, channel), shared.settings.destinations[key.0].protocol)
+            }
+            Self::Plaintext { peer, .. } => (&*peer, Wire::Plain(Box::default()), Protocol::Tcp),
         };
-        let result = relay(tcp, peer, wire, first, &shared.settings.timeouts, handle).await;
+        let result = match protocol {
+            Protocol::Tcp => relay(tcp, peer, wire, first, &shared.settings.timeouts, handle).await,
+        };
         // Boxed: what is only for the end is no burden of those who are open.
         Box::pin(self.end(shared, handle, tcp, result)).await
     }
@@ -200,7 +203,7 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
     let (index, to) = key;
     // Before there is a connection nothing can go on record: nobody has asked for this one.
     let start = Instant::now();
-    let (tcp, own, downstream) = match dial_in_advance(to, shared).await {
+    let (tcp, own, downstream) = match dial_in_advance(shared, to).await {
         Ok(dialled) => dialled,
         Err(failure) => {
             tracing::debug!(event = event::TUNNEL_NOT_PREPARED, "no session to {to} in advance: {}", failure.detail.unwrap_or_default());
@@ -209,27 +212,26 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
     };
     let dial = Lap::since(start);
     let serve = async move |shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle| {
-        let renewal = *shared.control.renewals.borrow();
-        let snapshot = shared.control.snapshot.load_full();
-        record.generation = snapshot.generation;
-        record.stages.dial = Some(dial);
-        let settings = &*shared.settings;
-        let destination = &settings.destinations[index];
-        record.destination = Some(destination.name.clone());
-        record.original_destination = Some(to);
-        let tls = tls_for(&snapshot, record)?;
-        let place = HandshakePermit::take(shared, PermitKind::OutboundHandshake, handle, to.ip()).await?;
-        handle.set_destination(to);
-        let session = shake(shared, tls, destination, key, (&tcp, place), record, true).await?;
+        let latest = shared.control.latest();
+        let mut connection = Connection::new(shared, handle, record, &latest);
+        let destination = &shared.settings.destinations[index];
+        connection.record.stages.dial = Some(dial);
+        connection.record.destination = Some(destination.name.clone());
+        connection.record.original_destination = Some(to.into());
+        let tls = connection.tls()?;
+        let permit = HandshakePermit::take(&connection, PermitKind::OutboundHandshake, to.ip()).await?;
+        handle.set_destination(to.into());
+        let mut outbound = Outbound { connection, destination, index, tls };
+        let session = outbound.shake(&tcp, to, permit, true).await?;
         drop(own);
         let mut channel = Box::new(PeerChannel::plain(session));
-        authorize_server(&snapshot, destination, tls, &channel.session, record)?;
+        outbound.authorize(&channel.session, to)?;
         if channel.session.facts.alpn.as_deref() != Some(TUNNEL) {
             return Err(Failure::new(Reason::NoCommonAlpn));
         }
-        record.tunnel = Some(TunnelUse::New);
-        record.reason = Reason::Prepared;
-        channel.warm(to, renewal, &tcp).await.map_err(|error| {
+        outbound.connection.record.tunnel = Some(TunnelUse::New);
+        outbound.connection.record.reason = Reason::Prepared;
+        channel.warm(to, latest.renewal, &tcp).await.map_err(|error| {
             Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut channel, &tcp)), 0)
         })?;
         Ok(Done { key, tcp, channel })
@@ -247,103 +249,91 @@ struct Done {
     channel: Box<PeerChannel>,
 }
 
-/// Shakes hands with a server, offering it a tunnel or not.
-async fn shake(
-    shared: &Shared,
-    tls: &Tls,
-    destination: &Destination,
-    (index, to): tunnel_pool::Key,
-    (peer, place): (&TcpStream, HandshakePermit<'_>),
-    record: &mut ConnectionRecord,
-    tunnel: bool,
-) -> Result<Session, Failure> {
-    // An address as name makes rustls send no server name.
-    let name = destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
-    let choice = handshake_cache::choice(tls, destination, index, to, tunnel);
-    shake_hands(shared, peer, record, place, sidegate_tls::connect(peer, &choice, name)).await
-}
-
 /// A connection whose destination is known.
 struct Outbound<'a> {
-    shared: &'a Shared,
+    connection: Connection<'a>,
     destination: &'a Destination,
+    /// The destination's index.
     index: usize,
-    snapshot: &'a Snapshot,
     tls: &'a Tls,
-    /// The count of renewals that `tls` is of.
-    renewal: u64,
-    record: &'a mut ConnectionRecord,
-    handle: &'a ConnectionHandle,
 }
 
-impl Outbound<'_> {
-    /// On a session that has waited. None if it does not lead to who is expected any more; a new one may.
-    fn on_waiting_session(&mut self, to: SocketAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Option<Reached>, Failure> {
-        self.record.original_destination = Some(to);
+impl<'a> Outbound<'a> {
+    /// On a session that has waited. None if it does not lead to the expected server any more; a new one may.
+    fn on_waiting_session(&mut self, to: DialAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Option<Reached>, Failure> {
+        self.connection.record.original_destination = Some(to.into());
         // Identity is verified again.
         let verified = verify_again(&channel.session.peer, Role::Server, self.tls.context.trust(), unix_now());
-        if verified.is_err() || authorize_server(self.snapshot, self.destination, self.tls, &channel.session, self.record).is_err() {
+        let Some(status) = verified.ok().filter(|_| self.authorize(&channel.session, to).is_ok()) else {
             tunnel_pool::close(&peer, &mut channel);
             return Ok(None);
-        }
-        establish(self.record, &channel.session);
-        if let Ok(revocation) = verified {
-            self.shared.telemetry.metrics.revocation(revocation);
-            self.record.revocation = Some(revocation);
-        }
-        self.record.tunnel = Some(TunnelUse::Reused);
-        if channel.open(self.record, true).is_err() {
+        };
+        establish(&mut self.connection, &channel.session, status);
+        self.connection.record.tunnel = Some(TunnelUse::Reused);
+        if channel.open(self.connection.record, true).is_err() {
             return Ok(None);
         }
         self.reached(to, peer, channel).map(Some)
     }
 
     /// Dials the first of `candidates` that answers, and shakes hands.
-    async fn on_new_session(mut self, candidates: &[SocketAddr]) -> Result<Reached, Failure> {
+    async fn on_new_session(mut self, candidates: &[DialAddr]) -> Result<Reached, Failure> {
         // For all that waits on the server: a burst waits here, not in its queue.
-        let first = candidates.first().map_or(self.record.downstream, |first| *first);
-        let place = HandshakePermit::take(self.shared, PermitKind::OutboundHandshake, self.handle, first.ip()).await?;
-        let (mut peer, mut own, to) = dial_one(candidates, self.shared, self.record).await?;
-        self.handle.set_destination(to);
+        let source = candidates.first().map_or(self.connection.record.downstream.ip(), |first| first.ip());
+        let permit = self.permit(source).await?;
+        let (mut peer, mut own, to) = dial_one(&mut self.connection, candidates).await?;
+        self.connection.handle.set_destination(to.into());
         let tunnel = self.destination.tunnel != TunnelMode::Off && handshake_cache::may_take_tunnels(to);
-        let session = match self.shake(&peer, to, place, tunnel).await {
+        let session = match self.shake(&peer, to, permit, tunnel).await {
             // A server that ends the handshake because of an ALPN that it does not know.
             Err(failure) if tunnel && failure.reason == Reason::NoCommonAlpn => {
                 handshake_cache::refuses_tunnels(to);
-                let place = HandshakePermit::take(self.shared, PermitKind::OutboundHandshake, self.handle, to.ip()).await?;
-                (peer, own) = dial_peer(to, self.shared, self.record).await?;
-                self.shake(&peer, to, place, false).await?
+                let permit = self.permit(to.ip()).await?;
+                (peer, own) = dial_peer(&mut self.connection, to).await?;
+                self.shake(&peer, to, permit, false).await?
             }
             session => session?,
         };
         // The peer has proved to be another.
         drop(own);
         let mut channel = Box::new(PeerChannel::plain(session));
-        if let Err(failure) = authorize_server(self.snapshot, self.destination, self.tls, &channel.session, self.record) {
+        if let Err(failure) = self.authorize(&channel.session, to) {
             channel.session.reject(&peer);
             socket::linger_close(&peer).await;
             return Err(failure);
         }
         if channel.session.facts.alpn.as_deref() == Some(TUNNEL) {
-            self.record.tunnel = Some(TunnelUse::New);
-            channel.tunnel = Some(Tunnel::new(to, self.renewal));
+            self.connection.record.tunnel = Some(TunnelUse::New);
+            channel.tunnel = Some(Tunnel::new(to.into(), self.connection.renewal));
             // Nothing is kept to be tried again: where a new session does not lead, another would not either.
-            if let Err(error) = channel.open(self.record, false) {
+            if let Err(error) = channel.open(self.connection.record, false) {
                 return Err(Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut channel, &peer)), 0));
             }
         }
         self.reached(to, peer, channel)
     }
 
-    async fn shake(&mut self, peer: &TcpStream, to: SocketAddr, place: HandshakePermit<'_>, tunnel: bool) -> Result<Session, Failure> {
-        shake(self.shared, self.tls, self.destination, (self.index, to), (peer, place), self.record, tunnel).await
+    async fn permit(&self, source: IpAddr) -> Result<HandshakePermit<'a>, Failure> {
+        HandshakePermit::take(&self.connection, PermitKind::OutboundHandshake, source).await
     }
 
-    fn reached(&self, to: SocketAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Reached, Failure> {
-        self.handle.set_destination(to);
+    /// Shakes hands with the server at `to`, and offers it a tunnel or not.
+    async fn shake(&mut self, peer: &TcpStream, to: DialAddr, permit: HandshakePermit<'_>, tunnel: bool) -> Result<Session, Failure> {
+        // An address as name makes rustls send no server name.
+        let name = self.destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
+        let choice = handshake_cache::choice(self.tls, self.destination, self.index, to, tunnel);
+        shake_hands(&mut self.connection, peer, permit, sidegate_tls::connect(peer, &choice, name)).await
+    }
+
+    fn authorize(&mut self, session: &Session, to: DialAddr) -> Result<(), Failure> {
+        authorize_server(&mut self.connection, self.destination, self.tls, session, to.into())
+    }
+
+    fn reached(&self, to: DialAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Reached, Failure> {
+        self.connection.handle.set_destination(to.into());
         let session = &channel.session;
         let basis = AdmissionBasis::Server { peer: session.peer.clone(), facts: session.facts.clone(), destination: self.index };
-        if let Err(failure) = admit(self.shared, self.handle, self.record, basis) {
+        if let Err(failure) = admit(&self.connection, basis) {
             channel.abort(&peer, failure.reason);
             return Err(failure);
         }
@@ -352,17 +342,17 @@ impl Outbound<'_> {
 }
 
 /// The original destination, if neither it nor the client is sidegate itself: to relay would be an endless loop.
-fn not_ourselves(shared: &Shared, tcp: &TcpStream, from: SocketAddr) -> Result<SocketAddr, Failure> {
+fn not_ourselves(shared: &Shared, tcp: &TcpStream, from: ClientAddr) -> Result<OriginalDst, Failure> {
     let (local, to) = original_destination(tcp)?;
     if shared.own_dials.contains(from, to) {
         let detail =
             format!("this is the sidecar's own connection to {to}, which the kernel rules captured: run `sidegate redirect verify`");
         return Err(Failure::with(Reason::OwnPort, detail));
     }
-    if to == local {
+    if *to == local {
         return Err(Failure::with(Reason::OwnPort, format!("{to} is sidegate itself")));
     }
-    if let Some(detail) = out_of_bounds(&shared.settings, Direction::Outbound, to) {
+    if let Some(detail) = out_of_bounds(&shared.settings, Direction::Outbound, *to) {
         return Err(Failure::with(Reason::OwnPort, detail));
     }
     Ok(to)
@@ -372,28 +362,24 @@ fn not_ourselves(shared: &Shared, tcp: &TcpStream, from: SocketAddr) -> Result<S
 const TRIES: usize = 4;
 
 /// The addresses that an explicit listener leads to: for a name its current ones, beginning at random.
-fn choose_addresses(host: &HostAndPort, snapshot: &Snapshot) -> Result<Vec<SocketAddr>, Failure> {
+fn choose_addresses(host: &HostAndPort, snapshot: &Snapshot) -> Result<Vec<DialAddr>, Failure> {
     if let Some(address) = host.address() {
-        return Ok(vec![address]);
+        return Ok(vec![address.into()]);
     }
     let found = snapshot.resolved.get(&host.host).map_or(&[][..], |addresses| &addresses.current);
     if found.is_empty() {
         return Err(Failure::with(Reason::NotReady, format!("`{}` has not been resolved", host.host)));
     }
     let start = fastrand::usize(..found.len());
-    Ok((0..found.len().min(TRIES)).map(|i| SocketAddr::new(found[(start + i) % found.len()], host.port)).collect())
+    Ok((0..found.len().min(TRIES)).map(|i| (found[(start + i) % found.len()], host.port).into()).collect())
 }
 
 /// Dials the first of `candidates` that answers; the record names the last that was tried.
-async fn dial_one(
-    candidates: &[SocketAddr],
-    shared: &Shared,
-    record: &mut ConnectionRecord,
-) -> Result<(TcpStream, Option<OwnDial>, SocketAddr), Failure> {
+async fn dial_one(connection: &mut Connection<'_>, candidates: &[DialAddr]) -> Result<(TcpStream, Option<OwnDial>, DialAddr), Failure> {
     let mut last = Failure::new(Reason::DialFailed);
     for to in candidates {
-        record.original_destination = Some(*to);
-        match dial_peer(*to, shared, record).await {
+        connection.record.original_destination = Some((*to).into());
+        match dial_peer(connection, *to).await {
             Ok((tcp, own)) => return Ok((tcp, own, *to)),
             Err(failure) => last = failure,
         }
@@ -403,19 +389,17 @@ async fn dial_one(
 
 /// What becomes of a connection out of the mesh: it is refused, or dialled.
 async fn not_in_mesh(
-    shared: &Shared,
+    connection: &mut Connection<'_>,
     outside: Towards<'_>,
-    to: SocketAddr,
-    record: &mut ConnectionRecord,
-    handle: &ConnectionHandle,
+    to: OriginalDst,
 ) -> Result<(TcpStream, Option<OwnDial>), Failure> {
-    let (decision, refused) = outside.decide(to);
-    record.decision = decision;
+    let (decision, refused) = outside.decide(*to);
+    connection.record.decision = decision;
     if let Some((reason, detail)) = refused {
         return Err(Failure::with(reason, detail));
     }
-    record.transport = Some(Transport::Plaintext);
-    admit(shared, handle, record, AdmissionBasis::Outside)?;
-    shared.telemetry.metrics.plaintext(Direction::Outbound);
-    dial_peer(to, shared, record).await
+    connection.record.transport = Some(Transport::Plaintext);
+    admit(connection, AdmissionBasis::Outside)?;
+    connection.shared.telemetry.metrics.plaintext(Direction::Outbound);
+    dial_peer(connection, to.into()).await
 }

@@ -8,6 +8,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sidegate_core::{ClientAddr, DialAddr, OriginalDst};
+
 /// Workers seldom meet at one of them.
 const SHARDS: u64 = 16;
 
@@ -27,15 +29,15 @@ pub(crate) struct OwnDial {
 
 impl OwnDials {
     /// Notes that we connect `from` here `to` a peer.
-    pub(crate) fn register(self: &Arc<Self>, from: SocketAddr, to: SocketAddr) -> OwnDial {
-        let digest = self.digest(from, to);
+    pub(crate) fn register(self: &Arc<Self>, from: ClientAddr, to: DialAddr) -> OwnDial {
+        let digest = self.digest(*from, *to);
         self.shard(digest).insert(digest);
         OwnDial { dials: self.clone(), digest }
     }
 
     /// Whether a connection that was accepted is one of ours.
-    pub(crate) fn contains(&self, from: SocketAddr, to: SocketAddr) -> bool {
-        let digest = self.digest(from, to);
+    pub(crate) fn contains(&self, from: ClientAddr, to: OriginalDst) -> bool {
+        let digest = self.digest(*from, *to);
         self.shard(digest).contains(&digest)
     }
 
@@ -63,11 +65,11 @@ mod tests {
     #[test]
     fn a_dial_is_known_until_it_is_dropped() {
         let dials = Arc::new(OwnDials::default());
-        let (from, to) = (([10, 0, 0, 1], 40_000).into(), ([10, 0, 0, 2], 8080).into());
-        let dial = dials.register(from, to);
-        assert!(dials.contains(from, to));
-        assert!(!dials.contains(to, from));
+        let (from, to) = (([10, 0, 0, 1], 40_000), ([10, 0, 0, 2], 8080));
+        let dial = dials.register(from.into(), to.into());
+        assert!(dials.contains(from.into(), to.into()));
+        assert!(!dials.contains(to.into(), from.into()));
         drop(dial);
-        assert!(!dials.contains(from, to));
+        assert!(!dials.contains(from.into(), to.into()));
     }
 }

@@ -9,13 +9,14 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use sidegate_config::schema::{LiveConnections, OnChange};
-use sidegate_core::{ConnectionRecord, Reason, event};
+use sidegate_core::{Reason, event};
 use sidegate_identity::unix_now;
 use sidegate_tls::{PeerIdentity, Role, verify_again};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::authorize::{client_verdict, plaintext_verdict, server_verdict};
+use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::registry::{AdmissionBasis, ConnectionHandle, Cut};
 use crate::shared::{Phase, Shared};
@@ -27,9 +28,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// For how long connections are re-evaluated before others on this thread get their turn.
 const TURN: Duration = Duration::from_millis(5);
 
-/// Lets the connection in as what `record` says, which goes on record too. Not where that can't be and the configuration wants
+/// Admits the connection as what its record says, which goes on record too. Not where that can't be and the configuration wants
 /// it, nor if what has changed since it was authorized forbids it.
-pub(crate) fn admit(shared: &Shared, handle: &ConnectionHandle, record: &ConnectionRecord, basis: AdmissionBasis) -> Result<(), Failure> {
+pub(crate) fn admit(connection: &Connection<'_>, basis: AdmissionBasis) -> Result<(), Failure> {
+    let Connection { shared, handle, record, .. } = connection;
     shared.audit.admit(record).map_err(|_| Failure::new(Reason::AuditUnavailable))?;
     handle.admit(record, basis);
     fence(Ordering::SeqCst);
@@ -40,10 +42,10 @@ pub(crate) fn admit(shared: &Shared, handle: &ConnectionHandle, record: &Connect
     refusal(shared, &snapshot, handle).map_or(Ok(()), |cut| Err(cut.into()))
 }
 
-/// Why a connection that was let in would not be by `snapshot`, if so.
+/// Why a connection that was admitted would not be by `snapshot`, if so.
 fn refusal(shared: &Shared, snapshot: &Snapshot, handle: &ConnectionHandle) -> Option<Cut> {
     let (admission, to) = (handle.admission()?, handle.destination()?);
-    let from = handle.downstream.ip();
+    let from = handle.downstream;
     let (peer, role) = match &admission.basis {
         AdmissionBasis::Client { peer, .. } => (Some(peer), Role::Client),
         AdmissionBasis::Server { peer, .. } => (Some(peer), Role::Server),
@@ -58,8 +60,8 @@ fn refusal(shared: &Shared, snapshot: &Snapshot, handle: &ConnectionHandle) -> O
         return Some(cut);
     }
     let verdict = match &admission.basis {
-        AdmissionBasis::Client { peer, facts } => client_verdict(snapshot, shared.settings.mode_of(to.port()), (peer, facts), from, to),
-        AdmissionBasis::Plaintext => plaintext_verdict(snapshot, shared.settings.mode_of(to.port()), from, to),
+        AdmissionBasis::Client { peer, facts } => client_verdict(snapshot, shared.settings.port(to).mode, (peer, facts), from, to),
+        AdmissionBasis::Plaintext => plaintext_verdict(snapshot, shared.settings.port(to).mode, from, to),
         AdmissionBasis::Server { peer, facts, destination } => {
             let destination = shared.settings.destinations.get(*destination)?;
             match server_verdict(snapshot, destination, tls, (peer, facts), from, to) {

@@ -1,13 +1,12 @@
 //! The live connections: how many, which, and a way to cut each.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use sidegate_core::{ConnectionId, ConnectionRecord, Direction, HandshakeFacts, Reason, Transport};
+use sidegate_core::{ClientAddr, ConnectionId, ConnectionRecord, Direction, HandshakeFacts, OriginalDst, Reason, Transport};
 use sidegate_tls::PeerIdentity;
 use tokio::sync::Notify;
 
@@ -39,12 +38,12 @@ pub struct ConnectionHandle {
     /// Which way it goes.
     pub direction: Direction,
     /// Who connected to us.
-    pub downstream: SocketAddr,
+    pub downstream: ClientAddr,
     /// When it was accepted.
     pub since: SystemTime,
     /// The same moment by the clock that no one sets.
     pub(crate) accepted: Instant,
-    destination: Mutex<Option<SocketAddr>>,
+    destination: Mutex<Option<OriginalDst>>,
     /// The last one, where a connection was tried again.
     admission: ArcSwapOption<Admission>,
     /// Application bytes from downstream to upstream, so far.
@@ -194,7 +193,7 @@ impl ConnectionHandle {
 
     /// Where it goes, once that is known.
     #[must_use]
-    pub fn destination(&self) -> Option<SocketAddr> {
+    pub fn destination(&self) -> Option<OriginalDst> {
         *self.destination.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -204,7 +203,7 @@ impl ConnectionHandle {
         self.admission.load_full()
     }
 
-    pub(crate) fn set_destination(&self, destination: SocketAddr) {
+    pub(crate) fn set_destination(&self, destination: OriginalDst) {
         *self.destination.lock().unwrap_or_else(PoisonError::into_inner) = Some(destination);
     }
 
@@ -214,7 +213,7 @@ impl ConnectionHandle {
             self.set_destination(destination);
         }
         self.admission.store(Some(Arc::new(Admission {
-            peer: record.peer_id.clone(),
+            peer: record.peer.id().cloned(),
             transport: record.transport,
             rule: record.decision.as_ref().map(|d| d.rule.clone()),
             basis,

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use sidegate_core::ClientAddr;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::attempt::tests::shared;
@@ -20,7 +21,7 @@ async fn tcp() -> TcpStream {
 #[tokio::test]
 async fn what_a_connection_holds_stays_within_its_budget() {
     let shared = shared();
-    let from = (Ipv4Addr::LOCALHOST, 1).into();
+    let from: ClientAddr = (Ipv4Addr::LOCALHOST, 1).into();
     let sizes = [
         (
             "the task of an outbound connection",

@@ -4,11 +4,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sidegate_core::Direction;
+use sidegate_core::{DialAddr, Direction};
 use sidegate_tunnel::Control;
 use tokio::net::TcpStream;
 
@@ -18,7 +17,7 @@ use crate::shared::{Phase, Shared};
 use sidegate_net::socket;
 
 /// A destination by its index, and an address: sessions are never shared between two, for each expects other peers.
-pub(crate) type Key = (usize, SocketAddr);
+pub(crate) type Key = (usize, DialAddr);
 
 /// Sessions that are kept for one server.
 const KEPT: usize = 64;

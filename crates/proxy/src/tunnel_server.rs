@@ -4,16 +4,16 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use sidegate_core::{ConnectionId, ConnectionRecord, Direction, Reason, SpanId};
+use sidegate_core::{ConnectionId, Direction, Reason, SpanId};
 use sidegate_tunnel::v1::{GoAway, Open, Outcome, Status};
 use sidegate_tunnel::{Control, Malformed};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::idle_permit::IdlePermit;
 use crate::peer_channel::{ChannelError, PeerChannel};
-use crate::registry::ConnectionHandle;
 use crate::shared::{Phase, Shared};
 use crate::tunnel_pool;
 use sidegate_net::socket;
@@ -126,12 +126,13 @@ pub(crate) async fn refuse(tcp: &TcpStream, channel: &mut PeerChannel, reason: R
 }
 
 /// Takes over from `open` what names the connection.
-pub(crate) fn adopt(shared: &Shared, handle: &ConnectionHandle, record: &mut ConnectionRecord, open: &Open) -> Result<(), Failure> {
+pub(crate) fn adopt(connection: &mut Connection<'_>, open: &Open) -> Result<(), Failure> {
+    let record = &mut *connection.record;
     let Some(id) = ConnectionId::from_peer(&open.connection_id) else {
         return Err(Failure::with(Reason::TunnelProtocolError, "OPEN names no connection"));
     };
-    let Some(peer) = record.peer_id.clone() else { return Err(Failure::new(Reason::NoPeerCertificate)) };
-    if !shared.registry.name(handle, peer, id) {
+    let Some(peer) = record.peer.id().cloned() else { return Err(Failure::new(Reason::NoPeerCertificate)) };
+    if !connection.shared.registry.name(connection.handle, peer, id) {
         return Err(Failure::with(Reason::DuplicateConnectionId, format!("{id} is open already")));
     }
     record.connection_id = id;

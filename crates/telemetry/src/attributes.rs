@@ -210,9 +210,9 @@ pub(crate) fn connection(record: &ConnectionRecord, all: &mut Attributes<'_>) {
     all.text(REASON, record.reason.label());
     all.optional(DETAIL, record.detail.as_deref());
     all.optional(LOCAL_ID, record.local_id.as_deref());
-    all.optional(PEER_ID, record.peer_id.as_deref());
-    all.optional(PEER_REVOCATION, record.revocation.map(RevocationStatus::label));
-    all.optional(CLAIMED_ID, record.claimed_id.as_deref());
+    all.optional(PEER_ID, record.peer.id().map(|id| &**id));
+    all.optional(PEER_REVOCATION, record.peer.revocation().map(RevocationStatus::label));
+    all.optional(CLAIMED_ID, record.peer.claimed_id());
     all.optional(DESTINATION, record.destination.as_deref());
     all.optional(TRANSPORT, record.transport.map(Transport::label));
     all.optional(TUNNEL, record.tunnel.map(TunnelUse::label));
@@ -256,11 +256,11 @@ pub(crate) fn stages(record: &ConnectionRecord, all: &mut Attributes<'_>) {
 
 fn network(all: &mut Attributes<'_>, record: &ConnectionRecord) {
     let peer = match record.direction {
-        Direction::Inbound => Some(record.downstream),
-        Direction::Outbound => record.original_destination,
+        Direction::Inbound => Some(*record.downstream),
+        Direction::Outbound => record.original_destination.map(|to| *to),
     };
     all.text(NETWORK_TRANSPORT, "tcp");
-    let family = match peer.unwrap_or(record.downstream).ip() {
+    let family = match peer.unwrap_or(*record.downstream).ip() {
         IpAddr::V4(_) => "ipv4",
         IpAddr::V6(_) => "ipv6",
     };
@@ -268,9 +268,9 @@ fn network(all: &mut Attributes<'_>, record: &ConnectionRecord) {
     if let Some(peer) = peer {
         all.address(NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, peer);
     }
-    all.address(CLIENT_ADDRESS, CLIENT_PORT, record.downstream);
+    all.address(CLIENT_ADDRESS, CLIENT_PORT, *record.downstream);
     if let Some(server) = record.original_destination {
-        all.address(SERVER_ADDRESS, SERVER_PORT, server);
+        all.address(SERVER_ADDRESS, SERVER_PORT, *server);
     }
 }
 
@@ -289,7 +289,7 @@ fn tls(all: &mut Attributes<'_>, record: &ConnectionRecord) {
         all.optional(SNI, tls.sni.as_deref());
     }
     let peer_is_client = record.direction == Direction::Inbound;
-    if let Some(certificate) = &record.peer_certificate {
+    if let Some(certificate) = record.peer.certificate() {
         all.certificate(peer_is_client, certificate);
         all.text(PEER_SERIAL, &certificate.serial);
     }
@@ -303,7 +303,7 @@ pub(crate) mod tests {
     use super::*;
     use opentelemetry_proto::tonic::common::v1::KeyValueList;
     use prost::Message;
-    use sidegate_core::{Decision, Explanation, HandshakeFacts, Lap, NearestRule, Reason, Remark, Says};
+    use sidegate_core::{Decision, Explanation, HandshakeFacts, Lap, NearestRule, Peer, Reason, Remark, Says, Stage};
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
@@ -313,7 +313,13 @@ pub(crate) mod tests {
         }
     }
 
-    /// A record with every field set.
+    /// A peer that has proved `id`.
+    pub(crate) fn peer(id: &str) -> Peer {
+        let certificate = CertificateFacts::new(b"them", "1f".to_owned(), 1_700_000_000, 1_800_000_000);
+        Peer::Spiffe { id: id.into(), certificate: Arc::new(certificate), revocation: RevocationStatus::Good }
+    }
+
+    /// A record with every field set that there can be with `reason`.
     pub(crate) fn full(direction: Direction, reason: Reason) -> ConnectionRecord {
         let mut record = ConnectionRecord::new(direction, ([10, 0, 0, 1], 40_000).into());
         let lap =
@@ -329,10 +335,12 @@ pub(crate) mod tests {
         record.transport = Some(Transport::Mtls);
         record.tunnel = Some(TunnelUse::New);
         record.local_id = Some("spiffe://a.b/us".into());
-        record.peer_id = Some("spiffe://a.b/them".into());
-        record.claimed_id = Some("spiffe://a.b/who".to_owned());
-        record.revocation = Some(RevocationStatus::Good);
-        record.peer_certificate = Some(Arc::new(CertificateFacts::new(b"them", "1f".to_owned(), 1_700_000_000, 1_800_000_000)));
+        record.peer = match peer("spiffe://a.b/them") {
+            Peer::Spiffe { certificate, .. } if reason.stage() == Stage::Verify => {
+                Peer::unverified(Some("spiffe://a.b/who".to_owned()), Some(certificate))
+            }
+            verified => verified,
+        };
         record.local_certificate = Some(Arc::new(CertificateFacts::new(b"us", "2f".to_owned(), 1_700_000_000, 1_800_000_000)));
         record.tls = Some(std::sync::Arc::new(HandshakeFacts {
             version: "1.3",
@@ -357,9 +365,11 @@ pub(crate) mod tests {
     #[test]
     fn the_reference_lists_what_is_said_and_nothing_else() {
         let mut said = BTreeSet::new();
-        for direction in [Direction::Inbound, Direction::Outbound] {
+        for (direction, reason) in
+            [(Direction::Inbound, Reason::Expired), (Direction::Outbound, Reason::Expired), (Direction::Inbound, Reason::Closed)]
+        {
             let mut out = Buffer::default();
-            let record = full(direction, Reason::Expired);
+            let record = full(direction, reason);
             let mut all = Attributes::of_log_record(&mut out, 1, Limits::default());
             connection(&record, &mut all);
             stages(&record, &mut all);

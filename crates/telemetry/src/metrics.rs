@@ -158,7 +158,7 @@ impl Metrics {
 
     /// Counts a finished connection's peer and rule. Only the telemetry thread does so.
     pub(crate) fn count_names(&self, record: &ConnectionRecord) {
-        self.peers.count(record.peer_id.as_ref(), outcome(record));
+        self.peers.count(record.peer.id(), outcome(record));
         if let Some(decision) = &record.decision {
             self.decisions.count(Some(&decision.rule), decided(record.direction, decision.allowed));
         }

@@ -247,7 +247,7 @@ async fn next_event(events: &mut Option<Events>) -> Option<Box<crate::logs::Even
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::Ipv4Addr;
 
     use sidegate_config::schema::LogFormat;
     use sidegate_config::schema::telemetry::Exemplars;
@@ -273,7 +273,7 @@ mod tests {
         };
         let (telemetry, writers) = Telemetry::start(options).unwrap();
         let metrics = telemetry.metrics.clone();
-        let mut record = ConnectionRecord::new(Direction::Inbound, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        let mut record = ConnectionRecord::new(Direction::Inbound, (Ipv4Addr::LOCALHOST, 1).into());
         record.reason = Reason::Closed;
         telemetry.record(Arc::new(record));
         // When the thread has ended, it has taken the record.

@@ -108,7 +108,7 @@ impl TraceSampler {
         if !record.is_success() {
             return if self.failures.take(record.reason, now) { Choice::Export } else { Choice::TooMany };
         }
-        let peer = record.peer_id.as_ref().filter(|_| !self.peers.is_empty()).and_then(|id| SpiffeId::new(&**id).ok());
+        let peer = record.peer.id().filter(|_| !self.peers.is_empty()).and_then(|id| SpiffeId::new(&**id).ok());
         let own = peer.and_then(|id| self.peers.iter_mut().find(|(ids, _)| ids.iter().any(|pattern| pattern.matches(&id))));
         let part = own.map_or(&mut self.otherwise, |(_, part)| part);
         if part.take(record.trace().bytes(), now) { Choice::Export } else { Choice::Leave }
@@ -124,7 +124,7 @@ mod tests {
 
     fn record(peer: &str, reason: Reason) -> ConnectionRecord {
         let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
-        record.peer_id = Some(peer.into());
+        record.peer = crate::attributes::tests::peer(peer);
         record.reason = reason;
         record
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sidegate_core::{AddressText, ConnectionRecord, Direction, Reason, duration, without_controls};
+use sidegate_core::{AddressText, ConnectionRecord, Direction, Peer, Reason, duration, without_controls};
 
 /// Most lines are shorter.
 const USUAL: usize = 384;
@@ -16,13 +16,13 @@ pub fn line(record: &ConnectionRecord) -> String {
         Direction::Outbound => "outbound",
     };
     let _ = write!(text, "{} ", humantime::format_rfc3339_millis(record.time));
-    let to = record.original_destination.map(AddressText::new);
+    let to = record.original_destination.map(|to| AddressText::new(*to));
     let to = to.as_ref().map_or("?", AddressText::as_str);
-    text.extend([arrow, " ", AddressText::new(record.downstream).as_str(), " -> ", to, " "]);
-    match (&record.peer_id, &record.claimed_id) {
-        (Some(id), _) => text.push_str(id),
-        (None, Some(claimed)) => text.extend(["claims ", claimed]),
-        (None, None) => text.push('-'),
+    text.extend([arrow, " ", AddressText::new(*record.downstream).as_str(), " -> ", to, " "]);
+    match &record.peer {
+        Peer::Spiffe { id, .. } => text.push_str(id),
+        Peer::Unverified { claimed_id: Some(claimed), .. } => text.extend(["claims ", claimed]),
+        Peer::Unverified { claimed_id: None, .. } | Peer::Unknown => text.push('-'),
     }
     if let Some(tls) = &record.tls {
         let resumed = if tls.resumed { " resumed" } else { "" };

@@ -129,7 +129,7 @@ mod tests {
         for round in 0..5u64 {
             for i in 0..30u64 {
                 let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
-                record.peer_id = Some(format!("spiffe://a.b/{round}/{}", i % 3).into());
+                record.peer = crate::attributes::tests::peer(&format!("spiffe://a.b/{round}/{}", i % 3));
                 record.reason = Reason::Closed;
                 metrics.count_names(&record);
                 assert_eq!(sum(), [Value::Sum(round * 30 + i + 1)]);

@@ -1,22 +1,26 @@
 //! A million connections with peers that never come again: what is kept of them stays small, what is counted is exact.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sidegate_config::schema::LogFormat;
 use sidegate_config::schema::telemetry as schema;
-use sidegate_core::{ConnectionRecord, Decision, Direction, Reason, Transport};
+use sidegate_core::{CertificateFacts, ConnectionRecord, Decision, Direction, Peer, Reason, RevocationStatus, Transport};
 use sidegate_devkit::fake_collector::{Behaviour, FakeCollector, ListenOn};
 use sidegate_telemetry::{Fold, ScrapeFormat, Telemetry, TelemetryOptions};
 
 const MANY: u64 = 1_000_000;
 const WARM_UP: u64 = 100_000;
 
-fn record(i: u64) -> ConnectionRecord {
-    let mut record = ConnectionRecord::new(Direction::Inbound, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    record.peer_id = Some(format!("spiffe://many.example/{:016x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into());
+fn record(i: u64, certificate: &Arc<CertificateFacts>) -> ConnectionRecord {
+    let mut record = ConnectionRecord::new(Direction::Inbound, (Ipv4Addr::LOCALHOST, 1).into());
+    record.peer = Peer::Spiffe {
+        id: format!("spiffe://many.example/{:016x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into(),
+        certificate: certificate.clone(),
+        revocation: RevocationStatus::NotChecked,
+    };
     record.decision = Some(Decision::new(true, format!("rule {i}").into()));
     record.transport = Some(Transport::Mtls);
     record.reason = if i.is_multiple_of(10) { Reason::ALL[usize::try_from(i / 10).unwrap() % Reason::ALL.len()] } else { Reason::Closed };
@@ -59,8 +63,9 @@ fn a_million_peers_keep_label_sets_and_memory_bounded() {
         fold: Fold::default(),
     };
     let (telemetry, writers) = Telemetry::start(options).unwrap();
+    let certificate = Arc::new(CertificateFacts::new(b"der", "1".to_owned(), 0, 1));
     let feed = |i| {
-        telemetry.record(Arc::new(record(i)));
+        telemetry.record(Arc::new(record(i, &certificate)));
         // So that each is looked at: what finds the queue full is counted without its names.
         while telemetry.backlog() > 4096 {
             std::thread::yield_now();

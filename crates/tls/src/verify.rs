@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use sidegate_core::{CertificateFacts, Reason, RevocationStatus, SpiffeId, TrustDomain, parse_canonical, printable};
+use sidegate_core::{CertificateFacts, Peer, Reason, RevocationStatus, SpiffeId, TrustDomain, parse_canonical, printable};
 use sidegate_identity::{Bundle, Material, foreign_signing_name, uri_names};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::{
@@ -103,6 +103,12 @@ impl TrustStore {
 }
 
 impl PeerIdentity {
+    /// The peer as a record names it, if it was looked up in revocation lists with this result.
+    #[must_use]
+    pub fn on_record(&self, revocation: RevocationStatus) -> Peer {
+        Peer::Spiffe { id: self.text.clone(), certificate: self.certificate.clone(), revocation }
+    }
+
     /// Whether `trust` has verified it, and the path that was found is still valid.
     pub(crate) fn holds(&self, trust: &TrustStore, now: i64) -> bool {
         self.trust == trust.id && (self.valid.0..=self.valid.1).contains(&now)

@@ -8,7 +8,7 @@
 //! ```
 //! use sidegate_tunnel::{Control, Tunnel};
 //!
-//! let mut server = Tunnel::new("10.0.0.1:8080".parse().unwrap(), 0);
+//! let mut server = Tunnel::new(([10, 0, 0, 1], 8080).into(), 0);
 //! server.begin();
 //! // Two bytes of data, then the end of the client's direction.
 //! let mut bytes = [&sidegate_tunnel::data(2)[..], b"hi", &Control::End.encode()].concat();

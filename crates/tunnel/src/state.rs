@@ -1,9 +1,8 @@
 //! What one end of a tunnel knows, and what the frames that come do to it.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
-use sidegate_core::ConnectionRecord;
+use sidegate_core::{ConnectionRecord, ReachedAt};
 
 use crate::frame::{Control, Deframer, Malformed};
 use crate::v1::{self, Outcome, Reset, Status};
@@ -60,7 +59,7 @@ pub struct Tunnel {
     /// Whether the session may carry another connection.
     pub reusable: bool,
     /// Where the client dialled, or where the server was reached.
-    pub address: SocketAddr,
+    pub address: ReachedAt,
     /// Of which count of renewals of identity and policy the session is.
     pub renewal: u64,
 }
@@ -96,7 +95,7 @@ impl Tunnel {
 
     /// A tunnel to, or reached at, `address`.
     #[must_use]
-    pub fn new(address: SocketAddr, renewal: u64) -> Self {
+    pub fn new(address: ReachedAt, renewal: u64) -> Self {
         Self {
             deframer: Deframer::default(),
             data: 0,
@@ -113,7 +112,7 @@ impl Tunnel {
 
     /// A tunnel to `address` that is ready for its first connection.
     #[must_use]
-    pub fn waiting(address: SocketAddr, renewal: u64) -> Self {
+    pub fn waiting(address: ReachedAt, renewal: u64) -> Self {
         Self { peer_ended: true, ended: true, reusable: true, ..Self::new(address, renewal) }
     }
 
@@ -206,7 +205,7 @@ impl Tunnel {
     /// stands between.
     #[must_use]
     pub fn is_single_pod(&self, reached_at: &str) -> bool {
-        reached_at.parse() == Ok(self.address)
+        reached_at.parse() == Ok(*self.address)
     }
 
     /// Whether nothing of a connection is under way.

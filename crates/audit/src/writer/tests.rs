@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sidegate_core::ConnectionRecord;
+use sidegate_core::{CertificateFacts, ConnectionRecord, Peer, RevocationStatus};
 use sidegate_telemetry::Metrics;
 
 use super::*;
@@ -323,9 +323,13 @@ fn a_connection_that_ends_at_once_is_one_record() {
     let let_in = |record: &ConnectionRecord| AuditMessageKind::Admitted(Box::new(Admitted::new(record)));
     let (short, refused, mut retried, mut long) = (record(), record(), record(), record());
     long.connection_id = short.connection_id;
-    retried.peer_id = Some("spiffe://a.b/web".into());
+    retried.peer = Peer::Spiffe {
+        id: "spiffe://a.b/web".into(),
+        certificate: Arc::new(CertificateFacts::new(b"der", "1".to_owned(), 0, 1)),
+        revocation: RevocationStatus::NotChecked,
+    };
     let first_try = let_in(&retried);
-    retried.peer_id = None;
+    retried.peer = Peer::Unknown;
     let messages = [
         let_in(&long),
         let_in(&short),

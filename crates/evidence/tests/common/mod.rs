@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use age::secrecy::ExposeSecret;
 use sidegate_audit::{Audit, AuditOptions, AuditThread, Event, FileDigest, IdentityCell, folder::files};
 use sidegate_config::schema::audit::Audit as Config;
-use sidegate_core::{ConnectionRecord, Direction, Reason};
+use sidegate_core::{CertificateFacts, ConnectionRecord, Direction, Peer, Reason, RevocationStatus};
 use sidegate_evidence::{AuditorKeys, Report, Trust, VerifyInputs, anchors, verify};
 use sidegate_telemetry::Metrics;
 
@@ -101,7 +101,11 @@ pub(crate) fn event(i: u64) -> Event<sidegate_audit::ConnectionFacts> {
 
 pub(crate) fn connection(i: u64) -> ConnectionRecord {
     let mut record = ConnectionRecord::new(Direction::Inbound, ([10, 0, 0, 7], 40_000).into());
-    record.peer_id = Some("spiffe://a.b/web".into());
+    record.peer = Peer::Spiffe {
+        id: "spiffe://a.b/web".into(),
+        certificate: Arc::new(CertificateFacts::new(b"der", "1".to_owned(), 0, 1)),
+        revocation: RevocationStatus::NotChecked,
+    };
     record.bytes_up = i;
     record.reason = if i.is_multiple_of(4) { Reason::Closed } else { Reason::Expired };
     record

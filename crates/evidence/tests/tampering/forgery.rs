@@ -154,7 +154,7 @@ fn with_the_signing_key_the_macs_and_the_anchors_still_tell() {
 /// Who can sign says that all that was exported was deleted by `retain`: what he puts in its place is nothing that was exported.
 #[test]
 fn a_log_that_begins_behind_what_was_exported_is_another_log() {
-    let world = World::new(", rotate: { bytes: 6000 }");
+    let world = World::new(", rotate: { bytes: 9000 }");
     world.write(30);
     let pem = std::fs::read_to_string(world.path("key.pem")).unwrap();
     let files = world.lines();

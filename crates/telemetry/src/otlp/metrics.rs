@@ -260,7 +260,7 @@ mod tests {
         for _ in 0..connections {
             let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
             record.reason = Reason::Closed;
-            record.peer_id = Some("spiffe://a.b/web".into());
+            record.peer = crate::attributes::tests::peer("spiffe://a.b/web");
             record.stages.total = std::time::Duration::from_millis(7);
             metrics.count(&record);
             metrics.count_names(&record);
@@ -288,7 +288,7 @@ mod tests {
                 for _ in 0..count {
                     let mut record = ConnectionRecord::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
                     record.reason = reason;
-                    record.peer_id = Some(format!("spiffe://a.b/{peer}").into());
+                    record.peer = crate::attributes::tests::peer(&format!("spiffe://a.b/{peer}"));
                     metrics.count_names(&record);
                 }
                 total += sum(&request(&mut encoder, &metrics)["sidegate.peer.connections"]);

@@ -33,6 +33,18 @@ pub fn write(tcp: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>
     })
 }
 
+/// Moves what fits from `bytes` into the rooms, as [`read`] does from a socket.
+pub fn fill(rooms: &mut [IoSliceMut<'_>], bytes: &mut &[u8]) -> Option<usize> {
+    let mut filled = 0;
+    for room in rooms {
+        let (now, later) = bytes.split_at(room.len().min(bytes.len()));
+        room[..now.len()].copy_from_slice(now);
+        filled += now.len();
+        *bytes = later;
+    }
+    Some(filled)
+}
+
 fn once(
     tcp: &TcpStream,
     interest: Interest,

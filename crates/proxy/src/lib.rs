@@ -26,6 +26,8 @@ mod memory;
 mod outbound;
 mod own_dials;
 mod peer_channel;
+#[cfg_attr(not(test), expect(dead_code, reason = "for protocols that parse what they carry; so far all is opaque TCP"))]
+mod peer_stream;
 mod permit_queue;
 mod prove_capture;
 mod reevaluate;

@@ -7,6 +7,7 @@ use sidegate_core::{ConnectionRecord, DialAddr, Reason};
 use sidegate_tls::{Filled, SealError, Session, WireError};
 use sidegate_tunnel::v1::Reset;
 use sidegate_tunnel::{Control, Malformed, Opening, Tunnel, TunnelError, data};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use sidegate_net::socket;
@@ -117,6 +118,22 @@ impl PeerChannel {
         let written = self.session.write_plaintext(tcp, tunnel.data)?;
         tunnel.data -= before - self.session.pieces();
         Ok(written)
+    }
+
+    /// Copies application data that has come, as much as there is room for.
+    pub(crate) fn read_plaintext(&mut self, into: &mut ReadBuf<'_>) {
+        let most = self.tunnel.as_ref().map_or(usize::MAX, |tunnel| tunnel.data);
+        let before = self.session.pieces();
+        let Some((bytes, pieces)) = self.session.plaintext() else { return };
+        let room = into.remaining();
+        for piece in pieces.iter().take(most) {
+            let piece = &bytes[piece.start as usize..piece.end as usize];
+            into.put_slice(&piece[..piece.len().min(into.remaining())]);
+        }
+        self.session.take(room - into.remaining());
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.data -= before - self.session.pieces();
+        }
     }
 
     /// Seals what `read` finds. Not while the session is full.

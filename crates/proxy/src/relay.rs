@@ -7,7 +7,7 @@
 //! sent FIN from then on: so an end of stream counts for nothing on a socket to which a write has failed.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -284,7 +284,7 @@ impl Pump {
             let sealed = if first.is_empty() {
                 channel.seal_from(|rooms| transfer::read(from.tcp, rooms))
             } else {
-                channel.seal_from(|rooms| Ok(fill(rooms, first)))
+                channel.seal_from(|rooms| Ok(transfer::fill(rooms, first)))
             };
             match sealed {
                 Ok(None) => {}
@@ -374,18 +374,6 @@ fn flush_and_wait(cx: &mut Context<'_>, channel: &mut PeerChannel, to: End<'_>) 
         Poll::Ready(Err(error)) => Poll::Ready(Err((to.0, error.into()))),
         _ => Poll::Pending,
     }
-}
-
-/// Moves what fits from `first` into the rooms.
-fn fill(rooms: &mut [IoSliceMut<'_>], first: &mut &[u8]) -> Option<usize> {
-    let mut filled = 0;
-    for room in rooms {
-        let (now, later) = first.split_at(room.len().min(first.len()));
-        room[..now.len()].copy_from_slice(now);
-        filled += now.len();
-        *first = later;
-    }
-    Some(filled)
 }
 
 fn period(timeouts: &Timeouts, half_open: bool) -> Duration {

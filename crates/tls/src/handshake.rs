@@ -37,7 +37,7 @@ pub async fn accept(tcp: &TcpStream, first: &[u8], choice: &ServerChoice) -> Res
     let mut inward = Inward::starting_with(first)?;
     let (config, sni) = client_hello(tcp, &mut inward, choice).await?;
     let connection = UnbufferedServerConnection::new(config).map_err(|e| HandshakeFailure::tls(&e))?;
-    drive(tcp, inward, Side::Server(connection), &choice.trust, sni).await
+    drive(tcp, inward, Handshaking::Server(connection), &choice.trust, sni).await
 }
 
 /// Shakes hands with a server. The client's last flight has not been sent when this returns: what the session sends first
@@ -47,7 +47,7 @@ pub async fn accept(tcp: &TcpStream, first: &[u8], choice: &ServerChoice) -> Res
 /// Why it failed. The alert has been sent then; the caller closes the socket.
 pub async fn connect(tcp: &TcpStream, choice: &ClientChoice, name: ServerName<'static>) -> Result<Session, HandshakeFailure> {
     let connection = UnbufferedClientConnection::new(choice.config.clone(), name).map_err(|e| HandshakeFailure::tls(&e))?;
-    drive(tcp, Inward::starting_with(&[])?, Side::Client(connection), &choice.trust, None).await
+    drive(tcp, Inward::starting_with(&[])?, Handshaking::Client(connection), &choice.trust, None).await
 }
 
 /// What has come and rustls has not taken.
@@ -190,7 +190,7 @@ async fn client_hello(
 }
 
 /// A connection whose handshake is under way.
-enum Side {
+enum Handshaking {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
 }
@@ -207,7 +207,7 @@ enum Next {
     Closed,
 }
 
-impl Side {
+impl Handshaking {
     fn step(&mut self, bytes: &mut [u8], remains: &mut Remains) -> (usize, Result<Next, Error>) {
         match self {
             Self::Client(client) => step(client.process_tls_records(bytes), remains),
@@ -268,7 +268,7 @@ fn step<Data>(status: UnbufferedStatus<'_, '_, Data>, remains: &mut Remains) -> 
 async fn drive(
     tcp: &TcpStream,
     mut inward: Inward,
-    mut side: Side,
+    mut handshaking: Handshaking,
     trust: &TrustStore,
     sni: Option<String>,
 ) -> Result<Session, HandshakeFailure> {
@@ -281,7 +281,7 @@ async fn drive(
     loop {
         let turn = fairness::turn().await;
         let next = loop {
-            let (taken, next) = side.step(&mut inward.bytes()[..shown], &mut remains);
+            let (taken, next) = handshaking.step(&mut inward.bytes()[..shown], &mut remains);
             inward.filled.start += taken;
             (whole, shown) = (whole - taken, shown - taken);
             if let Some(found) = take_report() {
@@ -309,20 +309,20 @@ async fn drive(
                 inward.read(tcp, Size::Medium).await.map_err(|ended| sent.err().unwrap_or(ended))?;
             }
             Err(error) => {
-                tell(tcp, &mut side, &mut inward.bytes()[..shown], &mut remains);
+                tell(tcp, &mut handshaking, &mut inward.bytes()[..shown], &mut remains);
                 return Err(failure(&error, report));
             }
         }
     }
-    let facts = Arc::new(facts(side.common(), sni));
+    let facts = Arc::new(facts(handshaking.common(), sni));
     let (peer, verify) = match report {
         Some(Report { outcome: Ok(peer), lap }) => (peer, lap),
         // A resumed session: its chain was verified once, and is verified again, for a verifier was not asked.
-        _ => resumed(&side, trust)?,
+        _ => resumed(&handshaking, trust)?,
     };
     remains.sealed = inward.bytes()[whole..].to_vec();
     let broken = |e: Error| HandshakeFailure::tls(&e);
-    Session::new(side.establish().map_err(broken)?, peer, facts, verify, remains).map_err(broken)
+    Session::new(handshaking.establish().map_err(broken)?, peer, facts, verify, remains).map_err(broken)
 }
 
 /// Where the record ends that begins at `start`; none if it has not come whole.
@@ -333,13 +333,13 @@ fn end_of_next_record(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 /// Judges the chain that a resumed session was once begun with.
-fn resumed(side: &Side, trust: &TrustStore) -> Result<(Arc<PeerIdentity>, Lap), HandshakeFailure> {
+fn resumed(handshaking: &Handshaking, trust: &TrustStore) -> Result<(Arc<PeerIdentity>, Lap), HandshakeFailure> {
     let start = Instant::now();
-    let chain = side.common().peer_certificates().unwrap_or_default();
+    let chain = handshaking.common().peer_certificates().unwrap_or_default();
     let Some((leaf, intermediates)) = chain.split_first() else {
         return Err(HandshakeFailure::new(Reason::NoPeerCertificate, "the handshake ended without a verified peer"));
     };
-    let outcome = verify_cached(leaf, intermediates, side.role_of_peer(), trust, unix_now());
+    let outcome = verify_cached(leaf, intermediates, handshaking.role_of_peer(), trust, unix_now());
     let lap = Lap::since(start);
     match outcome {
         Ok(peer) => Ok((peer, lap)),
@@ -355,12 +355,12 @@ fn resumed(side: &Side, trust: &TrustStore) -> Result<(Arc<PeerIdentity>, Lap), 
 
 /// Sends what rustls still has for the peer, the alert last, as far as the socket takes it. rustls hands out one piece each time it
 /// is asked, and wants to see the same bytes.
-fn tell(tcp: &TcpStream, side: &mut Side, bytes: &mut [u8], remains: &mut Remains) {
+fn tell(tcp: &TcpStream, handshaking: &mut Handshaking, bytes: &mut [u8], remains: &mut Remains) {
     /// A flight and an alert, with room to spare.
     const MOST_STEPS: usize = 32;
     for _ in 0..MOST_STEPS {
         // With nothing left to hand out it would take up the bytes once more.
-        if !side.common().wants_write() || !matches!(side.step(bytes, remains), (0, Ok(Next::Again))) {
+        if !handshaking.common().wants_write() || !matches!(handshaking.step(bytes, remains), (0, Ok(Next::Again))) {
             break;
         }
     }

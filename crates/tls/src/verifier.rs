@@ -35,7 +35,7 @@ pub(crate) fn take_report() -> Option<Report> {
     REPORT.take()
 }
 
-/// Judges servers and clients by the SPIFFE rules against one generation of trust bundles.
+/// Verifies servers and clients by the SPIFFE rules against one generation of trust bundles.
 #[derive(Debug)]
 pub(crate) struct SpiffeVerifier {
     trust: Arc<TrustStore>,

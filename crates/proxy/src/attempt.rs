@@ -12,8 +12,11 @@ use crate::shared::Shared;
 
 /// A connection under way. Dropping it, for whatever cause, hands its record over.
 pub(crate) struct Attempt {
+    /// What it leaves behind; none once that is handed over.
     record: Option<Box<ConnectionRecord>>,
+    /// Its entry in the registry.
     handle: Arc<ConnectionHandle>,
+    /// Where its record and its end are reported.
     shared: Arc<Shared>,
 }
 

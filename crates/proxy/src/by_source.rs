@@ -10,7 +10,7 @@ use crate::registry::ConnectionHandle;
 /// How many of a source's oldest connections are looked at for one that gives way, and how many sources.
 const LOOKED_AT: usize = 1024;
 const SOURCES: usize = 8;
-/// Whoever has said something within this time is not silent.
+/// A connection on which something was said within this time is not silent.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// A set of connections, each of a source.
@@ -18,13 +18,16 @@ pub(crate) const GRACE: Duration = Duration::from_millis(500);
 pub(crate) struct BySource {
     /// By source and age: keys grow.
     sources: HashMap<IpAddr, BTreeMap<u64, Member>>,
+    /// The sources by how many connections they have.
     sizes: BTreeSet<(usize, IpAddr)>,
+    /// How many connections there are.
     len: usize,
 }
 
 #[derive(Debug)]
 struct Member {
     handle: Arc<ConnectionHandle>,
+    /// When it came to be in the set.
     since: Instant,
 }
 
@@ -83,7 +86,7 @@ impl BySource {
         silent.or_else(|| largest().and_then(|source| Some((source, self.longest_silent(source, false, Duration::ZERO)?))))
     }
 
-    /// One that is silent for longer than `most`. Whoever has not said anything yet is silent at any age, but for its own source.
+    /// One that is silent for longer than `most`. One on which nothing was said yet is silent at any age, but for its own source.
     fn longest_silent(&self, source: IpAddr, is_own: bool, most: Duration) -> Option<Arc<ConnectionHandle>> {
         let now = Instant::now();
         let mut longest: Option<(Instant, &Arc<ConnectionHandle>)> = None;

@@ -17,17 +17,21 @@ use crate::shared::Shared;
 /// Where buffers hold as much as they may.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A place, or a turn to have one. Dropping it frees the place.
+/// A permit, or a turn to have one. Dropping it gives it back.
 pub(crate) struct HandshakePermit<'a> {
     shared: &'a Shared,
+    /// What it is for.
     wait: PermitKind,
+    /// Whose turn it counts as.
     source: IpAddr,
+    /// The connection's key in the registry.
     key: u64,
+    /// Whether it is a permit, and no turn any more.
     has: bool,
 }
 
 impl<'a> HandshakePermit<'a> {
-    /// Waits for a place, no longer than a handshake may take.
+    /// Waits for a permit, no longer than a handshake may take.
     pub(crate) async fn take(connection: &Connection<'a>, wait: PermitKind, peer: IpAddr) -> Result<Self, Failure> {
         let (shared, handle) = (connection.shared, connection.handle);
         let deadline = Instant::now() + shared.settings.timeouts.handshake.duration();
@@ -38,13 +42,13 @@ impl<'a> HandshakePermit<'a> {
             sleep(LOOK_AGAIN).await;
         }
         let Some(handle) = shared.registry.find(handle.key()) else { return Err(Failure::new(Reason::Cancelled)) };
-        let places = &shared.limits.permits[wait as usize];
-        let mut place = Self { shared, wait, source: source(peer), key: handle.key(), has: false };
-        let mut turn = places.enter(place.source, handle);
+        let queue = &shared.limits.permits[wait as usize];
+        let mut permit = Self { shared, wait, source: source(peer), key: handle.key(), has: false };
+        let mut turn = queue.enter(permit.source, handle);
         // Where there is room it is its turn at once, and nothing waits for the timer.
         while turn.try_recv().is_err() {
             if wait != PermitKind::OutboundHandshake {
-                places.evict_for(place.source, place.key);
+                queue.evict_for(permit.source, permit.key);
             }
             let now = Instant::now();
             if now >= deadline {
@@ -54,11 +58,11 @@ impl<'a> HandshakePermit<'a> {
                 break;
             }
         }
-        place.has = true;
+        permit.has = true;
         if let Some(direction) = wait.handshake() {
             shared.telemetry.metrics.handshakes_in_flight(direction).inc();
         }
-        Ok(place)
+        Ok(permit)
     }
 }
 

@@ -7,9 +7,10 @@ use sidegate_core::Direction;
 
 use crate::shared::Shared;
 
-/// A place among the sessions that wait for a connection. Dropping it frees the place.
+/// A permit to be among the sessions that wait for a connection. Dropping it gives it back.
 pub(crate) struct IdlePermit {
     shared: Arc<Shared>,
+    /// Inbound the client decides about the next connection, outbound we do.
     direction: Direction,
 }
 

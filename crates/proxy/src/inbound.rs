@@ -91,7 +91,9 @@ impl Arrival {
 /// A client after its handshake, and where it wants to go.
 struct Client {
     tcp: TcpStream,
+    /// The session with it, with its tunnel where it has one.
     channel: Box<PeerChannel>,
+    /// Where all connections of the session go.
     to: OriginalDst,
 }
 
@@ -100,7 +102,7 @@ enum Admitted {
     /// From a client to the application.
     Protected(Client, TcpStream),
     /// As it is, from the network to the application; what was read already.
-    Plaintext { tcp: TcpStream, app: TcpStream, first: Vec<u8>, _stranger: Option<Box<UnidentifiedGuard>> },
+    Plaintext { tcp: TcpStream, app: TcpStream, first: Vec<u8>, _guard: Option<Box<UnidentifiedGuard>> },
     /// None yet: the session was made in advance.
     Waiting(Client),
 }
@@ -137,7 +139,7 @@ async fn accepted(connection: &mut Connection<'_>, tcp: TcpStream, route: Route)
             authorize_plaintext(connection, port.mode, to)?;
             let app = dial_app(connection, to.into()).await?;
             plaintext(connection, port)?;
-            Ok(Admitted::Plaintext { tcp, app, first: Vec::new(), _stranger: guard })
+            Ok(Admitted::Plaintext { tcp, app, first: Vec::new(), _guard: guard })
         }
     }
 }
@@ -209,7 +211,7 @@ async fn permissive(
         Detected::Plaintext(first) => {
             authorize_plaintext(connection, port.mode, to)?;
             plaintext(connection, port)?;
-            Ok(Admitted::Plaintext { tcp, app, first, _stranger: guard })
+            Ok(Admitted::Plaintext { tcp, app, first, _guard: guard })
         }
     }
 }
@@ -256,7 +258,7 @@ impl Client {
                 reopen(&mut connection.renewed(&latest), self, &open, app).await
             }
             Ok(Ok(First::Warm)) => {
-                // Nobody may keep a place here who may not use it.
+                // A client that may not use a session may not keep one either.
                 authorize_client(connection, &self.channel.session, self.to)?;
                 connection.record.reason = Reason::Prepared;
                 // On a permissive port it was dialled for a client that turns out to have nothing to say yet.

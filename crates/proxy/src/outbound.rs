@@ -124,7 +124,7 @@ enum Reached {
     /// By a session; whether that may be kept afterwards.
     Protected { key: tunnel_pool::Key, peer: TcpStream, channel: Box<PeerChannel>, keep: bool },
     /// Out of the mesh. Nothing proves that it is not ourselves, so it counts as our own dial to its end.
-    Plaintext { _own: Option<OwnDial>, peer: TcpStream },
+    Plaintext { peer: TcpStream, _own: Option<OwnDial> },
 }
 
 /// What a relay comes to that has not failed.
@@ -199,7 +199,7 @@ impl Reached {
 
 /// Makes a session in advance, to a server whose last session could be used again. Whether there is one now.
 pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
-    let Some(place) = IdlePermit::take(shared, Direction::Outbound) else { return false };
+    let Some(permit) = IdlePermit::take(shared, Direction::Outbound) else { return false };
     let (index, to) = key;
     // Before there is a connection nothing can go on record: nobody has asked for this one.
     let start = Instant::now();
@@ -238,12 +238,13 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
     };
     // Nobody has connected to us but we ourselves.
     let Some(Done { key, tcp, channel }) = attempt(shared.clone(), Direction::Outbound, downstream, serve).await else { return false };
-    tunnel_pool::keep_at(shared, place, key, tcp, channel);
+    tunnel_pool::keep_at(shared, permit, key, tcp, channel);
     true
 }
 
 /// A session on which a connection has ended in order, or none has begun.
 struct Done {
+    /// Where it leads.
     key: tunnel_pool::Key,
     tcp: TcpStream,
     channel: Box<PeerChannel>,

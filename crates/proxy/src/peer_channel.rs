@@ -14,6 +14,7 @@ use sidegate_net::socket;
 
 /// The protected end.
 pub(crate) struct PeerChannel {
+    /// The TLS session with the peer.
     pub(crate) session: Session,
     /// None where the session is plain mutual TLS.
     pub(crate) tunnel: Option<Tunnel>,

@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 use crate::by_source::BySource;
 use crate::registry::ConnectionHandle;
 
-/// A server gets another place as long as it has fewer than this for each that is free: one that does not answer takes seven
+/// A server gets another permit as long as it has fewer than this for each that is free: one that does not answer takes seven
 /// eighths of all, the next one seven eighths of the rest.
 const SHARE: usize = 7;
 
-/// What a place is for. Each has places of its own, so that strangers who connect and stay silent can't keep the workload from
+/// What a permit is for. Each kind has permits of its own, so that strangers who connect and stay silent can't keep the workload from
 /// calling others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PermitKind {
@@ -37,9 +37,10 @@ impl PermitKind {
     }
 }
 
-/// The places of one kind.
+/// The permits of one kind.
 #[derive(Debug)]
 pub(crate) struct PermitQueue {
+    /// How many there are.
     most: usize,
     /// Whether the sources are servers. The workload's own connections are not taken away from it; so servers that do not answer
     /// must leave places for others.
@@ -49,7 +50,9 @@ pub(crate) struct PermitQueue {
 
 #[derive(Debug, Default)]
 struct Room {
+    /// The connections that have one.
     holders: BySource,
+    /// Those that wait, by source and age.
     waiting: HashMap<IpAddr, BTreeMap<u64, Waiting>>,
     /// The sources that have somebody waiting, in the order of their turns.
     turns: VecDeque<IpAddr>,
@@ -58,6 +61,7 @@ struct Room {
 #[derive(Debug)]
 struct Waiting {
     handle: Arc<ConnectionHandle>,
+    /// Tells it that it has one.
     granted: oneshot::Sender<()>,
 }
 
@@ -112,13 +116,13 @@ impl PermitQueue {
             }
             if let Some((_, Waiting { handle, granted })) = next {
                 room.holders.insert(source, handle);
-                // Nobody hears it who has gone: then its place is given back at once by its drop.
+                // Nobody hears it who has gone: then its permit is given back at once by its drop.
                 let _ = granted.send(());
             }
         }
     }
 
-    /// Takes a place away from the source that has the most, if that is another and holds one for too long, for who waits under this
+    /// Takes a permit away from the source that has the most, if that is another and holds one for too long, for who waits under this
     /// key.
     pub(crate) fn evict_for(&self, source: IpAddr, key: u64) {
         let mut room = self.lock();
@@ -224,7 +228,7 @@ mod tests {
         assert!(world.0.all().iter().all(|handle| handle.is_cut().is_none()), "not for the same source");
         world.1.evict_for(ip(2), key);
         assert_eq!(world.0.all().iter().filter(|handle| handle.is_cut().is_some()).count(), 1);
-        assert!(turn.try_recv().is_ok(), "the place is for who asked, not for who is next");
+        assert!(turn.try_recv().is_ok(), "the permit is for who asked, not for who is next");
         let others: Vec<_> = (0..2).map(|_| world.enter(2)).collect();
         others.iter().for_each(|(key, _)| world.1.evict_for(ip(2), *key));
         assert_eq!(world.0.all().iter().filter(|handle| handle.is_cut().is_some()).count(), 2, "until it has no more than its share");

@@ -31,9 +31,11 @@ type Named = (Arc<str>, ConnectionId);
 /// One live connection.
 #[derive(Debug)]
 pub struct ConnectionHandle {
+    /// Counts up with each connection.
     key: u64,
+    /// Its name, if the client's sidecar does not choose another.
     own_id: ConnectionId,
-    /// By whom it is named, and how.
+    /// The peer that has named it, and the name.
     named: OnceLock<Named>,
     /// Which way it goes.
     pub direction: Direction,
@@ -43,6 +45,7 @@ pub struct ConnectionHandle {
     pub since: SystemTime,
     /// The same moment by the clock that no one sets.
     pub(crate) accepted: Instant,
+    /// Where it goes, once that is known.
     destination: Mutex<Option<OriginalDst>>,
     /// The last one, where a connection was tried again.
     admission: ArcSwapOption<Admission>,
@@ -52,7 +55,9 @@ pub struct ConnectionHandle {
     pub bytes_down: AtomicU64,
     /// When a byte came last, in milliseconds after it was accepted.
     touched: AtomicU64,
+    /// Why it is cut, once it is.
     cut: OnceLock<Cut>,
+    /// Wakes its task for that.
     notify: Notify,
 }
 
@@ -63,14 +68,14 @@ pub(crate) struct Cut {
     pub(crate) detail: Option<String>,
 }
 
-/// As what a connection was let in.
+/// As what a connection was admitted.
 #[derive(Debug, Clone)]
 pub struct Admission {
     /// The peer's SPIFFE ID, verified; none on a plaintext connection.
     pub peer: Option<Arc<str>>,
     /// How the bytes travel.
     pub transport: Option<Transport>,
-    /// The rule that let it in.
+    /// The rule that admitted it.
     pub rule: Option<Arc<str>>,
     /// By what it is re-evaluated when the world changes.
     pub(crate) basis: AdmissionBasis,
@@ -197,7 +202,7 @@ impl ConnectionHandle {
         *self.destination.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As what it was let in; none before.
+    /// As what it was admitted; none before.
     #[must_use]
     pub fn admission(&self) -> Option<Arc<Admission>> {
         self.admission.load_full()
@@ -207,7 +212,7 @@ impl ConnectionHandle {
         *self.destination.lock().unwrap_or_else(PoisonError::into_inner) = Some(destination);
     }
 
-    /// Tells as what it is let in, by what `record` says of it.
+    /// Says as what it is admitted, by what `record` says of it.
     pub(crate) fn admit(&self, record: &ConnectionRecord, basis: AdmissionBasis) {
         if let Some(destination) = record.original_destination {
             self.set_destination(destination);

@@ -16,7 +16,7 @@ async fn tcp() -> TcpStream {
     TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
 }
 
-/// In bytes; whoever needs more says in the commit what for. The runtime adds 104 to a task: these fill what the allocator gives
+/// In bytes; a commit that needs more says what for. The runtime adds 104 to a task: these fill what the allocator gives
 /// out, which is 1,280 and 1,536.
 #[tokio::test]
 async fn what_a_connection_holds_stays_within_its_budget() {

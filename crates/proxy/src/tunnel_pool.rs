@@ -22,15 +22,18 @@ pub(crate) type Key = (usize, DialAddr);
 /// Sessions that are kept for one server.
 const KEPT: usize = 64;
 
+/// A session that waits.
 struct Idle {
     tcp: TcpStream,
     channel: Box<PeerChannel>,
+    /// When it is closed, if nothing has used it.
     until: Instant,
-    _place: IdlePermit,
+    _permit: IdlePermit,
 }
 
 /// What is kept for one server.
 struct Server {
+    /// The last that was used is the last.
     idle: Vec<Idle>,
     /// Until then it counts as being called.
     called_until: Instant,
@@ -45,17 +48,17 @@ thread_local! {
 /// Keeps a session for the next connection, or closes it where it may not be kept.
 pub(crate) fn keep(shared: &Arc<Shared>, key: Key, tcp: TcpStream, mut channel: Box<PeerChannel>) {
     match IdlePermit::take(shared, Direction::Outbound).filter(|_| shared.settings.keeps_tunnels() && may_wait(shared, &channel)) {
-        Some(place) => keep_at(shared, place, key, tcp, channel),
+        Some(permit) => keep_at(shared, permit, key, tcp, channel),
         None => close(&tcp, &mut channel),
     }
 }
 
-/// Keeps a session at the place that was taken for it.
-pub(crate) fn keep_at(shared: &Shared, place: IdlePermit, key: Key, tcp: TcpStream, channel: Box<PeerChannel>) {
+/// Keeps a session by the permit that was taken for it.
+pub(crate) fn keep_at(shared: &Shared, permit: IdlePermit, key: Key, tcp: TcpStream, channel: Box<PeerChannel>) {
     let span = shared.settings.timeouts.tunnel_idle.duration();
     // Not all at once, where all came at once.
     let until = Instant::now() + span.mul_f64(0.75 + 0.25 * fastrand::f64());
-    let idle = Idle { tcp, channel, until, _place: place };
+    let idle = Idle { tcp, channel, until, _permit: permit };
     let surplus = POOL.with_borrow_mut(|pool| {
         let server = pool.entry(key).or_insert_with(|| Server { idle: Vec::new(), called_until: until, making: false });
         server.idle.push(idle);

@@ -39,12 +39,12 @@ pub(crate) async fn first(tcp: &TcpStream, channel: &mut PeerChannel) -> Result<
 
 /// Waits for the next OPEN on a session that has none. None when the session is over, in whatever way.
 pub(crate) async fn next(shared: &Arc<Shared>, tcp: &TcpStream, channel: &mut PeerChannel) -> Option<Open> {
-    let place = IdlePermit::take(shared, Direction::Inbound);
+    let permit = IdlePermit::take(shared, Direction::Inbound);
     let mut phase = shared.phase.subscribe();
     let mut renewals = shared.control.renewals.subscribe();
     // The client's own limit is half of this, so that as a rule it is the client who closes.
     let span = shared.settings.timeouts.tunnel_idle.duration() * 2;
-    if span.is_zero() || place.is_none() {
+    if span.is_zero() || permit.is_none() {
         // There is no room to wait for an answer.
         let _ = announce(tcp, channel);
         socket::linger_close(tcp).await;

@@ -13,8 +13,10 @@ use crate::by_source::BySource;
 use crate::failure::Failure;
 use crate::registry::ConnectionHandle;
 
+/// The set of them.
 #[derive(Debug)]
 pub(crate) struct Unidentified {
+    /// How many there may be.
     most: usize,
     all: Mutex<BySource>,
 }
@@ -22,8 +24,11 @@ pub(crate) struct Unidentified {
 /// One of them. Dropping it says that it has an identity now, or is over.
 #[derive(Debug)]
 pub(crate) struct UnidentifiedGuard {
+    /// The set that it leaves when it is dropped.
     unidentified: Arc<Unidentified>,
+    /// Where it comes from.
     source: IpAddr,
+    /// Its key in the registry.
     key: u64,
 }
 

@@ -87,7 +87,7 @@ telemetry: { logs: { otlp: { endpoint: 'https://c', tls: { ca: o.pem } } } }
             let text = std::fs::read_to_string(&file).unwrap();
             let lines: Vec<&str> = text.lines().collect();
             for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("    pub ") && line.contains("PathBuf")) {
-                assert!(lines[at - 1].contains("FilePath"), "{}: {line}", file.display());
+                assert!(lines[at - 1].contains("Path"), "{}: {line}", file.display());
                 found += 1;
             }
         }

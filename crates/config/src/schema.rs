@@ -15,7 +15,8 @@ pub use live::{LiveConnections, OnChange};
 pub use redirect::{Captured, Redirect, Udp};
 pub use revocation::{Denied, DenyList, Depth, Revocation, RevocationLists, Unsure};
 
-use crate::value::{Address, Cidr, DnsName, Domain, Endpoint, FilePath, HostPort, Id, IdPattern, Ports, Span};
+use crate::path_use::{FileOrFolderPath, FilePath, SecretPath, SocketPath};
+use crate::value::{Address, Cidr, DnsName, Domain, Endpoint, HostPort, Id, IdPattern, Ports, Span};
 
 /// What a file of sidegate's configuration holds.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -124,6 +125,9 @@ pub struct Source {
     pub files: Option<Files>,
 }
 
+/// The variable of the environment that names the Workload API's endpoint, by SPIFFE's standard.
+pub const SPIFFE_ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
+
 /// The SPIFFE Workload API.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -140,7 +144,7 @@ pub struct Files {
     #[schemars(with = "FilePath")]
     pub certificate: PathBuf,
     /// Its private key, PKCS#8 or SEC1. Only its owner may read it.
-    #[schemars(with = "FilePath")]
+    #[schemars(with = "SecretPath")]
     pub key: PathBuf,
     /// Trust bundle of the SVID's own trust domain.
     #[schemars(with = "FilePath")]
@@ -393,7 +397,7 @@ pub struct OutboundListener {
 pub struct Policy {
     /// Policy files, or directories of which every `*.yaml` and `*.yml` is one, in the order of their names. Read again when
     /// they change, also when files come or go. Without any rule every peer is denied.
-    #[schemars(with = "Vec<FilePath>")]
+    #[schemars(with = "Vec<FileOrFolderPath>")]
     pub files: Vec<PathBuf>,
 }
 
@@ -540,7 +544,7 @@ pub struct Admin {
     pub listen: Option<Address>,
     /// A Unix socket for the admin API; `null` for none. Only its owner and root may use it. Default
     /// `/run/sidegate/admin.sock`, which is done without where it can't be made.
-    #[schemars(with = "Option<FilePath>")]
+    #[schemars(with = "Option<SocketPath>")]
     pub socket: Option<PathBuf>,
 }
 

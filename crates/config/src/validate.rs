@@ -5,10 +5,10 @@ mod audit;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::document::{Node, Problems};
+use crate::named_paths::NamedPath;
 use crate::schema::telemetry::{CollectorTls, Signal};
 use crate::schema::{Config, Drain, LogFormat, Mode, Otherwise, Profile, Timeouts};
 use crate::value::{Collector, PortRange, Scheme, Span};
@@ -17,6 +17,7 @@ use crate::value::{Collector, PortRange, Scheme, Span};
 pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
     let mut say = |path: &str, message: String| problems.push(&root.nearest(path).location, path, message);
     identity(config, &mut say);
+    secrets(config, &mut say);
     listeners(config, &mut say);
     outbound(config, &mut say);
     if config.redirect.exempt_uid.is_some() && config.redirect.exempt_mark.is_some() {
@@ -113,22 +114,22 @@ fn identity(config: &Config, say: &mut impl FnMut(&str, String)) {
         if usize::from(source.workload_api.is_some()) + usize::from(source.files.is_some()) != 1 {
             say(&format!("identity.sources[{index}]"), "a source has exactly one of `workloadApi` and `files`".to_owned());
         }
-        let Some(files) = &source.files else { continue };
-        private_key(config, &format!("identity.sources[{index}].files.key"), &files.key, say);
     }
     if config.identity.select.spiffe_id.is_some() && config.identity.select.hint.is_some() {
         say("identity.use", "set either `spiffeId` or `hint`".to_owned());
     }
 }
 
-/// In production nobody else may read a key.
-fn private_key(config: &Config, path: &str, key: &Path, say: &mut impl FnMut(&str, String)) {
-    if config.profile == Profile::Production
-        && let Ok(meta) = std::fs::metadata(key)
-        && meta.permissions().mode() & 0o077 != 0
-    {
-        let mode = meta.permissions().mode() & 0o777;
-        say(path, format!("{} can be read by others (mode {mode:04o}); profile `production` refuses that: chmod 0600", key.display()));
+/// In production nobody else may read a secret.
+fn secrets(config: &Config, say: &mut impl FnMut(&str, String)) {
+    if config.profile != Profile::Production {
+        return;
+    }
+    for NamedPath { key, path, .. } in config.paths().iter().filter(|named| named.path_use.is_secret()) {
+        let Ok(mode) = std::fs::metadata(path).map(|meta| meta.permissions().mode() & 0o777) else { continue };
+        if mode & 0o077 != 0 {
+            say(key, format!("{} can be read by others (mode {mode:04o}); profile `production` refuses that: chmod 0600", path.display()));
+        }
     }
 }
 
@@ -220,9 +221,6 @@ fn telemetry(config: &Config, say: &mut impl FnMut(&str, String)) {
         let tls = &otlp.tls;
         if tls.certificate.is_some() != tls.key.is_some() {
             say(&format!("{path}.tls"), "`certificate` and `key` belong together".to_owned());
-        }
-        if let Some(key) = &tls.key {
-            private_key(config, &format!("{path}.tls.key"), key, say);
         }
         if tls.svid && tls.certificate.is_some() {
             say(&format!("{path}.tls.svid"), "set either `svid` or `certificate` and `key`".to_owned());

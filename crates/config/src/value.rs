@@ -97,23 +97,6 @@ text_values! {
     Endpoint(EndpointSocket) "endpoint-socket" EndpointSocket::parse;
 }
 
-/// The schema of a path in a configuration, for `#[schemars(with = "FilePath")]`: by its format it is known which texts are paths. Those
-/// are made absolute when a document is read; see the module `paths`.
-#[derive(Debug, Clone, Copy)]
-pub struct FilePath;
-
-impl JsonSchema for FilePath {
-    fn schema_name() -> Cow<'static, str> {
-        "FilePath".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "path" })
-    }
-}
-
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0.as_millis();

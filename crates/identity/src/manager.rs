@@ -108,7 +108,7 @@ fn endpoint(config: &schema::WorkloadApi) -> Result<Endpoint, IdentityError> {
     if let Some(socket) = &config.socket {
         return Ok(socket.clone());
     }
-    let text = std::env::var("SPIFFE_ENDPOINT_SOCKET").map_err(|_| IdentityError::NoSource)?;
+    let text = std::env::var(schema::SPIFFE_ENDPOINT_SOCKET).map_err(|_| IdentityError::NoSource)?;
     Endpoint::parse(&text).map_err(IdentityError::BadEndpoint)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use sidegate_config::schema::{ADMIN_SOCKET, Otherwise};
-use sidegate_config::{Config, Draft, Problems};
+use sidegate_config::{Config, Draft, NamedPath, PathUse, Problems};
 use sidegate_control::{PolicySource, RevocationError, RevocationSource};
 use sidegate_core::counted;
 use sidegate_policy::Policy;
@@ -82,26 +82,36 @@ fn on_this_host(draft: &mut Draft, config: &Config) {
     {
         draft.push("audit.checkpoint.key", error.to_string());
     }
-    if let Some(file) = config.audit.file.as_ref().filter(|_| config.audit.is_on())
-        && let Some(other) = file.folder.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.is_dir())
-    {
-        draft.push("audit.file.folder", format!("{} is no folder; name another, or move that file away", other.display()));
-    }
     if config.is_redirected()
         && config.redirect.without_proof.is_none()
         && let Err(error) = Proof::of(&Plan::new(config))
     {
         draft.push("redirect", error.to_string());
     }
-    // The default one is done without where it can't be made.
-    if let Some(socket) = config.admin.socket.as_deref().filter(|socket| *socket != Path::new(ADMIN_SOCKET)) {
-        // The last folder is made if it is not there.
-        let above =
-            socket.parent().map_or(Path::new("/"), |folder| if folder.exists() { folder } else { folder.parent().unwrap_or(folder) });
-        if !above.is_dir() {
-            draft.push("admin.socket", format!("there is no folder {}; make it, or name another", above.display()));
+    for named in config.paths() {
+        if let Some(problem) = missing_folder(&named) {
+            draft.push(&named.key, problem);
         }
     }
+}
+
+/// Why what is to be made at a path can't be: there is no folder that could have it.
+fn missing_folder(named: &NamedPath) -> Option<String> {
+    let parent = named.path.parent().unwrap_or(Path::new("/"));
+    let needed = match named.path_use {
+        // The default one is done without where it can't be made.
+        PathUse::BindSocket if named.path == Path::new(ADMIN_SOCKET) => return None,
+        // The last folder is made if it is not there.
+        PathUse::BindSocket => parent.parent().filter(|_| !parent.exists()).unwrap_or(parent),
+        // All of it is made.
+        PathUse::KeepFolder => {
+            let other = named.path.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.is_dir())?;
+            return Some(format!("{} is no folder; name another, or move that file away", other.display()));
+        }
+        // They may come later: what needs them tries again.
+        PathUse::Read | PathUse::ReadSecret | PathUse::ReadFileOrFolder | PathUse::Append | PathUse::ConnectSocket => return None,
+    };
+    (!needed.is_dir()).then(|| format!("there is no folder {}; make it, or name another", needed.display()))
 }
 
 /// The names of the destinations of a configuration.

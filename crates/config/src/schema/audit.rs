@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::telemetry::CollectorTls;
-use crate::value::{AgeRecipient, FilePath, HostPort, Span};
+use crate::path_use::{AppendPath, FolderPath, SecretPath};
+use crate::value::{AgeRecipient, HostPort, Span};
 
 /// A tamper-evident record of every security event. Without `file` and `copies` there is none.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -49,7 +50,7 @@ impl Audit {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LogFiles {
     /// The folder; it is created if it is missing. No other user may write to it.
-    #[schemars(with = "FilePath")]
+    #[schemars(with = "FolderPath")]
     pub folder: PathBuf,
     /// What a full disk means. Default: block-new-connections.
     #[serde(default = "block")]
@@ -139,7 +140,7 @@ pub struct Checkpoint {
     /// How long records wait for one. Default 1m. One is also made with the first SVID, when a file ends, and at the end.
     pub interval: Span,
     /// PEM file with the private key that signs. Default: the key of our X.509-SVID, which goes along with its chain.
-    #[schemars(with = "Option<FilePath>")]
+    #[schemars(with = "Option<SecretPath>")]
     pub key: Option<PathBuf>,
 }
 
@@ -154,7 +155,7 @@ impl Default for Checkpoint {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Destination {
     /// A file that is only ever appended to.
-    #[schemars(with = "Option<FilePath>")]
+    #[schemars(with = "Option<AppendPath>")]
     pub file: Option<PathBuf>,
     /// Standard output; the access log must be off, or their lines would mix.
     pub stdout: bool,

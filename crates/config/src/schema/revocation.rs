@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::value::{Domain, FilePath, IdPattern, Span, Url};
+use crate::path_use::FilePath;
+use crate::value::{Domain, IdPattern, Span, Url};
 
 /// Who is not to be trusted any more, although its certificate is valid.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]

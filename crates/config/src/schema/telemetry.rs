@@ -8,7 +8,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use sidegate_core::Secret;
 
-use crate::value::{Collector, CollectorAddress, DnsName, FilePath, IdPattern, Scheme, Span};
+use crate::path_use::{FilePath, SecretPath};
+use crate::value::{Collector, CollectorAddress, DnsName, IdPattern, Scheme, Span};
 
 /// Export by OTLP. Whatever is left out here is taken from the standard `OTEL_*` variables of the environment.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -140,7 +141,7 @@ pub struct CollectorTls {
     #[schemars(with = "Option<FilePath>")]
     pub certificate: Option<PathBuf>,
     /// PEM file with its private key.
-    #[schemars(with = "Option<FilePath>")]
+    #[schemars(with = "Option<SecretPath>")]
     pub key: Option<PathBuf>,
     /// Instead of `certificate` and `key`: our X.509-SVID.
     pub svid: bool,

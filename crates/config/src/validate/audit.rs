@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::private_key;
 use crate::schema::audit::{Audit, Destination, LogFiles, OnFailure};
 use crate::schema::telemetry::Signal;
 use crate::schema::{Config, LogFormat};
@@ -17,9 +16,6 @@ pub(super) fn validate(config: &Config, say: &mut impl FnMut(&str, String)) {
     paths(audit, say);
     if !audit.is_on() && !audit.anchors.is_empty() {
         say("audit.anchors", "there is nothing to anchor; name the log's folder in `audit.file.folder`".to_owned());
-    }
-    if let Some(key) = &audit.checkpoint.key {
-        private_key(config, "audit.checkpoint.key", key, say);
     }
     span("audit.checkpoint.interval", &audit.checkpoint.interval, Duration::from_millis(100), say);
     if let Some(file) = &audit.file {
@@ -80,9 +76,6 @@ fn destinations(config: &Config, path: &str, destinations: &[Destination], say: 
             }
             if tls.svid && tls.certificate.is_some() {
                 say(&format!("{path}.syslog.tls"), "set either `svid` or `certificate` and `key`".to_owned());
-            }
-            if let Some(key) = &tls.key {
-                private_key(config, &format!("{path}.syslog.tls.key"), key, say);
             }
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sidegate_config::value::{FilePath, Span};
+use sidegate_config::path_use::{FilePath, SocketPath};
+use sidegate_config::value::Span;
 
 use super::fault::Fault;
 
@@ -14,7 +15,7 @@ use super::fault::Fault;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorityConfig {
     /// The Unix sockets on which the Workload API is served. Missing folders are made, a stale socket is replaced.
-    #[schemars(with = "Vec<FilePath>")]
+    #[schemars(with = "Vec<SocketPath>")]
     pub sockets: Vec<PathBuf>,
     /// The trust domains, each with keys of its own.
     pub trust_domains: Vec<TrustDomainConfig>,

@@ -174,6 +174,16 @@ pub enum Event<C = ConnectionEntry> {
         /// Where it is: a file, a source, a key of the configuration.
         place: String,
     },
+    /// A file with a secret that can't be read.
+    #[serde(rename = "secret.refused")]
+    SecretRefused {
+        /// Which: what it is for.
+        secret: String,
+        /// The file.
+        place: String,
+        /// Why.
+        why: String,
+    },
     /// A file of the log begins: always its first record.
     #[serde(rename = "log.opened")]
     LogOpened {
@@ -264,6 +274,7 @@ pub const NAMES: &[&str] = &[
     "process.stopping",
     "admin.action",
     "secret.accessed",
+    "secret.refused",
     "log.opened",
     "log.resumed",
     "log.checkpoint",
@@ -295,6 +306,7 @@ impl<C> Event<C> {
             Self::ProcessStopping { .. } => "process.stopping",
             Self::AdminAction { .. } => "admin.action",
             Self::SecretAccessed { .. } => "secret.accessed",
+            Self::SecretRefused { .. } => "secret.refused",
             Self::LogOpened { .. } => "log.opened",
             Self::LogResumed { .. } => "log.resumed",
             Self::LogCheckpoint { .. } => "log.checkpoint",

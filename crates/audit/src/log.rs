@@ -105,6 +105,13 @@ impl Audit {
         }
     }
 
+    /// Counts events that were dropped before they came here.
+    pub(crate) fn count_missing(&self, events: u64) {
+        if let Some(on) = &self.0 {
+            (0..events).for_each(|_| on.lost());
+        }
+    }
+
     /// Takes any other event. Never waits.
     pub fn record(&self, event: NewEvent) {
         if let Some(on) = &self.0 {

@@ -9,9 +9,7 @@ use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use sidegate_config::file;
 use sidegate_identity::Material;
-use zeroize::Zeroizing;
 
 use crate::event::Signer;
 
@@ -23,6 +21,9 @@ const SCHEMES: &[SignatureScheme] = &[
     SignatureScheme::ED25519,
     SignatureScheme::RSA_PSS_SHA256,
 ];
+
+/// What the audit log says of a configured key.
+const PURPOSE: &str = "key that signs checkpoints of this log";
 
 /// Why a configured key can't sign.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ impl SigningKey {
     /// A key of its own, from a PEM file.
     pub(crate) fn load(path: &Path) -> Result<Self, KeyError> {
         let name = path.display().to_string();
-        let pem = Zeroizing::new(file::read(path, file::SMALL).map_err(|_| KeyError::Private(name.clone()))?);
+        let pem = sidegate_secrets::open(PURPOSE, path).map_err(|_| KeyError::Private(name.clone()))?;
         let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| KeyError::Private(name.clone()))?;
         let unusable = |why: String| KeyError::Unusable(name.clone(), why);
         let key = any_supported_type(&der).map_err(|e| unusable(e.to_string()))?;

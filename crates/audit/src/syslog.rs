@@ -35,7 +35,7 @@ impl SyslogSink {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = host.trim();
         let host = if !host.is_empty() && host.len() <= 255 && host.bytes().all(|b| b.is_ascii_graphic()) { host } else { "-" };
-        let tls = CollectorConfig::new(config.tls.clone());
+        let tls = CollectorConfig::new(config.tls.clone(), &format!("syslog {}", config.to));
         Self { host: host.to_owned(), config, mark, tls, identity, connection: None }
     }
 

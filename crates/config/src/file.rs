@@ -17,16 +17,25 @@ pub const LARGE: usize = 16 * 1024 * 1024;
 /// # Errors
 /// If it can't be read, is no regular file, or has more than `most` bytes.
 pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    read_into(path, most, &mut bytes).map(|()| bytes)
+}
+
+/// As [`read`], into `bytes`, which its owner can erase, also after an error.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn read_into(path: &Path, most: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
     let file = open(path)?;
     let about = file.metadata()?;
     let limit = most as u64 + 1;
     // With room for all of it: bytes that are moved while they are read would leave copies of a key.
-    let mut bytes = Vec::with_capacity(usize::try_from(about.len().min(limit)).unwrap_or(0) + 1);
-    file.take(limit).read_to_end(&mut bytes)?;
+    bytes.reserve_exact(usize::try_from(about.len().min(limit)).unwrap_or(0) + 1);
+    file.take(limit).read_to_end(bytes)?;
     if bytes.len() > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Opens a regular file to read it.

@@ -24,7 +24,10 @@ pub(crate) async fn fetch(url: &CollectorAddress, mark: Option<u32>, most: usize
             return get(url, tcp, most).await;
         }
         static TLS: OnceLock<CollectorConfig> = OnceLock::new();
-        let config = TLS.get_or_init(|| CollectorConfig::new(Default::default())).current(None).map_err(|e| e.to_string())?;
+        let config = TLS
+            .get_or_init(|| CollectorConfig::new(Default::default(), "servers of revocation lists"))
+            .current(None)
+            .map_err(|e| e.to_string())?;
         let name = ServerName::try_from(url.host.clone()).map_err(|_| format!("`{}` is no name for a certificate", url.host))?;
         get(url, TlsConnector::from(config).connect(name, tcp).await.map_err(|e| e.to_string())?, most).await
     };

@@ -6,7 +6,6 @@ use std::path::Path;
 use age::x25519;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sidegate_config::file;
 use zeroize::Zeroizing;
 
 /// An auditor's private keys.
@@ -37,7 +36,8 @@ impl AuditorKeys {
     /// If it can't be read, or holds none.
     pub fn load(path: &Path) -> Result<Self, AuditorKeyError> {
         let name = path.display().to_string();
-        let text = file::read_text(path, file::SMALL).map(Zeroizing::new).map_err(|e| AuditorKeyError::File(name.clone(), e))?;
+        let bytes = sidegate_secrets::open("private keys of an auditor", path).map_err(|e| AuditorKeyError::File(name.clone(), e))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| AuditorKeyError::NoKey(name.clone()))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let keys: Vec<x25519::Identity> =
             lines.map(str::parse).collect::<Result<_, _>>().map_err(|_| AuditorKeyError::NoKey(name.clone()))?;

@@ -45,6 +45,7 @@ fn sentence(event: &Event) -> String {
             format!("user {uid} (process {pid}) {} {detail}", done(*action)).trim_end().to_owned()
         }
         Event::SecretAccessed { secret, place } => format!("{secret}, from {place}"),
+        Event::SecretRefused { secret, place, why } => format!("{secret}: {place} can't be read: {why}"),
         Event::LogOpened { run, epoch, .. } => format!("run {run}, epoch {epoch}"),
         Event::LogResumed { file, last_seq, bytes_cut, side_note, .. } => {
             let aside = side_note.as_ref().map_or_else(String::new, |note| format!(", which are in {note}"));

@@ -12,7 +12,7 @@ use sidegate_config::schema::Files;
 use sidegate_config::{FileWatch, aside};
 use sidegate_core::{TrustDomain, event};
 use tokio::sync::watch;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::material::{Bundle, Material, MaterialError, Svid};
 use crate::source::{Effect, SourceRules, SourceState};
@@ -59,18 +59,31 @@ fn paths(files: &Files) -> impl Iterator<Item = &PathBuf> {
     [&files.certificate, &files.key, &files.bundle].into_iter().chain(files.federated_bundles.iter().map(|f| &f.bundle))
 }
 
-/// The contents of the files, in the order of `paths`. They are erased when dropped, since one of them is a private key.
-struct Contents(Vec<zeroize::Zeroizing<Vec<u8>>>);
+/// What the audit log says of the key.
+const PURPOSE: &str = "private key of our X.509-SVID";
+
+/// What the files hold.
+struct Contents {
+    certificate: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
+    bundle: Vec<u8>,
+    /// In the order of `federatedBundles`.
+    federated: Vec<Vec<u8>>,
+}
 
 fn contents(files: &Files) -> Result<Contents, FilesError> {
-    let read = |path: &PathBuf| read(path, SMALL).map(zeroize::Zeroizing::new).map_err(|e| FilesError::Read(path.clone(), e));
-    paths(files).map(read).collect::<Result<_, _>>().map(Contents)
+    let failed = |path: &Path, error| FilesError::Read(path.to_owned(), error);
+    let read = |path: &Path| read(path, SMALL).map_err(|error| failed(path, error));
+    Ok(Contents {
+        certificate: read(&files.certificate)?,
+        key: sidegate_secrets::open(PURPOSE, &files.key).map_err(|error| failed(&files.key, error))?,
+        bundle: read(&files.bundle)?,
+        federated: files.federated_bundles.iter().map(|other| read(&other.bundle)).collect::<Result<_, _>>()?,
+    })
 }
 
 fn material(files: &Files, contents: &Contents, rules: &SourceRules) -> Result<Material, FilesError> {
-    let [chain, key, bundle, federated @ ..] = &contents.0[..] else {
-        return Err(MaterialError::NoCertificate.into());
-    };
+    let Contents { certificate, key, bundle, federated } = contents;
     if rules.refuse_development {
         let meta = std::fs::metadata(&files.key).map_err(|e| FilesError::Read(files.key.clone(), e))?;
         let mode = meta.permissions().mode() & 0o777;
@@ -79,7 +92,7 @@ fn material(files: &Files, contents: &Contents, rules: &SourceRules) -> Result<M
         }
     }
     let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|_| FilesError::Key(files.key.clone()))?;
-    let svid = certificates(&files.certificate, chain).and_then(|chain| Ok(Svid::new(chain, &key)?));
+    let svid = certificates(&files.certificate, certificate).and_then(|chain| Ok(Svid::new(chain, &key)?));
     key.zeroize();
     let svid = svid?;
     let mut left_out = Vec::new();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer};
-use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity};
+use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity, follow_secrets};
 use sidegate_config::schema::telemetry::{Signal, Target};
 use sidegate_config::schema::{ADMIN_SOCKET, Mode, Otherwise, Profile};
 use sidegate_config::{Config, Draft};
@@ -90,7 +90,9 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     first_records(&audit, &config, file);
     let lost = logging.lost.clone();
     telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
-    let shared = Shared::new(Control::new(settings, Arc::new(telemetry), Arc::new(audit)));
+    let audit = Arc::new(audit);
+    follow_secrets(&audit);
+    let shared = Shared::new(Control::new(settings, Arc::new(telemetry), audit));
     shared.capture.send_replace(Capture::new(proof.as_ref()));
     // A failure from here on is the log's last record.
     let served = (|| {
@@ -135,8 +137,7 @@ fn halfway(until: Instant) -> Instant {
     now + until.saturating_duration_since(now) / 2
 }
 
-/// With what the process starts, and the secrets that its configuration holds or names. No record of it keeps the process from
-/// starting.
+/// With what the process starts, and the secrets that its configuration holds. No record of it keeps the process from starting.
 fn first_records(audit: &Audit, config: &Config, file: &Path) {
     if !config.audit.is_on() {
         return;
@@ -155,22 +156,11 @@ fn first_records(audit: &Audit, config: &Config, file: &Path) {
         config: digest,
         effective_sha256: effective,
     });
-    let secret = |secret: &str, place: String| audit.record(Event::SecretAccessed { secret: secret.to_owned(), place });
-    if let Some(key) = &config.audit.checkpoint.key {
-        secret("key that signs checkpoints of this log", key.display().to_string());
-    }
     for signal in Signal::ALL {
         let Some(target) = config.telemetry.target(signal) else { continue };
         for name in target.headers.keys() {
-            secret(&format!("header {name} of telemetry's {}", signal.label()), "configuration".to_owned());
-        }
-        if let Some(key) = &target.tls.key {
-            secret(&format!("client key of telemetry's {}", signal.label()), key.display().to_string());
-        }
-    }
-    for syslog in config.audit.copies.iter().chain(&config.audit.anchors).filter_map(|destination| destination.syslog.as_ref()) {
-        if let Some(key) = &syslog.tls.key {
-            secret(&format!("client key of syslog {}", syslog.to), key.display().to_string());
+            let secret = format!("header {name} of telemetry's {}", signal.label());
+            audit.record(Event::SecretAccessed { secret, place: "configuration".to_owned() });
         }
     }
 }
@@ -190,7 +180,7 @@ fn admin_socket(config: &Config) -> Result<Option<AdminSocket>> {
 
 /// TLS towards a collector, with the SVID and bundles that hold at the time if it wants them.
 fn collector_tls(target: &Target, identity: IdentityCell) -> TlsSource {
-    let config = CollectorConfig::new(target.tls.clone());
+    let config = CollectorConfig::new(target.tls.clone(), &format!("the collector at {}", target.address.host));
     Arc::new(move || {
         let material = identity.get().and_then(|state| state.borrow().material.clone());
         config.current(material).map_err(|e| e.to_string())

@@ -15,7 +15,6 @@ use sidegate_config::file;
 use sidegate_config::schema::telemetry::CollectorTls;
 use sidegate_core::SpiffeIdPattern;
 use sidegate_identity::Material;
-use zeroize::Zeroizing;
 
 use crate::configs::OneSvid;
 use crate::provider::provider;
@@ -45,6 +44,8 @@ pub enum CollectorError {
 #[derive(Debug)]
 pub struct CollectorConfig {
     tls: CollectorTls,
+    /// What the audit log says of the client key.
+    purpose: String,
     last: Mutex<Option<(Inputs, Arc<ClientConfig>)>>,
 }
 
@@ -62,10 +63,10 @@ impl Inputs {
 }
 
 impl CollectorConfig {
-    /// By the configuration `tls`.
+    /// By the configuration `tls`; `server` is what the audit log calls the other end.
     #[must_use]
-    pub fn new(tls: CollectorTls) -> Self {
-        Self { tls, last: Mutex::default() }
+    pub fn new(tls: CollectorTls, server: &str) -> Self {
+        Self { tls, purpose: format!("client key towards {server}"), last: Mutex::default() }
     }
 
     /// The configuration that holds now. As long as nothing has changed it is the same.
@@ -112,7 +113,7 @@ impl CollectorConfig {
         let mut config = match (material, &tls.certificate, &tls.key) {
             (Some(material), _, _) if tls.svid => builder.with_client_cert_resolver(Arc::new(OneSvid(material.svid.certified_key.clone()))),
             (_, Some(certificate), Some(key)) => {
-                let pem = Zeroizing::new(file::read(key, file::SMALL).map_err(|_| CollectorError::Key(key.clone()))?);
+                let pem = sidegate_secrets::open(&self.purpose, key).map_err(|_| CollectorError::Key(key.clone()))?;
                 let key_der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| CollectorError::Key(key.clone()))?;
                 builder.with_client_auth_cert(certificates(certificate)?, key_der)?
             }

@@ -7,4 +7,5 @@ mod deploy;
 mod docs;
 mod pipes;
 mod policy_commands;
+mod secret_files;
 mod terminal;

@@ -5,4 +5,5 @@ mod audit;
 mod audit_destinations;
 mod collector_outage;
 mod redaction;
+mod secrets;
 mod telemetry;

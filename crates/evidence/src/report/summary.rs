@@ -201,6 +201,9 @@ impl Summary {
                 self.admin.push(row(uid.to_string(), format!("{} {detail}", done(*action)).trim_end().to_owned()));
             }
             Event::SecretAccessed { .. } => self.secrets += 1,
+            Event::SecretRefused { secret, place, why } => {
+                self.policies.push(row("secret refused".to_owned(), format!("{secret}, {place}: {why}")));
+            }
             Event::LogGap { missing } => self.missing = self.missing.saturating_add(*missing),
             Event::LogOpened { .. }
             | Event::LogResumed { .. }

@@ -1,7 +1,29 @@
 //! `sidegate demo`: two workloads talk through two sidecars, an intruder is refused, SVIDs rotate meanwhile.
 //!
+//! ```text
+//! web -- sidecar ====== mutual TLS ====== sidecar -- api        authority: an SVID for each sidecar, rotated
+//! intruder -- sidecar ==== denied by policy --^                 collector: a trace of each connection
+//! nobody ---- plaintext ---- refused ---------^                 audit log of api: verified at the end
+//! ```
+//!
 //! Everything is the real thing: sidegate as a program of its own for each sidecar, for the kernel rules and for the audit, the
 //! embedded authority over its Unix socket, network namespaces where they are allowed.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use sidegate_devkit::demo::{self, Mode, Options, Output};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let output = Output { shown: |text| println!("{text}"), complaint: |text| eprintln!("{text}") };
+//! let options = Options { mode: Mode::Auto, time: Duration::from_secs(10), all: false, keep: false, program: "sidegate".into(), output };
+//! demo::run(&options)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What it guarantees: it fails if anything that it promises to show did not happen; nothing stays behind but, after a failure, the folder with
+//! configurations and logs, which it names.
 
 mod configuration;
 mod folder;

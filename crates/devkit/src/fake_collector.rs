@@ -1,5 +1,25 @@
-//! A collector that lives in this process: for the demo, development and tests. It speaks OTLP by gRPC and by HTTP on one
-//! port, keeps what it is given, and can misbehave.
+//! A collector that lives in this process: for the demo, development and tests. It speaks OTLP by gRPC and by HTTP on one port, keeps what it
+//! is given, and can [misbehave](Behaviour).
+//!
+//! ```text
+//! exporter -- gRPC or HTTP, plain, TLS or Unix socket --> Behaviour: take, hang, refuse, be slow
+//!                                                             |
+//!                                          asked (all), received, spans, metrics, logs (what was taken)
+//! ```
+//!
+//! ```
+//! use sidegate_devkit::fake_collector::{Behaviour, FakeCollector, ListenOn};
+//!
+//! let collector = FakeCollector::start(ListenOn::Tcp("127.0.0.1:0".parse()?, None), 100)?;
+//! // From now on exporters are told to come again.
+//! collector.behave(Behaviour::Unavailable);
+//! println!("telemetry: {{ otlp: {{ endpoint: \"http://{}\" }} }}", collector.address().ok_or("it has no address")?);
+//! assert_eq!((collector.requests(), collector.spans().len()), (0, 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What it guarantees: it keeps the last requests only, as many as it is told to; every request is counted, whatever the answer; dropping it ends
+//! its thread and closes all its connections.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;

@@ -33,12 +33,9 @@
 //! # }
 //! ```
 //!
-//! It guarantees:
-//! - Nothing stays behind. Namespaces, processes and sockets end with the value that owns them, and with the process.
-//! - What it speaks is the real protocol: the Workload API, OTLP, kernel rules. sidegate has no code path of its own for it.
-//! - It uses none of the crates that it is used to test, except `config` and `core`.
-//!
-//! It does not keep secrets: keys are in plain memory.
+//! What it guarantees: nothing stays behind, for namespaces, processes and sockets end with the value that owns them, and with the process;
+//! what it speaks is the real protocol (Workload API, OTLP, kernel rules), so sidegate has no code path of its own for it; it uses none of
+//! the crates that it is used to test, except `config` and `core`. It does not keep secrets: keys are in plain memory.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod authority;

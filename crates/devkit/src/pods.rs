@@ -1,7 +1,13 @@
 //! Pods made of network namespaces, for the demo, the tests and the benches.
 //!
-//! A [`Network`] is a switch with a wire to each of its [`Pod`]s. All of them are anonymous: they live on threads of
-//! this process, leave no trace under `/run/netns` and vanish with the process, however it ends.
+//! A [`Network`] is a switch with a wire to each of its [`Pod`]s.
+//!
+//! ```text
+//! Pod "client"                  switch                  Pod "server"
+//! lo, eth0 10.77.0.x -- wire -- (Network) -- wire -- lo, eth0 10.77.0.y
+//! fd77::x                          |                          fd77::y
+//!                                  `-- Capture: the frames on the wires
+//! ```
 //!
 //! ```no_run
 //! let mut network = sidegate_devkit::pods::Network::new()?;
@@ -13,7 +19,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! It needs root, or [`enter_user_namespace`] at the very start of `main`; [`support`] tells beforehand.
+//! It needs root, or [`enter_user_namespace`] at the very start of `main`; [`support()`] tells beforehand.
+//!
+//! What it guarantees: pods live on threads of this process, leave no trace under `/run/netns` and vanish with the process, however it ends;
+//! a [`Capture`] has every frame or says that some are lost, so that "it was not seen" is a proof.
 
 mod capture;
 mod error;

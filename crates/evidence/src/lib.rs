@@ -1,7 +1,8 @@
 //! Reads audit logs: verifies them and says what they prove.
 //!
 //! [`Records`] reads a log record by record and decrypts what an auditor's key opens. [`verify()`] follows its chain and names every
-//! change, removal, insertion and reordering; its [`Report`] says which records are proved, and by what. Nothing here trusts the log
+//! change, removal, insertion and reordering; its [`Report`] says which records are proved, and by what. [`read_connections()`] reads
+//! the connections of audit and access logs, for who asks what another policy would decide. Nothing here trusts the log
 //! or its writer: the cost of reading is bounded, and its text is made printable.
 //!
 //! ```no_run
@@ -20,6 +21,7 @@ pub mod filter;
 mod join;
 mod period;
 mod read;
+mod recorded;
 mod report;
 mod sentence;
 mod signature;
@@ -31,6 +33,7 @@ pub use filter::Filter;
 pub use join::{Join, Joined, join};
 pub use period::Period;
 pub use read::{ReadError, Record, Records, log_files};
+pub use recorded::{ReadCounts, RecordedCertificate, RecordedConnection, RecordedError, RecordedTls, read_connections};
 pub use report::{AuditReport, ReportRequest, report};
 pub use sentence::line;
 pub use signature::{PublicKeyError, Trust};

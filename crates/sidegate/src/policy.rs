@@ -1,94 +1,112 @@
-//! `sidegate policy`: checks, explains, tests and replays a policy before it is in force.
+//! `sidegate policy`: checks, explains, tests and replays a policy before it is in force, and suggests one.
 //!
-//! All commands use the engine of the data path. Their exit status is 0 if all is well, 1 for a finding or a denial, and 2 if the
-//! input can't be used.
+//! The exit status is 0 if all is well, 1 for a finding or a denial, and 2 if the input can't be used.
 
-mod check;
-mod explain;
-mod replay;
-mod seen;
-mod suggest;
-mod test;
-
-use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use anyhow::{Context, Result, anyhow};
-use sidegate_config::schema::Profile;
-use sidegate_config::{Config, Draft};
-use sidegate_control::PolicySource;
-use sidegate_core::{Decision, counted};
-use sidegate_policy::Policy;
+use anyhow::Result;
+use sidegate_checks::{LoadError, LoadedPolicy, Question, suggest as suggest_policy};
+use sidegate_config::value::{Id, Moment};
 
-use crate::check::{destinations, policy_of, unusable};
-use crate::cli::{PolicyCommand, PolicyFilesArgs};
+use crate::audit::keys;
+use crate::cli::{PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyFilesArgs, PolicyReplayArgs, PolicySuggestArgs, PolicyTestArgs};
 use crate::exit_status::ExitStatus;
+use crate::output::{say, say_lines, say_pretty_json, say_verdicts};
 
 /// Runs a command; its exit code.
 pub(crate) fn run(command: &PolicyCommand) -> ExitCode {
     let outcome = match command {
-        PolicyCommand::Check(arguments) => check::check(arguments),
-        PolicyCommand::Explain(arguments) => explain::explain(arguments),
-        PolicyCommand::Test(arguments) => test::test(arguments),
-        PolicyCommand::Replay(arguments) => replay::replay(arguments),
-        PolicyCommand::Suggest(arguments) => suggest::suggest(arguments),
+        PolicyCommand::Check(arguments) => check(arguments),
+        PolicyCommand::Explain(arguments) => explain(arguments),
+        PolicyCommand::Test(arguments) => test(arguments),
+        PolicyCommand::Replay(arguments) => replay(arguments),
+        PolicyCommand::Suggest(arguments) => suggest(arguments),
     };
     ExitStatus::exit_code(outcome)
 }
 
-/// A policy that was read for a command.
-struct Loaded {
-    source: PolicySource,
-    /// The configuration that names it, if one does.
-    config: Option<Config>,
+/// Reads the policy that the arguments name.
+fn load(files: &PolicyFilesArgs) -> Result<LoadedPolicy, LoadError> {
+    if files.policy.is_empty() { LoadedPolicy::of_config(&files.config) } else { LoadedPolicy::files(files.policy.clone()) }
 }
 
-impl Loaded {
-    fn policy(&self) -> &Policy {
-        self.source.policy()
+fn check(arguments: &PolicyCheckArgs) -> Result<ExitStatus> {
+    let policy = load(&arguments.files)?;
+    let findings = policy.findings();
+    if arguments.json {
+        say_pretty_json(&findings)?;
+    } else {
+        findings.iter().try_for_each(|finding| say_lines(&finding.to_string()))?;
+        say(&policy.summary(&findings))?;
     }
-
-    /// Names of destinations, where there is a configuration.
-    fn destinations(&self) -> Option<BTreeSet<String>> {
-        self.config.as_ref().map(destinations)
-    }
+    Ok(ExitStatus::finding_if(!findings.is_empty()))
 }
 
-/// Reads the policy that the arguments name. Without a configuration it is checked with the development profile, so that what
-/// production would refuse is a finding and not an error.
-fn load(files: &PolicyFilesArgs) -> Result<Loaded> {
-    if !files.policy.is_empty() {
-        let source = PolicySource::load(files.policy.clone(), Profile::Development)
-            .map_err(|error| anyhow!("the policy can't be used:\n{error}"))?;
-        return Ok(Loaded { source, config: None });
+fn explain(arguments: &PolicyExplainArgs) -> Result<ExitStatus> {
+    let policy = load(&arguments.files)?;
+    let answer = policy.explain(&Question {
+        from: arguments.from.as_ref().map(Id::get),
+        from_address: arguments.from_address,
+        to: *arguments.to.get(),
+        sni: arguments.sni.as_deref(),
+        outbound: arguments.outbound,
+        destination: arguments.destination.as_deref(),
+        server: arguments.server.as_ref().map(Id::get),
+        resolved: &arguments.resolved,
+        time: arguments.at.as_ref().map_or_else(SystemTime::now, |at: &Moment| *at.get()),
+    })?;
+    if arguments.json {
+        say_pretty_json(&answer.answer())?;
+    } else {
+        say_lines(&answer.text())?;
+        answer.notes.iter().for_each(|note| err!("note: {note}"));
     }
-    let mut draft = Draft::read(&files.config);
-    let Some(config) = draft.config.clone() else {
-        return Err(unusable(&draft.problems)).context("name policy files with --policy, or a configuration with --config");
-    };
-    match policy_of(&mut draft, &config) {
-        Some(source) if draft.problems.0.is_empty() => Ok(Loaded { source, config: Some(config) }),
-        _ => Err(unusable(&draft.problems)),
-    }
+    Ok(ExitStatus::finding_if(answer.is_refused()))
 }
 
-/// `allowed by RULE`, or `DENIED by RULE`.
-fn verdict(decision: &Decision) -> String {
-    format!("{} by {}", if decision.allowed { "allowed" } else { "DENIED" }, decision.rule)
+fn test(arguments: &PolicyTestArgs) -> Result<ExitStatus> {
+    let report = load(&arguments.files)?.test(&arguments.suites)?;
+    if arguments.json {
+        say_pretty_json(&report.json())?;
+    } else {
+        for failure in report.failures() {
+            say_verdicts(&failure.verdict)?;
+            say_lines(&failure.why)?;
+        }
+        say_lines(&report.summary())?;
+    }
+    Ok(ExitStatus::finding_if(report.has_failures() || (arguments.require_coverage && !report.uncovered.is_empty())))
 }
 
-/// What else there is to say of a decision, a line each.
-fn explanation(decision: &Decision, indent: &str) -> String {
-    let Some(explanation) = &decision.explanation else { return String::new() };
-    let mut text = String::new();
-    for nearest in &explanation.nearest {
-        text += &format!("{indent}nearest: {}\n{indent}         lacked: {}\n", nearest.rule, nearest.lacked);
+fn replay(arguments: &PolicyReplayArgs) -> Result<ExitStatus> {
+    let policy = load(&arguments.files)?;
+    let recorded = &arguments.recorded;
+    let replay = policy.replay(&recorded.audit, &keys(recorded.identity.as_deref())?, left_out)?;
+    if arguments.json {
+        say_pretty_json(&replay.json())?;
+    } else {
+        for difference in &replay.differences {
+            say(&difference.connections())?;
+            say_verdicts(&difference.verdicts())?;
+            say_lines(&difference.why())?;
+        }
+        say_lines(&replay.summary())?;
     }
-    for remark in &explanation.remarks {
-        text += &format!("{indent}{remark}\n");
+    Ok(ExitStatus::finding_if(!replay.differences.is_empty()))
+}
+
+fn suggest(arguments: &PolicySuggestArgs) -> Result<ExitStatus> {
+    let recorded = &arguments.recorded;
+    let keys = keys(recorded.identity.as_deref())?;
+    let suggestion = suggest_policy(&recorded.audit, &keys, arguments.include_denied, left_out)?;
+    say_lines(&suggestion.text)?;
+    if suggestion.has_plaintext {
+        err!("note: some clients have no identity; give them sidecars before a port becomes strict");
     }
-    if explanation.remarks_left_out > 0 {
-        text += &format!("{indent}and {} more\n", counted(explanation.remarks_left_out.into(), "remark"));
-    }
-    text
+    Ok(ExitStatus::Good)
+}
+
+fn left_out(line: &str) {
+    err!("warning: {line}");
 }

@@ -1,10 +1,10 @@
 //! `sidegate redirect`.
 
 use anyhow::Result;
+use sidegate_checks::Unusable;
 use sidegate_core::counted;
 use sidegate_redirect::Plan;
 
-use crate::check::unusable;
 use crate::cli::{self, RedirectAction};
 use crate::exit_status::ExitStatus;
 use crate::output::{say, say_lines};
@@ -16,7 +16,7 @@ pub(crate) fn redirect(arguments: &cli::RedirectArgs) -> Result<ExitStatus> {
         err!("{}", if there { "removed" } else { "there were no rules" });
         return Ok(ExitStatus::Good);
     }
-    let config = sidegate_config::load(&arguments.config.config).map_err(|problems| unusable(&problems))?;
+    let config = sidegate_config::load(&arguments.config.config).map_err(Unusable)?;
     let plan = Plan::new(&config);
     match arguments.action {
         RedirectAction::Show => say_lines(&sidegate_redirect::render(&plan)?)?,

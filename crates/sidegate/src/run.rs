@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer};
 use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity, follow_secrets};
+use sidegate_checks::{Examined, Unusable, destinations, doubts, examine, in_plaintext, notes};
 use sidegate_config::schema::telemetry::{Signal, Target};
-use sidegate_config::schema::{ADMIN_SOCKET, Mode, Otherwise, Profile};
+use sidegate_config::schema::{ADMIN_SOCKET, Profile};
 use sidegate_config::{Config, Draft};
 use sidegate_control::{Control, PolicySource, Publisher, RevocationSource, Settings};
 use sidegate_core::{Reason, event};
@@ -23,7 +24,6 @@ use sidegate_tls::CollectorConfig;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::check::{Examined, destinations, doubts, examine, notes, unusable};
 use crate::logging::Logging;
 use crate::output::say_lines;
 use crate::systemd::ServiceManager;
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     if arguments.print_config {
         let draft = Draft::read(file);
         variables::print(&draft.warnings);
-        let config = draft.accept().map_err(|problems| unusable(&problems))?;
+        let config = draft.accept().map_err(Unusable)?;
         say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
         return Ok(());
     }
@@ -280,27 +280,6 @@ async fn control(
             }
         }
     }
-}
-
-/// What the configuration allows to pass without protection, and why.
-fn in_plaintext(config: &Config) -> Vec<String> {
-    let (inbound, outbound) = (&config.inbound, &config.outbound);
-    let because = |reason: &Option<String>| reason.as_deref().unwrap_or("no reason is written").to_owned();
-    let name = |mode| match mode {
-        Mode::Strict => None,
-        Mode::Permissive => Some("TLS or plaintext (permissive)"),
-        Mode::Plaintext => Some("plaintext"),
-    };
-    let mut all = Vec::new();
-    if inbound.is_served() {
-        let ports = inbound.ports.iter().filter_map(|port| Some((format!("port {}", port.port), name(port.mode)?, &port.reason)));
-        let others = name(inbound.default_mode).map(|mode| ("every other port".to_owned(), mode, &inbound.reason));
-        all.extend(ports.chain(others).map(|(port, mode, reason)| format!("inbound, {port} takes {mode}: {}", because(reason))));
-    }
-    if outbound.is_served() && outbound.otherwise == Otherwise::Passthrough {
-        all.push(format!("outbound, what no destination covers leaves in plaintext: {}", because(&outbound.reason)));
-    }
-    all
 }
 
 /// What proves that the kernel sends the pod's traffic here, if it has to and nothing else sees to that.

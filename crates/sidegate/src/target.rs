@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use sidegate_admin::v1::admin_client::AdminClient;
+use sidegate_checks::Unusable;
 use sidegate_config::schema;
 use tonic::transport::Channel;
 
-use crate::check::unusable;
 use crate::cli;
 
 /// The addresses of a running sidecar.
@@ -27,7 +27,7 @@ impl cli::TargetArgs {
             return Ok(AdminAddresses { socket: Some(socket.clone()), listen: None });
         }
         if let Some(file) = &self.config {
-            let config = sidegate_config::load(file).map_err(|problems| unusable(&problems))?;
+            let config = sidegate_config::load(file).map_err(Unusable)?;
             return Ok(of(config.admin));
         }
         // No configuration is named: the default one may be missing or invalid.

@@ -2,22 +2,18 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 use sidegate_audit::Event;
 use sidegate_core::{Direction, Reason, SpiffeId, counted, parse_canonical, without_controls};
-use sidegate_evidence::Records;
-use sidegate_policy::{PeerCertificate, Query, TlsFacts};
 
-use crate::audit::keys;
-use crate::cli::RecordedArgs;
-use crate::output::complain;
+use crate::decryption::AuditorKeys;
+use crate::read::{ReadError, Records};
 
 /// A longer line is no record.
 const MAX_LINE: u64 = 1 << 20;
@@ -26,38 +22,104 @@ const NAMED: usize = 5;
 
 /// A connection that policy has decided.
 #[derive(Debug)]
-pub(super) struct RecordedConnection {
+pub struct RecordedConnection {
     id: String,
-    pub(super) direction: Direction,
-    pub(super) client: Option<SpiffeId>,
-    client_address: IpAddr,
-    pub(super) server: Option<SpiffeId>,
-    pub(super) to: SocketAddr,
-    sni: Option<String>,
-    pub(super) destination: Option<String>,
-    tls: Option<TlsFields>,
-    /// Serial number of the peer's certificate, and its end in seconds since the epoch.
-    certificate: Option<(String, i64)>,
-    pub(super) time: SystemTime,
+    /// As the workload sees it.
+    pub direction: Direction,
+    /// Who connected; none in plaintext.
+    pub client: Option<SpiffeId>,
+    /// The address that they connected from.
+    pub client_address: IpAddr,
+    /// Who answered.
+    pub server: Option<SpiffeId>,
+    /// Where they wanted to go.
+    pub to: SocketAddr,
+    /// The configured destination, if the connection is from the workload.
+    pub destination: Option<String>,
+    /// The handshake; none in plaintext.
+    pub tls: Option<RecordedTls>,
+    /// The peer's certificate.
+    pub certificate: Option<RecordedCertificate>,
+    /// When it began.
+    pub time: SystemTime,
     /// What was decided.
-    pub(super) allowed: bool,
+    pub allowed: bool,
     /// By which rule.
-    pub(super) rule: String,
+    pub rule: String,
     /// Whether it was denied since no rule allowed it.
-    pub(super) denied_by_default: bool,
+    pub denied_by_default: bool,
+}
+
+/// A recorded handshake.
+#[derive(Debug, Deserialize)]
+pub struct RecordedTls {
+    /// The protocol's version.
+    pub version: String,
+    /// The group of the key exchange.
+    pub group: Option<String>,
+    /// The server name that was asked for.
+    pub sni: Option<String>,
+    /// Whether a session was resumed.
+    pub resumed: bool,
+}
+
+/// A recorded certificate.
+#[derive(Debug)]
+pub struct RecordedCertificate {
+    /// Its serial number.
+    pub serial: String,
+    /// Its end in seconds since the epoch.
+    pub not_after: i64,
 }
 
 /// What was found in files of records.
 #[derive(Debug, Default)]
-pub(super) struct ReadCounts {
+pub struct ReadCounts {
     /// Connections that policy had decided.
-    pub(super) seen: u64,
+    pub seen: u64,
     /// Connections that did not get so far, or that the configuration alone decides about.
-    pub(super) undecided: u64,
+    pub undecided: u64,
     /// Lines of JSON that are something else.
-    pub(super) others: u64,
+    pub others: u64,
     /// Lines that can't be read.
-    pub(super) unreadable: u64,
+    pub unreadable: u64,
+}
+
+/// Why recorded connections can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordedError {
+    /// The system refuses.
+    #[error("{0} can't be read")]
+    File(PathBuf, #[source] io::Error),
+    /// It is an audit log, and can't be read.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// There is none.
+    #[error(
+        "there is no connection that policy had decided among what was read: {0}; see that it is an audit log (with `--identity` if it is encrypted) or an access log in JSON"
+    )]
+    None(ReadCounts),
+}
+
+/// Why a line is left out.
+#[derive(Debug, thiserror::Error)]
+enum LineError {
+    #[error("the line has more than {MAX_LINE} bytes")]
+    TooLong,
+    #[error("the line is not UTF-8: {0}")]
+    NotUtf8(#[from] std::string::FromUtf8Error),
+    #[error("the line is not JSON: {0}")]
+    NotJson(serde_json::Error),
+    #[error("it is not a connection's record: {0}")]
+    NoRecord(serde_json::Error),
+    #[error("`{0}` is no direction")]
+    Direction(String),
+    #[error("`{0}` is no time: {1}")]
+    Time(String, humantime::TimestampError),
+    #[error("`{0}`: {1}")]
+    Id(String, String),
+    #[error("{}", with_causes(.0))]
+    Record(ReadError),
 }
 
 /// The parts of a record that matter here.
@@ -73,7 +135,7 @@ struct RecordFields {
     local_id: Option<String>,
     peer_id: Option<String>,
     peer_certificate: Option<CertificateFields>,
-    tls: Option<TlsFields>,
+    tls: Option<RecordedTls>,
     decision: Option<DecisionFields>,
     /// None while it goes on.
     #[serde(default)]
@@ -84,14 +146,6 @@ struct RecordFields {
 struct DecisionFields {
     allowed: bool,
     rule: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct TlsFields {
-    version: String,
-    group: Option<String>,
-    sni: Option<String>,
-    resumed: bool,
 }
 
 #[derive(Deserialize)]
@@ -108,16 +162,20 @@ enum LineContent {
     Other,
 }
 
-/// Passes each recorded connection to `take`. Unreadable lines are counted and named.
+/// Passes each connection that is recorded at `paths` to `take`. Unreadable lines are counted, and the first of them named to `warn`.
 ///
 /// # Errors
 /// A file can't be read, or there is no connection in any.
-pub(super) fn read(recorded: &RecordedArgs, mut take: impl FnMut(RecordedConnection)) -> Result<ReadCounts> {
+pub fn read_connections(
+    paths: &[PathBuf],
+    keys: &AuditorKeys,
+    mut warn: impl FnMut(&str),
+    mut take: impl FnMut(RecordedConnection),
+) -> Result<ReadCounts, RecordedError> {
     let mut reading = ReadCounts::default();
     let mut known = HashSet::new();
-    let keys = keys(recorded.identity.as_deref())?;
-    for path in &recorded.audit {
-        let mut count = |number: u64, line: Result<LineContent>| match line {
+    for path in paths {
+        let mut count = |number: u64, line: Result<LineContent, LineError>| match line {
             // An audit log has a connection when it is admitted and when it ends, and two logs may both have it. The ID is chosen
             // by the peer: another peer may use the same.
             Ok(LineContent::Connection(seen)) => {
@@ -131,27 +189,28 @@ pub(super) fn read(recorded: &RecordedArgs, mut take: impl FnMut(RecordedConnect
             Err(error) => {
                 reading.unreadable += 1;
                 if reading.unreadable <= NAMED as u64 {
-                    complain(&without_controls(&format!("warning: {}:{number}: left out: {error:#}", path.display())));
+                    warn(&without_controls(&format!("{}:{number}: left out: {error}", path.display())));
                 }
             }
         };
         if is_audit_log(path)? {
-            for (number, record) in (1..).zip(Records::of(path, &keys)?) {
-                count(number, record.map_err(anyhow::Error::from).and_then(|record| audited(&record.event)));
+            for (number, record) in (1..).zip(Records::of(path, keys)?) {
+                count(number, record.map_err(LineError::Record).and_then(|record| audited(&record.event)));
             }
         } else {
             each_line(path, |number, text| count(number, text.and_then(|text| line(&text))))?;
         }
     }
     if reading.unreadable > NAMED as u64 {
-        err!("warning: {} further lines are left out", reading.unreadable - NAMED as u64);
+        warn(&format!("{} further lines are left out", reading.unreadable - NAMED as u64));
     }
-    if reading.seen == 0 {
-        bail!(
-            "there is no connection that policy had decided among what was read: {reading}; see that it is an audit log (with `--identity` if it is encrypted) or an access log in JSON"
-        );
-    }
-    Ok(reading)
+    if reading.seen == 0 { Err(RecordedError::None(reading)) } else { Ok(reading) }
+}
+
+/// An error and what has caused it, on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl std::fmt::Display for ReadCounts {
@@ -163,34 +222,34 @@ impl std::fmt::Display for ReadCounts {
 }
 
 /// Whether there is an audit log at `path`: a folder, or a file whose first line is a record of one.
-fn is_audit_log(path: &Path) -> Result<bool> {
-    let unreadable = || format!("{} can't be read", path.display());
-    if std::fs::metadata(path).with_context(unreadable)?.is_dir() {
+fn is_audit_log(path: &Path) -> Result<bool, RecordedError> {
+    let unreadable = |error| RecordedError::File(path.to_owned(), error);
+    if std::fs::metadata(path).map_err(unreadable)?.is_dir() {
         return Ok(true);
     }
     let mut first = Vec::new();
-    BufReader::new(File::open(path).with_context(unreadable)?).take(MAX_LINE).read_until(b'\n', &mut first).with_context(unreadable)?;
+    BufReader::new(File::open(path).map_err(unreadable)?).take(MAX_LINE).read_until(b'\n', &mut first).map_err(unreadable)?;
     let value: Value = serde_json::from_slice(&first).unwrap_or_default();
     Ok(value["seq"].is_u64() && value["event"].is_string())
 }
 
 /// What an audit record is.
-fn audited(event: &Event) -> Result<LineContent> {
+fn audited(event: &Event) -> Result<LineContent, LineError> {
     match event {
         Event::ConnectionAdmitted { connection } | Event::ConnectionEnded { connection, .. } | Event::ConnectionRefused { connection } => {
-            connected(serde_json::to_value(connection)?)
+            connected(serde_json::to_value(connection).map_err(LineError::NoRecord)?)
         }
         _ => Ok(LineContent::Other),
     }
 }
 
-fn each_line(path: &Path, mut take: impl FnMut(u64, Result<String>)) -> Result<()> {
-    let unreadable = || format!("{} can't be read", path.display());
-    let mut reader = BufReader::new(File::open(path).with_context(unreadable)?);
+fn each_line(path: &Path, mut take: impl FnMut(u64, Result<String, LineError>)) -> Result<(), RecordedError> {
+    let unreadable = |error| RecordedError::File(path.to_owned(), error);
+    let mut reader = BufReader::new(File::open(path).map_err(unreadable)?);
     let mut bytes = Vec::new();
     for number in 1.. {
         bytes.clear();
-        let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes).with_context(unreadable)?;
+        let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes).map_err(unreadable)?;
         if read == 0 {
             break;
         }
@@ -198,32 +257,32 @@ fn each_line(path: &Path, mut take: impl FnMut(u64, Result<String>)) -> Result<(
             // The rest of the line is passed over, as bounded as its beginning was.
             while bytes.last() != Some(&b'\n') && !bytes.is_empty() {
                 bytes.clear();
-                reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes).with_context(unreadable)?;
+                reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes).map_err(unreadable)?;
             }
-            take(number, Err(anyhow::anyhow!("the line has more than {MAX_LINE} bytes")));
+            take(number, Err(LineError::TooLong));
         } else if !bytes.trim_ascii().is_empty() {
-            take(number, String::from_utf8(bytes.clone()).context("the line is not UTF-8"));
+            take(number, String::from_utf8(bytes.clone()).map_err(LineError::from));
         }
     }
     Ok(())
 }
 
-fn line(text: &str) -> Result<LineContent> {
-    let mut value: Value = serde_json::from_str(text).context("the line is not JSON")?;
+fn line(text: &str) -> Result<LineContent, LineError> {
+    let mut value: Value = serde_json::from_str(text).map_err(LineError::NotJson)?;
     // A line of an audit log, as a collector stores it.
     connected(if value["connection"].is_object() { value["connection"].take() } else { value })
 }
 
-fn connected(record: Value) -> Result<LineContent> {
+fn connected(record: Value) -> Result<LineContent, LineError> {
     if record.get("connectionId").is_none() || record.get("direction").is_none() {
         return Ok(LineContent::Other);
     }
-    let record: RecordFields = serde_json::from_value(record).context("it is not a connection's record")?;
+    let record: RecordFields = serde_json::from_value(record).map_err(LineError::NoRecord)?;
     Ok(record.decided()?.map_or(LineContent::Undecided, |seen| LineContent::Connection(Box::new(seen))))
 }
 
-fn time(text: &str) -> Result<SystemTime> {
-    humantime::parse_rfc3339(text).with_context(|| format!("`{text}` is no time"))
+fn time(text: &str) -> Result<SystemTime, LineError> {
+    humantime::parse_rfc3339(text).map_err(|error| LineError::Time(text.to_owned(), error))
 }
 
 /// Since the epoch, before which no time is read.
@@ -233,23 +292,25 @@ fn seconds(time: SystemTime) -> i64 {
 
 impl RecordFields {
     /// The connection; none if policy did not decide about it.
-    fn decided(self) -> Result<Option<RecordedConnection>> {
+    fn decided(self) -> Result<Option<RecordedConnection>, LineError> {
         let (Some(decision), Some(to)) = (self.decision, self.original_destination) else { return Ok(None) };
         // No connection, or one about which the configuration decides.
         let elsewhere = [Reason::Prepared, Reason::UnexpectedPeer, Reason::NotInMesh].iter().any(|reason| reason.label() == self.reason);
         let direction = match self.direction.as_str() {
             "inbound" => Direction::Inbound,
             "outbound" => Direction::Outbound,
-            other => bail!("`{other}` is no direction"),
+            other => return Err(LineError::Direction(other.to_owned())),
         };
         if elsewhere || (direction == Direction::Outbound && self.destination.is_none()) {
             return Ok(None);
         }
-        let id = |text: Option<String>| text.map(|text| parse_canonical(&text).map_err(|e| anyhow::anyhow!("`{text}`: {e}"))).transpose();
+        let id = |text: Option<String>| text.map(|text| parse_canonical(&text).map_err(|error| LineError::Id(text, error))).transpose();
         let (local, peer) = (id(self.local_id)?, id(self.peer_id)?);
         let (client, server) = if direction == Direction::Inbound { (peer, local) } else { (local, peer) };
         let certificate = match self.peer_certificate {
-            Some(CertificateFields { serial, not_after: Some(end) }) => Some((serial, seconds(time(&end)?))),
+            Some(CertificateFields { serial, not_after: Some(end) }) => {
+                Some(RecordedCertificate { serial, not_after: seconds(time(&end)?) })
+            }
             _ => None,
         };
         Ok(Some(RecordedConnection {
@@ -259,7 +320,6 @@ impl RecordFields {
             client_address: self.downstream.ip(),
             server,
             to,
-            sni: self.tls.as_ref().and_then(|tls| tls.sni.clone()),
             destination: self.destination,
             tls: self.tls,
             certificate,
@@ -272,24 +332,15 @@ impl RecordFields {
 }
 
 impl RecordedConnection {
-    /// The connection as policy sees it.
-    pub(super) fn query(&self) -> Query<'_> {
-        Query {
-            direction: self.direction,
-            client: self.client.as_ref(),
-            client_address: self.client_address,
-            server: self.server.as_ref(),
-            to: self.to,
-            sni: self.sni.as_deref(),
-            destination: self.destination.as_deref(),
-            tls: self.tls.as_ref().map(|t| TlsFacts { version: &t.version, group: t.group.as_deref(), resumed: t.resumed }),
-            certificate: self.certificate.as_ref().map(|(serial, not_after)| PeerCertificate { serial, not_after: *not_after }),
-            time: self.time,
-        }
+    /// The server name that was asked for.
+    #[must_use]
+    pub fn sni(&self) -> Option<&str> {
+        self.tls.as_ref().and_then(|tls| tls.sni.as_deref())
     }
 
     /// The client, human-readable.
-    pub(super) fn who(&self) -> String {
+    #[must_use]
+    pub fn who(&self) -> String {
         self.client.as_ref().map_or_else(|| format!("plaintext from {}", self.client_address.to_canonical()), ToString::to_string)
     }
 }

@@ -15,15 +15,17 @@
 //! use std::time::SystemTime;
 //!
 //! use sidegate_checks::{LoadedPolicy, Question};
+//! use sidegate_core::SpiffeId;
 //!
 //! # let folder = tempfile::tempdir()?;
 //! # let file = folder.path().join("policy.yaml");
 //! std::fs::write(&file, "rules: [{ name: web, action: allow, from: { spiffeIds: [\"spiffe://prod.example/web\"] } }]")?;
 //! let policy = LoadedPolicy::files(vec![file])?;
+//! let stranger = SpiffeId::new("spiffe://prod.example/stranger")?;
 //! let answer = policy.explain(&Question {
-//!     from: None,
+//!     from: Some(&stranger),
 //!     from_address: None,
-//!     to: "0.0.0.0:8080".parse()?,
+//!     to: "10.0.0.7:8080".parse()?,
 //!     sni: None,
 //!     outbound: false,
 //!     destination: None,

@@ -1,9 +1,13 @@
-//! The operator's door: HTTP probes and the metrics scrape, and the admin API on a Unix socket.
+//! The operator's door: HTTP probes and the metrics scrape, the admin API on a Unix socket, and what a service manager is told.
 //!
 //! ```text
 //! kubelet, Prometheus -- HTTP --> ProbeServer: /livez /readyz /startupz /metrics
 //! sidegate status ... -- gRPC --> AdminSocket: status, connections, cut, drain, log filter
+//! systemd <------- sd_notify --- ServiceManager
 //! ```
+//!
+//! The other side of the socket is here too: [`connect()`], what the API answers as text ([`screen()`], [`connections`]), and waiting
+//! for a sidecar that starts ([`AdminAddresses`]) or ends ([`Draining`]).
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,12 +28,14 @@ mod drain;
 mod http;
 mod negotiate;
 mod scrape;
+mod service_manager;
 mod socket;
 
 pub use api::Controls;
-pub use client::{ClientError, connect};
+pub use client::{AdminAddresses, ClientError, DrainError, Draining, NotReadyError, connect, connections, screen};
 pub use drain::DrainState;
 pub use http::{AdminError, ProbeServer};
+pub use service_manager::ServiceManager;
 pub use socket::{AdminSocket, SocketError};
 
 /// The admin API as generated from `proto/sidegate/admin/v1`.

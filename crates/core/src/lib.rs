@@ -20,6 +20,7 @@
 mod address;
 mod endpoint;
 pub mod event;
+mod fit;
 mod id;
 mod peer;
 mod printable;
@@ -30,6 +31,7 @@ mod spiffe_id;
 
 pub use address::AddressText;
 pub use endpoint::{ClientAddr, DialAddr, OriginalDst, ReachedAt};
+pub use fit::{folded, wrapped};
 pub use id::{ConnectionId, SpanId};
 pub use peer::Peer;
 pub use printable::{

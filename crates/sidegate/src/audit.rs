@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use sidegate_core::{TrustDomain, without_controls};
+use sidegate_core::{TrustDomain, without_controls, wrapped};
 use sidegate_evidence::{
     Anchor, AuditorKeys, Filter, LogVerdict, ReadError, Records, ReportRequest, Trust, Verified, VerifyInputs, anchors, line,
 };
@@ -15,7 +15,7 @@ use sidegate_tls::verify::TrustStore;
 
 use crate::cli::audit::{AuditArgs, AuditCommand, JoinArgs, ProofArgs, ReportArgs, ReportFormat, ShowArgs, VerifyArgs};
 use crate::exit_status::ExitStatus;
-use crate::output::{complain, print, say_fitted, say_json, say_pretty_json, say_verdicts, wrapped};
+use crate::output::{complain, print, say_fitted, say_json, say_pretty_json, say_verdicts};
 
 /// How often a log that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(200);

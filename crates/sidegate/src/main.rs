@@ -30,7 +30,6 @@ mod run;
 mod schema;
 mod status;
 mod style;
-mod systemd;
 mod target;
 mod variables;
 mod wait;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer};
+use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer, ServiceManager};
 use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity, follow_secrets};
 use sidegate_checks::{Examined, Unusable, destinations, doubts, examine, in_plaintext, notes};
 use sidegate_config::schema::telemetry::{Signal, Target};
@@ -26,7 +26,6 @@ use tokio::sync::watch;
 
 use crate::logging::Logging;
 use crate::output::say_lines;
-use crate::systemd::ServiceManager;
 use crate::{cli, logging, variables, yaml};
 
 /// Runs the sidecar until it is told to end.

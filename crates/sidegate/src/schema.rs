@@ -1,6 +1,7 @@
 //! `sidegate schema`.
 
 use anyhow::Result;
+use sidegate_admin::connections::Line;
 use sidegate_admin::v1::Status;
 use sidegate_config::schema::DenyList;
 use sidegate_config::{Config, json_schema, json_schema_of_output};
@@ -9,7 +10,6 @@ use sidegate_policy::schema::PolicyFile;
 use sidegate_policy::suite::Suite;
 
 use crate::cli::{self, SchemaOf};
-use crate::connections::Line;
 use crate::output::say_pretty_json;
 
 /// Prints a JSON Schema.

@@ -15,7 +15,7 @@ const READINESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The service manager that has started this process.
 #[derive(Debug)]
-pub(crate) struct ServiceManager {
+pub struct ServiceManager {
     socket: UnixDatagram,
     address: SocketAddr,
     /// How long it waits for a sign of life, if it wants any.
@@ -26,7 +26,8 @@ pub(crate) struct ServiceManager {
 
 impl ServiceManager {
     /// The one that `NOTIFY_SOCKET` names.
-    pub(crate) fn from_environment() -> Option<Self> {
+    #[must_use]
+    pub fn from_environment() -> Option<Self> {
         let name = std::env::var("NOTIFY_SOCKET").ok().filter(|name| !name.is_empty())?;
         let connected = address(&name).and_then(|address| {
             let socket = UnixDatagram::unbound()?;
@@ -41,7 +42,7 @@ impl ServiceManager {
 
     /// Tells it what the sidecar waits for, then that it is ready, then signs of life. It is the thread of the control plane that
     /// gives them, so a thread that hangs gives none.
-    pub(crate) async fn follow(self: Arc<Self>, shared: Arc<Shared>) {
+    pub async fn follow(self: Arc<Self>, shared: Arc<Shared>) {
         let mut told = None;
         loop {
             // It drains before it was ever ready; the manager has been told.
@@ -69,7 +70,7 @@ impl ServiceManager {
     }
 
     /// Tells it that the sidecar drains and will end.
-    pub(crate) fn tell_stopping(&self) {
+    pub fn tell_stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=draining");
     }
 

@@ -7,7 +7,7 @@ const GAP: usize = 2;
 
 /// Which part of a long cell is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
+pub(super) enum Keep {
     Start,
     End,
     /// The start, without a mark: of an ID it is enough, and can be copied.
@@ -15,7 +15,7 @@ pub(crate) enum Keep {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Column {
+pub(super) struct Column {
     head: &'static str,
     cells: Vec<String>,
     right: bool,
@@ -27,22 +27,22 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    pub(crate) fn new(head: &'static str, cells: impl Iterator<Item = String>) -> Self {
+    pub(super) fn new(head: &'static str, cells: impl Iterator<Item = String>) -> Self {
         // What strangers say has no width that can be counted before it is made harmless.
         let cells: Vec<String> = cells.map(|cell| without_controls(&cell)).collect();
         let width = cells.iter().map(|cell| cell.chars().count()).chain([head.len()]).max().unwrap_or(0);
         Self { head, cells, right: false, least: None, rank: 0, width }
     }
 
-    pub(crate) fn right(self) -> Self {
+    pub(super) fn right(self) -> Self {
         Self { right: true, ..self }
     }
 
-    pub(crate) fn least(self, least: usize, keep: Keep) -> Self {
+    pub(super) fn least(self, least: usize, keep: Keep) -> Self {
         Self { least: Some((least, keep)), ..self }
     }
 
-    pub(crate) fn rank(self, rank: u8) -> Self {
+    pub(super) fn rank(self, rank: u8) -> Self {
         Self { rank, ..self }
     }
 
@@ -58,7 +58,7 @@ impl Column {
 }
 
 /// `text` of at most `width` characters.
-pub(crate) fn shortened(text: &str, width: usize, keep: Keep) -> String {
+pub(super) fn shortened(text: &str, width: usize, keep: Keep) -> String {
     let length = text.chars().count();
     match (keep, width) {
         _ if length <= width => text.to_owned(),
@@ -70,11 +70,11 @@ pub(crate) fn shortened(text: &str, width: usize, keep: Keep) -> String {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Table(pub(crate) Vec<Column>);
+pub(super) struct Table(pub(super) Vec<Column>);
 
 impl Table {
     /// Its lines, the first with the heads of the columns. Without a width nothing is shortened.
-    pub(crate) fn lines(&self, width: Option<usize>) -> Vec<String> {
+    pub(super) fn lines(&self, width: Option<usize>) -> Vec<String> {
         let columns = width.map_or_else(|| self.0.clone(), |width| self.fit(width));
         let rows = self.0.first().map_or(0, |column| column.cells.len());
         let line = |cell: &dyn Fn(&Column) -> String| {

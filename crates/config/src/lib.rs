@@ -37,6 +37,7 @@ mod sound;
 mod validate;
 pub mod value;
 mod watch;
+mod yaml;
 
 pub use aside::aside;
 pub use check::distance;

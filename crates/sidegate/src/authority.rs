@@ -3,8 +3,6 @@
 use anyhow::{Result, bail};
 
 use crate::cli;
-#[cfg(feature = "development")]
-use crate::logging;
 
 /// Runs the authority until it is told to end.
 #[cfg(feature = "development")]
@@ -19,7 +17,7 @@ pub(crate) fn authority(arguments: &cli::AuthorityArgs) -> Result<()> {
     let text = read_text(file, SMALL).with_context(|| format!("{} can't be read", file.display()))?;
     let (config, _) = sidegate_config::typed::<AuthorityConfig>(&file.display().to_string(), &text)
         .map_err(|p| anyhow!("the authority's configuration can't be used:\n{p}"))?;
-    let _logs = logging::start("info", None)?;
+    let _logs = sidegate_telemetry::start_logging("info", crate::output::log_format(), None).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

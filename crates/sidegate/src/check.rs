@@ -4,13 +4,13 @@ use anyhow::Result;
 
 use crate::exit_status::ExitStatus;
 use crate::output::say_lines;
-use crate::{cli, variables, yaml};
+use crate::{cli, variables};
 
 /// Checks the configuration and the files that it names.
 pub(crate) fn check(arguments: &cli::CheckArgs) -> Result<ExitStatus> {
     let report = sidegate_checks::check(&arguments.config.config)?;
     if arguments.print_config {
-        say_lines(&yaml::to_yaml(&serde_json::to_value(&report.config)?))?;
+        say_lines(&report.config.to_yaml()?)?;
     }
     report.findings.iter().for_each(|finding| err!("warning: {finding}"));
     variables::print(&report.variables);

@@ -20,7 +20,6 @@ mod demo;
 mod drain;
 mod exit_status;
 mod log_filter;
-mod logging;
 #[cfg(feature = "packaging")]
 mod manual;
 mod policy;
@@ -33,7 +32,6 @@ mod style;
 mod target;
 mod variables;
 mod wait;
-mod yaml;
 
 use std::process::ExitCode;
 

@@ -2,13 +2,14 @@
 //! reorder text. Elsewhere in this crate clippy refuses `println!` and its like.
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "this is where they belong")]
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Result;
 use serde::Serialize;
 use sidegate_core::{folded, printable_json, without_controls};
+use sidegate_telemetry::LineFormat;
 
 use crate::style;
 
@@ -50,6 +51,16 @@ pub(crate) fn say_fitted(text: &str, indent: usize) -> Result<()> {
     let width = width();
     let fitted = |line: &str| width.map_or_else(|| line.to_owned(), |width| folded(line, indent, width));
     text.lines().try_for_each(|line| print(&fitted(&without_controls(line))))
+}
+
+/// How lines of events are written to standard error.
+pub(crate) fn log_format() -> LineFormat {
+    let stderr = std::io::stderr();
+    match (stderr.is_terminal(), style::is_coloured(&stderr)) {
+        (true, true) => LineFormat::ColouredText,
+        (true, false) => LineFormat::Text,
+        (false, _) => LineFormat::Json,
+    }
 }
 
 /// Writes JSON, on one line.

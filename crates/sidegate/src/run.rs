@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer, ServiceManager};
 use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity, follow_secrets};
 use sidegate_checks::{Examined, Unusable, destinations, doubts, examine, in_plaintext, notes};
@@ -19,14 +19,13 @@ use sidegate_proxy::{
     Capture, Listeners, Phase, Shared, Workers, check_descriptors, cpu_quota, prove_capture, raise_descriptor_limit, reevaluate,
 };
 use sidegate_redirect::{Plan, Proof, exempt_uid};
-use sidegate_telemetry::{Telemetry, TelemetryOptions, TlsSource};
+use sidegate_telemetry::{Logging, Telemetry, TelemetryOptions, TlsSource, start_logging, with_telemetry};
 use sidegate_tls::CollectorConfig;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::logging::Logging;
-use crate::output::say_lines;
-use crate::{cli, logging, variables, yaml};
+use crate::output::{log_format, say_lines};
+use crate::{cli, variables};
 
 /// Runs the sidecar until it is told to end.
 pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
@@ -35,7 +34,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
         let draft = Draft::read(file);
         variables::print(&draft.warnings);
         let config = draft.accept().map_err(Unusable)?;
-        say_lines(&yaml::to_yaml(&serde_json::to_value(&config)?))?;
+        say_lines(&config.to_yaml()?)?;
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -43,7 +42,8 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     let Examined { config, warnings, policy, revocation } = examine(file)?;
     let exports_events = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.events;
     let (layer, events) = if exports_events { Some(sidegate_telemetry::events()) } else { None }.unzip();
-    let logging = logging::start(&logging::with_telemetry(&arguments.log, config.telemetry.log_level), layer)?;
+    let filter = with_telemetry(&arguments.log, config.telemetry.log_level);
+    let logging = start_logging(&filter, log_format(), layer).map_err(Error::msg)?;
     harden(arguments.with_parent);
     if config.profile == Profile::Development {
         tracing::warn!(event = event::PROFILE_DEVELOPMENT, "profile `development`: what weakens protection is only a warning");
@@ -69,11 +69,11 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     let of_collectors = identity.clone();
     let options = TelemetryOptions {
         access_log: config.access_log.format,
-        config: &config.telemetry,
         mark: config.redirect.exempt_mark,
         tls: Box::new(move |target| collector_tls(target, of_collectors.clone())),
         events,
         fold: logging.fold.clone(),
+        ..TelemetryOptions::new(&config.telemetry)
     };
     let (telemetry, writers) = Telemetry::start(options).context("telemetry can't be started")?;
     let options = sidegate_audit::AuditOptions {
@@ -87,8 +87,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     // It keeps the telemetry thread.
     drop(options);
     first_records(&audit, &config, file);
-    let lost = logging.lost.clone();
-    telemetry.metrics.count_lost_stderr(move || lost.dropped_lines() as u64);
+    telemetry.metrics.count_lost_stderr(logging.lost_lines());
     let audit = Arc::new(audit);
     follow_secrets(&audit);
     let shared = Shared::new(Control::new(settings, Arc::new(telemetry), audit));
@@ -317,7 +316,7 @@ fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Ar
     let (told, changed) = (logging.filter.clone(), logging.filter.clone());
     Ok(Controls {
         shared: shared.clone(),
-        config: yaml::to_yaml(&serde_json::to_value(config)?),
+        config: config.to_yaml()?,
         profile: config.profile.label().to_owned(),
         log_filter: Box::new(move || told.text()),
         set_log_filter: Box::new(move |text| changed.set(text)),

@@ -1,29 +1,22 @@
-//! Exports connection records and events: metrics, traces, logs and the access log.
+//! Exports connection records and events: metrics, traces, logs, the access log and the process's own log.
 //!
 //! ```text
 //! worker: record -> metrics (atomics)
 //!                -> queue -> access log thread -> standard output
 //!                -> queue -> telemetry thread -> watchers of the admin API
 //!                                             -> samplers -> one exporter a signal -> OTLP collector
-//! tracing event -> queue --------^
+//! tracing event -> filter, fold -> queue --------^
+//!                              -> queue -> a thread -> standard error
 //! ```
 //!
 //! ```
 //! use std::sync::Arc;
 //!
-//! use sidegate_config::schema::{LogFormat, telemetry::Telemetry as Config};
+//! use sidegate_config::schema::telemetry::Telemetry as Config;
 //! use sidegate_core::{ConnectionRecord, Direction};
-//! use sidegate_telemetry::{Fold, ScrapeFormat, Telemetry, TelemetryOptions};
+//! use sidegate_telemetry::{ScrapeFormat, Telemetry, TelemetryOptions};
 //!
-//! let config = Config::default();
-//! let (telemetry, writers) = Telemetry::start(TelemetryOptions {
-//!     access_log: LogFormat::Off,
-//!     config: &config,
-//!     mark: None,
-//!     tls: Box::new(|_| Arc::new(|| Err("this example has no TLS".to_owned()))),
-//!     events: None,
-//!     fold: Fold::default(),
-//! })?;
+//! let (telemetry, writers) = Telemetry::start(TelemetryOptions::new(&Config::default()))?;
 //! telemetry.record(Arc::new(ConnectionRecord::new(Direction::Inbound, "10.0.0.1:40000".parse().unwrap())));
 //! assert!(telemetry.scrape(ScrapeFormat::Text).contains("sidegate_connections_total"));
 //! drop(telemetry);
@@ -43,6 +36,8 @@ mod catalog;
 mod events;
 mod fold;
 mod instruments;
+mod log_filter;
+mod logging;
 mod logs;
 mod metrics;
 mod observation;
@@ -74,6 +69,8 @@ pub use catalog::{Cause, DropSource, INSTRUMENTS, Instrument, Kind, METRIC_ATTRI
 pub use events::{EventLayer, Events, events};
 pub use fold::Fold;
 pub use instruments::{Counter, Histogram, UpDownCounter};
+pub use log_filter::{LogFilter, with_telemetry};
+pub use logging::{LineFormat, Logging, start_logging};
 pub use metrics::Metrics;
 pub use observation::Observation;
 pub use otlp::TlsSource;
@@ -124,6 +121,21 @@ pub struct TelemetryOptions<'a> {
     pub events: Option<Events>,
     /// The layer that folds repeated warnings.
     pub fold: Fold,
+}
+
+impl<'a> TelemetryOptions<'a> {
+    /// Options without an access log, without events and without TLS towards collectors.
+    #[must_use]
+    pub fn new(config: &'a schema::Telemetry) -> Self {
+        Self {
+            access_log: LogFormat::Off,
+            config,
+            mark: None,
+            tls: Box::new(|_| Arc::new(|| Err("there is no TLS towards collectors".to_owned()))),
+            events: None,
+            fold: Fold::default(),
+        }
+    }
 }
 
 /// The threads that write and export; joined at the end, so that nothing is lost.

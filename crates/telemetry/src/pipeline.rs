@@ -249,7 +249,6 @@ async fn next_event(events: &mut Option<Events>) -> Option<Box<crate::logs::Even
 mod tests {
     use std::net::Ipv4Addr;
 
-    use sidegate_config::schema::LogFormat;
     use sidegate_config::schema::telemetry::Exemplars;
     use sidegate_config::value::{Collector, Span};
     use sidegate_core::{Direction, Reason};
@@ -263,15 +262,7 @@ mod tests {
         config.metrics.exemplars = exemplars;
         config.traces.sampler.ratio = ratio;
         config.otlp.endpoint = exports.then(|| Collector::parse("unix:///nowhere.sock").unwrap());
-        let options = TelemetryOptions {
-            access_log: LogFormat::Off,
-            config: &config,
-            mark: None,
-            tls: Box::new(|_| Arc::new(|| Err("no TLS here".to_owned()))),
-            events: None,
-            fold: Fold::default(),
-        };
-        let (telemetry, writers) = Telemetry::start(options).unwrap();
+        let (telemetry, writers) = Telemetry::start(TelemetryOptions::new(&config)).unwrap();
         let metrics = telemetry.metrics.clone();
         let mut record = ConnectionRecord::new(Direction::Inbound, (Ipv4Addr::LOCALHOST, 1).into());
         record.reason = Reason::Closed;

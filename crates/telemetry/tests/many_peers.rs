@@ -5,11 +5,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidegate_config::schema::LogFormat;
 use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{CertificateFacts, ConnectionRecord, Decision, Direction, Peer, Reason, RevocationStatus, Transport};
 use sidegate_devkit::fake_collector::{Behaviour, FakeCollector, ListenOn};
-use sidegate_telemetry::{Fold, ScrapeFormat, Telemetry, TelemetryOptions};
+use sidegate_telemetry::{ScrapeFormat, Telemetry, TelemetryOptions};
 
 const MANY: u64 = 1_000_000;
 const WARM_UP: u64 = 100_000;
@@ -54,15 +53,7 @@ fn a_million_peers_keep_label_sets_and_memory_bounded() {
     config.otlp.endpoint = Some(sidegate_config::value::Collector::parse(&format!("unix://{}", path.display())).unwrap());
     config.metrics.interval = sidegate_config::value::Span::parse("1s").unwrap();
     config.traces.sampler.per_second = 0;
-    let options = TelemetryOptions {
-        access_log: LogFormat::Off,
-        config: &config,
-        mark: None,
-        tls: Box::new(|_| Arc::new(|| Err("no TLS here".to_owned()))),
-        events: None,
-        fold: Fold::default(),
-    };
-    let (telemetry, writers) = Telemetry::start(options).unwrap();
+    let (telemetry, writers) = Telemetry::start(TelemetryOptions::new(&config)).unwrap();
     let certificate = Arc::new(CertificateFacts::new(b"der", "1".to_owned(), 0, 1));
     let feed = |i| {
         telemetry.record(Arc::new(record(i, &certificate)));

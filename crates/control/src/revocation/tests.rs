@@ -12,14 +12,7 @@ use crate::settings::Settings;
 
 fn control() -> Arc<Control> {
     let config = sidegate_config::Config::default();
-    let options = sidegate_telemetry::TelemetryOptions {
-        access_log: sidegate_config::schema::LogFormat::Off,
-        config: &config.telemetry,
-        mark: None,
-        tls: Box::new(|_| Arc::new(|| Err(String::new()))),
-        events: None,
-        fold: sidegate_telemetry::Fold::default(),
-    };
+    let options = sidegate_telemetry::TelemetryOptions::new(&config.telemetry);
     let (telemetry, _) = sidegate_telemetry::Telemetry::start(options).unwrap();
     Control::new(Settings::new(&config), Arc::new(telemetry), Arc::default())
 }

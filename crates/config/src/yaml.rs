@@ -1,14 +1,21 @@
-//! Writes a value as human-readable YAML.
+//! Writes a configuration as human-readable YAML.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-/// Block style; what has no value is left out.
-pub(crate) fn to_yaml(value: &Value) -> String {
-    let mut text = String::new();
-    block(value, 0, &mut text);
-    text
+use crate::schema::Config;
+
+impl Config {
+    /// The configuration as it is understood, defaults and overrides included, secrets redacted: YAML in block style.
+    ///
+    /// # Errors
+    /// If it can't be serialized.
+    pub fn to_yaml(&self) -> serde_json::Result<String> {
+        let mut text = String::new();
+        block(&serde_json::to_value(self)?, 0, &mut text);
+        Ok(text)
+    }
 }
 
 fn block(value: &Value, depth: usize, text: &mut String) {

@@ -32,6 +32,7 @@ mod named_paths;
 mod otel;
 pub mod path_use;
 mod paths;
+mod reference;
 pub mod schema;
 mod sound;
 mod validate;
@@ -46,5 +47,6 @@ pub use load::{Draft, build_each, json_schema, json_schema_of_output, load, pars
 pub use named_paths::NamedPath;
 pub use otel::{StandardVariable, standard_variables};
 pub use path_use::PathUse;
+pub use reference::reference;
 pub use schema::Config;
 pub use watch::FileWatch;

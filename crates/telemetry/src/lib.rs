@@ -5,7 +5,7 @@
 //!                -> queue -> access log thread -> standard output
 //!                -> queue -> telemetry thread -> watchers of the admin API
 //!                                             -> samplers -> one exporter a signal -> OTLP collector
-//! tracing event -> filter, fold -> queue --------^
+//! tracing event -> filter, fold -> queue --^
 //!                              -> queue -> a thread -> standard error
 //! ```
 //!
@@ -45,6 +45,7 @@ mod otlp;
 mod pipeline;
 mod process;
 mod prometheus;
+mod reference;
 mod resource;
 mod sampler;
 mod spans;
@@ -76,6 +77,7 @@ pub use observation::Observation;
 pub use otlp::TlsSource;
 pub use process::descriptors;
 pub use prometheus::ScrapeFormat;
+pub use reference::reference;
 pub use resource::{RESOURCE, Resource};
 pub use spans::SPANS;
 pub use text::line;

@@ -1,7 +1,10 @@
 //! Filters the records of a log. An unknown name is an error, and not an empty result.
 
+use std::time::SystemTime;
+
 use sidegate_audit::{ConnectionEntry, Event, NAMES};
 use sidegate_config::distance;
+use sidegate_config::value::Span;
 use sidegate_core::{Reason, SpiffeId, SpiffeIdPattern};
 
 use crate::period::Period;
@@ -85,6 +88,20 @@ pub fn connection(text: &str) -> Result<String, String> {
 /// If it is no pattern.
 pub fn peer(text: &str) -> Result<SpiffeIdPattern, String> {
     SpiffeIdPattern::parse(text).map_err(|e| e.to_string())
+}
+
+/// A time in RFC 3339, or how long ago it was.
+///
+/// # Errors
+/// If it is neither.
+pub fn moment(text: &str) -> Result<SystemTime, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Ok(time);
+    }
+    let ago = Span::parse(text)
+        .map_err(|_| format!("`{text}` is neither a time such as 2026-01-31T08:00:00Z nor an age such as 24h"))?
+        .duration();
+    SystemTime::now().checked_sub(ago).ok_or_else(|| format!("`{text}` is before all time"))
 }
 
 /// An error that lists all names, the nearest first.

@@ -18,6 +18,8 @@
 
 mod decryption;
 pub mod filter;
+mod follow;
+mod inputs;
 mod join;
 mod period;
 mod read;
@@ -30,6 +32,8 @@ mod verify;
 
 pub use decryption::{AuditorKeyError, AuditorKeys};
 pub use filter::Filter;
+pub use follow::each_record;
+pub use inputs::{ProofError, ProofFiles};
 pub use join::{Join, Joined, join};
 pub use period::Period;
 pub use read::{ReadError, Record, Records, log_files};

@@ -34,6 +34,12 @@ impl Verified {
         Self { verdict: report.verdict(SystemTime::now(), tail), report }
     }
 
+    /// Whether the log is proved; with `allow_unproved`, whether nothing contradicts it.
+    #[must_use]
+    pub fn is_accepted(&self, allow_unproved: bool) -> bool {
+        self.verdict == LogVerdict::Proved || (allow_unproved && self.verdict != LogVerdict::NotIntact)
+    }
+
     /// The verdict, in words.
     #[must_use]
     pub fn headline(&self) -> String {

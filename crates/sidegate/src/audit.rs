@@ -1,24 +1,17 @@
 //! `sidegate audit`: verifies, shows, joins and reports audit logs. docs/how-to/keep-an-audit-log.md says what each command can prove.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
-use sidegate_core::{TrustDomain, without_controls, wrapped};
-use sidegate_evidence::{
-    Anchor, AuditorKeys, Filter, LogVerdict, ReadError, Records, ReportRequest, Trust, Verified, VerifyInputs, anchors, line,
-};
-use sidegate_identity::Bundle;
-use sidegate_tls::verify::TrustStore;
+use sidegate_config::value::Id;
+use sidegate_core::{without_controls, wrapped};
+use sidegate_evidence::{AuditorKeys, Filter, ProofFiles, ReportRequest, Verified, VerifyInputs, each_record, line};
 
 use crate::cli::audit::{AuditArgs, AuditCommand, JoinArgs, ProofArgs, ReportArgs, ReportFormat, ShowArgs, VerifyArgs};
 use crate::exit_status::ExitStatus;
 use crate::output::{complain, print, say_fitted, say_json, say_pretty_json, say_verdicts};
 
-/// How often a log that is followed is looked at.
-const LOOK: Duration = Duration::from_millis(200);
 /// What does not fit stands under the time of its record.
 const UNDER_TIME: usize = 9;
 /// What does not fit stands under the line that it belongs to.
@@ -42,35 +35,12 @@ pub(crate) fn keys(file: Option<&Path>) -> Result<AuditorKeys> {
 
 /// Everything that the command line gives for the verification.
 fn given(proof: &ProofArgs, identity: Option<&Path>) -> Result<VerifyInputs> {
-    let mut trust = Trust::default();
-    if let (Some(file), Some(signer)) = (&proof.bundle, &proof.signer) {
-        trust.bundles = Some(bundle(file, signer.get().trust_domain())?);
-        trust.spiffe_id = Some(signer.to_string());
-    }
-    if let Some(file) = &proof.public_key {
-        trust.public_key = Some(Trust::public_key(file)?);
-    }
-    let mut exported = Vec::new();
-    for file in &proof.anchor {
-        let anchors = anchors(file)?;
-        if !anchors.iter().any(Anchor::is_whole) {
-            anyhow::bail!("{} has no exported record: there is nothing to compare the log with", file.display());
-        }
-        exported.extend(anchors);
-    }
-    let anchors = (!proof.anchor.is_empty()).then_some(exported);
-    Ok(VerifyInputs { trust, anchors, keys: keys(identity)? })
-}
-
-/// The CA certificates in a PEM file.
-pub(crate) fn bundle(file: &Path, trust_domain: &TrustDomain) -> Result<TrustStore> {
-    let certificates = sidegate_tls::certificates(file)?;
-    let mut left_out = Vec::new();
-    let bundle = Bundle::new(trust_domain, certificates, &mut left_out);
-    if bundle.authorities.is_empty() {
-        anyhow::bail!("{} has no usable CA certificate of {trust_domain}: {}", file.display(), left_out.join("; "));
-    }
-    Ok(TrustStore::of(&[(trust_domain.clone(), bundle)].into()))
+    Ok(VerifyInputs::load(&ProofFiles {
+        bundle: proof.bundle.as_deref().zip(proof.signer.as_ref().map(Id::get)),
+        public_key: proof.public_key.as_deref(),
+        anchors: &proof.anchor,
+        identity,
+    })?)
 }
 
 fn verify(arguments: &VerifyArgs) -> Result<ExitStatus> {
@@ -87,8 +57,7 @@ fn verify(arguments: &VerifyArgs) -> Result<ExitStatus> {
 
 /// What a verdict means for a command that was to look.
 fn outcome(verified: &Verified, proof: &ProofArgs) -> ExitStatus {
-    let accepted = proof.allow_unproved && verified.verdict != LogVerdict::NotIntact;
-    ExitStatus::finding_if(verified.verdict != LogVerdict::Proved && !accepted)
+    ExitStatus::finding_if(!verified.is_accepted(proof.allow_unproved))
 }
 
 fn show(arguments: &ShowArgs) -> Result<ExitStatus> {
@@ -100,39 +69,18 @@ fn show(arguments: &ShowArgs) -> Result<ExitStatus> {
         connection: arguments.connection.clone(),
         reason: arguments.reason.clone(),
     };
-    let mut records = Records::of(&arguments.log.log, &keys)?;
     let mut outcome = ExitStatus::Good;
-    loop {
-        for record in &mut records {
-            match record {
-                Ok(record) if filter.takes(&record) => {
-                    if arguments.json {
-                        say_json(&record)?;
-                    } else {
-                        say_fitted(&line(&record), UNDER_TIME)?;
-                    }
-                }
-                Ok(_) => {}
-                // `retain` has deleted it since the folder was listed.
-                Err(ReadError::File(_, error)) if arguments.follow && error.kind() == ErrorKind::NotFound => {}
-                // The others are still worth reading.
-                Err(error) => {
-                    complain(&without_controls(&format!("sidegate: {:#}", anyhow::Error::from(error))));
-                    outcome = ExitStatus::Finding;
-                }
-            }
+    each_record(&arguments.log.log, &keys, arguments.follow, |record| match record {
+        Ok(record) if !filter.takes(&record) => Ok(()),
+        Ok(record) if arguments.json => say_json(&record),
+        Ok(record) => say_fitted(&line(&record), UNDER_TIME),
+        Err(error) => {
+            complain(&without_controls(&format!("sidegate: {:#}", anyhow::Error::from(error))));
+            outcome = ExitStatus::Finding;
+            Ok(())
         }
-        if !arguments.follow {
-            return Ok(outcome);
-        }
-        std::thread::sleep(LOOK);
-        match records.look_for_more(&arguments.log.log) {
-            // A folder that is deleted or not begun yet has nothing new.
-            Err(ReadError::NoLog(_)) => {}
-            Err(ReadError::File(_, error)) if error.kind() == ErrorKind::NotFound => {}
-            looked => looked?,
-        }
-    }
+    })?;
+    Ok(outcome)
 }
 
 fn join(arguments: &JoinArgs) -> Result<ExitStatus> {

@@ -1,7 +1,7 @@
 //! The command line of `sidegate audit`.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::{Args, Subcommand, ValueEnum};
 use sidegate_config::value::{Id, Span};
@@ -88,10 +88,10 @@ pub(crate) struct VerifyArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PeriodArgs {
     /// Only from here on: RFC 3339, or how long ago, such as 24h
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = filter::moment)]
     pub(crate) since: Option<SystemTime>,
     /// Only before this
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = filter::moment)]
     pub(crate) until: Option<SystemTime>,
 }
 
@@ -167,14 +167,4 @@ pub(crate) enum ReportFormat {
     Html,
     /// For tools
     Json,
-}
-
-fn moment(text: &str) -> Result<SystemTime, String> {
-    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
-        return Ok(time);
-    }
-    let ago: Duration = Span::parse(text)
-        .map_err(|_| format!("`{text}` is neither a time such as 2026-01-31T08:00:00Z nor an age such as 24h"))?
-        .duration();
-    SystemTime::now().checked_sub(ago).ok_or_else(|| format!("`{text}` is before all time"))
 }

@@ -33,7 +33,7 @@ mod socket;
 
 pub use api::Controls;
 pub use client::{AdminAddresses, ClientError, DrainError, Draining, NotReadyError, connect, connections, screen};
-pub use drain::DrainState;
+pub use drain::{DrainState, drain};
 pub use http::{AdminError, ProbeServer};
 pub use service_manager::ServiceManager;
 pub use socket::{AdminSocket, SocketError};

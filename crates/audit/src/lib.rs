@@ -48,6 +48,7 @@ mod log;
 mod message;
 mod secrets;
 mod signing;
+mod start;
 mod state;
 mod syslog;
 mod writer;

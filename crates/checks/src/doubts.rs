@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sidegate_config::Config;
 use sidegate_config::schema::{Mode, Otherwise};
 use sidegate_policy::Policy;
+use sidegate_redirect::exempt_uid;
 
 /// The names of the destinations of a configuration.
 #[must_use]
@@ -59,6 +60,18 @@ pub fn in_plaintext(config: &Config) -> Vec<String> {
         all.push(format!("outbound, what no destination covers leaves in plaintext: {}", because(&outbound.reason)));
     }
     all
+}
+
+/// The kernel's rules exempt one user. As another, `uid`, sidegate's own connections would be captured, by itself.
+#[must_use]
+pub fn wrong_user(config: &Config, uid: u32) -> Option<String> {
+    let exempt = exempt_uid(config);
+    if !config.outbound.is_redirected() || config.redirect.exempt_mark.is_some() || uid == exempt {
+        return None;
+    }
+    Some(format!(
+        "sidegate runs as user {uid}, but `redirect.exemptUid` is {exempt}: its own connections would be captured again; run it as {exempt}, or correct the key"
+    ))
 }
 
 #[cfg(test)]

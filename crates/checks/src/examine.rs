@@ -20,6 +20,8 @@ pub struct Examined {
     pub policy: PolicySource,
     /// The revocation lists and deny lists.
     pub revocation: RevocationSource,
+    /// What proves that the kernel sends the pod's traffic here, if it has to and nothing else sees to that.
+    pub proof: Option<Proof>,
 }
 
 /// Reads a configuration and the files that it names.
@@ -46,10 +48,10 @@ pub fn examine(file: &Path) -> Result<Examined, Unusable> {
     for (key, message) in sidegate_telemetry::unknown_attributes(&config.telemetry.metrics) {
         draft.push(&key, message);
     }
-    on_this_host(&mut draft, &config);
+    let proof = on_this_host(&mut draft, &config);
     match (policy, revocation) {
         (Some(policy), Some(revocation)) if draft.problems.0.is_empty() => {
-            Ok(Examined { config, warnings: draft.warnings, policy, revocation })
+            Ok(Examined { config, warnings: draft.warnings, policy, revocation, proof })
         }
         _ => Err(Unusable(draft.problems)),
     }
@@ -69,24 +71,29 @@ pub(crate) fn policy_of(draft: &mut Draft, config: &Config) -> Option<PolicySour
     }
 }
 
-/// What the sidecar opens or makes when it starts, as far as it can be told without doing so.
-fn on_this_host(draft: &mut Draft, config: &Config) {
+/// The proof of the kernel's rules, where it is wanted; why there is none is added to the problems.
+fn proof_of(draft: &mut Draft, config: &Config) -> Option<Proof> {
+    if !config.is_redirected() || config.redirect.without_proof.is_some() {
+        return None;
+    }
+    Proof::of(&Plan::new(config)).inspect_err(|error| draft.push("redirect", error.to_string())).ok()
+}
+
+/// What the sidecar opens or makes when it starts, as far as it can be told without doing so. Gives
+/// the proof of the kernel's rules.
+fn on_this_host(draft: &mut Draft, config: &Config) -> Option<Proof> {
     if let Some(key) = &config.audit.checkpoint.key
         && let Err(error) = sidegate_audit::check_key(key)
     {
         draft.push("audit.checkpoint.key", error.to_string());
     }
-    if config.is_redirected()
-        && config.redirect.without_proof.is_none()
-        && let Err(error) = Proof::of(&Plan::new(config))
-    {
-        draft.push("redirect", error.to_string());
-    }
+    let proof = proof_of(draft, config);
     for named in config.paths() {
         if let Some(problem) = missing_folder(&named) {
             draft.push(&named.key, problem);
         }
     }
+    proof
 }
 
 /// Why what is to be made at a path can't be: there is no folder that could have it.

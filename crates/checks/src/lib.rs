@@ -48,10 +48,10 @@ mod policy;
 mod unusable;
 
 pub use check::{CheckReport, check};
-pub use doubts::{destinations, doubts, in_plaintext, notes};
+pub use doubts::{destinations, doubts, in_plaintext, notes, wrong_user};
 pub use examine::{Examined, examine};
 pub use policy::{
     Answer, ChangedDecision, ExplainError, Explained, FailedExpectation, LoadError, LoadedPolicy, Matching, PortAnswer, Question, Replay,
-    Suggestion, SuiteError, TestReport, suggest,
+    Suggestion, SuiteError, TestReport, resolved_name, suggest,
 };
 pub use unusable::Unusable;

@@ -4,9 +4,9 @@ pub(crate) mod audit;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sidegate_checks::resolved_name;
 use sidegate_config::value::{Id, Moment, Span, Target};
 use sidegate_core::SpiffeIdPattern;
 
@@ -180,7 +180,7 @@ pub(crate) struct PolicyExplainArgs {
     #[arg(long, value_name = "SPIFFE-ID", value_parser = Id::parse)]
     pub(crate) server: Option<Id>,
     /// What a name in `dns` of a destination stands for, since nothing is resolved here; may be repeated
-    #[arg(long, value_name = "NAME=ADDRESS", value_parser = resolved)]
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = resolved_name)]
     pub(crate) resolved: Vec<(String, IpAddr)>,
     /// When, such as 2026-01-31T14:30:00Z; default now
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
@@ -244,8 +244,8 @@ pub(crate) struct WaitArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) admin: Option<SocketAddr>,
     /// Give up after this long
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = span)]
-    pub(crate) timeout: Duration,
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = Span::parse)]
+    pub(crate) timeout: Span,
 }
 
 /// Which running sidecar is meant.
@@ -408,8 +408,8 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) all: bool,
     /// How long the traffic runs
-    #[arg(long, value_name = "TIME", default_value = "6s", value_parser = span)]
-    pub(crate) time: Duration,
+    #[arg(long, value_name = "TIME", default_value = "6s", value_parser = Span::parse)]
+    pub(crate) time: Span,
 }
 
 #[cfg(feature = "development")]
@@ -452,13 +452,4 @@ pub(crate) enum SchemaOf {
     Status,
     /// The embedded authority's configuration
     Authority,
-}
-
-fn span(text: &str) -> Result<Duration, String> {
-    Span::parse(text).map(|span| span.duration())
-}
-
-fn resolved(text: &str) -> Result<(String, IpAddr), String> {
-    let parsed = text.split_once('=').and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)));
-    parsed.ok_or_else(|| format!("`{text}` is no name and address; write for example db.default.svc=10.1.0.7"))
 }

@@ -14,7 +14,7 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<()> {
             DemoMode::Userns => Mode::Userns,
             DemoMode::Loopback => Mode::Loopback,
         },
-        time: arguments.time,
+        time: arguments.time.duration(),
         all: arguments.all,
         keep: arguments.keep,
         program: std::env::current_exe().context("the path of this program is unknown")?,

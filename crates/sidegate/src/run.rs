@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
-use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer, ServiceManager};
-use sidegate_audit::{Audit, Event, FileDigest, IdentityCell, follow_identity, follow_secrets};
-use sidegate_checks::{Examined, Unusable, destinations, doubts, examine, in_plaintext, notes};
+use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer, ServiceManager, drain};
+use sidegate_audit::{Audit, Event, IdentityCell, follow_identity, follow_secrets};
+use sidegate_checks::{Examined, Unusable, destinations, doubts, examine, in_plaintext, notes, wrong_user};
 use sidegate_config::schema::telemetry::{Signal, Target};
 use sidegate_config::schema::{ADMIN_SOCKET, Profile};
 use sidegate_config::{Config, Draft};
@@ -18,7 +18,7 @@ use sidegate_identity::Identity;
 use sidegate_proxy::{
     Capture, Listeners, Phase, Shared, Workers, check_descriptors, cpu_quota, prove_capture, raise_descriptor_limit, reevaluate,
 };
-use sidegate_redirect::{Plan, Proof, exempt_uid};
+use sidegate_redirect::Proof;
 use sidegate_telemetry::{Logging, Telemetry, TelemetryOptions, TlsSource, start_logging, with_telemetry};
 use sidegate_tls::CollectorConfig;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = early_signals(&runtime)?;
-    let Examined { config, warnings, policy, revocation } = examine(file)?;
+    let Examined { config, warnings, policy, revocation, proof } = examine(file)?;
     let exports_events = config.telemetry.target(Signal::Logs).is_some() && config.telemetry.logs.events;
     let (layer, events) = if exports_events { Some(sidegate_telemetry::events()) } else { None }.unzip();
     let filter = with_telemetry(&arguments.log, config.telemetry.log_level);
@@ -57,7 +57,9 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     doubts(&config).chain(notes(&config, policy.policy())).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
     variables::log(&warnings);
     in_plaintext(&config).iter().for_each(|what| tracing::warn!(event = event::CONFIG_PLAINTEXT, "{what}"));
-    let proof = capture_proof(&config)?;
+    if let Some(reason) = config.redirect.without_proof.as_ref().filter(|_| config.is_redirected()) {
+        tracing::info!(event = event::CAPTURE_UNPROVED, "that the kernel sends the pod's traffic here is not proved: {reason}");
+    }
     let settings = Settings::new(&config);
     let workers = config.workers.map_or_else(cpu_quota, usize::from);
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.
@@ -86,7 +88,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     let (audit, audit_thread) = Audit::start(&options).context("the audit log can't be started")?;
     // It keeps the telemetry thread.
     drop(options);
-    first_records(&audit, &config, file);
+    audit.record_start(&config, file, env!("CARGO_PKG_VERSION"));
     telemetry.metrics.count_lost_stderr(logging.lost_lines());
     let audit = Arc::new(audit);
     follow_secrets(&audit);
@@ -135,34 +137,6 @@ fn halfway(until: Instant) -> Instant {
     now + until.saturating_duration_since(now) / 2
 }
 
-/// With what the process starts, and the secrets that its configuration holds. No record of it keeps the process from starting.
-fn first_records(audit: &Audit, config: &Config, file: &Path) {
-    if !config.audit.is_on() {
-        return;
-    }
-    // Read again: what is in force is `effective`. A file that is gone since it was loaded has no digest.
-    let name = file.display().to_string();
-    let digest = match sidegate_config::file::read(file, sidegate_config::file::SMALL) {
-        Ok(text) => FileDigest::new(&name, &text),
-        Err(_) => FileDigest { file: name, sha256: String::new() },
-    };
-    let effective = serde_json::to_vec(config).map_or_else(|_| String::new(), |effective| sidegate_audit::hex::sha256_hex(&effective));
-    audit.record(Event::ProcessStarted {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        profile: config.profile.label().to_owned(),
-        config: digest,
-        effective_sha256: effective,
-    });
-    for signal in Signal::ALL {
-        let Some(target) = config.telemetry.target(signal) else { continue };
-        for name in target.headers.keys() {
-            let secret = format!("header {name} of telemetry's {}", signal.label());
-            audit.record(Event::SecretAccessed { secret, place: "configuration".to_owned() });
-        }
-    }
-}
-
 /// The admin socket. Where the default one can't be made nobody asked for it; one that is configured must be there.
 fn admin_socket(config: &Config) -> Result<Option<AdminSocket>> {
     let Some(path) = &config.admin.socket else { return Ok(None) };
@@ -185,22 +159,14 @@ fn collector_tls(target: &Target, identity: IdentityCell) -> TlsSource {
     })
 }
 
-/// The kernel's rules exempt one user. As another, sidegate's own connections would be captured, by itself.
+/// With its own connections captured it would wait for itself.
 fn check_user(config: &Config) -> Result<()> {
-    let (uid, exempt) = (nix::unistd::geteuid().as_raw(), exempt_uid(config));
-    if !config.outbound.is_redirected() || config.redirect.exempt_mark.is_some() || uid == exempt {
-        return Ok(());
+    match (wrong_user(config, nix::unistd::geteuid().as_raw()), config.profile) {
+        (None, _) => {}
+        (Some(message), Profile::Production) => anyhow::bail!(message),
+        (Some(message), Profile::Development) => tracing::warn!(event = event::CONFIG_WARNING, "{message}"),
     }
-    let message = format!(
-        "sidegate runs as user {uid}, but `redirect.exemptUid` is {exempt}: its own connections would be captured again; run it as {exempt}, or correct the key"
-    );
-    match config.profile {
-        Profile::Production => anyhow::bail!(message),
-        Profile::Development => {
-            tracing::warn!(event = event::CONFIG_WARNING, "{message}");
-            Ok(())
-        }
-    }
+    Ok(())
 }
 
 /// What the process may not do: leave its memory, which holds keys, in a core file, or be looked into by others.
@@ -263,7 +229,7 @@ async fn control(
         manager.tell_stopping();
     }
     let end = draining.begin();
-    let mut drained = std::pin::pin!(drain(config, shared, end - reserve(config)));
+    let mut drained = std::pin::pin!(drain(&config.drain, shared, end - reserve(config)));
     loop {
         tokio::select! {
             () = &mut drained => return Ok(end),
@@ -278,18 +244,6 @@ async fn control(
             }
         }
     }
-}
-
-/// What proves that the kernel sends the pod's traffic here, if it has to and nothing else sees to that.
-fn capture_proof(config: &Config) -> Result<Option<Proof>> {
-    if !config.is_redirected() {
-        return Ok(None);
-    }
-    if let Some(reason) = &config.redirect.without_proof {
-        tracing::info!(event = event::CAPTURE_UNPROVED, "that the kernel sends the pod's traffic here is not proved: {reason}");
-        return Ok(None);
-    }
-    Ok(Some(Proof::of(&Plan::new(config))?))
 }
 
 /// After the start its code only occupies memory: about half of the program is never needed again.
@@ -322,37 +276,6 @@ fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Ar
         set_log_filter: Box::new(move |text| changed.set(text)),
         drain: drain.clone(),
     })
-}
-
-/// Not ready any more; then no inbound; outbound until `deadline`, or until nothing has been open for a while.
-async fn drain(config: &Config, shared: &Shared, deadline: Instant) {
-    let settle = Instant::now() + config.drain.settle.duration();
-    let quiet = config.drain.quiet.duration();
-    shared.advance(Phase::Settling);
-    let mut last_open = Instant::now();
-    loop {
-        let now = Instant::now();
-        if now >= settle {
-            shared.advance(Phase::Draining);
-        }
-        if shared.registry.open() > 0 {
-            last_open = now;
-        }
-        if now >= settle && now.duration_since(last_open) >= quiet {
-            tracing::info!(event = event::DRAINED, "drained");
-            return;
-        }
-        if now >= deadline {
-            tracing::warn!(
-                event = event::DRAIN_DEADLINE,
-                open = shared.registry.open(),
-                "the drain deadline has passed; what is open is cut"
-            );
-            shared.registry.cut_all(Reason::Drained);
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Handles signals early if this is the first process of its container, for which the kernel drops signals without a handler: a

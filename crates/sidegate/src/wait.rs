@@ -12,5 +12,5 @@ pub(crate) fn wait(arguments: &cli::WaitArgs) -> Result<()> {
         Some(address) => AdminAddresses { socket: None, listen: Some(address) },
         None => arguments.asked.addresses()?,
     };
-    Ok(runtime()?.block_on(addresses.wait_until_ready(arguments.timeout))?)
+    Ok(runtime()?.block_on(addresses.wait_until_ready(arguments.timeout.duration()))?)
 }

@@ -37,6 +37,15 @@ pub struct Question<'a> {
     pub time: SystemTime,
 }
 
+/// A name and an address that it stands for: `db.default.svc=10.1.0.7`.
+///
+/// # Errors
+/// If it is something else.
+pub fn resolved_name(text: &str) -> Result<(String, IpAddr), String> {
+    let parsed = text.split_once('=').and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)));
+    parsed.ok_or_else(|| format!("`{text}` is no name and address; write for example db.default.svc=10.1.0.7"))
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {

@@ -194,7 +194,7 @@ fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
 }
 
 /// An inclusive range of ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     /// First port.
     pub first: u16,
@@ -215,6 +215,12 @@ impl PortRange {
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
+    }
+}
+
+impl From<u16> for PortRange {
+    fn from(port: u16) -> Self {
+        Self { first: port, last: port }
     }
 }
 

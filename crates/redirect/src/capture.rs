@@ -1,6 +1,8 @@
 //! The rules that capture, as text for nft, with a comment on each for reviewers.
 
-use crate::plan::{Exempt, InboundCapture, OutboundCapture, Plan, PortRange, UdpHandling};
+use sidegate_config::value::PortRange;
+
+use crate::plan::{Exempt, InboundCapture, OutboundCapture, Plan, UdpHandling};
 use crate::set::{AddressField, outside, ports, set, within};
 use crate::text::Text;
 

@@ -1,7 +1,9 @@
 //! Checks a plan for contradictions.
 
+use sidegate_config::value::PortRange;
+
 use crate::error::RedirectError;
-use crate::plan::{Exempt, Plan, PortRange};
+use crate::plan::{Exempt, Plan};
 
 /// Names every problem, not only the first.
 pub(crate) fn check(plan: &Plan) -> Result<(), RedirectError> {

@@ -39,7 +39,7 @@ mod verify;
 pub use apply::{apply, counters, is_applied, remove};
 pub use diff::Difference;
 pub use error::RedirectError;
-pub use plan::{Exempt, InboundCapture, OutboundCapture, Plan, PortRange, UdpHandling};
+pub use plan::{Exempt, InboundCapture, OutboundCapture, Plan, UdpHandling};
 pub use plan_of_config::exempt_uid;
 pub use proof::Proof;
 pub use render::render;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use sidegate_config::value::PortRange;
 
 /// What the rules capture, and what they exempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,26 +70,4 @@ pub struct OutboundCapture {
     pub include_ports: Vec<PortRange>,
     /// Ports that are not captured.
     pub exclude_ports: Vec<PortRange>,
-}
-
-/// Ports from `first` to `last`, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortRange {
-    /// The first port.
-    pub first: u16,
-    /// The last port.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// Whether the port is in the range.
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-impl From<u16> for PortRange {
-    fn from(port: u16) -> Self {
-        Self { first: port, last: port }
-    }
 }

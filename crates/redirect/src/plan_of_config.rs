@@ -1,9 +1,9 @@
 //! Makes the plan of a configuration.
 
-use sidegate_config::value::{Address, Ports};
+use sidegate_config::value::{Address, PortRange, Ports};
 use sidegate_config::{Config, schema};
 
-use crate::plan::{Exempt, InboundCapture, OutboundCapture, Plan, PortRange, UdpHandling};
+use crate::plan::{Exempt, InboundCapture, OutboundCapture, Plan, UdpHandling};
 
 /// The user that sidegate runs as by default, as in other meshes.
 const DEFAULT_UID: u32 = 1337;
@@ -27,7 +27,7 @@ impl Plan {
         // Probes and explicit listeners belong to sidegate and are reached directly.
         let own = config.admin.listen.iter().filter(|a| !a.0.ip().is_loopback()).map(port);
         let own = own.chain(config.inbound.listeners.iter().map(|l| l.listen.0.port()));
-        let own = own.map(|port| PortRange { first: port, last: port });
+        let own = own.map(PortRange::from);
         Self {
             exempt,
             exempt_uids: redirect.exclude_uids.clone(),
@@ -55,5 +55,5 @@ impl Plan {
 }
 
 fn ranges(ports: &[Ports]) -> Vec<PortRange> {
-    ports.iter().map(|p| PortRange { first: p.get().first, last: p.get().last }).collect()
+    ports.iter().map(|ports| *ports.get()).collect()
 }

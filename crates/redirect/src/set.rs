@@ -3,8 +3,7 @@
 use std::fmt::Display;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-
-use crate::plan::PortRange;
+use sidegate_config::value::PortRange;
 
 /// The field of a packet that holds an address.
 #[derive(Clone, Copy)]

@@ -7,8 +7,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use common::*;
+use sidegate_config::value::PortRange;
 use sidegate_devkit::pods::contains;
-use sidegate_redirect::{Exempt, OutboundCapture, Plan, PortRange, UdpHandling};
+use sidegate_redirect::{Exempt, OutboundCapture, Plan, UdpHandling};
 use socket2::{Domain, Protocol, Socket, Type};
 
 #[test]

@@ -6,7 +6,8 @@ mod common;
 use std::net::IpAddr;
 
 use common::*;
-use sidegate_redirect::{Exempt, InboundCapture, OutboundCapture, Plan, PortRange, RedirectError, UdpHandling, counters, remove, render};
+use sidegate_config::value::PortRange;
+use sidegate_redirect::{Exempt, InboundCapture, OutboundCapture, Plan, RedirectError, UdpHandling, counters, remove, render};
 
 /// A plan with every rule there is.
 fn full() -> Plan {

@@ -225,10 +225,10 @@ fn open_at_line(path: &Path) -> io::Result<File> {
 /// The time of a record.
 fn record_time(line: &[u8]) -> Option<SystemTime> {
     #[derive(Deserialize)]
-    struct LineHead<'a> {
+    struct TimeField<'a> {
         time: &'a str,
     }
-    let head: LineHead<'_> = serde_json::from_slice(line).ok()?;
+    let head: TimeField<'_> = serde_json::from_slice(line).ok()?;
     humantime::parse_rfc3339(head.time).ok()
 }
 

@@ -378,12 +378,12 @@ fn end_of(path: &Path) -> io::Result<FileEnd> {
 /// Whether a line is the signed checkpoint that closes the log. Without a signature anyone could have written it.
 fn closes(line: &[u8]) -> bool {
     #[derive(Deserialize)]
-    struct Checkpoint {
+    struct ClosingFields {
         event: String,
         cause: Option<CheckpointCause>,
         signature: Option<String>,
     }
-    let is_end = |c: Checkpoint| c.event == "log.checkpoint" && c.cause == Some(CheckpointCause::Shutdown) && c.signature.is_some();
+    let is_end = |c: ClosingFields| c.event == "log.checkpoint" && c.cause == Some(CheckpointCause::Shutdown) && c.signature.is_some();
     serde_json::from_slice(line).is_ok_and(is_end)
 }
 

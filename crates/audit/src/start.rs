@@ -11,7 +11,7 @@ use crate::hex::sha256_hex;
 use crate::log::Audit;
 
 impl Audit {
-    /// Records with what the process of `version` starts, and the secrets that its configuration, read from `file`, holds or names. No
+    /// Records with what the process of `version` starts, and the secrets that its configuration, read from `file`, holds. No
     /// record of it keeps the process from starting.
     pub fn record_start(&self, config: &Config, file: &Path, version: &str) {
         if !config.audit.is_on() {

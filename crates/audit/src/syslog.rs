@@ -109,11 +109,11 @@ fn connect_tcp(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> 
 /// A record as a syslog message with its length before it.
 fn message(line: &[u8], host: &str) -> io::Result<Vec<u8>> {
     #[derive(Deserialize)]
-    struct LineHead<'a> {
+    struct SyslogFields<'a> {
         time: &'a str,
         event: &'a str,
     }
-    let head: LineHead<'_> = serde_json::from_slice(line).map_err(io::Error::other)?;
+    let head: SyslogFields<'_> = serde_json::from_slice(line).map_err(io::Error::other)?;
     // RFC 5424 §6.2.7: a message ID has 32 characters at most; our events' names are shorter.
     let (time, event, pid) = (head.time, head.event, std::process::id());
     let start = format!("<{PRIORITY}>1 {time} {host} sidegate {pid} {event} - ");

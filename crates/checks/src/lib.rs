@@ -51,7 +51,7 @@ pub use check::{CheckReport, check};
 pub use doubts::{destinations, doubts, in_plaintext, notes, wrong_user};
 pub use examine::{Examined, examine};
 pub use policy::{
-    Answer, ChangedDecision, ExplainError, Explained, FailedExpectation, LoadError, LoadedPolicy, Matching, PortAnswer, Question, Replay,
-    Suggestion, SuiteError, TestReport, resolved_name, suggest,
+    ChangedDecision, ExplainAnswer, ExplainError, Explained, FailedExpectation, LoadError, LoadedPolicy, Matching, PortAnswer, Question,
+    Replay, Suggestion, SuiteError, TestReport, resolved_name, suggest,
 };
 pub use unusable::Unusable;

@@ -19,7 +19,7 @@ use crate::doubts::destinations;
 use crate::examine::policy_of;
 use crate::unusable::Unusable;
 
-pub use explain::{Answer, ExplainError, Explained, Matching, PortAnswer, Question, resolved_name};
+pub use explain::{ExplainAnswer, ExplainError, Explained, Matching, PortAnswer, Question, resolved_name};
 pub use replay::{ChangedDecision, Replay};
 pub use suggest::{Suggestion, suggest};
 pub use test::{FailedExpectation, SuiteError, TestReport};

@@ -39,7 +39,7 @@ pub(crate) fn write(format: Format, records: &Receiver<Arc<ConnectionRecord>>, m
             Ok(record) => record,
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
-                if lines.flush() == Reader::Gone {
+                if lines.flush() == LogReader::Gone {
                     break;
                 }
                 match records.recv() {
@@ -51,7 +51,7 @@ pub(crate) fn write(format: Format, records: &Receiver<Arc<ConnectionRecord>>, m
                 }
             }
         };
-        if lines.write(format, &record) == Reader::Gone {
+        if lines.write(format, &record) == LogReader::Gone {
             break;
         }
     }
@@ -64,7 +64,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// Whether standard output still has a reader.
 #[derive(PartialEq, Eq)]
-enum Reader {
+enum LogReader {
     There,
     Gone,
 }
@@ -77,7 +77,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn write(&mut self, format: Format, record: &ConnectionRecord) -> Reader {
+    fn write(&mut self, format: Format, record: &ConnectionRecord) -> LogReader {
         self.unsure += 1;
         let written = match format {
             Format::Json => {
@@ -88,7 +88,7 @@ impl Lines<'_> {
         self.reader_after(written)
     }
 
-    fn flush(&mut self) -> Reader {
+    fn flush(&mut self) -> LogReader {
         let flushed = self.out.flush();
         if flushed.is_ok() {
             self.unsure = 0;
@@ -98,12 +98,12 @@ impl Lines<'_> {
 
     /// Handles the result of a write. An error discards the buffer, so that a full disk that has room again gets whole lines. A
     /// part of the buffer may have been written: the count of lost lines is an upper bound.
-    fn reader_after(&mut self, result: io::Result<()>) -> Reader {
-        let Err(error) = result else { return Reader::There };
+    fn reader_after(&mut self, result: io::Result<()>) -> LogReader {
+        let Err(error) = result else { return LogReader::There };
         let (_, _) = std::mem::replace(&mut self.out, BufWriter::with_capacity(BUFFER, io::stdout())).into_parts();
         let unsure = std::mem::take(&mut self.unsure);
         self.lost(unsure);
-        if error.kind() == io::ErrorKind::BrokenPipe { Reader::Gone } else { Reader::There }
+        if error.kind() == io::ErrorKind::BrokenPipe { LogReader::Gone } else { LogReader::There }
     }
 
     fn lost(&self, lines: usize) {

@@ -9,7 +9,7 @@ use opentelemetry_semantic_conventions::attribute as semconv;
 use sidegate_config::schema::telemetry as schema;
 use sidegate_core::{AddressText, CertificateFacts, ConnectionRecord, Direction, RevocationStatus, Transport, TunnelUse};
 
-use crate::wire::Buffer;
+use crate::wire::WireBuffer;
 
 macro_rules! attributes {
     ($($constant:ident $key:expr, $kind:literal $meaning:literal;)*) => {
@@ -77,20 +77,20 @@ pub(crate) const USUAL: usize = 32;
 /// How many attributes a span or a log record has at most, and how many characters each of its texts
 /// (OpenTelemetry specification, "Attribute limits").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct AttributeBounds {
     count: usize,
     /// None for no bound.
     value_length: Option<usize>,
 }
 
-impl From<&schema::AttributeLimits> for Limits {
+impl From<&schema::AttributeLimits> for AttributeBounds {
     fn from(limits: &schema::AttributeLimits) -> Self {
         let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         Self { count: size(limits.count), value_length: limits.value_length.map(size) }
     }
 }
 
-impl Limits {
+impl AttributeBounds {
     fn cut(self, text: &str) -> &str {
         let end = self.value_length.and_then(|most| text.char_indices().nth(most));
         end.map_or(text, |(end, _)| &text[..end])
@@ -98,30 +98,30 @@ impl Limits {
 }
 
 /// Where attributes are written.
-enum Form<'a> {
+enum AttributeSink<'a> {
     /// Repeated `KeyValue`s in a field of a log record, encoded at once.
-    LogRecord(&'a mut Buffer, u32),
+    LogRecord(&'a mut WireBuffer, u32),
     /// The list of the SDK's span.
     Span(&'a mut Vec<KeyValue>),
 }
 
 /// Attributes under construction.
 pub(crate) struct Attributes<'a> {
-    form: Form<'a>,
-    limits: Limits,
+    sink: AttributeSink<'a>,
+    limits: AttributeBounds,
     count: usize,
     dropped: u32,
 }
 
 impl<'a> Attributes<'a> {
     /// Those of a log record, in its field `field`.
-    pub(crate) fn of_log_record(out: &'a mut Buffer, field: u32, limits: Limits) -> Self {
-        Self { form: Form::LogRecord(out, field), limits, count: 0, dropped: 0 }
+    pub(crate) fn of_log_record(out: &'a mut WireBuffer, field: u32, limits: AttributeBounds) -> Self {
+        Self { sink: AttributeSink::LogRecord(out, field), limits, count: 0, dropped: 0 }
     }
 
     /// Those of a span.
-    pub(crate) fn of_span(list: &'a mut Vec<KeyValue>, limits: Limits) -> Self {
-        Self { form: Form::Span(list), limits, count: 0, dropped: 0 }
+    pub(crate) fn of_span(list: &'a mut Vec<KeyValue>, limits: AttributeBounds) -> Self {
+        Self { sink: AttributeSink::Span(list), limits, count: 0, dropped: 0 }
     }
 
     /// Whether there is room for one more; counts it either way.
@@ -140,9 +140,9 @@ impl<'a> Attributes<'a> {
             return;
         }
         let value = self.limits.cut(value);
-        match &mut self.form {
-            Form::LogRecord(out, field) => out.text_attribute(*field, &key.into(), value),
-            Form::Span(all) => all.push(KeyValue::new(key.into(), value.to_owned())),
+        match &mut self.sink {
+            AttributeSink::LogRecord(out, field) => out.text_attribute(*field, &key.into(), value),
+            AttributeSink::Span(all) => all.push(KeyValue::new(key.into(), value.to_owned())),
         }
     }
 
@@ -156,9 +156,9 @@ impl<'a> Attributes<'a> {
         if !self.is_room() {
             return;
         }
-        match &mut self.form {
-            Form::LogRecord(out, field) => out.varint_attribute(*field, &key.into(), 2, value.into()),
-            Form::Span(all) => all.push(KeyValue::new(key.into(), value)),
+        match &mut self.sink {
+            AttributeSink::LogRecord(out, field) => out.varint_attribute(*field, &key.into(), 2, value.into()),
+            AttributeSink::Span(all) => all.push(KeyValue::new(key.into(), value)),
         }
     }
 
@@ -171,10 +171,10 @@ impl<'a> Attributes<'a> {
         if !self.is_room() {
             return;
         }
-        match &mut self.form {
+        match &mut self.sink {
             // Negative ones in two's complement, as protobuf has them.
-            Form::LogRecord(out, field) => out.varint_attribute(*field, &key.into(), 3, value.cast_unsigned()),
-            Form::Span(all) => all.push(KeyValue::new(key.into(), value)),
+            AttributeSink::LogRecord(out, field) => out.varint_attribute(*field, &key.into(), 3, value.cast_unsigned()),
+            AttributeSink::Span(all) => all.push(KeyValue::new(key.into(), value)),
         }
     }
 
@@ -307,7 +307,7 @@ pub(crate) mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    impl Default for Limits {
+    impl Default for AttributeBounds {
         fn default() -> Self {
             Self::from(&schema::AttributeLimits::default())
         }
@@ -368,9 +368,9 @@ pub(crate) mod tests {
         for (direction, reason) in
             [(Direction::Inbound, Reason::Expired), (Direction::Outbound, Reason::Expired), (Direction::Inbound, Reason::Closed)]
         {
-            let mut out = Buffer::default();
+            let mut out = WireBuffer::default();
             let record = full(direction, reason);
-            let mut all = Attributes::of_log_record(&mut out, 1, Limits::default());
+            let mut all = Attributes::of_log_record(&mut out, 1, AttributeBounds::default());
             connection(&record, &mut all);
             stages(&record, &mut all);
             let attributes = KeyValueList::decode(out.into_bytes().as_slice()).unwrap().values;
@@ -384,8 +384,12 @@ pub(crate) mod tests {
     #[test]
     fn both_forms_say_the_same_within_the_limits() {
         let record = full(Direction::Inbound, Reason::Expired);
-        for limits in [Limits::default(), Limits { count: 7, value_length: Some(5) }, Limits { count: 0, value_length: Some(0) }] {
-            let (mut out, mut list) = (Buffer::default(), Vec::new());
+        for limits in [
+            AttributeBounds::default(),
+            AttributeBounds { count: 7, value_length: Some(5) },
+            AttributeBounds { count: 0, value_length: Some(0) },
+        ] {
+            let (mut out, mut list) = (WireBuffer::default(), Vec::new());
             let mut of_log = Attributes::of_log_record(&mut out, 1, limits);
             connection(&record, &mut of_log);
             let dropped = of_log.dropped();
@@ -401,7 +405,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_text_is_cut_between_characters() {
-        let limits = |most| Limits { count: 1, value_length: most };
+        let limits = |most| AttributeBounds { count: 1, value_length: most };
         assert_eq!([limits(None), limits(Some(9)), limits(Some(2)), limits(Some(0))].map(|l| l.cut("Größe")), ["Größe", "Größe", "Gr", ""]);
         assert_eq!(limits(Some(3)).cut("Größe"), "Grö");
     }

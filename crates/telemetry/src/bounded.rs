@@ -13,13 +13,13 @@ pub(crate) const OTHER: &str = "other";
 #[derive(Debug)]
 pub(crate) struct Bounded<const K: usize> {
     limit: usize,
-    named: Mutex<Named<K>>,
+    named: Mutex<NamedSeries<K>>,
     other: [Counter; K],
 }
 
 #[derive(Debug)]
-struct Named<const K: usize> {
-    series: HashMap<Arc<str>, Entry<K>>,
+struct NamedSeries<const K: usize> {
+    series: HashMap<Arc<str>, OwnCounts<K>>,
     /// How many series there have been.
     generations: u64,
     /// Counts of series that were given up.
@@ -30,7 +30,7 @@ struct Named<const K: usize> {
 
 /// A key's own counters.
 #[derive(Debug)]
-struct Entry<const K: usize> {
+struct OwnCounts<const K: usize> {
     counts: [u64; K],
     start: SystemTime,
     generation: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Counted<const K: usize> {
 
 impl<const K: usize> Bounded<K> {
     pub(crate) fn new(limit: usize) -> Self {
-        let named = Mutex::new(Named { series: HashMap::new(), candidates: HashMap::new(), generations: 0, retired: [0; K] });
+        let named = Mutex::new(NamedSeries { series: HashMap::new(), candidates: HashMap::new(), generations: 0, retired: [0; K] });
         Self { limit, named, other: std::array::from_fn(|_| Counter::default()) }
     }
 
@@ -116,7 +116,7 @@ impl<const K: usize> Bounded<K> {
 
     pub(crate) fn all(&self) -> Vec<Counted<K>> {
         let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = |(key, entry): (&Arc<str>, &Entry<K>)| Counted {
+        let counted = |(key, entry): (&Arc<str>, &OwnCounts<K>)| Counted {
             key: key.clone(),
             counts: entry.counts,
             series: Series::Own { start: entry.start, generation: entry.generation },
@@ -129,10 +129,10 @@ impl<const K: usize> Bounded<K> {
     }
 }
 
-impl<const K: usize> Named<K> {
-    fn begin(&mut self, key: Arc<str>) -> &mut Entry<K> {
+impl<const K: usize> NamedSeries<K> {
+    fn begin(&mut self, key: Arc<str>) -> &mut OwnCounts<K> {
         self.generations += 1;
-        let new = Entry { counts: [0; K], start: SystemTime::now(), generation: self.generations, of_late: 0 };
+        let new = OwnCounts { counts: [0; K], start: SystemTime::now(), generation: self.generations, of_late: 0 };
         self.series.entry(key).insert_entry(new).into_mut()
     }
 }

@@ -7,7 +7,7 @@ use crate::attributes::{ALLOWED, DIRECTION, ERROR_TYPE, PEER_ID, PEER_REVOCATION
 
 /// What an instrument measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum InstrumentKind {
     /// A sum that only grows.
     Counter,
     /// A sum that grows and shrinks.
@@ -18,7 +18,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl InstrumentKind {
     /// OpenTelemetry's word for it.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -37,7 +37,7 @@ pub struct Instrument {
     /// Its name in OpenTelemetry.
     pub name: &'static str,
     /// What it measures.
-    pub kind: Kind,
+    pub kind: InstrumentKind,
     /// UCUM unit; what is counted stands in braces.
     pub unit: &'static str,
     /// The attributes of its points.
@@ -65,7 +65,7 @@ pub(crate) fn prometheus_name(name: &str, instrument: &Instrument) -> String {
     if !name.ends_with(unit) {
         name.push_str(unit);
     }
-    if instrument.kind == Kind::Counter {
+    if instrument.kind == InstrumentKind::Counter {
         name.push_str("_total");
     }
     name
@@ -74,7 +74,7 @@ pub(crate) fn prometheus_name(name: &str, instrument: &Instrument) -> String {
 macro_rules! instruments {
     ($($constant:ident $name:literal $kind:ident $unit:literal [$($attribute:expr),*] $description:literal;)*) => {
         $(pub(crate) static $constant: Instrument = Instrument {
-            name: $name, kind: Kind::$kind, unit: $unit, attributes: &[$($attribute),*], description: $description,
+            name: $name, kind: InstrumentKind::$kind, unit: $unit, attributes: &[$($attribute),*], description: $description,
         };)*
 
         /// All instruments.

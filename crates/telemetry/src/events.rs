@@ -11,7 +11,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use crate::instruments::Counter;
-use crate::logs::{Event, Field};
+use crate::logs::{Field, LoggedEvent};
 
 /// Events are few: repeated ones are folded before this queue.
 const QUEUE: usize = 1024;
@@ -22,13 +22,13 @@ const OWN_TRANSPORT: [&str; 6] = ["h2", "hyper", "tonic", "tower", "rustls", "lo
 /// The layer that queues events for export.
 #[derive(Debug)]
 pub struct EventLayer {
-    sender: mpsc::Sender<Box<Event>>,
+    sender: mpsc::Sender<Box<LoggedEvent>>,
     dropped: Arc<Counter>,
 }
 
 /// The receiving end, for the telemetry thread.
 #[derive(Debug)]
-pub struct Events(pub(crate) mpsc::Receiver<Box<Event>>, pub(crate) Arc<Counter>);
+pub struct Events(pub(crate) mpsc::Receiver<Box<LoggedEvent>>, pub(crate) Arc<Counter>);
 
 /// A layer and its receiving end.
 #[must_use]
@@ -46,7 +46,7 @@ impl<S: Subscriber> Layer<S> for EventLayer {
         if OWN_TRANSPORT.iter().any(is_part) {
             return;
         }
-        let mut event = Event {
+        let mut event = LoggedEvent {
             time: SystemTime::now(),
             level: *meta.level(),
             target: meta.target(),
@@ -61,7 +61,7 @@ impl<S: Subscriber> Layer<S> for EventLayer {
     }
 }
 
-struct Fields<'a>(&'a mut Event);
+struct Fields<'a>(&'a mut LoggedEvent);
 
 impl Fields<'_> {
     fn take(&mut self, key: &Key, field: Field) {

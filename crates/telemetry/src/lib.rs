@@ -66,7 +66,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 pub use attributes::ATTRIBUTES;
 pub use audit_lines::{AuditLine, AuditLines};
-pub use catalog::{Cause, DropSource, INSTRUMENTS, Instrument, Kind, METRIC_ATTRIBUTES};
+pub use catalog::{Cause, DropSource, INSTRUMENTS, Instrument, InstrumentKind, METRIC_ATTRIBUTES};
 pub use events::{EventLayer, Events, events};
 pub use fold::Fold;
 pub use instruments::{Counter, Histogram, UpDownCounter};
@@ -83,9 +83,9 @@ pub use spans::SPANS;
 pub use text::line;
 pub use view::unknown_attributes;
 
-use attributes::Limits;
+use attributes::AttributeBounds;
 use otlp::export::ExportState;
-use otlp::traces::Encoder;
+use otlp::traces::SpanEncoder;
 use pipeline::Pipeline;
 
 /// A few seconds of a busy data plane; at most about 8 MiB.
@@ -189,7 +189,7 @@ impl Telemetry {
         let states = Signal::ALL.map(|signal| options.config.target(signal).map(|target| ExportState::new(&target)));
         let traces = states[Signal::Traces as usize]
             .is_some()
-            .then(|| Encoder::new(resource.clone(), Limits::from(&options.config.traces.attribute_limits)));
+            .then(|| SpanEncoder::new(resource.clone(), AttributeBounds::from(&options.config.traces.attribute_limits)));
         let traces = traces.transpose().map_err(std::io::Error::other)?;
         let (records, receiver) = mpsc::channel(QUEUE);
         let (watchers, _) = broadcast::channel(WATCH);

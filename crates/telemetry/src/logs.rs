@@ -6,15 +6,15 @@ use std::time::SystemTime;
 use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
 use sidegate_core::{ConnectionRecord, event};
 
-use crate::attributes::{self, Attributes, Limits};
+use crate::attributes::{self, AttributeBounds, Attributes};
 use crate::audit_lines::AuditLine;
 use crate::spans::{NOT_SAMPLED, SAMPLED};
 use crate::text;
-use crate::wire::{Buffer, nanos};
+use crate::wire::{WireBuffer, nanos};
 
 /// An event, as it was reported.
 #[derive(Debug)]
-pub(crate) struct Event {
+pub(crate) struct LoggedEvent {
     pub(crate) time: SystemTime,
     pub(crate) level: tracing::Level,
     pub(crate) target: &'static str,
@@ -34,11 +34,11 @@ pub(crate) enum Field {
 
 /// An entry that becomes a log record.
 #[derive(Debug)]
-pub(crate) enum Entry {
+pub(crate) enum LogEntry {
     /// A finished connection; whether its trace is exported too.
     Connection(Arc<ConnectionRecord>, bool),
     /// An event.
-    Event(Box<Event>),
+    Event(Box<LoggedEvent>),
     /// A record of the audit log.
     Audit(AuditLine),
 }
@@ -59,15 +59,15 @@ mod field {
 }
 
 /// Writes `entry` as a log record into field `records` of a `ScopeLogs`.
-pub(crate) fn write(entry: &Entry, limits: Limits, records: u32, out: &mut Buffer) {
+pub(crate) fn write(entry: &LogEntry, limits: AttributeBounds, records: u32, out: &mut WireBuffer) {
     out.message(records, |log| match entry {
-        Entry::Connection(record, sampled) => connection(record, *sampled, limits, log),
-        Entry::Event(event) => of_event(event, limits, log),
-        Entry::Audit(line) => of_audit(line, log),
+        LogEntry::Connection(record, sampled) => connection(record, *sampled, limits, log),
+        LogEntry::Event(event) => of_event(event, limits, log),
+        LogEntry::Audit(line) => of_audit(line, log),
     });
 }
 
-fn head(time: SystemTime, severity: SeverityNumber, severity_text: &str, body: &str, log: &mut Buffer) {
+fn head(time: SystemTime, severity: SeverityNumber, severity_text: &str, body: &str, log: &mut WireBuffer) {
     log.fixed64(field::TIME, nanos(time));
     log.fixed64(field::OBSERVED, nanos(SystemTime::now()));
     log.varint(field::SEVERITY_NUMBER, severity as u64);
@@ -75,7 +75,7 @@ fn head(time: SystemTime, severity: SeverityNumber, severity_text: &str, body: &
     log.message(field::BODY, |value| value.bytes(1, body.as_bytes()));
 }
 
-fn connection(record: &ConnectionRecord, sampled: bool, limits: Limits, log: &mut Buffer) {
+fn connection(record: &ConnectionRecord, sampled: bool, limits: AttributeBounds, log: &mut WireBuffer) {
     let (severity, word) = if record.is_success() { (SeverityNumber::Info, "INFO") } else { (SeverityNumber::Warn, "WARN") };
     head(record.time + record.stages.total, severity, word, &text::line(record), log);
     log.bytes(field::EVENT_NAME, event::CONNECTION_ENDED.as_bytes());
@@ -90,12 +90,12 @@ fn connection(record: &ConnectionRecord, sampled: bool, limits: Limits, log: &mu
 }
 
 /// Its body is the record as the audit log has it, so that the collector has the bytes that are verified.
-fn of_audit(line: &AuditLine, log: &mut Buffer) {
+fn of_audit(line: &AuditLine, log: &mut WireBuffer) {
     head(line.time, SeverityNumber::Info, "INFO", &String::from_utf8_lossy(&line.json), log);
     log.bytes(field::EVENT_NAME, event::AUDIT_RECORD.as_bytes());
 }
 
-fn of_event(event: &Event, limits: Limits, log: &mut Buffer) {
+fn of_event(event: &LoggedEvent, limits: AttributeBounds, log: &mut WireBuffer) {
     let (severity, word) = match event.level {
         tracing::Level::ERROR => (SeverityNumber::Error, "ERROR"),
         tracing::Level::WARN => (SeverityNumber::Warn, "WARN"),
@@ -136,16 +136,16 @@ mod tests {
     use prost::Message;
     use sidegate_core::{Direction, Reason};
 
-    fn log_record(entry: &Entry) -> LogRecord {
-        let mut out = Buffer::default();
-        write(entry, Limits::default(), 2, &mut out);
+    fn log_record(entry: &LogEntry) -> LogRecord {
+        let mut out = WireBuffer::default();
+        write(entry, AttributeBounds::default(), 2, &mut out);
         ScopeLogs::decode(out.into_bytes().as_slice()).unwrap().log_records.remove(0)
     }
 
     #[test]
     fn a_connection_is_a_log_record_of_its_trace() {
         let record = Arc::new(full(Direction::Inbound, Reason::Expired));
-        let log = log_record(&Entry::Connection(record.clone(), true));
+        let log = log_record(&LogEntry::Connection(record.clone(), true));
         assert_eq!((log.trace_id.as_slice(), log.span_id.as_slice()), (&record.connection_id.bytes()[..], &record.span_id.0[..]));
         assert_eq!((log.severity_text.as_str(), log.flags, log.event_name.as_str()), ("WARN", SAMPLED.into(), event::CONNECTION_ENDED));
         assert_eq!(log.body.unwrap().value.unwrap(), Value::StringValue(text::line(&record)));
@@ -157,7 +157,7 @@ mod tests {
     fn an_event_about_a_connection_is_of_its_trace() {
         let id = sidegate_core::ConnectionId::random();
         let fields = vec![("connection_id", Field::Text(id.to_string())), ("count", Field::Number(-3)), ("yes", Field::Boolean(true))];
-        let event = Event {
+        let event = LoggedEvent {
             time: SystemTime::now(),
             level: tracing::Level::ERROR,
             target: "sidegate_proxy::inbound",
@@ -165,7 +165,7 @@ mod tests {
             message: "what".to_owned(),
             fields,
         };
-        let log = log_record(&Entry::Event(Box::new(event)));
+        let log = log_record(&LogEntry::Event(Box::new(event)));
         assert_eq!((log.trace_id, log.event_name.as_str(), log.severity_number), (id.bytes().to_vec(), "sidegate.x", 17));
         let keys: Vec<&str> = log.attributes.iter().map(|a| a.key.as_str()).collect();
         assert_eq!(keys, ["sidegate.module", "sidegate.count", "sidegate.yes"]);

@@ -13,7 +13,7 @@ use crate::catalog::{self, CAUSE, CPU_MODE, Cause, DropSource, FLOW, OUTCOME, RE
 use crate::instruments::{Counter, Exemplar, Histogram, UpDownCounter};
 use crate::observation::Observation;
 use crate::process;
-use crate::stream::{Stream, Streams, Value, attribute};
+use crate::stream::{PointValue, Stream, Streams, attribute};
 use crate::view::Views;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
@@ -340,14 +340,14 @@ impl Metrics {
                 );
             }
             let values = self.durations[way].distribution();
-            streams.push(&catalog::CONNECTION_DURATION, [d()], Value::Distribution(values));
+            streams.push(&catalog::CONNECTION_DURATION, [d()], PointValue::Distribution(values));
             for (outcome, name) in ["failed", "established"].into_iter().enumerate() {
                 for resumed in [false, true] {
                     // Nothing fails by being resumed, and with no resumption there is nothing to show.
                     let values = self.handshakes[way][outcome][usize::from(resumed)].distribution();
                     if !resumed || values.count() > 0 {
                         let attributes = [d(), attribute(OUTCOME, name), attribute(TLS_RESUMED, resumed)];
-                        streams.push(&catalog::HANDSHAKE_DURATION, attributes, Value::Distribution(values));
+                        streams.push(&catalog::HANDSHAKE_DURATION, attributes, PointValue::Distribution(values));
                     }
                 }
             }
@@ -412,7 +412,7 @@ impl Metrics {
         }
         streams.sum(&catalog::AUDIT_RECORDS, [], self.audit_records.get());
         for (i, lag) in self.lag.get().into_iter().flatten().enumerate() {
-            let value = Value::Distribution(lag.distribution());
+            let value = PointValue::Distribution(lag.distribution());
             streams.push(&catalog::RUNTIME_LAG, [attribute(WORKER, i.to_string().as_str())], value);
         }
         let blocking = self.audit_blocking.get().map_or(0, |count| count.load(Ordering::Relaxed));
@@ -511,7 +511,7 @@ mod tests {
         metrics.count_unheard(&record(Reason::Expired));
         let sum = |name: &str| -> u64 {
             let points = metrics.collect().into_iter().filter(|s| s.name == name).flat_map(|s| s.points);
-            points.map(|p| if let Value::Sum(n) = p.value { n } else { 0 }).sum()
+            points.map(|p| if let PointValue::Sum(n) = p.value { n } else { 0 }).sum()
         };
         for name in ["connections", "handshake.failures", "authorization.decisions", "peer.connections", "telemetry.dropped"] {
             assert_eq!(sum(&format!("sidegate.{name}")), 1, "{name}");

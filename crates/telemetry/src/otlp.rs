@@ -13,10 +13,10 @@ use prost::Message;
 
 pub use transport::TlsSource;
 
-use crate::attributes::Limits;
-use crate::logs::{self, Entry};
+use crate::attributes::AttributeBounds;
+use crate::logs::{self, LogEntry};
 use crate::resource::Resource;
-use crate::wire::Buffer;
+use crate::wire::WireBuffer;
 
 /// Who made the telemetry.
 fn scope() -> InstrumentationScope {
@@ -34,8 +34,8 @@ mod field {
 }
 
 /// `entries` as a request.
-pub(crate) fn logs(entries: &[Entry], limits: Limits, resource: &Resource) -> Bytes {
-    let mut out = Buffer::default();
+pub(crate) fn logs(entries: &[LogEntry], limits: AttributeBounds, resource: &Resource) -> Bytes {
+    let mut out = WireBuffer::default();
     out.message(field::RESOURCE_LOGS, |of_resource| {
         of_resource.bytes(field::ORIGIN, &resource.message().encode_to_vec());
         of_resource.message(field::PARTS, |of_scope| {
@@ -60,8 +60,9 @@ mod tests {
     #[test]
     fn a_request_of_log_records_is_whole() {
         let resource = Resource::new(&schema::Telemetry::default(), |_| None);
-        let entries = [Reason::Closed, Reason::Expired].map(|reason| Entry::Connection(Arc::new(full(Direction::Outbound, reason)), true));
-        let request = ExportLogsServiceRequest::decode(logs(&entries, Limits::default(), &resource)).unwrap();
+        let entries =
+            [Reason::Closed, Reason::Expired].map(|reason| LogEntry::Connection(Arc::new(full(Direction::Outbound, reason)), true));
+        let request = ExportLogsServiceRequest::decode(logs(&entries, AttributeBounds::default(), &resource)).unwrap();
         let [of_resource] = &request.resource_logs[..] else { panic!("one resource") };
         let [of_scope] = &of_resource.scope_logs[..] else { panic!("one scope") };
         assert_eq!(of_resource.resource, Some(resource.message()));

@@ -9,12 +9,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use crate::attributes::Limits;
+use crate::attributes::AttributeBounds;
 use crate::audit_lines::AuditLine;
 use crate::catalog::{Cause, DropSource};
 use crate::events::Events;
 use crate::fold::Fold;
-use crate::logs::Entry;
+use crate::logs::LogEntry;
 use crate::metrics::Metrics;
 use crate::otlp::export::{self, ExportState, Exporter};
 use crate::otlp::{self, TlsSource};
@@ -54,7 +54,7 @@ pub(crate) struct Pipeline {
     pub(crate) end: watch::Receiver<Option<std::time::Instant>>,
     pub(crate) states: [Option<Arc<ExportState>>; 3],
     /// The encoder of traces, if they are exported.
-    pub(crate) traces: Option<otlp::traces::Encoder>,
+    pub(crate) traces: Option<otlp::traces::SpanEncoder>,
     /// How many lost lines of the access log have been reported.
     pub(crate) complained: u64,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Pipeline {
 /// The queues to the exporters, with the samplers that choose what enters them.
 struct ExportQueues {
     traces: Option<(mpsc::Sender<Arc<ConnectionRecord>>, TraceSampler, Arc<ExportState>)>,
-    logs: Option<(mpsc::Sender<Entry>, Failures, Arc<ExportState>)>,
+    logs: Option<(mpsc::Sender<LogEntry>, Failures, Arc<ExportState>)>,
     access_log: bool,
     exemplars: schema::Exemplars,
 }
@@ -98,8 +98,8 @@ impl Pipeline {
                         tokio::task::yield_now().await;
                     }
                 }
-                Some(event) = next_event(&mut self.events) => queues.log(&self.metrics, Entry::Event(event)),
-                Some(line) = self.audit_lines.recv() => queues.log(&self.metrics, Entry::Audit(line)),
+                Some(event) = next_event(&mut self.events) => queues.log(&self.metrics, LogEntry::Event(event)),
+                Some(line) = self.audit_lines.recv() => queues.log(&self.metrics, LogEntry::Audit(line)),
                 _ = ticks.tick() => {
                     self.fold.tell();
                     self.complain();
@@ -112,10 +112,10 @@ impl Pipeline {
         }
         self.fold.tell();
         while let Some(event) = self.events.as_mut().and_then(|events| events.0.try_recv().ok()) {
-            queues.log(&self.metrics, Entry::Event(event));
+            queues.log(&self.metrics, LogEntry::Event(event));
         }
         while let Ok(line) = self.audit_lines.try_recv() {
-            queues.log(&self.metrics, Entry::Audit(line));
+            queues.log(&self.metrics, LogEntry::Audit(line));
         }
         drop(queues);
         close.send_replace(true);
@@ -158,13 +158,13 @@ impl Pipeline {
         let logs = exporter(Signal::Logs).map(|(exporter, state)| {
             let (sender, queue) = mpsc::channel(room(&config.logs.batch));
             let resource = self.resource.clone();
-            let limits = Limits::from(&config.logs.attribute_limits);
-            let encode = move |some: &[Entry]| Ok(otlp::logs(some, limits, &resource));
+            let limits = AttributeBounds::from(&config.logs.attribute_limits);
+            let encode = move |some: &[LogEntry]| Ok(otlp::logs(some, limits, &resource));
             exporters.spawn(export::run(queue, config.logs.batch.clone(), exporter, |_| 1, encode));
             (sender, Failures::new(config.logs.failures_per_second), state)
         });
         if let Some((exporter, _)) = exporter(Signal::Metrics) {
-            let encoder = otlp::metrics::Encoder::new(config.metrics.temporality, self.resource.clone());
+            let encoder = otlp::metrics::MetricsEncoder::new(config.metrics.temporality, self.resource.clone());
             exporters.spawn(export::run_metrics(self.metrics.clone(), config.metrics.interval.duration(), exporter, encoder));
         }
         ExportQueues { traces, logs, access_log: config.logs.access_log, exemplars: config.metrics.exemplars }
@@ -222,13 +222,13 @@ impl Pipeline {
                 self.metrics.dropped(DropSource::Logs, Cause::RateLimited).inc();
                 return;
             }
-            queues.log(&self.metrics, Entry::Connection(record, sampled));
+            queues.log(&self.metrics, LogEntry::Connection(record, sampled));
         }
     }
 }
 
 impl ExportQueues {
-    fn log(&self, metrics: &Metrics, entry: Entry) {
+    fn log(&self, metrics: &Metrics, entry: LogEntry) {
         let Some((queue, _, state)) = &self.logs else { return };
         match queue.try_send(entry) {
             Ok(()) => state.hand_over(1),
@@ -238,7 +238,7 @@ impl ExportQueues {
 }
 
 /// The next event; waits forever if events are not exported.
-async fn next_event(events: &mut Option<Events>) -> Option<Box<crate::logs::Event>> {
+async fn next_event(events: &mut Option<Events>) -> Option<Box<crate::logs::LoggedEvent>> {
     match events {
         Some(events) => events.0.recv().await,
         None => std::future::pending().await,

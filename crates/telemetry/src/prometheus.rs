@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 
-use crate::catalog::{Kind, prometheus_name};
+use crate::catalog::{InstrumentKind, prometheus_name};
 use crate::instruments::{Distribution, Exemplar};
 use crate::metrics::Metrics;
-use crate::stream::{Point, Stream, Value};
+use crate::stream::{Point, PointValue, Stream};
 
 /// The classic buckets end at these powers of two, in seconds: from a quarter of a millisecond to a quarter of an hour.
 pub(crate) const BOUNDS: std::ops::RangeInclusive<i32> = -12..=10;
@@ -60,9 +60,9 @@ fn family(text: &mut String, format: ScrapeFormat, stream: &Stream) {
         ScrapeFormat::Text => &name,
     };
     let kind = match stream.instrument.kind {
-        Kind::Counter => "counter",
-        Kind::UpDownCounter | Kind::Gauge => "gauge",
-        Kind::Histogram => "histogram",
+        InstrumentKind::Counter => "counter",
+        InstrumentKind::UpDownCounter | InstrumentKind::Gauge => "gauge",
+        InstrumentKind::Histogram => "histogram",
     };
     let _ = writeln!(text, "# TYPE {family} {kind}");
     for (unit, suffix) in [("seconds", "_seconds"), ("bytes", "_bytes")] {
@@ -74,13 +74,13 @@ fn family(text: &mut String, format: ScrapeFormat, stream: &Stream) {
     for point in &stream.points {
         let plain = || labels(pairs(point), None);
         match &point.value {
-            Value::Sum(sum) => {
+            PointValue::Sum(sum) => {
                 let _ = writeln!(text, "{name}{} {sum}", plain());
             }
-            Value::Number(number) => {
+            PointValue::Number(number) => {
                 let _ = writeln!(text, "{name}{} {number}", plain());
             }
-            Value::Distribution(values) => histogram(text, format, &name, point, values),
+            PointValue::Distribution(values) => histogram(text, format, &name, point, values),
         }
     }
 }

@@ -7,7 +7,7 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use sidegate_core::{ConnectionRecord, Direction, Lap, Stage};
 
-use crate::attributes::{self, Attributes, Limits};
+use crate::attributes::{self, AttributeBounds, Attributes};
 
 /// The spans: name, kind, meaning.
 pub const SPANS: &[(&str, &str, &str)] = &[
@@ -56,7 +56,7 @@ struct Frame {
 }
 
 /// Adds the spans of `record` to `spans`, the whole first.
-pub(crate) fn push(record: &ConnectionRecord, scope: &InstrumentationScope, limits: Limits, spans: &mut Vec<SpanData>) {
+pub(crate) fn push(record: &ConnectionRecord, scope: &InstrumentationScope, limits: AttributeBounds, spans: &mut Vec<SpanData>) {
     let root_id = record.span_id.0;
     let at = |instant: Instant| record.time + instant.saturating_duration_since(record.accepted);
     let root = Frame {
@@ -158,7 +158,7 @@ mod tests {
 
     fn spans(record: &ConnectionRecord) -> Vec<SpanData> {
         let mut spans = Vec::new();
-        push(record, &InstrumentationScope::default(), Limits::default(), &mut spans);
+        push(record, &InstrumentationScope::default(), AttributeBounds::default(), &mut spans);
         assert_eq!(spans.len() as u64, count(record));
         spans
     }

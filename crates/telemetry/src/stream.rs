@@ -53,7 +53,7 @@ pub(crate) fn attribute(key: &'static str, value: impl Into<AttributeValue>) -> 
 
 /// The value of a point.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value {
+pub(crate) enum PointValue {
     Sum(u64),
     Number(f64),
     Distribution(Distribution),
@@ -63,7 +63,7 @@ pub(crate) enum Value {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Point {
     pub(crate) attributes: Vec<Attribute>,
-    pub(crate) value: Value,
+    pub(crate) value: PointValue,
     /// Since when it counts; none for the start of the process.
     pub(crate) start: Option<SystemTime>,
     /// Tells a series from a former one with the same attributes.
@@ -85,7 +85,7 @@ pub(crate) struct Stream {
 pub(crate) struct Streams(pub(crate) Vec<Stream>);
 
 impl Streams {
-    pub(crate) fn push<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [Attribute; N], value: Value) {
+    pub(crate) fn push<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [Attribute; N], value: PointValue) {
         self.of(instrument).points.push(Point { attributes: attributes.into(), value, start: None, generation: 0 });
     }
 
@@ -98,7 +98,7 @@ impl Streams {
     }
 
     pub(crate) fn sum<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [Attribute; N], sum: u64) {
-        self.push(instrument, attributes, Value::Sum(sum));
+        self.push(instrument, attributes, PointValue::Sum(sum));
     }
 
     /// As [`Streams::sum`], unless it is nothing: of the many reasons most never come.
@@ -118,7 +118,7 @@ impl Streams {
         if count == 0 {
             return;
         }
-        let point = |start, generation| Point { attributes: attributes.into(), value: Value::Sum(count), start, generation };
+        let point = |start, generation| Point { attributes: attributes.into(), value: PointValue::Sum(count), start, generation };
         let stream = self.of(instrument);
         match series {
             Series::Shared => stream.points.push(point(None, 0)),
@@ -133,6 +133,6 @@ impl Streams {
     }
 
     pub(crate) fn number<const N: usize>(&mut self, instrument: &'static Instrument, attributes: [Attribute; N], value: f64) {
-        self.push(instrument, attributes, Value::Number(value));
+        self.push(instrument, attributes, PointValue::Number(value));
     }
 }

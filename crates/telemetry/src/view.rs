@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use sidegate_config::schema::telemetry::{HistogramShape, Metrics, View};
+use sidegate_config::schema::telemetry::{self as schema, HistogramShape, View};
 
 use crate::attributes::{PEER_ID, RULE};
-use crate::catalog::{INSTRUMENTS, Kind};
+use crate::catalog::{INSTRUMENTS, InstrumentKind};
 use crate::instruments::SCALE;
-use crate::stream::{Point, Stream, Value};
+use crate::stream::{Point, PointValue, Stream};
 
 /// Whether a view's `instrument` means the instrument `name`.
 fn covers(view: &View, name: &str) -> bool {
@@ -19,7 +19,7 @@ fn covers(view: &View, name: &str) -> bool {
 
 /// What views keep though no instrument that they name has it: the key in the configuration, and what is wrong.
 #[must_use]
-pub fn unknown_attributes(config: &Metrics) -> Vec<(String, String)> {
+pub fn unknown_attributes(config: &schema::Metrics) -> Vec<(String, String)> {
     let mut wrong = Vec::new();
     for (i, view) in config.views.iter().enumerate() {
         let known: BTreeSet<&str> =
@@ -44,7 +44,7 @@ pub(crate) struct Views {
 }
 
 impl Views {
-    pub(crate) fn new(config: &Metrics) -> Self {
+    pub(crate) fn new(config: &schema::Metrics) -> Self {
         Self { views: config.views.clone(), histograms: config.histograms }
     }
 
@@ -84,7 +84,7 @@ impl Views {
 }
 
 /// The points without the attributes that are not `kept`; what then has the same attributes is one.
-fn only(points: Vec<Point>, kept: &[String], kind: Kind) -> Vec<Point> {
+fn only(points: Vec<Point>, kept: &[String], kind: InstrumentKind) -> Vec<Point> {
     let mut places = HashMap::new();
     let mut fewer: Vec<Point> = Vec::new();
     for mut point in points {
@@ -95,11 +95,11 @@ fn only(points: Vec<Point>, kept: &[String], kind: Kind) -> Vec<Point> {
             continue;
         };
         match (&mut same.value, point.value) {
-            (Value::Sum(sum), Value::Sum(more)) => *sum += more,
+            (PointValue::Sum(sum), PointValue::Sum(more)) => *sum += more,
             // What is left until expiry, whether all are healthy: the smallest is what matters.
-            (Value::Number(least), Value::Number(other)) if kind == Kind::Gauge => *least = least.min(other),
-            (Value::Number(sum), Value::Number(more)) => *sum += more,
-            (Value::Distribution(sum), Value::Distribution(more)) => sum.add(&more),
+            (PointValue::Number(least), PointValue::Number(other)) if kind == InstrumentKind::Gauge => *least = least.min(other),
+            (PointValue::Number(sum), PointValue::Number(more)) => *sum += more,
+            (PointValue::Distribution(sum), PointValue::Distribution(more)) => sum.add(&more),
             _ => {}
         }
     }
@@ -121,8 +121,8 @@ mod tests {
     #[test]
     fn what_is_added_up_never_falls() {
         let views = vec![View { attributes: Some(vec![DIRECTION.to_owned()]), ..view("sidegate.peer.connections") }];
-        let metrics = metrics::Metrics::new(&Metrics { peers: 2, views, ..Metrics::default() });
-        let sum = || -> Vec<Value> {
+        let metrics = metrics::Metrics::new(&schema::Metrics { peers: 2, views, ..schema::Metrics::default() });
+        let sum = || -> Vec<PointValue> {
             let stream = metrics.collect().into_iter().find(|s| s.name == "sidegate.peer.connections");
             stream.unwrap().points.into_iter().map(|p| p.value).collect()
         };
@@ -132,16 +132,16 @@ mod tests {
                 record.peer = crate::attributes::tests::peer(&format!("spiffe://a.b/{round}/{}", i % 3));
                 record.reason = Reason::Closed;
                 metrics.count_names(&record);
-                assert_eq!(sum(), [Value::Sum(round * 30 + i + 1)]);
+                assert_eq!(sum(), [PointValue::Sum(round * 30 + i + 1)]);
             }
             metrics.rebalance();
-            assert_eq!(sum(), [Value::Sum((round + 1) * 30)]);
+            assert_eq!(sum(), [PointValue::Sum((round + 1) * 30)]);
         }
     }
 
     #[test]
     fn views_drop_rename_and_add_up() {
-        let config = Metrics {
+        let config = schema::Metrics {
             views: vec![
                 View { drop: true, ..view("process.*") },
                 View {
@@ -152,7 +152,7 @@ mod tests {
                 View { scale: Some(0), ..view("sidegate.*") },
                 View { histogram: Some(HistogramShape::Explicit), ..view("sidegate.handshake.duration") },
             ],
-            ..Metrics::default()
+            ..schema::Metrics::default()
         };
         let metrics = metrics::Metrics::new(&config);
         for reason in [Reason::Closed, Reason::Expired, Reason::Closed] {
@@ -164,7 +164,7 @@ mod tests {
         assert!(!streams.iter().any(|s| s.name.starts_with("process.") || s.name == "sidegate.connections"));
         let renamed = streams.iter().find(|s| s.name == "mesh.connections").unwrap();
         assert_eq!(renamed.points.len(), 1);
-        assert_eq!((renamed.points[0].value.clone(), renamed.points[0].attributes.len()), (Value::Sum(3), 1));
+        assert_eq!((renamed.points[0].value.clone(), renamed.points[0].attributes.len()), (PointValue::Sum(3), 1));
         let views = metrics.views();
         assert_eq!(views.histogram("sidegate.handshake.duration"), (HistogramShape::Explicit, 0));
         assert_eq!(views.histogram("sidegate.connection.duration"), (HistogramShape::Exponential, 0));

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Messages under construction.
 #[derive(Debug, Default)]
-pub(crate) struct Buffer {
+pub(crate) struct WireBuffer {
     bytes: Vec<u8>,
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn nanos(time: SystemTime) -> u64 {
 /// be is allowed, and enough for 256 MiB.
 const PADDED: usize = 4;
 
-impl Buffer {
+impl WireBuffer {
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_the_generated_types_read() {
         let long = "x".repeat(70_000);
-        let mut buffer = Buffer::default();
+        let mut buffer = WireBuffer::default();
         buffer.message(1, |kv| kv.bytes(1, b"nested"));
         for text in ["", "short", &"y".repeat(200), &long] {
             buffer.text_attribute(1, text, text);

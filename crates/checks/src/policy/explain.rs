@@ -78,7 +78,7 @@ pub struct Explained<'a> {
 /// The answer, for tools.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer<'a> {
+pub struct ExplainAnswer<'a> {
     /// Said by the decision, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed: Option<bool>,
@@ -196,14 +196,14 @@ impl Explained<'_> {
 
     /// The answer, for tools.
     #[must_use]
-    pub fn answer(&self) -> Answer<'_> {
+    pub fn answer(&self) -> ExplainAnswer<'_> {
         let Self { course, matching, notes, .. } = self;
         let port = match &course.meets {
             Meets::Port(range, mode, index) => Some(PortAnswer { ports: range.to_string(), mode: mode.label(), key: key_of_port(*index) }),
             _ => None,
         };
         let transport = if course.plaintext { "plaintext" } else { "mtls" };
-        Answer {
+        ExplainAnswer {
             allowed: course.decision.is_none().then_some(false),
             decision: course.decision.as_ref(),
             reason: course.reason.map(sidegate_core::Reason::label),

@@ -11,7 +11,7 @@ use sidegate_policy::{PeerCertificate, Query, TlsFacts};
 use super::{LoadedPolicy, explanation, verdict};
 
 /// What the connections of one difference have in common: what is decided now, who, where to, the rule before, the rule now.
-type Key = (bool, String, String, String, String);
+type DifferenceKey = (bool, String, String, String, String);
 
 /// What a policy would decide differently about recorded connections.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl LoadedPolicy {
     /// # Errors
     /// A file can't be read, or there is no connection in any.
     pub fn replay(&self, paths: &[PathBuf], keys: &AuditorKeys, warn: impl FnMut(&str)) -> Result<Replay, RecordedError> {
-        let mut differences: BTreeMap<Key, ChangedDecision> = BTreeMap::new();
+        let mut differences: BTreeMap<DifferenceKey, ChangedDecision> = BTreeMap::new();
         let read = read_connections(paths, keys, warn, |seen| {
             let now = self.policy().verdict(&query(&seen)).decision;
             if now.allowed != seen.allowed {

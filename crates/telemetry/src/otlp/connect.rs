@@ -13,11 +13,11 @@ use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 /// What bytes pass through, whatever it is.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// Connects to `target`; `tls` is there if it is an `https` endpoint. The caller sets the deadline.
-pub(crate) async fn connect(target: &Target, mark: Option<u32>, tls: Option<Arc<ClientConfig>>) -> io::Result<Box<dyn Stream>> {
+pub(crate) async fn connect(target: &Target, mark: Option<u32>, tls: Option<Arc<ClientConfig>>) -> io::Result<Box<dyn ByteStream>> {
     if target.address.scheme == Scheme::Unix {
         return Ok(Box::new(UnixStream::connect(&target.address.host).await?));
     }

@@ -15,7 +15,7 @@ use sidegate_net::Backoff;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::transport::{TlsSource, Transport};
+use super::transport::{CollectorTransport, TlsSource};
 use crate::catalog::Cause;
 use crate::metrics::Metrics;
 
@@ -58,7 +58,7 @@ impl ExportState {
 /// Sends the encoded requests of one signal.
 pub(crate) struct Exporter {
     signal: Signal,
-    transport: Transport,
+    transport: CollectorTransport,
     metrics: Arc<Metrics>,
     state: Arc<ExportState>,
     /// Until when the collector wants to be left alone.
@@ -77,7 +77,7 @@ impl Exporter {
         state: Arc<ExportState>,
         closing: watch::Receiver<bool>,
     ) -> Self {
-        Self { signal, transport: Transport::new(signal, target, mark, tls), metrics, state, quiet_until: None, closing }
+        Self { signal, transport: CollectorTransport::new(signal, target, mark, tls), metrics, state, quiet_until: None, closing }
     }
 
     fn drop(&self, cause: Cause, items: u64) {
@@ -234,7 +234,12 @@ pub(crate) async fn run<T>(
 }
 
 /// Sends the state of all instruments every `interval`, and at the end.
-pub(crate) async fn run_metrics(metrics: Arc<Metrics>, interval: Duration, mut exporter: Exporter, mut encoder: super::metrics::Encoder) {
+pub(crate) async fn run_metrics(
+    metrics: Arc<Metrics>,
+    interval: Duration,
+    mut exporter: Exporter,
+    mut encoder: super::metrics::MetricsEncoder,
+) {
     loop {
         let last = tokio::select! {
             () = sleep(interval) => false,

@@ -18,19 +18,19 @@ use prost::Message;
 use sidegate_config::schema::telemetry::{HistogramShape, Temporality};
 
 use super::scope;
-use crate::catalog::Kind;
+use crate::catalog::InstrumentKind;
 use crate::instruments::{Distribution, Exemplar, ZERO_THRESHOLD};
 use crate::metrics::Metrics;
 use crate::prometheus::{BOUNDS, bound};
 use crate::resource::Resource;
-use crate::stream::{Attribute, AttributeValue, Point, Stream, Value};
+use crate::stream::{Attribute, AttributeValue, Point, PointValue, Stream};
 use crate::wire::nanos;
 
 /// A point by its stream's name, its attributes and its generation.
-type Key = (String, Vec<Attribute>, u64);
+type PointKey = (String, Vec<Attribute>, u64);
 
 /// Makes requests; for delta temporality it remembers what has arrived.
-pub(crate) struct Encoder {
+pub(crate) struct MetricsEncoder {
     temporality: Temporality,
     resource: Arc<Resource>,
     arrived: Sent,
@@ -42,10 +42,10 @@ pub(crate) struct Encoder {
 #[derive(Default)]
 struct Sent {
     time: Option<SystemTime>,
-    values: HashMap<Key, Value>,
+    values: HashMap<PointKey, PointValue>,
 }
 
-impl Encoder {
+impl MetricsEncoder {
     pub(crate) fn new(temporality: Temporality, resource: Arc<Resource>) -> Self {
         Self { temporality, resource, arrived: Sent::default(), sent: None }
     }
@@ -89,7 +89,7 @@ impl Encoder {
     fn subtract(&mut self, streams: &mut [Stream], now: SystemTime) {
         let mut sent = Sent { time: Some(now), values: HashMap::new() };
         for stream in streams {
-            if !matches!(stream.instrument.kind, Kind::Counter | Kind::Histogram) {
+            if !matches!(stream.instrument.kind, InstrumentKind::Counter | InstrumentKind::Histogram) {
                 continue;
             }
             for point in &mut stream.points {
@@ -97,9 +97,9 @@ impl Encoder {
                 let before = self.arrived.values.get(&key);
                 sent.values.insert(key, point.value.clone());
                 match (&mut point.value, before) {
-                    (Value::Sum(sum), Some(Value::Sum(old))) => *sum = sum.saturating_sub(*old),
-                    (Value::Number(sum), Some(Value::Number(old))) => *sum -= old,
-                    (Value::Distribution(values), Some(Value::Distribution(old))) => values.since(old),
+                    (PointValue::Sum(sum), Some(PointValue::Sum(old))) => *sum = sum.saturating_sub(*old),
+                    (PointValue::Number(sum), Some(PointValue::Number(old))) => *sum -= old,
+                    (PointValue::Distribution(values), Some(PointValue::Distribution(old))) => values.since(old),
                     _ => {}
                 }
             }
@@ -127,18 +127,20 @@ fn metric(stream: Stream, metrics: &Metrics, temporality: Temporality, time: &Ti
     let (shape, scale) = metrics.views().histogram(stream.instrument.name);
     let points = stream.points;
     let data = match (stream.instrument.kind, shape) {
-        (Kind::Counter, _) => Data::Sum(Sum { data_points: numbers(&points, time), aggregation_temporality: grows, is_monotonic: true }),
-        (Kind::UpDownCounter, _) => Data::Sum(Sum {
+        (InstrumentKind::Counter, _) => {
+            Data::Sum(Sum { data_points: numbers(&points, time), aggregation_temporality: grows, is_monotonic: true })
+        }
+        (InstrumentKind::UpDownCounter, _) => Data::Sum(Sum {
             data_points: numbers(&points, &Times { start: metrics.started(), now: time.now }),
             aggregation_temporality: AggregationTemporality::Cumulative as i32,
             is_monotonic: false,
         }),
-        (Kind::Gauge, _) => Data::Gauge(Gauge { data_points: numbers(&points, time) }),
-        (Kind::Histogram, HistogramShape::Exponential) => Data::ExponentialHistogram(ExponentialHistogram {
+        (InstrumentKind::Gauge, _) => Data::Gauge(Gauge { data_points: numbers(&points, time) }),
+        (InstrumentKind::Histogram, HistogramShape::Exponential) => Data::ExponentialHistogram(ExponentialHistogram {
             data_points: distributions(points, |point, values| exponential(point, values.at_scale(scale), time)),
             aggregation_temporality: grows,
         }),
-        (Kind::Histogram, HistogramShape::Explicit) => Data::Histogram(proto::Histogram {
+        (InstrumentKind::Histogram, HistogramShape::Explicit) => Data::Histogram(proto::Histogram {
             data_points: distributions(points, |point, values| explicit(point, &values, time)),
             aggregation_temporality: grows,
         }),
@@ -153,8 +155,8 @@ fn metric(stream: Stream, metrics: &Metrics, temporality: Temporality, time: &Ti
 }
 
 fn distributions<T>(points: Vec<Point>, make: impl Fn(&Point, Distribution) -> T) -> Vec<T> {
-    let values = |mut point: Point| match std::mem::replace(&mut point.value, Value::Sum(0)) {
-        Value::Distribution(values) => Some(make(&point, values)),
+    let values = |mut point: Point| match std::mem::replace(&mut point.value, PointValue::Sum(0)) {
+        PointValue::Distribution(values) => Some(make(&point, values)),
         _ => None,
     };
     points.into_iter().filter_map(values).collect()
@@ -175,9 +177,9 @@ fn numbers(points: &[Point], time: &Times) -> Vec<NumberDataPoint> {
     let number = |point: &Point| {
         let (start_time_unix_nano, time_unix_nano) = time.of(point);
         let value = match &point.value {
-            Value::Sum(sum) => number_data_point::Value::AsInt(i64::try_from(*sum).unwrap_or(i64::MAX)),
-            Value::Number(number) => number_data_point::Value::AsDouble(*number),
-            Value::Distribution(_) => return None,
+            PointValue::Sum(sum) => number_data_point::Value::AsInt(i64::try_from(*sum).unwrap_or(i64::MAX)),
+            PointValue::Number(number) => number_data_point::Value::AsDouble(*number),
+            PointValue::Distribution(_) => return None,
         };
         Some(NumberDataPoint {
             attributes: attributes(point),
@@ -243,7 +245,7 @@ mod tests {
     use sidegate_config::schema::telemetry as schema;
     use sidegate_core::{ConnectionRecord, Direction, Reason};
 
-    fn request(encoder: &mut Encoder, metrics: &Metrics) -> HashMap<String, Data> {
+    fn request(encoder: &mut MetricsEncoder, metrics: &Metrics) -> HashMap<String, Data> {
         let (body, points) = encoder.encode(metrics);
         assert!(points > 10);
         let request = ExportMetricsServiceRequest::decode(body).unwrap();
@@ -309,8 +311,8 @@ mod tests {
         assert_eq!(value, Some(any_value::Value::BoolValue(true)));
     }
 
-    fn encoder(temporality: Temporality) -> Encoder {
-        Encoder::new(temporality, Arc::new(Resource::new(&schema::Telemetry::default(), |_| None)))
+    fn encoder(temporality: Temporality) -> MetricsEncoder {
+        MetricsEncoder::new(temporality, Arc::new(Resource::new(&schema::Telemetry::default(), |_| None)))
     }
 
     #[test]

@@ -16,47 +16,47 @@ use opentelemetry_sdk::trace::SpanExporter as _;
 use opentelemetry_semantic_conventions::SCHEMA_URL;
 use sidegate_core::ConnectionRecord;
 
-use crate::attributes::Limits;
+use crate::attributes::AttributeBounds;
 use crate::resource::Resource;
 use crate::spans;
 
 /// Makes requests of connections.
-pub(crate) struct Encoder {
+pub(crate) struct SpanEncoder {
     exporter: SpanExporter,
-    client: Client,
+    client: BodyKeeper,
     resource: Arc<Resource>,
     /// What the exporter has of the resource.
     pairs: Vec<(String, String)>,
     scope: InstrumentationScope,
-    limits: Limits,
+    limits: AttributeBounds,
 }
 
 /// The exporter's HTTP client: keeps the body and says that all is well. What else the request says, such as headers of
 /// the environment, is of no account.
 #[derive(Debug, Clone, Default)]
-struct Client(Arc<Mutex<Option<Bytes>>>);
+struct BodyKeeper(Arc<Mutex<Option<Bytes>>>);
 
-impl Client {
+impl BodyKeeper {
     fn slot(&self) -> MutexGuard<'_, Option<Bytes>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[tonic::async_trait]
-impl HttpClient for Client {
+impl HttpClient for BodyKeeper {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         *self.slot() = Some(request.into_body());
         Ok(Response::new(Bytes::new()))
     }
 }
 
-impl Encoder {
+impl SpanEncoder {
     /// For spans of `resource`, with attributes within `limits`.
     ///
     /// # Errors
     /// If the exporter can't be built.
-    pub(crate) fn new(resource: Arc<Resource>, limits: Limits) -> Result<Self, ExporterBuildError> {
-        let client = Client::default();
+    pub(crate) fn new(resource: Arc<Resource>, limits: AttributeBounds) -> Result<Self, ExporterBuildError> {
+        let client = BodyKeeper::default();
         // All that the environment could say otherwise is said here.
         let exporter = SpanExporter::builder()
             .with_http()
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_request_is_whole_and_follows_the_resource() {
         let resource = Arc::new(Resource::new(&schema::Telemetry::default(), |_| None));
-        let mut encoder = Encoder::new(resource.clone(), Limits::default()).unwrap();
+        let mut encoder = SpanEncoder::new(resource.clone(), AttributeBounds::default()).unwrap();
         let mut record = full(Direction::Inbound, Reason::Expired);
         record.parent_span = Some(SpanId([7; 8]));
         let mut encode = || ExportTraceServiceRequest::decode(encoder.encode(&[Arc::new(record.clone())]).unwrap()).unwrap().resource_spans;

@@ -39,7 +39,7 @@ pub type TlsSource = Arc<dyn Fn() -> Result<Arc<ClientConfig>, String> + Send + 
 
 /// Why a request failed.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct DeliveryFailure {
     pub(crate) message: String,
     /// Whether the same may succeed later.
     pub(crate) retry: bool,
@@ -49,7 +49,7 @@ pub(crate) struct Failure {
     broken: bool,
 }
 
-impl Failure {
+impl DeliveryFailure {
     fn again(message: impl Into<String>) -> Self {
         Self { message: printable(&message.into()), retry: true, after: None, broken: false }
     }
@@ -65,7 +65,7 @@ impl Failure {
 }
 
 /// The way of one signal to its collector. One request at a time.
-pub(crate) struct Transport {
+pub(crate) struct CollectorTransport {
     signal: Signal,
     target: Target,
     mark: Option<u32>,
@@ -75,23 +75,23 @@ pub(crate) struct Transport {
 
 /// An open connection, and the TLS configuration that it was made with.
 struct Open {
-    client: Client,
+    client: CollectorClient,
     made_with: Option<Arc<ClientConfig>>,
 }
 
-enum Client {
+enum CollectorClient {
     Grpc(Grpc<Channel>),
     Http(HttpClient),
 }
 
-impl Transport {
+impl CollectorTransport {
     pub(crate) fn new(signal: Signal, target: Target, mark: Option<u32>, tls: TlsSource) -> Self {
         let tls = (target.address.scheme == Scheme::Https).then_some(tls);
         Self { signal, target, mark, tls, open: None }
     }
 
     /// Sends `body`, an encoded request, and yields the encoded answer.
-    pub(crate) async fn send(&mut self, body: Bytes) -> Result<Bytes, Failure> {
+    pub(crate) async fn send(&mut self, body: Bytes) -> Result<Bytes, DeliveryFailure> {
         let deadline = self.target.timeout;
         let was_open = self.open.is_some();
         let tries = async {
@@ -106,14 +106,14 @@ impl Transport {
         };
         let result = timeout(deadline, tries).await;
         // A connection that gave an answer, whatever it was, is good for the next request.
-        if !matches!(&result, Ok(Ok(_)) | Ok(Err(Failure { broken: false, .. }))) {
+        if !matches!(&result, Ok(Ok(_)) | Ok(Err(DeliveryFailure { broken: false, .. }))) {
             self.open = None;
         }
-        result.unwrap_or_else(|_| Err(Failure::again(format!("no answer within {deadline:?}"))))
+        result.unwrap_or_else(|_| Err(DeliveryFailure::again(format!("no answer within {deadline:?}"))))
     }
 
-    async fn exchange(&mut self, body: Bytes) -> Result<Bytes, Failure> {
-        let tls = self.tls.as_ref().map(|source| source().map_err(Failure::again)).transpose()?;
+    async fn exchange(&mut self, body: Bytes) -> Result<Bytes, DeliveryFailure> {
+        let tls = self.tls.as_ref().map(|source| source().map_err(DeliveryFailure::again)).transpose()?;
         let fits = |open: &Open| open.made_with.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr);
         // After a rotation the collector shall see the new certificate.
         let open = match self.open.take().filter(fits) {
@@ -122,12 +122,12 @@ impl Transport {
         };
         let open = self.open.insert(open);
         match &mut open.client {
-            Client::Grpc(client) => grpc(client, self.signal, &self.target, body).await,
-            Client::Http(client) => http(client, &self.target, body).await,
+            CollectorClient::Grpc(client) => grpc(client, self.signal, &self.target, body).await,
+            CollectorClient::Http(client) => http(client, &self.target, body).await,
         }
     }
 
-    async fn connect(&self, tls: Option<Arc<ClientConfig>>) -> Result<Client, Failure> {
+    async fn connect(&self, tls: Option<Arc<ClientConfig>>) -> Result<CollectorClient, DeliveryFailure> {
         let tls = tls.map(|config| {
             let mut config = (*config).clone();
             if self.target.protocol == Protocol::Grpc {
@@ -135,31 +135,32 @@ impl Transport {
             }
             Arc::new(config)
         });
-        let stream = connect(&self.target, self.mark, tls).await.map_err(|e| Failure::again(e.to_string()))?;
+        let stream = connect(&self.target, self.mark, tls).await.map_err(|e| DeliveryFailure::again(e.to_string()))?;
         match self.target.protocol {
             Protocol::Grpc => {
                 let mut stream = Some(TokioIo::new(stream));
                 let scheme = if self.tls.is_some() { "https" } else { "http" };
-                let origin = format!("{scheme}://{}", host(&self.target)).parse::<Uri>().map_err(|e| Failure::again(e.to_string()))?;
+                let origin =
+                    format!("{scheme}://{}", host(&self.target)).parse::<Uri>().map_err(|e| DeliveryFailure::again(e.to_string()))?;
                 // TLS is ours: to tonic the connection is a plain one, whatever the requests say.
                 let endpoint = Endpoint::from_static("http://collector.invalid").origin(origin).user_agent(USER_AGENT_VALUE);
-                let endpoint = endpoint.map_err(|e| Failure::again(e.to_string()))?;
+                let endpoint = endpoint.map_err(|e| DeliveryFailure::again(e.to_string()))?;
                 // One stream, one connection: where it ends we connect again, with what holds then.
                 let connector = tower::service_fn(move |_: Uri| {
                     let stream = stream.take();
                     async move { stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::ConnectionAborted)) }
                 });
-                let channel = endpoint.connect_with_connector(connector).await.map_err(|e| Failure::again(innermost(&e)))?;
+                let channel = endpoint.connect_with_connector(connector).await.map_err(|e| DeliveryFailure::again(innermost(&e)))?;
                 let client = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
-                Ok(Client::Grpc(match self.target.compression {
+                Ok(CollectorClient::Grpc(match self.target.compression {
                     Compression::None => client,
                     // A collector that is sent gzip may answer so.
                     Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip),
                 }))
             }
             Protocol::HttpProtobuf => {
-                let client = HttpClient::new(stream).await.map_err(|e| Failure::again(innermost(&e)))?;
-                Ok(Client::Http(client))
+                let client = HttpClient::new(stream).await.map_err(|e| DeliveryFailure::again(innermost(&e)))?;
+                Ok(CollectorClient::Http(client))
             }
         }
     }
@@ -175,7 +176,7 @@ fn host(target: &Target) -> String {
     format!("{host}:{}", port(target))
 }
 
-async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
+async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body: Bytes) -> Result<Bytes, DeliveryFailure> {
     let path = match signal {
         Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
         Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
@@ -184,19 +185,19 @@ async fn grpc(client: &mut Grpc<Channel>, signal: Signal, target: &Target, body:
     let mut request = tonic::Request::new(body);
     for (name, value) in &target.headers {
         let (Ok(name), Ok(mut value)) = (MetadataKey::from_bytes(name.as_bytes()), MetadataValue::try_from(value.expose())) else {
-            return Err(Failure::never(format!("`{name}` is no header")));
+            return Err(DeliveryFailure::never(format!("`{name}` is no header")));
         };
         value.set_sensitive(true);
         request.metadata_mut().insert(name, value);
     }
-    client.ready().await.map_err(|e| Failure::broken(&e))?;
+    client.ready().await.map_err(|e| DeliveryFailure::broken(&e))?;
     let path = hyper::http::uri::PathAndQuery::from_static(path);
     client.unary(request, path, Raw).await.map(tonic::Response::into_inner).map_err(|status| refused(&status))
 }
 
 /// Which answers invite another try: OTLP specification, "Failures" (gRPC). An exhausted resource does only where the
 /// collector says when to come again (RetryInfo): without that it stands for a message that is too large.
-fn refused(status: &Status) -> Failure {
+fn refused(status: &Status) -> DeliveryFailure {
     let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
     let retry = match status.code() {
         Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::Unavailable | Code::DataLoss => true,
@@ -206,7 +207,12 @@ fn refused(status: &Status) -> Failure {
     // With a cause it is the connection's end, put as a status; without one it is the collector's own word.
     let cause = std::error::Error::source(status);
     let why = cause.map_or_else(|| status.message().to_owned(), innermost);
-    Failure { message: printable(&format!("{:?}: {why}", status.code())), retry: retry || cause.is_some(), after, broken: cause.is_some() }
+    DeliveryFailure {
+        message: printable(&format!("{:?}: {why}", status.code())),
+        retry: retry || cause.is_some(),
+        after,
+        broken: cause.is_some(),
+    }
 }
 
 /// When to come again: seconds, or a date (RFC 9110 §10.2.3).
@@ -219,8 +225,8 @@ fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-async fn http(client: &mut HttpClient, target: &Target, body: Bytes) -> Result<Bytes, Failure> {
-    let bad = |what: &str| Failure::never(format!("{what} is not fit for an HTTP request"));
+async fn http(client: &mut HttpClient, target: &Target, body: Bytes) -> Result<Bytes, DeliveryFailure> {
+    let bad = |what: &str| DeliveryFailure::never(format!("{what} is not fit for an HTTP request"));
     let mut request = Request::post(&target.path).header(HOST, host(target)).header(CONTENT_TYPE, PROTOBUF);
     if !target.headers.contains_key(USER_AGENT.as_str()) {
         request = request.header(USER_AGENT, USER_AGENT_VALUE);
@@ -235,17 +241,17 @@ async fn http(client: &mut HttpClient, target: &Target, body: Bytes) -> Result<B
         Compression::Gzip => {
             request = request.header(CONTENT_ENCODING, "gzip");
             let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
-            encoder.write_all(&body).and_then(|()| encoder.finish()).map_err(|e| Failure::again(e.to_string()))?.into()
+            encoder.write_all(&body).and_then(|()| encoder.finish()).map_err(|e| DeliveryFailure::again(e.to_string()))?.into()
         }
     };
     let request = request.body(body).map_err(|_| bad("the endpoint's path"))?;
-    let response = client.send(request).await.map_err(|e| Failure::broken(&e))?;
+    let response = client.send(request).await.map_err(|e| DeliveryFailure::broken(&e))?;
     let status = response.status();
     let after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
     let is_protobuf = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(PROTOBUF.as_bytes()));
     let answer = read_body(response.into_body(), LARGEST_ANSWER).await;
     if status.is_success() {
-        return answer.map_err(|e| Failure { broken: true, ..Failure::again(e) });
+        return answer.map_err(|e| DeliveryFailure { broken: true, ..DeliveryFailure::again(e) });
     }
     // OTLP specification, "Retryable Response Codes" (HTTP).
     let retry = [StatusCode::TOO_MANY_REQUESTS, StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT]
@@ -254,7 +260,7 @@ async fn http(client: &mut HttpClient, target: &Target, body: Bytes) -> Result<B
     let said = answer.as_ref().ok().filter(|_| is_protobuf).and_then(|body| pb::Status::decode(body.clone()).ok());
     let said = said.map(|status| status.message).filter(|message| !message.is_empty());
     let said = said.map_or_else(String::new, |message| format!(": {message}"));
-    Err(Failure { message: printable(&format!("it answered {status}{said}")), retry, after, broken: answer.is_err() })
+    Err(DeliveryFailure { message: printable(&format!("it answered {status}{said}")), retry, after, broken: answer.is_err() })
 }
 
 /// Messages that are encoded already: one way for all signals and both protocols.

@@ -94,7 +94,7 @@ fn audit(c: &mut Criterion) {
     let record = connection();
     let ended = Arc::new(connection());
     let admit = || audit.admit(&record).unwrap_or_else(|_| unreachable!("the queue has room"));
-    c.bench_function("a connection let in, offered to the audit log", |b| b.iter_custom(|n| run(n, &admit)));
+    c.bench_function("a connection admitted, offered to the audit log", |b| b.iter_custom(|n| run(n, &admit)));
     c.bench_function("a connection that ended, offered to the audit log", |b| b.iter_custom(|n| run(n, &|| audit.end(&ended, true))));
     // A thread has its name once it has done something.
     run(1, &admit);

@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sidegate_config::schema::Profile;
-use sidegate_core::SpiffeId;
-use sidegate_policy::{Policy, Query};
+use sidegate_core::{Direction, SpiffeId};
+use sidegate_policy::{KnownFacts, Policy, Query};
 
 fn policy(count: usize) -> Policy {
     let third = count / 3;
@@ -43,7 +43,8 @@ fn decisions(c: &mut Criterion) {
         ] {
             let client = SpiffeId::new(id).unwrap();
             let to: SocketAddr = ([10, 0, 0, 2], port).into();
-            let query = Query::inbound(Some(&client), [10, 0, 0, 1].into(), to, SystemTime::now());
+            let (direction, client_address, time) = (Direction::Inbound, [10, 0, 0, 1].into(), SystemTime::now());
+            let query = Query { client: Some(&client), ..Query::new(KnownFacts { direction, client_address, to, time }) };
             assert_eq!(policy.decide(&query).decision.allowed, allowed, "{name}");
             c.bench_function(&format!("decide/{count}/{name}"), |bencher| bencher.iter(|| policy.decide(&query)));
         }

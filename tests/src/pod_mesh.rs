@@ -96,7 +96,7 @@ impl PodWorkload {
         (output.status.code(), format!("{}{said}", String::from_utf8(output.stdout).unwrap()))
     }
 
-    /// Starts the sidecar, as the user whom the rules exempt.
+    /// Starts the sidecar, as the user that the rules exempt.
     pub fn start(&self) -> Sidecar {
         self.start_by(&self.config, None)
     }

@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use sidegate_config::schema::Profile;
 use sidegate_core::{ConnectionRecord, Decision, Direction, Lap, SpiffeId, Transport};
 use sidegate_identity::unix_now;
-use sidegate_policy::{Policy, Query};
+use sidegate_policy::{KnownFacts, Policy, Query};
 use sidegate_tls::{Role, TrustStore, verify, verify_cached};
 
 use material::DOMAIN;
@@ -77,7 +77,8 @@ fn decide() -> Step {
     let policy = Policy::parse(&[("bench".to_owned(), text)], Profile::Production).unwrap();
     let peer = SpiffeId::new(format!("spiffe://{DOMAIN}/ns/n99/sa/web")).unwrap();
     Box::new(move || {
-        let query = Query::inbound(Some(&peer), [10, 0, 0, 1].into(), ([10, 0, 0, 2], 8080).into(), UNIX_EPOCH);
+        let (direction, client_address, to) = (Direction::Inbound, [10, 0, 0, 1].into(), ([10, 0, 0, 2], 8080).into());
+        let query = Query { client: Some(&peer), ..Query::new(KnownFacts { direction, client_address, to, time: UNIX_EPOCH }) };
         assert!(policy.decide(&query).decision.allowed);
     })
 }

@@ -39,7 +39,7 @@ impl Side {
         format!("spiffe://{TRUST_DOMAIN}/{}", self.name())
     }
 
-    /// Whom it talks to.
+    /// The peer that it talks to.
     pub(crate) fn peer(self) -> Self {
         match self {
             Self::Client => Self::Server,

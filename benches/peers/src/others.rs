@@ -38,7 +38,7 @@ fn ours(proxies: &Processes) -> Result<Duration> {
 /// All processes of the machine, and what was taken from it.
 fn all() -> Result<Duration> {
     let text = std::fs::read_to_string("/proc/stat").context("/proc/stat can't be read")?;
-    // user nice system idle iowait irq softirq steal; interrupts are counted among whom they interrupt.
+    // user nice system idle iowait irq softirq steal; interrupts count for what they interrupt.
     let ticks: Vec<u64> = text.lines().next().unwrap_or_default().split_whitespace().skip(1).map_while(|n| n.parse().ok()).collect();
     let busy: u64 = [0, 1, 2, 7].into_iter().filter_map(|index| ticks.get(index)).sum();
     let frequency = sysconf(SysconfVar::CLK_TCK)?.context("the kernel's tick is unknown")?;

@@ -25,7 +25,7 @@ use crate::control::Control;
 use crate::fetch::fetch;
 use crate::loads::Subject;
 
-/// The longest list that is read: one of some 400,000 certificates. Each is looked through when a chain is verified anew.
+/// The longest list that is read: one of some 400,000 certificates. Each is looked through when a chain is verified again.
 const LONGEST: usize = 16 * 1024 * 1024;
 /// What can't be looked at for want of a thread.
 const THREAD: &str = "all lists";

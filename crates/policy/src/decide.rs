@@ -182,8 +182,10 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::KnownFacts;
     use sidegate_config::schema::Profile;
     use sidegate_core::SpiffeId;
+    use std::net::{IpAddr, SocketAddr};
     use std::time::UNIX_EPOCH;
 
     const RULES: &str = "
@@ -205,9 +207,14 @@ rules:
         Policy::parse(&[("p.yaml".to_owned(), rules.to_owned())], Profile::Production).unwrap()
     }
 
+    fn bare(direction: Direction, client_address: IpAddr, to: SocketAddr) -> Query<'static> {
+        Query::new(KnownFacts { direction, client_address, to, time: UNIX_EPOCH })
+    }
+
     fn decide_by(rules: &str, peer: &str, from: &str, to: &str, sni: Option<&str>) -> Verdict {
         let id = SpiffeId::new(peer).unwrap();
-        policy(rules).decide(&Query { sni, ..Query::inbound(Some(&id), from.parse().unwrap(), to.parse().unwrap(), UNIX_EPOCH) })
+        let query = bare(Direction::Inbound, from.parse().unwrap(), to.parse().unwrap());
+        policy(rules).decide(&Query { client: Some(&id), sni, ..query })
     }
 
     fn decide(peer: &str, from: &str, to: &str, sni: Option<&str>) -> Verdict {
@@ -328,10 +335,10 @@ rules:
         let (client, server, other) = ["web", "db", "x"].map(|name| SpiffeId::new(format!("spiffe://a.b/{name}")).unwrap()).into();
         let decide = |server: &SpiffeId, name: &str, port: u16| {
             let query = Query {
-                direction: Direction::Outbound,
+                client: Some(&client),
                 server: Some(server),
                 destination: Some(name),
-                ..Query::inbound(Some(&client), [127, 0, 0, 1].into(), ([10, 0, 0, 1], port).into(), UNIX_EPOCH)
+                ..bare(Direction::Outbound, [127, 0, 0, 1].into(), ([10, 0, 0, 1], port).into())
             };
             let verdict = rules.decide_outbound(&query, &"destination x".into());
             (verdict.decision.rule.to_string(), verdict.reason)
@@ -353,9 +360,8 @@ rules:
             .replace("action: allow", "action: audit")
             .as_str(),
         );
-        let decide = |from: [u8; 4]| {
-            rules.decide_plaintext(&Query::inbound(None, from.into(), ([10, 0, 0, 2], 80).into(), UNIX_EPOCH), "mode permissive")
-        };
+        let decide =
+            |from: [u8; 4]| rules.decide_plaintext(&bare(Direction::Inbound, from.into(), ([10, 0, 0, 2], 80).into()), "mode permissive");
         let passed = decide([10, 1, 1, 1]);
         assert_eq!((&*passed.decision.rule, passed.reason, remarks(&passed).len()), ("mode permissive", None, 1));
         assert_eq!(decide([11, 1, 1, 1]).reason, Some(Reason::DeniedByRule));

@@ -197,8 +197,9 @@ fn clock(query: &Query<'_>, name: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::{PeerCertificate, TlsFacts};
+    use crate::query::{KnownFacts, PeerCertificate, TlsFacts};
     use crate::when::When;
+    use sidegate_core::Direction;
     use std::time::Duration;
 
     /// Each variable has the type that it is declared with, where it is known, and is absent where it is not.
@@ -207,7 +208,8 @@ mod tests {
         let (client, server) = (SpiffeId::new("spiffe://a.b/ns/x/web").unwrap(), SpiffeId::new("spiffe://c.d/db").unwrap());
         // A Wednesday.
         let time = UNIX_EPOCH + Duration::from_secs(1_795_635_000);
-        let bare = Query::inbound(None, "::ffff:10.0.0.1".parse().unwrap(), "10.0.0.2:5432".parse().unwrap(), time);
+        let (client_address, to) = ("::ffff:10.0.0.1".parse().unwrap(), "10.0.0.2:5432".parse().unwrap());
+        let bare = Query::new(KnownFacts { direction: Direction::Inbound, client_address, to, time });
         let full = Query {
             client: Some(&client),
             server: Some(&server),

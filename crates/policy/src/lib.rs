@@ -13,14 +13,17 @@
 //! use std::time::SystemTime;
 //!
 //! use sidegate_config::schema::Profile;
-//! use sidegate_core::SpiffeId;
-//! use sidegate_policy::{Policy, Query};
+//! use sidegate_core::{Direction, SpiffeId};
+//! use sidegate_policy::{KnownFacts, Policy, Query};
 //!
 //! let rules = "rules: [{ name: web, action: allow, from: { spiffeIds: ['spiffe://a.b/web'] }, to: { ports: [80] } }]";
 //! let policy = Policy::parse(&[("policy.yaml".to_owned(), rules.to_owned())], Profile::Production)?;
 //!
 //! let web = SpiffeId::new("spiffe://a.b/web").unwrap();
-//! let query = |port: u16| Query::inbound(Some(&web), [10, 0, 0, 1].into(), ([10, 0, 0, 2], port).into(), SystemTime::now());
+//! let query = |port: u16| {
+//!     let (direction, client_address, to) = (Direction::Inbound, [10, 0, 0, 1].into(), ([10, 0, 0, 2], port).into());
+//!     Query { client: Some(&web), ..Query::new(KnownFacts { direction, client_address, to, time: SystemTime::now() }) }
+//! };
 //! assert!(policy.decide(&query(80)).decision.allowed);
 //! assert!(!policy.decide(&query(22)).decision.allowed);
 //! # Ok::<(), sidegate_config::Problems>(())
@@ -53,5 +56,5 @@ pub use decide::Verdict;
 pub use environment::{VARIABLES, VariableType};
 pub use explain::RuleRef;
 pub use files::{Unreadable, read};
-pub use query::{PeerCertificate, Query, TlsFacts};
+pub use query::{KnownFacts, PeerCertificate, Query, TlsFacts};
 pub use suggest::Usage;

@@ -30,6 +30,19 @@ pub struct Query<'a> {
     pub time: SystemTime,
 }
 
+/// What is known of every connection.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownFacts {
+    /// Whether it comes to the workload or from it.
+    pub direction: Direction,
+    /// The client's address.
+    pub client_address: IpAddr,
+    /// The address that the client wants to reach.
+    pub to: SocketAddr,
+    /// The moment of the decision.
+    pub time: SystemTime,
+}
+
 /// Facts of the handshake that rules may use.
 #[derive(Debug, Clone, Copy)]
 pub struct TlsFacts<'a> {
@@ -51,21 +64,10 @@ pub struct PeerCertificate<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// A connection to the workload with the given client and addresses; the caller adds further facts.
+    /// A connection of which only this is known; the caller adds further facts.
     #[must_use]
-    pub fn inbound(client: Option<&'a SpiffeId>, client_address: IpAddr, to: SocketAddr, time: SystemTime) -> Self {
-        Self {
-            direction: Direction::Inbound,
-            client,
-            client_address,
-            server: None,
-            to,
-            sni: None,
-            destination: None,
-            tls: None,
-            certificate: None,
-            time,
-        }
+    pub fn new(KnownFacts { direction, client_address, to, time }: KnownFacts) -> Self {
+        Self { direction, client: None, client_address, server: None, to, sni: None, destination: None, tls: None, certificate: None, time }
     }
 
     /// The identity at the end that is not ours.

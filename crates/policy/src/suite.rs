@@ -11,7 +11,7 @@ use sidegate_core::Direction;
 
 use crate::compile::Policy;
 use crate::decide::Verdict;
-use crate::query::Query;
+use crate::query::{KnownFacts, Query};
 
 /// When a connection takes place of which nothing is said about that: Monday, 2024-01-01, noon. The same each day, so that a
 /// suite does not fail at night.
@@ -73,14 +73,15 @@ impl Expectation {
     /// The connection.
     #[must_use]
     pub fn query(&self) -> Query<'_> {
-        let address = self.from_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let direction = if self.destination.is_some() { Direction::Outbound } else { Direction::Inbound };
+        let client_address = self.from_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let time: SystemTime = self.at.as_ref().map_or(UNIX_EPOCH + MONDAY_NOON, |at| *at.get());
         Query {
-            direction: if self.destination.is_some() { Direction::Outbound } else { Direction::Inbound },
+            client: self.from.as_ref().map(Id::get),
             server: self.server.as_ref().map(Id::get),
             sni: self.sni.as_deref(),
             destination: self.destination.as_deref(),
-            ..Query::inbound(self.from.as_ref().map(Id::get), address, *self.to.get(), time)
+            ..Query::new(KnownFacts { direction, client_address, to: *self.to.get(), time })
         }
     }
 }

@@ -243,7 +243,14 @@ fn misapplied(function: &str, operands: &[VariableType]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::KnownFacts;
     use proptest::prelude::*;
+    use sidegate_core::Direction;
+
+    fn bare() -> Query<'static> {
+        let (direction, client_address, to) = (Direction::Inbound, [10, 0, 0, 1].into(), ([10, 0, 0, 2], 80).into());
+        Query::new(KnownFacts { direction, client_address, to, time: std::time::UNIX_EPOCH })
+    }
 
     fn mistakes(text: &str) -> String {
         let found = When::compile(text).expect_err(text);
@@ -299,7 +306,7 @@ mod tests {
         #[test]
         fn nothing_panics(parts in prop::collection::vec(prop::sample::select(PARTS), 1..24), separated in any::<bool>()) {
             let text = parts.join(if separated { " " } else { "" });
-            let query = Query::inbound(None, [10, 0, 0, 1].into(), ([10, 0, 0, 2], 80).into(), std::time::UNIX_EPOCH);
+            let query = bare();
             match When::compile(&text) {
                 Ok(when) => drop(when.holds(&query)),
                 Err(mistakes) => prop_assert!(mistakes.iter().all(|m| m.at <= text.len() && !m.message.contains("defect")), "{mistakes:?}"),
@@ -366,7 +373,7 @@ mod tests {
     /// A deeply nested text is refused or parsed, and never brings down the process.
     #[test]
     fn size_and_depth_are_bounded() {
-        let query = Query::inbound(None, [10, 0, 0, 1].into(), ([10, 0, 0, 2], 80).into(), std::time::UNIX_EPOCH);
+        let query = bare();
         let fill = |part: &str, most: usize| part.repeat(most / part.len());
         for text in [
             fill("(", MAX_BYTES),

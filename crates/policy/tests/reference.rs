@@ -10,7 +10,7 @@ use sidegate_config::schema::Profile;
 use sidegate_config::value::{Cidr, Domain, IdPattern, Ports};
 use sidegate_core::{Decision, Direction, Reason, SpiffeId};
 use sidegate_policy::schema::{Action, From, Not, PolicyFile, Rule, To};
-use sidegate_policy::{Policy, Query};
+use sidegate_policy::{KnownFacts, Policy, Query};
 
 /// Conditions, and what they say by themselves; none where they can't be evaluated.
 type Truth = fn(&Query<'_>) -> Option<bool>;
@@ -243,7 +243,8 @@ proptest! {
         let policy = Policy::parse(&[("p".to_owned(), text)], Profile::Development).unwrap();
         for connection in connections {
             let [client, server] = [connection.client.as_ref(), Some(&connection.server)].map(|id| id.map(|id| SpiffeId::new(id).unwrap()));
-            let query = Query { sni: connection.sni, ..Query::inbound(client.as_ref(), connection.from, connection.to, UNIX_EPOCH) };
+            let known = KnownFacts { direction: Direction::Inbound, client_address: connection.from, to: connection.to, time: UNIX_EPOCH };
+            let query = Query { client: client.as_ref(), sni: connection.sni, ..Query::new(known) };
             let outbound = Query { direction: Direction::Outbound, server: server.as_ref(), destination: Some(connection.destination), ..query };
             let query = if connection.outbound { outbound } else { query };
             let verdict = match query.direction {

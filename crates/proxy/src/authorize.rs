@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use sidegate_config::schema::Mode;
 use sidegate_control::{Destination, Snapshot, Tls};
 use sidegate_core::{ClientAddr, Direction, HandshakeFacts, Lap, OriginalDst};
-use sidegate_policy::{PeerCertificate, Query, TlsFacts, Verdict};
+use sidegate_policy::{KnownFacts, PeerCertificate, Query, TlsFacts, Verdict};
 use sidegate_tls::{PeerIdentity, Session};
 
 use crate::connection::Connection;
@@ -23,7 +23,7 @@ pub(crate) fn client_verdict(
     let query = Query {
         client: Some(&peer.id),
         server: snapshot.tls.as_ref().map(|tls| &tls.id),
-        ..of_session(peer, facts, Query::inbound(None, from.ip(), *to, SystemTime::now()))
+        ..of_session(peer, facts, bare(Direction::Inbound, from, to))
     };
     inbound_verdict(&snapshot.policy, mode, &query)
 }
@@ -31,7 +31,7 @@ pub(crate) fn client_verdict(
 /// What is said of a client without identity: where those may pass a deny rule still counts.
 pub(crate) fn plaintext_verdict(snapshot: &Snapshot, mode: Mode, from: ClientAddr, to: OriginalDst) -> Verdict {
     let server = snapshot.tls.as_ref().map(|tls| &tls.id);
-    let query = Query { server, ..Query::inbound(None, from.ip(), *to, SystemTime::now()) };
+    let query = Query { server, ..bare(Direction::Inbound, from, to) };
     inbound_verdict(&snapshot.policy, mode, &query)
 }
 
@@ -44,12 +44,7 @@ pub(crate) fn server_verdict(
     from: ClientAddr,
     to: OriginalDst,
 ) -> Option<Verdict> {
-    let query = Query {
-        direction: Direction::Outbound,
-        client: Some(&tls.id),
-        server: Some(&peer.id),
-        ..of_session(peer, facts, Query::inbound(None, from.ip(), *to, SystemTime::now()))
-    };
+    let query = Query { client: Some(&tls.id), server: Some(&peer.id), ..of_session(peer, facts, bare(Direction::Outbound, from, to)) };
     outbound_verdict(&snapshot.policy, destination, &tls.trust_domain, &query)
 }
 
@@ -87,6 +82,10 @@ pub(crate) fn authorize_server(
             Err(Failure::with(reason, detail))
         }
     }
+}
+
+fn bare(direction: Direction, from: ClientAddr, to: OriginalDst) -> Query<'static> {
+    Query::new(KnownFacts { direction, client_address: from.ip(), to: *to, time: SystemTime::now() })
 }
 
 /// `query` with what the handshake has found.

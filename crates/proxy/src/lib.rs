@@ -18,8 +18,8 @@
 //!
 //! use sidegate_config::schema::Profile;
 //! use sidegate_control::Settings;
-//! use sidegate_core::SpiffeId;
-//! use sidegate_policy::{Policy, Query};
+//! use sidegate_core::{Direction, SpiffeId};
+//! use sidegate_policy::{KnownFacts, Policy, Query};
 //! use sidegate_proxy::{Asked, ask};
 //!
 //! let config = sidegate_config::parse("sidegate.yaml", "inbound: { listen: '[::]:15006' }")?;
@@ -28,7 +28,8 @@
 //!
 //! let web = SpiffeId::new("spiffe://a.b/web")?;
 //! let decision = |client, port| {
-//!     let query = Query::inbound(client, [10, 0, 0, 1].into(), ([10, 0, 0, 2], port).into(), SystemTime::now());
+//!     let (direction, client_address, to) = (Direction::Inbound, [10, 0, 0, 1].into(), ([10, 0, 0, 2], port).into());
+//!     let query = Query { client, ..Query::new(KnownFacts { direction, client_address, to, time: SystemTime::now() }) };
 //!     let asked = Asked { query, by_listener: false, names: &[] };
 //!     ask(&Settings::new(&config), &policy, &asked).ok().and_then(|course| course.decision)
 //! };

@@ -119,7 +119,7 @@ impl CollectorConfig {
             }
             _ => builder.with_no_client_auth(),
         };
-        // A resumed session is not verified anew.
+        // A resumed session is not verified again.
         config.resumption = Resumption::disabled();
         Ok(config)
     }

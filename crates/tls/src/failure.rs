@@ -11,7 +11,7 @@ use sidegate_core::{CertificateFacts, Lap, Reason, printable};
 pub struct HandshakeFailure {
     /// The one reason.
     pub reason: Reason,
-    /// What exactly, for people.
+    /// What exactly, human-readable.
     pub detail: String,
     /// What the peer's certificate claims to be, if it was refused.
     pub claimed_id: Option<String>,

@@ -332,7 +332,7 @@ fn end_of_next_record(bytes: &[u8], start: usize) -> Option<usize> {
     (end <= bytes.len()).then_some(end)
 }
 
-/// Judges the chain that a resumed session was once begun with.
+/// Verifies the chain that a resumed session began with.
 fn resumed(handshaking: &Handshaking, trust: &TrustStore) -> Result<(Arc<PeerIdentity>, Lap), HandshakeFailure> {
     let start = Instant::now();
     let chain = handshaking.common().peer_certificates().unwrap_or_default();

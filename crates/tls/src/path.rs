@@ -1,9 +1,9 @@
 //! Which of the certificates that a peer sends webpki gets to see.
 //!
 //! webpki tries every order of all certificates that might be each other's issuers by their names, and reads each of them again at
-//! every step: with some hundred junk certificates that takes seconds. Whoever means well sends a path. So a chain has a few
+//! every step: with some hundred junk certificates that takes seconds. An honest peer sends a path. So a chain has a few
 //! certificates at most, and what can't be on a path is left out. Where several have one name, as in a rollover or in nested
-//! SPIRE servers, signatures tell who issued whom.
+//! SPIRE servers, signatures tell which one issued which.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -148,7 +148,7 @@ struct Search<'s, 'a> {
     leaf: &'s EndEntityCert<'s>,
     linked: &'s [EndEntityCert<'a>],
     anchors: &'s [&'s Anchor],
-    /// Who has signed whom, as far as it was asked.
+    /// Which certificate has signed which, as far as it was asked.
     known: HashMap<(Option<usize>, By), bool>,
 }
 

@@ -46,7 +46,7 @@ pub struct DomainLists {
     pub lists: ProvenLists,
     /// How much of a chain is looked up.
     pub depth: Depth,
-    /// What becomes of a peer of whom no list says anything.
+    /// What becomes of a peer that is on no list.
     pub on_unknown: Unsure,
     /// What becomes of a peer whose list has expired.
     pub on_expired: Unsure,
@@ -145,7 +145,7 @@ pub struct Unproven {
     sha256: [u8; 32],
     /// The contents of the issuer's name.
     issuer_name: Vec<u8>,
-    /// The issuer's name, for people.
+    /// The issuer's name, human-readable.
     pub issuer: String,
     /// When it says that it was made, in seconds since the epoch.
     pub this_update: i64,

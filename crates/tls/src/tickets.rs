@@ -1,6 +1,6 @@
 //! Tickets, with which a later handshake resumes a session (RFC 8446 §4.6.1).
 //!
-//! A resumed handshake spares both ends certificates and signatures; the key exchange is made anew. Whom it leads to is
+//! A resumed handshake spares both ends certificates and signatures; the key exchange is made again. The peer is
 //! verified afterwards like in any other.
 
 use std::collections::VecDeque;

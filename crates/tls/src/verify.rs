@@ -301,11 +301,11 @@ fn path_rules(
         let narrower = |w: (i64, i64), v: (i64, i64)| (w.0.max(v.0), w.1.min(v.1));
         let anchor = twins.fold((i64::MIN, i64::MAX), |w, a| narrower(w, (a.not_before, a.not_after)));
         let whole = path.intermediate_certificates().try_fold(anchor, |w, ca| Ok(narrower(w, ca_rules(&ca.der(), domain)?)));
-        let judged = whole.and_then(|window| {
+        let looked_up = whole.and_then(|window| {
             let status = lists.map_or(Ok(RevocationStatus::NotChecked), |lists| lists.check(path, now)).map_err(webpki_reason)?;
             Ok((window, status))
         });
-        judged.map(|judged| found.set(Some(judged))).map_err(|why| {
+        looked_up.map(|status| found.set(Some(status))).map_err(|why| {
             broken.borrow_mut().get_or_insert(why);
             webpki::Error::UnknownIssuer
         })

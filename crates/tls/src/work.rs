@@ -1,6 +1,6 @@
 //! A bound on what it costs to verify one chain.
 //!
-//! Whoever connects chooses the chain that we verify, and the keys in it. webpki's own budget counts signatures, however slow
+//! A client chooses the chain that we verify, and the keys in it. webpki's own budget counts signatures, however slow
 //! their keys are; this one counts their time. Signatures on chains, and on revocation lists, are checked here only.
 
 use std::cell::Cell;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 use sidegate_core::Reason;
-use sidegate_telemetry::{INSTRUMENTS, Kind, METRIC_ATTRIBUTES};
+use sidegate_telemetry::{INSTRUMENTS, InstrumentKind, METRIC_ATTRIBUTES};
 use sidegate_tests::{Collector, Echo, Pair, Process, ask, echo_bytes, eventually, free_port, get, program, skipped};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -28,7 +28,7 @@ fn scraped() -> BTreeSet<String> {
     let names = INSTRUMENTS.iter().flat_map(|i| {
         let name = i.prometheus_name();
         match i.kind {
-            Kind::Histogram => ["_bucket", "_count", "_sum"].map(|suffix| format!("{name}{suffix}")).into(),
+            InstrumentKind::Histogram => ["_bucket", "_count", "_sum"].map(|suffix| format!("{name}{suffix}")).into(),
             _ => vec![name],
         }
     });

@@ -43,7 +43,7 @@ impl Histogram {
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a rank, and a result for people"
+        reason = "a rank, and a human-readable result"
     )]
     pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let rank = ((self.total as f64 * share).ceil() as u64).max(1);

@@ -13,7 +13,7 @@ use crate::identity::{Side, TRUST_DOMAIN};
 use crate::process::Guest;
 use crate::rig::Rig;
 
-/// The user whom the kernel's rules exempt.
+/// The user that the kernel's rules exempt.
 const USER: u32 = 61_337;
 /// Rules of the policy; the last one matches.
 const RULES: usize = 100;

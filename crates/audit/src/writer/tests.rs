@@ -314,13 +314,13 @@ fn one_file_of_a_log_may_be_compared_with_all_that_was_exported() {
     assert!(report.unproven.iter().any(|what| what.starts_with("2 exported records come after this file")), "{report:#?}");
 }
 
-/// Whoever else uses the same ID: what counts is which connection of ours it is. And what its end does not say is said before.
+/// Another connection may have the same ID: what counts is which connection of ours it is. What its end does not say is said before.
 #[test]
 fn a_connection_that_ends_at_once_is_one_record() {
     let disk = Disk::new();
     let mut writer = disk.writer("");
     let record = || ConnectionRecord::new(sidegate_core::Direction::Inbound, ([10, 0, 0, 7], 40_000).into());
-    let let_in = |record: &ConnectionRecord| AuditMessageKind::Admitted(Box::new(Admitted::new(record)));
+    let admitted = |record: &ConnectionRecord| AuditMessageKind::Admitted(Box::new(Admitted::new(record)));
     let (short, refused, mut retried, mut long) = (record(), record(), record(), record());
     long.connection_id = short.connection_id;
     retried.peer = Peer::Spiffe {
@@ -328,11 +328,11 @@ fn a_connection_that_ends_at_once_is_one_record() {
         certificate: Arc::new(CertificateFacts::new(b"der", "1".to_owned(), 0, 1)),
         revocation: RevocationStatus::NotChecked,
     };
-    let first_try = let_in(&retried);
+    let first_try = admitted(&retried);
     retried.peer = Peer::Unknown;
     let messages = [
-        let_in(&long),
-        let_in(&short),
+        admitted(&long),
+        admitted(&short),
         AuditMessageKind::Ended(Arc::new(short), true),
         AuditMessageKind::Ended(Arc::new(refused), false),
         first_try,

@@ -9,7 +9,7 @@ use sidegate_config::schema::{Captured, Mode};
 use sidegate_config::value::DnsName;
 use sidegate_control::Settings;
 use sidegate_core::{Decision, Direction, SpiffeId, without_controls};
-use sidegate_policy::{Policy, Query};
+use sidegate_policy::{KnownFacts, Policy, Query};
 use sidegate_proxy::{Asked, Course, Elsewhere, Meets, ask};
 
 use super::{LoadedPolicy, explanation, verdict};
@@ -122,13 +122,14 @@ impl Question<'_> {
     }
 
     fn query(&self) -> Query<'_> {
-        let address = self.from_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let direction = if self.is_outbound() { Direction::Outbound } else { Direction::Inbound };
+        let client_address = self.from_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         Query {
-            direction: if self.is_outbound() { Direction::Outbound } else { Direction::Inbound },
+            client: self.from,
             server: self.server,
             sni: self.sni,
             destination: self.destination,
-            ..Query::inbound(self.from, address, self.to, self.time)
+            ..Query::new(KnownFacts { direction, client_address, to: self.to, time: self.time })
         }
     }
 

@@ -86,7 +86,7 @@ pub enum Unsure {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DenyList {
-    /// Whom to deny, whatever policy says.
+    /// The SPIFFE IDs and certificates to deny, whatever policy says.
     #[schemars(length(max = 100_000))]
     pub denied: Vec<Denied>,
 }

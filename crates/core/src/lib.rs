@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod address;
+mod certificate;
 mod endpoint;
 pub mod event;
 mod fit;
@@ -30,17 +31,17 @@ mod secret;
 mod spiffe_id;
 
 pub use address::AddressText;
+pub use certificate::CertificateFacts;
 pub use endpoint::{ClientAddr, DialAddr, OriginalDst, ReachedAt};
 pub use fit::{folded, wrapped};
 pub use id::{ConnectionId, SpanId};
-pub use peer::Peer;
+pub use peer::{Peer, RevocationStatus};
 pub use printable::{
     counted, duration, innermost, is_control_or_bidi, long, one_line, printable, printable_json, rfc3339, without_controls,
 };
 pub use reason::{Party, Reason, Stage};
 pub use record::{
-    CertificateFacts, ConnectionRecord, Decision, Direction, Explanation, HandshakeFacts, Lap, NearestRule, Remark, RevocationStatus, Says,
-    Stages, Transport, TunnelUse,
+    ConnectionRecord, Decision, Direction, Explanation, HandshakeFacts, Lap, NearestRule, Remark, Says, Stages, Transport, TunnelUse,
 };
 pub use secret::Secret;
 pub use spiffe_id::{PatternError, Segment, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};

@@ -6,7 +6,34 @@ use std::sync::Arc;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
-use crate::record::{CertificateFacts, RevocationStatus};
+use crate::certificate::CertificateFacts;
+
+/// Whether a peer's chain was looked up in revocation lists, and with which result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationStatus {
+    /// Its trust domain has no lists.
+    NotChecked,
+    /// No list revokes it.
+    Good,
+    /// No list covers it, and the configuration allows that.
+    UnknownAllowed,
+    /// A list that covers it has expired, and the configuration allows that.
+    ExpiredAllowed,
+}
+
+impl RevocationStatus {
+    /// The stable name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotChecked => "not_checked",
+            Self::Good => "good",
+            Self::UnknownAllowed => "unknown_allowed",
+            Self::ExpiredAllowed => "expired_allowed",
+        }
+    }
+}
 
 /// Who the other end of a connection is, as far as that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use schemars::JsonSchema;
-use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use crate::Reason;
+use crate::certificate::CertificateFacts;
 use crate::endpoint::{ClientAddr, OriginalDst};
-use crate::id::{ConnectionId, LOWER, SpanId, UPPER, hex_digits, ids, text};
+use crate::id::{ConnectionId, SpanId, ids};
 use crate::peer::Peer;
-use crate::printable;
 
 /// Which way a connection goes, as the workload sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
@@ -77,33 +76,6 @@ impl TunnelUse {
     }
 }
 
-/// Whether a peer's chain was looked up in revocation lists, and with which result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RevocationStatus {
-    /// Its trust domain has no lists.
-    NotChecked,
-    /// No list revokes it.
-    Good,
-    /// No list covers it, and the configuration allows that.
-    UnknownAllowed,
-    /// A list that covers it has expired, and the configuration allows that.
-    ExpiredAllowed,
-}
-
-impl RevocationStatus {
-    /// The stable name.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::NotChecked => "not_checked",
-            Self::Good => "good",
-            Self::UnknownAllowed => "unknown_allowed",
-            Self::ExpiredAllowed => "expired_allowed",
-        }
-    }
-}
-
 /// What the TLS handshake found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -122,73 +94,6 @@ pub struct HandshakeFacts {
     pub sni: Option<String>,
     /// Whether a session was resumed.
     pub resumed: bool,
-}
-
-/// Identifies a certificate without its content.
-#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-#[schemars(rename_all = "camelCase")]
-pub struct CertificateFacts {
-    /// Serial number, hexadecimal.
-    pub serial: String,
-    /// SHA-256 of its DER, hexadecimal.
-    #[schemars(with = "String")]
-    pub sha256: [u8; 32],
-    // Written as RFC 3339, though kept in seconds since the epoch.
-    /// Since when it is valid; null for a time before 1970.
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub not_before: i64,
-    /// Until when it is valid.
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub not_after: i64,
-    /// Both as text: a certificate stands in many records.
-    #[schemars(skip)]
-    validity: [Option<Box<str>>; 2],
-}
-
-impl Serialize for CertificateFacts {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut facts = serializer.serialize_struct("CertificateFacts", 4)?;
-        facts.serialize_field("serial", &self.serial)?;
-        facts.serialize_field("sha256", text(&hex_digits::<64>(&self.sha256, LOWER)))?;
-        facts.serialize_field("notBefore", &self.not_before())?;
-        facts.serialize_field("notAfter", &self.not_after())?;
-        facts.end()
-    }
-}
-
-impl CertificateFacts {
-    /// The facts of the certificate `der`.
-    #[must_use]
-    pub fn new(der: &[u8], serial: String, not_before: i64, not_after: i64) -> Self {
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref());
-        let validity = [not_before, not_after].map(|time| printable::rfc3339(time).map(String::into_boxed_str));
-        Self { serial, sha256, not_before, not_after, validity }
-    }
-
-    /// Since when it is valid as RFC 3339; none for a time that no clock shows.
-    #[must_use]
-    pub fn not_before(&self) -> Option<&str> {
-        self.validity[0].as_deref()
-    }
-
-    /// Until when it is valid as RFC 3339; none for a time that no clock shows.
-    #[must_use]
-    pub fn not_after(&self) -> Option<&str> {
-        self.validity[1].as_deref()
-    }
-
-    /// The digest in hexadecimal, as everywhere but in OpenTelemetry's attributes.
-    #[must_use]
-    pub fn sha256(&self) -> String {
-        text(&hex_digits::<64>(&self.sha256, LOWER)).to_owned()
-    }
-
-    /// The digest in upper-case hexadecimal, as OpenTelemetry's `tls.*.hash.sha256` wants it.
-    #[must_use]
-    pub fn sha256_upper(&self) -> String {
-        text(&hex_digits::<64>(&self.sha256, UPPER)).to_owned()
-    }
 }
 
 /// What policy said.

@@ -138,8 +138,8 @@ impl Svid {
     /// # Errors
     /// What is wrong with it.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<Self, MaterialError> {
-        let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(|e| MaterialError::Key(e.to_string()))?;
-        Self::with_signer(chain, signer)
+        let signer = || rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(|e| MaterialError::Key(e.to_string()));
+        Self::build(chain, signer)
     }
 
     /// Builds an SVID from its chain and what signs with its private key, wherever that is kept. They are checked to belong together
@@ -148,6 +148,13 @@ impl Svid {
     /// # Errors
     /// As [`Svid::new`].
     pub fn with_signer(chain: Vec<CertificateDer<'static>>, signer: Arc<dyn SigningKey>) -> Result<Self, MaterialError> {
+        Self::build(chain, || Ok(signer))
+    }
+
+    fn build(
+        chain: Vec<CertificateDer<'static>>,
+        signer: impl FnOnce() -> Result<Arc<dyn SigningKey>, MaterialError>,
+    ) -> Result<Self, MaterialError> {
         let leaf = chain.first().ok_or(MaterialError::NoCertificate)?;
         at_most("certificates of the SVID's chain", chain.len(), MOST_CHAIN)?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|e| MaterialError::Malformed(e.to_string()))?;
@@ -155,7 +162,7 @@ impl Svid {
         let validity = parsed.validity();
         let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
         let serial = format!("{:x}", parsed.serial);
-        let certified_key = Arc::new(CertifiedKey::new(chain, signer));
+        let certified_key = Arc::new(CertifiedKey::new(chain, signer()?));
         match certified_key.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
             Err(_) => return Err(MaterialError::KeyMismatch(id)),

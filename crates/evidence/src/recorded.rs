@@ -344,3 +344,48 @@ impl RecordedConnection {
         self.client.as_ref().map_or_else(|| format!("plaintext from {}", self.client_address.to_canonical()), ToString::to_string)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD: &str = r#"{"connectionId":"ab","time":"2026-01-31T08:00:00Z","direction":"inbound","downstream":"10.0.0.1:40000","originalDestination":"10.0.0.7:5432","peerId":"spiffe://a.b/web","decision":{"allowed":true,"rule":"web"},"reason":"closed"}"#;
+
+    /// What is read of an access log with this text, and what is warned of.
+    fn read(text: &str) -> (Result<ReadCounts, RecordedError>, Vec<String>, Vec<RecordedConnection>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let (mut warnings, mut seen) = (Vec::new(), Vec::new());
+        let warn = |line: &str| warnings.push(line.replace(&format!("{}:", path.display()), ""));
+        let counts = read_connections(std::slice::from_ref(&path), &AuditorKeys::default(), warn, |connection| seen.push(connection));
+        (counts, warnings, seen)
+    }
+
+    #[test]
+    fn a_connection_is_read_once_as_policy_saw_it() {
+        let (counts, warnings, seen) = read(&format!("{RECORD}\n\n{RECORD}\n{{\"level\":\"INFO\"}}\n"));
+        assert_eq!(counts.unwrap().to_string(), "1 connection, 0 that policy had not decided, 1 other line, 0 unreadable");
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let [web] = seen.try_into().unwrap();
+        assert_eq!((web.who().as_str(), web.to.port(), web.rule.as_str(), web.sni()), ("spiffe://a.b/web", 5432, "web", None));
+        assert!(web.allowed && !web.denied_by_default);
+    }
+
+    #[test]
+    fn the_first_unreadable_lines_are_named_and_the_others_counted() {
+        let long = "x".repeat(3 << 20);
+        let wrong = RECORD.replace("inbound", "sideways");
+        let (counts, warnings, seen) = read(&format!("{long}\n{wrong}\n{}{RECORD}\n", "\u{1b}[2J\n".repeat(5)));
+        assert_eq!((counts.unwrap().unreadable, seen.len(), warnings.len()), (7, 1, NAMED + 1), "{warnings:?}");
+        assert_eq!(warnings[..2], ["1: left out: the line has more than 1048576 bytes", "2: left out: `sideways` is no direction"]);
+        assert!(warnings[2].starts_with("3: left out: the line is not JSON: "), "{warnings:?}");
+        assert_eq!(warnings[NAMED], "2 further lines are left out");
+    }
+
+    #[test]
+    fn a_log_without_a_decided_connection_is_an_error() {
+        let error = read(&RECORD.replace("\"decision\"", "\"other\"")).0.unwrap_err().to_string();
+        assert!(error.contains("0 connections, 1 that policy had not decided"), "{error}");
+    }
+}

@@ -65,6 +65,6 @@ mod state;
 pub mod workload_api;
 
 pub use config::{AuthorityConfig, Entry, TrustDomainConfig};
-pub use error::{AuthorityError, Problem};
+pub use error::{AuthorityError, AuthorityProblem};
 pub use fault::Fault;
 pub use server::{Authority, Issued};

@@ -62,8 +62,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub use opentelemetry_proto::tonic as otlp;
 
 /// What bytes pass through, whatever it is.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// For the TLS handshake of a client.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -304,7 +304,7 @@ async fn accept(listener: Listener, kept: Arc<Mutex<Kept>>, keep: usize) {
     }
 }
 
-async fn converse(stream: Box<dyn Stream>, client: Option<Vec<u8>>, kept: Arc<Mutex<Kept>>, keep: usize) {
+async fn converse(stream: Box<dyn ByteStream>, client: Option<Vec<u8>>, kept: Arc<Mutex<Kept>>, keep: usize) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (kept, client) = (kept.clone(), client.clone());
         async move { Ok::<_, Infallible>(answer(request, client, &kept, keep).await) }
@@ -313,9 +313,9 @@ async fn converse(stream: Box<dyn Stream>, client: Option<Vec<u8>>, kept: Arc<Mu
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+type CollectorAnswer = Response<BoxBody<Bytes, Infallible>>;
 
-async fn answer(request: Request<Incoming>, client: Option<Vec<u8>>, kept: &Mutex<Kept>, keep: usize) -> Answer {
+async fn answer(request: Request<Incoming>, client: Option<Vec<u8>>, kept: &Mutex<Kept>, keep: usize) -> CollectorAnswer {
     let path = request.uri().path().to_owned();
     let behaviour = {
         let mut kept = lock(kept);
@@ -338,13 +338,13 @@ async fn answer(request: Request<Incoming>, client: Option<Vec<u8>>, kept: &Mute
         return respond(Err(refusal));
     }
     let Ok(body) = request.into_body().collect().await.map(http_body_util::Collected::to_bytes) else {
-        return respond(Err(Refusal::new(Code::Internal, StatusCode::BAD_REQUEST)));
+        return respond(Err(FakeRefusal::new(Code::Internal, StatusCode::BAD_REQUEST)));
     };
     if behaviour == Behaviour::Discard {
         return respond(Ok(Vec::new()));
     }
     let Some(body) = plain(&body, is_grpc, gzipped).and_then(|plain| parse(&path, plain)) else {
-        return respond(Err(Refusal::new(Code::InvalidArgument, StatusCode::BAD_REQUEST)));
+        return respond(Err(FakeRefusal::new(Code::InvalidArgument, StatusCode::BAD_REQUEST)));
     };
     let rejected = if let Behaviour::Reject(count) = behaviour { count } else { 0 };
     let (which, count, response) = take(&body, rejected);
@@ -363,13 +363,13 @@ fn push<T>(last: &mut VecDeque<T>, new: T, keep: usize) {
 }
 
 /// An answer that is no success, by either protocol.
-struct Refusal {
+struct FakeRefusal {
     code: Code,
     status: StatusCode,
     after: Option<Duration>,
 }
 
-impl Refusal {
+impl FakeRefusal {
     fn new(code: Code, status: StatusCode) -> Self {
         Self { code, status, after: None }
     }
@@ -385,14 +385,14 @@ impl Refusal {
 }
 
 /// How `behaviour` refuses a request, if it does.
-fn refusal(behaviour: Behaviour) -> Option<Refusal> {
+fn refusal(behaviour: Behaviour) -> Option<FakeRefusal> {
     match behaviour {
-        Behaviour::Unavailable => Some(Refusal::new(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE)),
+        Behaviour::Unavailable => Some(FakeRefusal::new(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE)),
         Behaviour::Throttle(after) => {
-            Some(Refusal { after: Some(after), ..Refusal::new(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS) })
+            Some(FakeRefusal { after: Some(after), ..FakeRefusal::new(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS) })
         }
-        Behaviour::TooLarge => Some(Refusal::new(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE)),
-        Behaviour::Invalid => Some(Refusal::new(Code::InvalidArgument, StatusCode::BAD_REQUEST)),
+        Behaviour::TooLarge => Some(FakeRefusal::new(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE)),
+        Behaviour::Invalid => Some(FakeRefusal::new(Code::InvalidArgument, StatusCode::BAD_REQUEST)),
         _ => None,
     }
 }
@@ -459,7 +459,7 @@ fn points(metric: &otlp::metrics::v1::Metric) -> u64 {
 }
 
 /// Answers as it was spoken to, as collectors do.
-fn grpc(result: Result<Vec<u8>, Refusal>, gzip: bool) -> Answer {
+fn grpc(result: Result<Vec<u8>, FakeRefusal>, gzip: bool) -> CollectorAnswer {
     let (status, body) = match result {
         Ok(mut message) => {
             if gzip {
@@ -487,7 +487,7 @@ fn grpc(result: Result<Vec<u8>, Refusal>, gzip: bool) -> Answer {
     response
 }
 
-fn http(result: Result<Vec<u8>, Refusal>) -> Answer {
+fn http(result: Result<Vec<u8>, FakeRefusal>) -> CollectorAnswer {
     let (status, after, body) = match result {
         Ok(message) => (StatusCode::OK, None, message.into()),
         // The details of a status are itself as a message.

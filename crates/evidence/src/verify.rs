@@ -72,7 +72,7 @@ fn verify_listed(path: &Path, given: &VerifyInputs) -> Result<Report, ReadError>
 
 /// What the next line must be.
 #[derive(Clone, Copy)]
-struct Expected {
+struct ExpectedLink {
     seq: u64,
     prev: Hash,
 }
@@ -114,7 +114,7 @@ struct Verifier<'a> {
     report: Report,
     file: String,
     line: u64,
-    expected: Option<Expected>,
+    expected: Option<ExpectedLink>,
     /// The link of the very first record.
     first_prev: Hash,
     /// The epoch of the running process, as its records say.
@@ -251,14 +251,14 @@ impl<'a> Verifier<'a> {
                 let seq = self.expected.map(|e| e.seq);
                 self.find(seq, format!("it was changed: {why}"));
                 // The next line is verified against this one.
-                self.expected = Some(Expected { seq: seq.unwrap_or(1).saturating_add(1), prev: sha256(text) });
+                self.expected = Some(ExpectedLink { seq: seq.unwrap_or(1).saturating_add(1), prev: sha256(text) });
                 self.checked = false;
                 return;
             }
         };
         self.linked(&line, &head);
         let hash = line.hash();
-        self.expected = Some(Expected { seq: head.seq.saturating_add(head.records), prev: hash });
+        self.expected = Some(ExpectedLink { seq: head.seq.saturating_add(head.records), prev: hash });
         self.report.records = self.report.records.saturating_add(head.records);
         self.report.last_seq = head.seq.saturating_add(head.records - 1);
         self.report.last_hash = hex(hash);

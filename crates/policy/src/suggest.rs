@@ -8,7 +8,7 @@ use std::fmt::Write;
 pub struct Usage(BTreeMap<(String, u16), u64>);
 
 /// Clients and ports: each of these clients connected to each of these ports.
-type Group = (BTreeSet<String>, BTreeSet<u16>);
+type ClientsAndPorts = (BTreeSet<String>, BTreeSet<u16>);
 
 impl Usage {
     /// Counts a connection of the client with this SPIFFE ID.
@@ -46,7 +46,7 @@ impl Usage {
         text
     }
 
-    fn groups(&self) -> Vec<Group> {
+    fn groups(&self) -> Vec<ClientsAndPorts> {
         let mut ports_of: BTreeMap<&str, BTreeSet<u16>> = BTreeMap::new();
         let mut clients_of: BTreeMap<u16, BTreeSet<String>> = BTreeMap::new();
         for (client, port) in self.0.keys() {

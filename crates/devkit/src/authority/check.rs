@@ -8,7 +8,7 @@ use std::time::Duration;
 use sidegate_core::{SpiffeId, TrustDomain, parse_canonical};
 
 use super::config::{AuthorityConfig, Entry};
-use super::error::{AuthorityError, Problem};
+use super::error::{AuthorityError, AuthorityProblem};
 
 /// Below this, half a lifetime is not enough to rotate in.
 const MIN_TTL: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 const MAX_SOCKET_PATH: usize = 107;
 
 /// A configuration that was found right.
-pub(crate) struct Plan {
+pub(crate) struct AuthorityPlan {
     pub(crate) sockets: Vec<PathBuf>,
     pub(crate) domains: Vec<DomainPlan>,
     pub(crate) entries: Vec<EntryPlan>,
@@ -42,25 +42,25 @@ pub(crate) struct EntryPlan {
 pub(crate) type Domains = BTreeMap<TrustDomain, Duration>;
 
 /// Checks all of `config`.
-pub(crate) fn config(config: &AuthorityConfig) -> Result<Plan, AuthorityError> {
-    let mut problems = Problems::default();
+pub(crate) fn config(config: &AuthorityConfig) -> Result<AuthorityPlan, AuthorityError> {
+    let mut problems = AuthorityProblems::default();
     problems.sockets(&config.sockets);
     let domains = problems.domains(config);
     let known = domains.iter().map(|domain| (domain.name.clone(), domain.ttl)).collect();
     let entries = problems.entries(&config.entries, &known, &config.sockets);
-    problems.or(Plan { sockets: config.sockets.clone(), domains, entries })
+    problems.or(AuthorityPlan { sockets: config.sockets.clone(), domains, entries })
 }
 
 /// Checks entries that are to replace the present ones.
 pub(crate) fn entries(entries: &[Entry], domains: &Domains, sockets: &[PathBuf]) -> Result<Vec<EntryPlan>, AuthorityError> {
-    let mut problems = Problems::default();
+    let mut problems = AuthorityProblems::default();
     let plans = problems.entries(entries, domains, sockets);
     problems.or(plans)
 }
 
 /// Checks what a trust domain is to federate with.
 pub(crate) fn federation(own: &TrustDomain, others: &[&str], domains: &Domains) -> Result<BTreeSet<TrustDomain>, AuthorityError> {
-    let mut problems = Problems::default();
+    let mut problems = AuthorityProblems::default();
     let known = domains.keys().map(TrustDomain::as_str).collect();
     let federates_with = problems.federation("federatesWith", own.as_str(), others, &known);
     problems.or(federates_with)
@@ -68,7 +68,7 @@ pub(crate) fn federation(own: &TrustDomain, others: &[&str], domains: &Domains) 
 
 /// Checks the arguments of a single issuance.
 pub(crate) fn issuance(spiffe_id: &str, ttl: Duration) -> Result<SpiffeId, AuthorityError> {
-    let mut problems = Problems::default();
+    let mut problems = AuthorityProblems::default();
     let id = problems.id("spiffeId", spiffe_id);
     problems.ttl("ttl", ttl);
     match id {
@@ -78,11 +78,11 @@ pub(crate) fn issuance(spiffe_id: &str, ttl: Duration) -> Result<SpiffeId, Autho
 }
 
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+struct AuthorityProblems(Vec<AuthorityProblem>);
 
-impl Problems {
+impl AuthorityProblems {
     fn add(&mut self, at: impl Display, what: impl Display) {
-        self.0.push(Problem { at: at.to_string(), what: what.to_string() });
+        self.0.push(AuthorityProblem { at: at.to_string(), what: what.to_string() });
     }
 
     fn or<T>(self, value: T) -> Result<T, AuthorityError> {

@@ -11,7 +11,7 @@ use sidegate_core::counted;
 pub enum AuthorityError {
     /// What the authority was told contradicts itself or a standard; every problem is listed.
     #[error("the authority can't do what it was told for {}; correct each:{}", counted(.0.len() as u64, "problem"), list(.0))]
-    Config(Vec<Problem>),
+    Config(Vec<AuthorityProblem>),
 
     /// A socket could not be made ready.
     #[error("can't serve the Workload API on {}: {source}; check that its folder is writable", path.display())]
@@ -60,19 +60,19 @@ pub enum AuthorityError {
 
 /// One thing wrong in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct AuthorityProblem {
     /// Where, e.g. `entries[2].spiffeId`.
     pub at: String,
     /// What is wrong and what to do.
     pub what: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for AuthorityProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.at, self.what)
     }
 }
 
-fn list(problems: &[Problem]) -> String {
+fn list(problems: &[AuthorityProblem]) -> String {
     problems.iter().map(|problem| format!("\n  - {problem}")).collect()
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::attest::Caller;
-use super::check::{Domains, EntryPlan, Plan};
+use super::check::{AuthorityPlan, Domains, EntryPlan};
 use super::domain::Domain;
 use super::enrolled::Enrolled;
 use super::error::AuthorityError;
@@ -29,7 +29,7 @@ pub(crate) struct AuthorityState {
 }
 
 impl AuthorityState {
-    pub(crate) fn new(plan: Plan, fault: Fault, stop: CancellationToken) -> Result<AuthorityState, AuthorityError> {
+    pub(crate) fn new(plan: AuthorityPlan, fault: Fault, stop: CancellationToken) -> Result<AuthorityState, AuthorityError> {
         let mut domains = BTreeMap::new();
         for domain in plan.domains {
             domains.insert(domain.name.clone(), Domain::new(domain)?);

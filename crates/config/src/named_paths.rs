@@ -26,7 +26,7 @@ impl Config {
     ///
     /// Files that are read are watched, so the folder of each is looked at too; one is replaced by renaming another over it. The
     /// configuration's own file is not among them, nor what no configuration names: the system's CA certificates, resolver
-    /// configuration and `/proc`, and the service manager's `NOTIFY_SOCKET`.
+    /// configuration, `/proc` and `/sys/fs/cgroup`, and the service manager's `NOTIFY_SOCKET`.
     #[must_use]
     pub fn paths(&self) -> Vec<NamedPath> {
         self.paths_with(std::env::var(SPIFFE_ENDPOINT_SOCKET).ok().as_deref())

@@ -16,11 +16,11 @@ pub enum PathUse {
     ReadSecret,
     /// A file, which is read, or a folder of which files are.
     ReadFileOrFolder,
-    /// A file, which is made if it is missing, and to which is appended.
+    /// A file, which is made if it is missing, to which is appended, and whose end is read.
     Append,
     /// A folder, which is made if it is missing, and in which files are made, written, read and deleted.
     KeepFolder,
-    /// A Unix socket, which is made; its folder too, if that is missing.
+    /// A Unix socket, which is made, its folder too if that is missing; what an earlier process left there is connected to and removed.
     BindSocket,
     /// A Unix socket of somebody else, which is connected to.
     ConnectSocket,

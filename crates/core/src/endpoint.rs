@@ -1,4 +1,4 @@
-//! The addresses of a connection, each a type of its own: two of them can't be confused.
+//! The addresses of a connection, each a type of its own: one becomes another only by a function that says why.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -71,23 +71,32 @@ endpoints! {
     DialAddr
 }
 
-/// The application is dialled where its client wanted to go.
-impl From<OriginalDst> for DialAddr {
-    fn from(to: OriginalDst) -> Self {
-        Self(to.0)
+impl OriginalDst {
+    /// What is dialled for a client that wanted to go here.
+    #[must_use]
+    pub fn dialled(self) -> DialAddr {
+        DialAddr(self.0)
     }
 }
 
-/// A listener that leads to a fixed address says where its clients want to go.
-impl From<DialAddr> for OriginalDst {
-    fn from(to: DialAddr) -> Self {
-        Self(to.0)
+impl DialAddr {
+    /// Where a client of a listener wants to go that leads here.
+    #[must_use]
+    pub fn wanted(self) -> OriginalDst {
+        OriginalDst(self.0)
     }
 }
 
-/// Where nothing lies between, a server is reached at the address that was dialled.
-impl From<DialAddr> for ReachedAt {
-    fn from(to: DialAddr) -> Self {
+impl ReachedAt {
+    /// Where a server is reached if nothing lies between: at the address that was dialled.
+    #[must_use]
+    pub fn direct(to: DialAddr) -> Self {
+        Self(to.0)
+    }
+
+    /// Where a redirected client has reached us: at the address that it wanted.
+    #[must_use]
+    pub fn redirected(to: OriginalDst) -> Self {
         Self(to.0)
     }
 }

@@ -32,7 +32,7 @@ events! {
     IDENTITY_CA_LEFT_OUT "sidegate.identity.ca_left_out" "A CA certificate of a bundle may not sign and is left out.";
     SOURCE_TROUBLE "sidegate.identity.source_trouble" "An identity source does not answer, or what it says is of no use.";
     SOURCE_RECOVERED "sidegate.identity.source_recovered" "An identity source answers again.";
-    SECRET_ACCESSED "sidegate.secret.accessed" "A file with a secret was read: for the first time, or since it holds something else.";
+    SECRET_ACCESSED "sidegate.secret.accessed" "A file with a secret was read: for the first time, since it holds something else, or since it could not be read.";
     FILES_UNWATCHED "sidegate.files.unwatched" "The system can't watch files; they are looked at from time to time.";
     POLICY_WARNING "sidegate.policy.warning" "The policy is allowed, but a person should look at it.";
     POLICY_RELOADED "sidegate.policy.reloaded" "The policy files have changed and are in use.";

@@ -297,3 +297,43 @@ fn is_of_development_authority(der: &CertificateDer<'static>) -> bool {
         cert.issuer().iter_organization().any(|o| o.as_str().is_ok_and(|o| o == sidegate_core::DEVELOPMENT_ORGANIZATION))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose, SanType};
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::{SignatureAlgorithm, SignatureScheme, sign::Signer};
+
+    use super::*;
+
+    /// A key that is somewhere else: it signs, and shows nothing of itself, not even its public key.
+    #[derive(Debug)]
+    struct Remote(Arc<dyn SigningKey>);
+
+    impl SigningKey for Remote {
+        fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+            self.0.choose_scheme(offered)
+        }
+
+        fn algorithm(&self) -> SignatureAlgorithm {
+            self.0.algorithm()
+        }
+    }
+
+    #[test]
+    fn a_key_may_be_somewhere_else() {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI("spiffe://a.b/web".try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let [key, other] = [(); 2].map(|()| KeyPair::generate().unwrap());
+        let leaf = params.self_signed(&key).unwrap().der().clone();
+        let signer = |key: &KeyPair| {
+            let der = PrivatePkcs8KeyDer::from(key.serialize_der());
+            rustls::crypto::aws_lc_rs::sign::any_supported_type(&der.into()).unwrap()
+        };
+        let svid = Svid::with_signer(vec![leaf.clone()], Arc::new(Remote(signer(&key)))).unwrap();
+        assert_eq!(svid.id.to_string(), "spiffe://a.b/web");
+        assert!(svid.certified_key.key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]).is_some());
+        assert!(matches!(Svid::with_signer(vec![leaf], signer(&other)), Err(MaterialError::KeyMismatch(_))));
+    }
+}

@@ -1,4 +1,5 @@
-//! What all identity sources share: their rules, the state that they publish, and how a failure changes it.
+//! What all identity sources share: their rules, the state that they publish, and how a failure changes it. Each source is a module
+//! beside this one (`workload_api.rs`, `files.rs`); `ConfiguredSource` in `manager.rs` has them all.
 
 use std::sync::Arc;
 

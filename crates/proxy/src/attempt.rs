@@ -97,19 +97,11 @@ impl Drop for Attempt {
 pub(crate) mod tests {
     use super::*;
     use sidegate_config::Config;
-    use sidegate_config::schema::LogFormat;
     use sidegate_control::{Control, Settings};
 
     pub(crate) fn shared() -> Arc<Shared> {
         let config = Config::default();
-        let options = sidegate_telemetry::TelemetryOptions {
-            access_log: LogFormat::Off,
-            config: &config.telemetry,
-            mark: None,
-            tls: Box::new(|_| Arc::new(|| Err(String::new()))),
-            events: None,
-            fold: sidegate_telemetry::Fold::default(),
-        };
+        let options = sidegate_telemetry::TelemetryOptions::new(&config.telemetry);
         let (telemetry, _) = sidegate_telemetry::Telemetry::start(options).unwrap();
         Shared::new(Control::new(Settings::new(&config), Arc::new(telemetry), Arc::default()))
     }

@@ -1,4 +1,5 @@
-//! Authorization, after the handshake: only now identity, port and destination are all known.
+//! Authorization, after the handshake: only now identity, port and destination are all known. A peer that is denied is told by the
+//! callers: a client by `Client::refused` (`inbound.rs`), a server by `Outbound::on_new_session` (`outbound.rs`).
 
 use std::time::{Instant, SystemTime};
 

@@ -111,10 +111,10 @@ enum Admitted {
 async fn accepted(connection: &mut Connection<'_>, tcp: TcpStream, route: Route) -> Result<Admitted, Failure> {
     let (shared, handle) = (connection.shared, connection.handle);
     let (to, reached_at): (OriginalDst, ReachedAt) = match route {
-        Route::To(address) => (address.into(), canonical(tcp.local_addr().map_err(Failure::system)?).into()),
+        Route::To(address) => (address.wanted(), canonical(tcp.local_addr().map_err(Failure::system)?).into()),
         Route::Redirected => {
             let to = own_address(shared, &tcp)?;
-            (to, (*to).into())
+            (to, ReachedAt::redirected(to))
         }
     };
     connection.record.original_destination = Some(to);
@@ -137,7 +137,7 @@ async fn accepted(connection: &mut Connection<'_>, tcp: TcpStream, route: Route)
         Mode::Permissive => permissive(connection, index, tcp, to, reached_at, guard).await,
         Mode::Plaintext => {
             authorize_plaintext(connection, port.mode, to)?;
-            let app = dial_app(connection, to.into()).await?;
+            let app = dial_app(connection, to.dialled()).await?;
             plaintext(connection, port)?;
             Ok(Admitted::Plaintext { tcp, app, first: Vec::new(), _guard: guard })
         }
@@ -192,7 +192,7 @@ async fn permissive(
     let permit = HandshakePermit::take(connection, PermitKind::Detection, connection.record.downstream.ip()).await?;
     // An application that is told who its client is has to be dialled when that is known.
     let app = match port.app_preamble {
-        AppPreamble::None => dial_app(connection, to.into()).await?,
+        AppPreamble::None => dial_app(connection, to.dialled()).await?,
     };
     let start = Instant::now();
     let detected = detect(&tcp, &app, port.server_first, &shared.settings.timeouts).await;
@@ -308,7 +308,7 @@ impl Client {
         admit(connection, AdmissionBasis::Client { peer: session.peer.clone(), facts: session.facts.clone() })?;
         let app = match app {
             Some(app) => app,
-            None => dial_app(connection, self.to.into()).await?,
+            None => dial_app(connection, self.to.dialled()).await?,
         };
         match connection.shared.settings.port(self.to).app_preamble {
             AppPreamble::None => Ok(app),

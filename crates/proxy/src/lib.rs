@@ -40,10 +40,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What it guarantees: no application byte passes before the peer is verified and authorized; each connection leaves exactly one record,
+//! What it guarantees: on a protected connection no application byte passes before the peer is verified and authorized; each connection leaves exactly one record,
 //! also after a panic, which costs only that connection; a socket is reset unless both directions ended in order, so that what was cut
 //! never looks like a clean end; connections, handshakes, buffers and the time of every step are bounded; nothing on a worker waits for
-//! another thread.
+//! the control plane, the audit log or an exporter.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod attempt;

@@ -8,7 +8,9 @@ use std::time::Instant;
 use sidegate_config::schema::TunnelMode;
 use sidegate_config::value::HostAndPort;
 use sidegate_control::{Destination, Protocol, Snapshot, Tls};
-use sidegate_core::{ClientAddr, ConnectionRecord, DialAddr, Direction, Lap, OriginalDst, Peer, Reason, Transport, TunnelUse, event};
+use sidegate_core::{
+    ClientAddr, ConnectionRecord, DialAddr, Direction, Lap, OriginalDst, Peer, ReachedAt, Reason, Transport, TunnelUse, event,
+};
 use sidegate_identity::unix_now;
 use sidegate_net::socket;
 use sidegate_tls::{Role, ServerName, Session, TUNNEL, verify_again};
@@ -94,7 +96,7 @@ async fn reach(
             let to = not_ourselves(shared, tcp, connection.record.downstream)?;
             connection.record.original_destination = Some(to);
             handle.set_destination(to);
-            redirected = to.into();
+            redirected = to.dialled();
             match towards(settings, *to, &connection.snapshot.resolved) {
                 Towards::Destination(index) => (std::slice::from_ref(&redirected), index),
                 outside => {
@@ -217,10 +219,10 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
         let destination = &shared.settings.destinations[index];
         connection.record.stages.dial = Some(dial);
         connection.record.destination = Some(destination.name.clone());
-        connection.record.original_destination = Some(to.into());
+        connection.record.original_destination = Some(to.wanted());
         let tls = connection.tls()?;
         let permit = HandshakePermit::take(&connection, PermitKind::OutboundHandshake, to.ip()).await?;
-        handle.set_destination(to.into());
+        handle.set_destination(to.wanted());
         let mut outbound = Outbound { connection, destination, index, tls };
         let session = outbound.shake(&tcp, to, permit, true).await?;
         drop(own);
@@ -262,7 +264,7 @@ struct Outbound<'a> {
 impl<'a> Outbound<'a> {
     /// On a session that has waited. None if it does not lead to the expected server any more; a new one may.
     fn on_waiting_session(&mut self, to: DialAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Option<Reached>, Failure> {
-        self.connection.record.original_destination = Some(to.into());
+        self.connection.record.original_destination = Some(to.wanted());
         // Identity is verified again.
         let verified = verify_again(&channel.session.peer, Role::Server, self.tls.context.trust(), unix_now());
         let Some(status) = verified.ok().filter(|_| self.authorize(&channel.session, to).is_ok()) else {
@@ -283,7 +285,7 @@ impl<'a> Outbound<'a> {
         let source = candidates.first().map_or(self.connection.record.downstream.ip(), |first| first.ip());
         let permit = self.permit(source).await?;
         let (mut peer, mut own, to) = dial_one(&mut self.connection, candidates).await?;
-        self.connection.handle.set_destination(to.into());
+        self.connection.handle.set_destination(to.wanted());
         let tunnel = self.destination.tunnel != TunnelMode::Off && handshake_cache::may_take_tunnels(to);
         let session = match self.shake(&peer, to, permit, tunnel).await {
             // A server that ends the handshake because of an ALPN that it does not know.
@@ -305,7 +307,7 @@ impl<'a> Outbound<'a> {
         }
         if channel.session.facts.alpn.as_deref() == Some(TUNNEL) {
             self.connection.record.tunnel = Some(TunnelUse::New);
-            channel.tunnel = Some(Tunnel::new(to.into(), self.connection.renewal));
+            channel.tunnel = Some(Tunnel::new(ReachedAt::direct(to), self.connection.renewal));
             // Nothing is kept to be tried again: where a new session does not lead, another would not either.
             if let Err(error) = channel.open(self.connection.record, false) {
                 return Err(Broken::By(Side::Upstream, error).failure(Direction::Outbound, Some((Side::Upstream, &mut channel, &peer)), 0));
@@ -327,11 +329,11 @@ impl<'a> Outbound<'a> {
     }
 
     fn authorize(&mut self, session: &Session, to: DialAddr) -> Result<(), Failure> {
-        authorize_server(&mut self.connection, self.destination, self.tls, session, to.into())
+        authorize_server(&mut self.connection, self.destination, self.tls, session, to.wanted())
     }
 
     fn reached(&self, to: DialAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Reached, Failure> {
-        self.connection.handle.set_destination(to.into());
+        self.connection.handle.set_destination(to.wanted());
         let session = &channel.session;
         let basis = AdmissionBasis::Server { peer: session.peer.clone(), facts: session.facts.clone(), destination: self.index };
         if let Err(failure) = admit(&self.connection, basis) {
@@ -379,7 +381,7 @@ fn choose_addresses(host: &HostAndPort, snapshot: &Snapshot) -> Result<Vec<DialA
 async fn dial_one(connection: &mut Connection<'_>, candidates: &[DialAddr]) -> Result<(TcpStream, Option<OwnDial>, DialAddr), Failure> {
     let mut last = Failure::new(Reason::DialFailed);
     for to in candidates {
-        connection.record.original_destination = Some((*to).into());
+        connection.record.original_destination = Some(to.wanted());
         match dial_peer(connection, *to).await {
             Ok((tcp, own)) => return Ok((tcp, own, *to)),
             Err(failure) => last = failure,
@@ -402,5 +404,5 @@ async fn not_in_mesh(
     connection.record.transport = Some(Transport::Plaintext);
     admit(connection, AdmissionBasis::Outside)?;
     connection.shared.telemetry.metrics.plaintext(Direction::Outbound);
-    dial_peer(connection, to.into()).await
+    dial_peer(connection, to.dialled()).await
 }

@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::task::{Context, Poll, ready};
 
-use sidegate_core::{ConnectionRecord, DialAddr, Reason};
+use sidegate_core::{ConnectionRecord, DialAddr, ReachedAt, Reason};
 use sidegate_tls::{Filled, SealError, Session, WireError};
 use sidegate_tunnel::v1::Reset;
 use sidegate_tunnel::{Control, Malformed, Opening, Tunnel, TunnelError, data};
@@ -80,7 +80,7 @@ impl PeerChannel {
 
     /// Says that the session to `to` is made in advance, and makes it one that waits.
     pub(crate) async fn warm(&mut self, to: DialAddr, renewal: u64, tcp: &TcpStream) -> Result<(), ChannelError> {
-        self.tunnel = Some(Tunnel::waiting(to.into(), renewal));
+        self.tunnel = Some(Tunnel::waiting(ReachedAt::direct(to), renewal));
         self.session.send(&Control::Warm.encode())?;
         std::future::poll_fn(|cx| self.session.poll_flush(tcp, cx)).await.map_err(ChannelError::from)
     }

@@ -18,13 +18,14 @@ pub(crate) struct PeerStream {
     tcp: TcpStream,
     /// The first failure: the error of a read or write can't say all of it.
     failed: Option<ChannelError>,
-    /// A writer that waits until the peer's sidecar has answered, which only a reader can notice.
-    held: Option<Waker>,
+    /// A writer that waits. A reader wakes it: only a reader notices the answer of the peer's sidecar, and a reader that flushes may
+    /// have taken the writer's place at the socket.
+    writer: Option<Waker>,
 }
 
 impl PeerStream {
     pub(crate) fn new(tcp: TcpStream, channel: Box<PeerChannel>) -> Self {
-        Self { channel, tcp, failed: None, held: None }
+        Self { channel, tcp, failed: None, writer: None }
     }
 
     /// The channel and its socket, and how the channel has failed, if it has.
@@ -42,7 +43,30 @@ impl PeerStream {
             }
         };
         self.failed.get_or_insert(error);
+        self.wake_writer();
         kind.into()
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+
+    /// What a write, flush or shutdown comes to. One that waits is remembered, and none goes on after a failure.
+    fn poll_outwards<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut PeerChannel, &TcpStream, &mut Context<'_>) -> Poll<Result<T, ChannelError>>,
+    ) -> Poll<io::Result<T>> {
+        if self.failed.is_some() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let polled = poll(&mut self.channel, &self.tcp, cx).map_err(|error| self.fail(error));
+        if polled.is_pending() {
+            self.writer = Some(cx.waker().clone());
+        }
+        polled
     }
 }
 
@@ -50,11 +74,7 @@ impl AsyncRead for PeerStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let filled = this.channel.poll_fill(&this.tcp, cx);
-        if !this.channel.is_held()
-            && let Some(writer) = this.held.take()
-        {
-            writer.wake();
-        }
+        this.wake_writer();
         match ready!(filled) {
             Ok(Filled::Data) => this.channel.read_plaintext(into),
             Ok(Filled::End) => {}
@@ -66,38 +86,33 @@ impl AsyncRead for PeerStream {
 
 impl AsyncWrite for PeerStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, mut data: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        loop {
-            if this.channel.is_held() {
-                this.held = Some(cx.waker().clone());
-            }
-            if this.channel.session.is_full() || this.channel.is_held() {
-                let flushed = this.channel.session.poll_flush(&this.tcp, cx).map_err(|error| this.fail(error.into()));
-                ready!(flushed)?;
-                if this.channel.is_held() {
+        self.get_mut().poll_outwards(cx, |channel, tcp, cx| {
+            loop {
+                if channel.session.is_full() || channel.is_held() {
+                    ready!(channel.session.poll_flush(tcp, cx))?;
+                }
+                if channel.is_held() {
                     return Poll::Pending;
                 }
+                match channel.seal_from(|rooms| Ok(transfer::fill(rooms, &mut data))) {
+                    Ok(Some(written)) => return Poll::Ready(Ok(written)),
+                    Ok(None) => {}
+                    Err(SealError::Read(error)) => return Poll::Ready(Err(error.into())),
+                    Err(SealError::Session(error)) => return Poll::Ready(Err(error.into())),
+                }
             }
-            match this.channel.seal_from(|rooms| Ok(transfer::fill(rooms, &mut data))) {
-                Ok(Some(written)) => return Poll::Ready(Ok(written)),
-                Ok(None) => {}
-                Err(SealError::Read(error)) => return Poll::Ready(Err(error)),
-                Err(SealError::Session(error)) => return Poll::Ready(Err(this.fail(error.into()))),
-            }
-        }
+        })
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.channel.session.poll_flush(&this.tcp, cx).map_err(|error| this.fail(error.into()))
+        self.get_mut().poll_outwards(cx, |channel, tcp, cx| channel.session.poll_flush(tcp, cx).map_err(ChannelError::from))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.channel.poll_finish(&this.tcp, cx).map_err(|error| this.fail(error))
+        self.get_mut().poll_outwards(cx, PeerChannel::poll_finish)
     }
 }
 

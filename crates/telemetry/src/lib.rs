@@ -17,7 +17,7 @@
 //! use sidegate_telemetry::{ScrapeFormat, Telemetry, TelemetryOptions};
 //!
 //! let (telemetry, writers) = Telemetry::start(TelemetryOptions::new(&Config::default()))?;
-//! telemetry.record(Arc::new(ConnectionRecord::new(Direction::Inbound, "10.0.0.1:40000".parse().unwrap())));
+//! telemetry.record(Arc::new(ConnectionRecord::new(Direction::Inbound, ([10, 0, 0, 1], 40_000).into())));
 //! assert!(telemetry.scrape(ScrapeFormat::Text).contains("sidegate_connections_total"));
 //! drop(telemetry);
 //! writers.join();

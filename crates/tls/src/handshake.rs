@@ -1,4 +1,5 @@
-//! The handshake, both sides. The caller sets the deadline.
+//! The handshake, both sides. The caller sets the deadline. A ClientHello is read here, and decided on by `ServerChoice::choose`
+//! (`configs.rs`).
 //!
 //! Nobody has proved anything yet, so a peer that is slow holds about what it has sent: 4 KiB to begin with, 16 KiB for a ClientHello,
 //! 48 KiB for the messages behind it, of which a certificate message with the longest chain that is verified is the longest.

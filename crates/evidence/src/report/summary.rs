@@ -226,7 +226,10 @@ impl Summary {
             return;
         }
         let Some(tls) = &connection.tls else { return };
-        count(&mut self.revocation, connection.revocation.as_deref().unwrap_or("unknown"));
+        // A peer that was refused after its handshake has no status any more.
+        if connection.peer_id.is_some() {
+            count(&mut self.revocation, connection.revocation.as_deref().unwrap_or("unknown"));
+        }
         count(&mut self.tls.versions, &format!("TLS {}", tls.version));
         count(&mut self.tls.ciphers, &tls.cipher);
         if let Some(group) = &tls.group {

@@ -143,6 +143,18 @@ async fn a_refusal_is_an_error_that_keeps_its_reason() {
 }
 
 #[tokio::test]
+async fn a_refusal_ends_a_writer_that_waits_for_the_answer() {
+    let (client, mut server) = pair(true).await;
+    let (mut reader, mut writer) = tokio::io::split(client);
+    let write = tokio::spawn(async move { writer.write_all(&vec![7; 1_000_000]).await });
+    let read = tokio::spawn(async move { reader.read_to_end(&mut Vec::new()).await });
+    server.read_exact(&mut [0]).await.unwrap();
+    tunnel_server::decline(&server.tcp, &mut server.channel, Outcome::Refused, Some(sidegate_core::Reason::DeniedByDefault)).unwrap();
+    assert_eq!(read.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(write.await.unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
 async fn an_end_that_tls_does_not_vouch_for_is_an_error() {
     let (mut client, server) = pair(false).await;
     drop(server);

@@ -2,6 +2,7 @@
 
 pub mod audit;
 mod live;
+mod probes;
 mod redirect;
 mod revocation;
 pub mod telemetry;
@@ -12,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use live::{LiveConnections, OnChange};
+pub use probes::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProbeScheme, TcpProbe};
 pub use redirect::{Captured, Redirect, Udp};
 pub use revocation::{Denied, DenyList, Depth, Revocation, RevocationLists, Unsure};
 
@@ -536,7 +538,7 @@ impl Default for Drain {
     }
 }
 
-/// The HTTP port with `/livez`, `/readyz`, `/startupz` and `/metrics`, and the socket of `sidegate status` and its like.
+/// The HTTP port with `/livez`, `/readyz`, `/startupz`, `/metrics` and `probes`, and the socket of `sidegate status` and its like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Admin {
@@ -546,6 +548,9 @@ pub struct Admin {
     /// `/run/sidegate/admin.sock`, which is done without where it can't be made.
     #[schemars(with = "Option<SocketPath>")]
     pub socket: Option<PathBuf>,
+    /// Health checks of the application, made over loopback: a kubelet has no SVID, so it can't reach a strict port itself.
+    #[schemars(length(max = 64))]
+    pub probes: Vec<Probe>,
 }
 
 /// Where the admin API is served if nothing else is said.
@@ -553,7 +558,11 @@ pub const ADMIN_SOCKET: &str = "/run/sidegate/admin.sock";
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Some(Address((std::net::Ipv4Addr::LOCALHOST, 15020).into())), socket: Some(PathBuf::from(ADMIN_SOCKET)) }
+        Self {
+            listen: Some(Address((std::net::Ipv4Addr::LOCALHOST, 15020).into())),
+            socket: Some(PathBuf::from(ADMIN_SOCKET)),
+            probes: Vec::new(),
+        }
     }
 }
 

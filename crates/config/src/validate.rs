@@ -1,6 +1,7 @@
 //! Checks what a schema can't express: values that contradict each other, and what production refuses.
 
 mod audit;
+mod probes;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
     revocation(config, &mut say);
     telemetry(config, &mut say);
     audit::validate(config, &mut say);
+    probes::validate(config, &mut say);
     if config.profile == Profile::Production {
         production(config, &mut say);
     }

@@ -14,6 +14,7 @@ use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, Heade
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use sidegate_config::schema::Probe;
 use sidegate_core::{event, without_controls};
 use sidegate_net::source;
 use sidegate_proxy::{Readiness, Shared};
@@ -22,12 +23,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
+use crate::app_probes::AppProbes;
 use crate::negotiate::negotiate;
 use crate::scrape::Scrape;
 
 /// Probes and a scraper need few connections. The data plane leaves descriptors for them (`RESERVED` in `proxy/src/limits.rs`).
 const CONNECTIONS: usize = 64;
-/// The timeout of a whole connection: a probe takes a moment, and a client that stays longer opens another.
+/// The timeout of a whole connection, beside the longest check of the application: a probe takes a moment, and a client that stays
+/// longer opens another.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The timeout of a request's head, also on a kept connection.
 const HEADER: Duration = Duration::from_secs(5);
@@ -45,14 +48,24 @@ pub struct AdminError(SocketAddr, io::Error);
 
 /// The admin listener, bound.
 #[derive(Debug)]
-pub struct ProbeServer(StdListener);
+pub struct ProbeServer {
+    listener: StdListener,
+    probes: AppProbes,
+}
+
+/// What answers are made of.
+struct Answers {
+    shared: Arc<Shared>,
+    scrape: Scrape,
+    probes: AppProbes,
+}
 
 impl ProbeServer {
-    /// Binds `address`.
+    /// Binds `address`. `probes` are the checks of the application that may be asked for.
     ///
     /// # Errors
     /// If the address can't be bound.
-    pub fn bind(address: SocketAddr) -> Result<Self, AdminError> {
+    pub fn bind(address: SocketAddr, probes: &[Probe]) -> Result<Self, AdminError> {
         let bind = || -> io::Result<StdListener> {
             let listener = StdListener::bind(address)?;
             // Again, since the standard library's backlog is 128: a burst of strangers would fill it, and a probe wait a second.
@@ -60,16 +73,20 @@ impl ProbeServer {
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
-        bind().map(Self).map_err(|e| AdminError(address, e))
+        match bind() {
+            Ok(listener) => Ok(Self { listener, probes: AppProbes::new(probes) }),
+            Err(error) => Err(AdminError(address, error)),
+        }
     }
 
     /// Serves until dropped.
     pub async fn serve(self, shared: Arc<Shared>) {
-        let listener = match TcpListener::from_std(self.0) {
+        let listener = match TcpListener::from_std(self.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(event = event::ADMIN_UNAVAILABLE, "the admin port can't be served: {error}"),
         };
-        let scrape = Arc::new(Scrape::default());
+        let deadline = DEADLINE + self.probes.longest();
+        let answers = Arc::new(Answers { shared: shared.clone(), scrape: Scrape::default(), probes: self.probes });
         let mut open = OpenConnections::default();
         // They end with this task.
         let mut tasks = JoinSet::new();
@@ -81,9 +98,9 @@ impl ProbeServer {
                         shared.telemetry.metrics.admin_evicted().inc();
                     }
                     let heard = open.next();
-                    let conversation = converse(tcp, shared.clone(), scrape.clone(), heard.clone());
+                    let conversation = converse(tcp, answers.clone(), heard.clone());
                     let task = tasks.spawn(async move {
-                        let _ = timeout(DEADLINE, conversation).await;
+                        let _ = timeout(deadline, conversation).await;
                     });
                     open.connections.push(OpenConnection { from: source(from.ip()), heard: heard.at, task });
                     // Each has its turn before the next is accepted: a request that came with its connection is answered whatever
@@ -157,12 +174,12 @@ impl OpenConnections {
     }
 }
 
-async fn converse(tcp: TcpStream, shared: Arc<Shared>, scrape: Arc<Scrape>, heard: ActivityMark) {
+async fn converse(tcp: TcpStream, answers: Arc<Answers>, heard: ActivityMark) {
     let service = service_fn(move |request: Request<Incoming>| {
         heard.now();
-        let (shared, scrape) = (shared.clone(), scrape.clone());
+        let answers = answers.clone();
         async move {
-            let mut response = answer(&request, &shared, &scrape).await;
+            let mut response = answer(&request, &answers).await;
             if !asks_to_keep(request.headers()) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -181,7 +198,8 @@ fn asks_to_keep(headers: &HeaderMap) -> bool {
     words.map(str::trim).any(|word| word.eq_ignore_ascii_case("keep-alive"))
 }
 
-async fn answer(request: &Request<Incoming>, shared: &Shared, scrape: &Scrape) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, answers: &Answers) -> Response<Full<Bytes>> {
+    let Answers { shared, scrape, probes } = answers;
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }
@@ -209,7 +227,10 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, scrape: &Scrape) -
             }
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /startupz and /metrics\n"),
+        path => match probes.answer(path, shared).await {
+            Some((status, said)) => text(status, said),
+            None => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /startupz, /metrics and the paths in admin.probes\n"),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! The operator's door: HTTP probes and the metrics scrape, the admin API on a Unix socket, and what a service manager is told.
 //!
 //! ```text
-//! kubelet, Prometheus -- HTTP --> ProbeServer: /livez /readyz /startupz /metrics
+//! kubelet, Prometheus -- HTTP --> ProbeServer: /livez /readyz /startupz /metrics /probe/...
 //! sidegate status ... -- gRPC --> AdminSocket: status, connections, cut, drain, log filter
 //! systemd <------- sd_notify --- ServiceManager
 //! ```
@@ -18,11 +18,13 @@
 //! # }
 //! ```
 //!
-//! What it guarantees: both ends run on the control plane's thread and take nothing from the workers; connections, requests and times
+//! What it guarantees: only configured paths reach the application, over loopback, and only its status comes back; both ends run on the control plane's thread and take nothing from the workers; connections, requests and times
 //! are bounded; only the sidecar's user and root may use the socket; every change is recorded with the user and process that made it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;
+mod app_probe;
+mod app_probes;
 mod client;
 mod drain;
 mod http;

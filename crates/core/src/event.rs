@@ -48,6 +48,7 @@ events! {
     LIMIT_LOWERED "sidegate.limits.lowered" "There are fewer descriptors than the configured limits need.";
     CODE_GIVEN_BACK "sidegate.process.code_given_back" "The start is over: code that only it needed is out of memory.";
     HARDENING_FAILED "sidegate.process.hardening_failed" "The system refused what was to protect the process.";
+    PROBE_FAILED "sidegate.probe.failed" "The application failed a health check of admin.probes, or too many were asked for at once; with the reason.";
     ADMIN_UNAVAILABLE "sidegate.admin.unavailable" "The admin port or socket can't be served.";
     ADMIN_CUT "sidegate.admin.cut" "Somebody cut a connection over the admin API.";
     ADMIN_DRAIN "sidegate.admin.drain" "Somebody started the drain over the admin API.";

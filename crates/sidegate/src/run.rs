@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
     // Bound before anything that may wait, so that an application that starts at once is queued and not refused.
     let listeners = Listeners::bind(&config, &settings, workers)?;
     check_descriptors(&settings)?;
-    let admin = config.admin.listen.as_ref().map(|address| ProbeServer::bind(address.0)).transpose()?;
+    let admin = config.admin.listen.as_ref().map(|address| ProbeServer::bind(address.0, &config.admin.probes)).transpose()?;
     let socket = admin_socket(&config)?;
     let identity = Arc::new(OnceLock::new());
     let of_collectors = identity.clone();

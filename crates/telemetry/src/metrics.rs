@@ -38,6 +38,7 @@ pub struct Metrics {
     plaintext: [Counter; 2],
     accept_errors: [Counter; 2],
     admin_evicted: Counter,
+    probes: [Counter; 2],
     /// By direction and decision.
     decisions: Bounded<4>,
     remarks: [Counter; Says::ALL.len()],
@@ -101,6 +102,7 @@ impl Metrics {
             plaintext: each(),
             accept_errors: each(),
             admin_evicted: Counter::default(),
+            probes: each(),
             decisions: Bounded::new(config.rules.into()),
             remarks: each(),
             peers: Bounded::new(config.peers.into()),
@@ -221,6 +223,12 @@ impl Metrics {
     #[must_use]
     pub fn admin_evicted(&self) -> &Counter {
         &self.admin_evicted
+    }
+
+    /// Health checks of the application, by success.
+    #[must_use]
+    pub fn probes(&self, success: bool) -> &Counter {
+        &self.probes[usize::from(success)]
     }
 
     /// Replacements of SVID or bundles, by success.
@@ -385,6 +393,7 @@ impl Metrics {
             streams.sum(&catalog::ROTATIONS, [attribute(OUTCOME, outcome)], self.rotations[i].get());
             streams.sum(&catalog::POLICY_RELOADS, [attribute(OUTCOME, outcome)], self.policy_reloads[i].get());
             streams.sum(&catalog::REVOCATION_RELOADS, [attribute(OUTCOME, outcome)], self.revocation_reloads[i].get());
+            streams.sum(&catalog::PROBES, [attribute(OUTCOME, outcome)], self.probes[i].get());
         }
         for (i, status) in [RevocationStatus::UnknownAllowed, RevocationStatus::ExpiredAllowed].into_iter().enumerate() {
             streams.sum(&catalog::REVOCATION_UNSURE, [attribute(PEER_REVOCATION, status.label())], self.revocation_unsure[i].get());

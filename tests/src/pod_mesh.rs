@@ -87,7 +87,8 @@ impl PodWorkload {
 
     fn redirect_by(&self, action: &str, config: &str) -> (Option<i32>, String) {
         let file = self.folder.join(format!("{}.redirect.yaml", self.name));
-        std::fs::write(&file, format!("admin: {{ listen: \"127.0.0.1:{ADMIN}\" }}\n{config}")).unwrap();
+        let admin = if config.contains("admin:") { String::new() } else { format!("admin: {{ listen: \"127.0.0.1:{ADMIN}\" }}\n") };
+        std::fs::write(&file, format!("{admin}{config}")).unwrap();
         let mut command = Command::new(sidegate());
         command.args(["redirect", action, "--config"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self.pod.spawn_process(command).unwrap().wait_with_output().unwrap();

@@ -1,5 +1,6 @@
 //! Workloads in pods, whose traffic the kernel's rules redirect to real sidecars.
 
+mod app_probes;
 mod no_plaintext;
 mod ports;
 mod reach;

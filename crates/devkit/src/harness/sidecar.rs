@@ -68,8 +68,8 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts a sidecar on this host with `config`, to which admin port, log format and, if it names none, two workers are
-    /// added. `{folder}` and `{name}` in it are replaced.
+    /// Starts a sidecar on this host with `config`, to which admin port, log format and two workers are added as far as it does not name
+    /// its own. `{folder}`, `{name}` and `{admin}`, the admin port, are replaced in it.
     pub fn start(folder: &Path, name: &str, config: &str) -> Self {
         Self::start_with(folder, name, config, &[])
     }
@@ -270,10 +270,11 @@ fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf 
     // A sidecar that runs as another user can't make a socket in the test's folder.
     let socket =
         if config.contains("exemptUid") { "null".to_owned() } else { folder.join(format!("{name}.admin.sock")).display().to_string() };
-    let admin = format!("admin: {{ listen: \"127.0.0.1:{admin}\", socket: {socket} }}\n");
+    let listen = format!("admin: {{ listen: \"127.0.0.1:{admin}\", socket: {socket} }}\n");
+    let listen = if config.contains("admin:") { "" } else { &listen };
     let log = if config.contains("accessLog:") { "" } else { "accessLog: { format: json }\n" };
     let workers = if config.contains("workers:") { "" } else { "workers: 2\n" };
-    let common = format!("{admin}{log}{workers}");
+    let common = format!("{listen}{log}{workers}");
     let config = match std::env::var("SIDEGATE_TEST_TUNNEL") {
         // Every test is also run with another mode than the default. Destinations have these keys, and collectors.
         Ok(mode) if !config.contains("tunnel:") => {
@@ -289,7 +290,7 @@ fn write_config(folder: &Path, name: &str, config: &str, admin: u16) -> PathBuf 
         _ => config.to_owned(),
     };
     // What each sidecar needs for itself, in a configuration for several.
-    let config = config.replace("{folder}", &folder.display().to_string()).replace("{name}", name);
+    let config = config.replace("{folder}", &folder.display().to_string()).replace("{name}", name).replace("{admin}", &admin.to_string());
     std::fs::write(&file, format!("{common}{}", without_sessions_in_advance(&config))).unwrap();
     file
 }

@@ -20,7 +20,11 @@ pub fn doubts(config: &Config) -> impl Iterator<Item = &'static str> {
     let may_leak = (by_name && config.outbound.otherwise == Otherwise::Passthrough).then_some(
         "with `otherwise: passthrough` an address that the application learns of before sidegate does goes out in plaintext, though it is a destination's by `dns`; name its `cidrs` too",
     );
-    may_leak.into_iter()
+    let on_loopback = config.admin.listen.as_ref().is_some_and(|address| address.0.ip().is_loopback());
+    let unasked = (on_loopback && !config.admin.probes.is_empty()).then_some(
+        "a kubelet can't ask for `admin.probes`: `admin.listen` is on loopback; write for example 0.0.0.0:15020 and let a network policy leave it to the kubelet and Prometheus",
+    );
+    may_leak.into_iter().chain(unasked)
 }
 
 /// Notes: what errs on the safe side, and what comes from outside of the configuration.
@@ -76,7 +80,17 @@ pub fn wrong_user(config: &Config, uid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::may_send_raw;
+    use super::{doubts, may_send_raw};
+
+    #[test]
+    fn probes_that_no_kubelet_can_ask_for_are_seen() {
+        let told = |listen: &str, probes: &str| {
+            let text = format!("admin: {{ listen: '{listen}:15020', probes: [{probes}] }}\n");
+            doubts(&sidegate_config::parse("f.yaml", &text).unwrap()).count()
+        };
+        let probe = "{ path: /probe/a, tcp: { port: 80 } }";
+        assert_eq!((told("127.0.0.1", probe), told("127.0.0.1", ""), told("0.0.0.0", probe)), (1, 0, 0));
+    }
 
     #[test]
     fn the_capability_is_seen() {

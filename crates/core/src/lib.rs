@@ -43,7 +43,7 @@ pub use reason::{Party, Reason, Stage};
 pub use record::{
     ConnectionRecord, Decision, Direction, Explanation, HandshakeFacts, Lap, NearestRule, Remark, Says, Stages, Transport, TunnelUse,
 };
-pub use secret::Secret;
+pub use secret::{REDACTED, Secret};
 pub use spiffe_id::{PatternError, Segment, SpiffeId, SpiffeIdError, SpiffeIdPattern, TrustDomain, parse_canonical};
 
 /// Organization name in the certificates of the embedded authority, by which a production profile knows and refuses it.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 /// Written in place of a secret.
-const REDACTED: &str = "[redacted]";
+pub const REDACTED: &str = "[redacted]";
 
 /// A confidential text, such as a token or a password. It prints and serializes as `[redacted]`, and is erased when
 /// dropped. [`Secret::expose`] is the only way to it, so that a search for that word finds every use.

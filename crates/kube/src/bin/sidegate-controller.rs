@@ -1,0 +1,139 @@
+//! `sidegate-controller`: gives pods of a Kubernetes cluster their sidecar, as an admission webhook or in manifests.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use sidegate_config::file;
+use sidegate_kube::{ControllerConfig, WebhookServer, check_sidecar, inject_manifest, uninject_manifest};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Gives pods of a Kubernetes cluster their sidegate sidecar.
+#[derive(Debug, Parser)]
+#[command(name = "sidegate-controller", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the admission webhook, until SIGTERM
+    Run(RunArgs),
+    /// Check a configuration file
+    Check(ConfigArgs),
+    /// Write a manifest whose pods have a sidecar; comments are lost
+    Inject(InjectArgs),
+    /// Write a manifest whose pods have no sidecar any more
+    Uninject(ManifestArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The controller's configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/sidegate/controller.yaml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Which events are logged
+    #[arg(long, value_name = "FILTER", env = "SIDEGATE_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Debug, Args)]
+struct ManifestArgs {
+    /// A manifest in YAML or JSON; `-` for standard input
+    #[arg(short, long, value_name = "FILE")]
+    filename: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct InjectArgs {
+    #[command(flatten)]
+    manifest: ManifestArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Run(arguments) => serve(&arguments),
+        Command::Check(arguments) => {
+            load(&arguments.config)?;
+            Ok(writeln!(io::stderr(), "{}: good", arguments.config.display())?)
+        }
+        Command::Inject(arguments) => {
+            let config = load(&arguments.config.config)?;
+            let (manifest, warnings) = inject_manifest(&read(&arguments.manifest.filename)?, &config.sidecar)?;
+            for warning in warnings {
+                writeln!(io::stderr(), "warning: {warning}")?;
+            }
+            write(&manifest)
+        }
+        Command::Uninject(arguments) => write(&uninject_manifest(&read(&arguments.filename)?)?),
+    }
+}
+
+fn load(path: &Path) -> Result<ControllerConfig> {
+    let text = file::read_text(path, file::SMALL).with_context(|| format!("{} can't be read", path.display()))?;
+    let config = match sidegate_config::typed::<ControllerConfig>(&path.display().to_string(), &text) {
+        Ok((config, _)) => config,
+        Err(problems) => bail!("the configuration can't be used:\n{problems}"),
+    };
+    check_sidecar(&config.sidecar).with_context(|| format!("{}: no pod can be injected", path.display()))?;
+    Ok(config)
+}
+
+/// A manifest may be as long as a list of all that a namespace has.
+const LONGEST_MANIFEST: usize = 64 * 1024 * 1024;
+
+fn read(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().take(LONGEST_MANIFEST as u64).read_to_string(&mut text).context("standard input can't be read")?;
+        return Ok(text);
+    }
+    file::read_text(path, LONGEST_MANIFEST).with_context(|| format!("{} can't be read", path.display()))
+}
+
+fn write(manifest: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(manifest.as_bytes()).and_then(|()| out.flush()) {
+        // The reader has enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("standard output can't be written"),
+    }
+}
+
+fn serve(arguments: &RunArgs) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log).context("--log")?;
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
+    let config = load(&arguments.config.config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let server = WebhookServer::bind(config)?;
+        tracing::info!(address = %server.local_addr()?, "the webhook is served");
+        tokio::select! {
+            served = server.serve() => served.context("the webhook can't be served"),
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    })
+}

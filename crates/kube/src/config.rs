@@ -1,0 +1,175 @@
+//! The controller's configuration file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sidegate_config::Config;
+use sidegate_config::path_use::{FilePath, SecretPath};
+use sidegate_config::value::Address;
+
+/// What a file of the controller's configuration holds.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ControllerConfig {
+    /// The sidecar that pods get.
+    pub sidecar: SidecarConfig,
+    /// The admission webhook; only `sidegate-controller run` needs it.
+    #[serde(default)]
+    pub webhook: Option<Webhook>,
+}
+
+/// The sidecar that pods get.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SidecarConfig {
+    /// The image of sidecar and init container.
+    #[schemars(length(min = 1))]
+    pub image: String,
+    /// When the image is pulled: `Always`, `IfNotPresent` or `Never`. Default: Kubernetes' own.
+    #[serde(default)]
+    pub image_pull_policy: Option<PullPolicy>,
+    /// User and group of the sidecar, which no other container may have. Default 1337.
+    #[serde(default = "uid")]
+    #[schemars(range(min = 1))]
+    pub uid: u32,
+    /// Where the sockets of the SPIFFE Workload API come from. Default: the SPIFFE CSI driver.
+    #[serde(default)]
+    pub workload_api: WorkloadApiVolume,
+    /// The sidecar's resources, unless a pod says otherwise.
+    #[serde(default)]
+    pub resources: Resources,
+    /// The sidecar's log filter, unless a pod says otherwise. Default `info`.
+    #[serde(default = "log_filter")]
+    pub log_filter: String,
+    /// The configuration of every sidecar, with sidegate's own keys. What the injector decides is added: identity, user, admin
+    /// listener, and what a pod's annotations say. Paths in it are those inside the sidecar.
+    #[serde(default)]
+    pub config: Config,
+}
+
+fn uid() -> u32 {
+    1337
+}
+
+fn log_filter() -> String {
+    "info".to_owned()
+}
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum PullPolicy {
+    /// At each start.
+    Always,
+    /// If the node does not have it.
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+impl PullPolicy {
+    /// The word of Kubernetes.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// Where the sockets of the SPIFFE Workload API come from. At most one of `csi` and `hostPath` is set.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WorkloadApiVolume {
+    /// A CSI driver. Default `csi.spiffe.io`.
+    #[schemars(length(min = 1))]
+    pub csi: Option<String>,
+    /// A folder of the node, for clusters without the driver. It makes Pod Security `restricted` and `baseline` refuse the pod.
+    pub host_path: Option<String>,
+    /// The name of the socket in there. Default `spire-agent.sock`.
+    #[schemars(length(min = 1))]
+    pub socket: String,
+}
+
+impl Default for WorkloadApiVolume {
+    fn default() -> Self {
+        Self { csi: None, host_path: None, socket: "spire-agent.sock".to_owned() }
+    }
+}
+
+/// Resources of a container, by Kubernetes' names and quantities.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Resources {
+    /// What is set aside for it.
+    pub requests: BTreeMap<String, String>,
+    /// What it may use at most.
+    pub limits: BTreeMap<String, String>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        let map = |entries: &[(&str, &str)]| entries.iter().map(|(name, quantity)| ((*name).to_owned(), (*quantity).to_owned())).collect();
+        Self { requests: map(&[("cpu", "50m"), ("memory", "16Mi")]), limits: map(&[("memory", "128Mi")]) }
+    }
+}
+
+impl Resources {
+    /// What is no quantity of Kubernetes, if something is.
+    pub(crate) fn mistake(&self) -> Option<String> {
+        let all = self.requests.iter().chain(&self.limits);
+        let wrong = all.filter(|(_, quantity)| !is_quantity(quantity)).map(|(name, quantity)| format!("{name}: `{quantity}`"));
+        let wrong = wrong.collect::<Vec<_>>();
+        (!wrong.is_empty()).then(|| format!("{} is no quantity; write it like `50m` or `64Mi`", wrong.join(", ")))
+    }
+}
+
+/// Whether `text` is a quantity without a sign, by Kubernetes' grammar.
+fn is_quantity(text: &str) -> bool {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let is_number = number.bytes().filter(|byte| *byte == b'.').count() <= 1 && number.bytes().any(|byte| byte.is_ascii_digit());
+    let is_exponent = || {
+        let digits = suffix.strip_prefix(['e', 'E']).map(|rest| rest.strip_prefix(['+', '-']).unwrap_or(rest));
+        digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    const SUFFIXES: [&str; 15] = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi"];
+    is_number && (SUFFIXES.contains(&suffix) || suffix == "Ei" || is_exponent())
+}
+
+/// The admission webhook.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Webhook {
+    /// Where it listens. Default `[::]:8443`.
+    #[serde(default = "listen")]
+    pub listen: Address,
+    /// Its certificate, PEM, leaf first. Files are watched; a new certificate is used without a restart.
+    #[schemars(with = "FilePath")]
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    #[schemars(with = "SecretPath")]
+    pub key: PathBuf,
+}
+
+fn listen() -> Address {
+    Address((std::net::Ipv6Addr::UNSPECIFIED, 8443).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_those_of_kubernetes() {
+        for good in ["1", "0.5", "50m", "64Mi", "1e3", "2E-3", "1.5Gi", "7n", "3E", "3Ei"] {
+            assert!(is_quantity(good), "{good}");
+        }
+        for bad in ["", "m", "1.2.3", "64 Mi", "-1", "1mi", "e3", "1e", "1;rm", "0x10"] {
+            assert!(!is_quantity(bad), "{bad}");
+        }
+    }
+}

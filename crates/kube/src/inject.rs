@@ -1,0 +1,295 @@
+//! Gives a pod its sidecar, and takes it away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sidegate_config::Config;
+
+use crate::config::SidecarConfig;
+use crate::options::PodOptions;
+use crate::probes::{PROBES, rewrite};
+use crate::refusal::{Refusal, Refusals};
+use crate::sidecar::{REDIRECT, SIDECAR, VOLUMES, redirect_container, sidecar_container, volumes};
+use crate::sidecar_config::{admin_port, own_ports, sidecar_config, text_of};
+
+/// The annotation with the sidecar's configuration.
+pub const CONFIG: &str = "sidegate.dev/config";
+/// The annotation with what was changed in the pod's own containers. A pod that has it was injected.
+pub const RESTORE: &str = "sidegate.dev/restore";
+
+/// Capabilities with which a container can remove the kernel rules, or send past them.
+const DANGEROUS: [&str; 4] = ["ALL", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"];
+/// The one of them that container runtimes give by default.
+const BY_DEFAULT: &str = "NET_RAW";
+
+/// The lists of containers in a pod's spec.
+const LISTS: [&str; 2] = ["initContainers", "containers"];
+
+/// What was changed in a pod's own containers, and which of its fields were made.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Restore {
+    /// By the container's name: its probes as they were.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    probes: BTreeMap<String, BTreeMap<String, Value>>,
+    /// By the container's name: its security context as it was; null if it had none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    security_contexts: BTreeMap<String, Value>,
+    /// Fields that the pod did not have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    made: BTreeSet<String>,
+}
+
+/// An injected pod can't be restored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("annotation `{RESTORE}` can't be read, so the pod can't be restored: {0}; take the manifest that was injected")]
+pub struct UninjectError(String);
+
+/// Whether a pod was injected.
+#[must_use]
+pub fn is_injected(pod: &Value) -> bool {
+    pod["metadata"]["annotations"][RESTORE].is_string()
+}
+
+/// Gives `pod` a sidecar; one that has one already gets it again. Returns what its author should know.
+///
+/// # Errors
+/// Why it can't have one: everything at once. The pod is as it was then.
+pub fn inject(pod: &mut Value, settings: &SidecarConfig) -> Result<Vec<String>, Refusals> {
+    let mut changed = pod.clone();
+    if is_injected(&changed) {
+        uninject(&mut changed).map_err(|error| Refusal::Malformed(error.to_string()))?;
+    }
+    let spec: PodSpec =
+        serde_json::from_value(changed["spec"].clone()).map_err(|error| Refusal::Malformed(format!("this is no pod: spec: {error}")))?;
+    let (options, mut refusals) = match PodOptions::of(&changed["metadata"]) {
+        Ok(options) => (options, Refusals::default()),
+        Err(refusals) => (PodOptions::default(), refusals),
+    };
+    let config = match sidecar_config(settings, &options, &spec) {
+        Ok(config) => config,
+        Err(refusal) => {
+            refusals.0.push(refusal);
+            return Err(refusals);
+        }
+    };
+    let warnings = refuse(&spec, settings, &options, &config, &mut refusals.0);
+    let mut restore = Restore::default();
+    let mut probes = Vec::new();
+    for (list, containers) in LISTS.into_iter().zip([spec.init_containers.as_deref().unwrap_or_default(), &spec.containers]) {
+        for (container, original) in containers.iter().zip(changed["spec"][list].as_array_mut().into_iter().flatten()) {
+            match rewrite(container, original, &config, admin_port(&config)) {
+                Ok(rewritten) => {
+                    for probe in rewritten {
+                        let before = std::mem::replace(&mut original[probe.key], probe.probe);
+                        restore.probes.entry(container.name.clone()).or_default().insert(probe.key.to_owned(), before);
+                        probes.push(probe.entry);
+                    }
+                }
+                Err(unknown) => refusals.0.extend(unknown),
+            }
+            let context = original.get("securityContext").cloned();
+            if options.exceptions.capabilities.is_none() && drop_by_default(original) {
+                restore.security_contexts.insert(container.name.clone(), context.unwrap_or(Value::Null));
+            }
+        }
+    }
+    let text = match text_of(&config, probes) {
+        Ok(text) if refusals.0.is_empty() => text,
+        Ok(_) => return Err(refusals),
+        Err(refusal) => {
+            refusals.0.push(refusal);
+            return Err(refusals);
+        }
+    };
+    let sidecar = sidecar_container(settings, &options, admin_port(&config));
+    let own = [redirect_container(settings), sidecar].map(|container| json!(container));
+    let volumes = volumes(settings, &options).into_iter().map(|volume| json!(volume));
+    prepend(&mut changed["spec"], "initContainers", own.into_iter().collect(), &mut restore.made);
+    append(&mut changed["spec"], "volumes", volumes.collect(), &mut restore.made);
+    if !changed["metadata"]["annotations"].is_object() {
+        restore.made.insert("annotations".to_owned());
+        changed["metadata"]["annotations"] = json!({});
+    }
+    changed["metadata"]["annotations"][CONFIG] = json!(text);
+    let restore = serde_json::to_string(&restore).map_err(|error| Refusal::Malformed(error.to_string()))?;
+    changed["metadata"]["annotations"][RESTORE] = json!(restore);
+    *pod = changed;
+    Ok(warnings)
+}
+
+/// Whether any pod at all can get this sidecar.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_sidecar(settings: &SidecarConfig) -> Result<(), Refusals> {
+    let mut refusals = Refusals::default();
+    if settings.workload_api.csi.is_some() && settings.workload_api.host_path.is_some() {
+        refusals.0.push(Refusal::Malformed("sidecar.workloadApi: name either `csi` or `hostPath`".to_owned()));
+    }
+    if let Some(mistake) = settings.resources.mistake() {
+        refusals.0.push(Refusal::Malformed(format!("sidecar.resources: {mistake}")));
+    }
+    // An annotation is no place for a secret, and a configuration does not show it.
+    let text = serde_json::to_string(&settings.config).unwrap_or_default();
+    if text.contains(sidegate_core::REDACTED) {
+        refusals
+            .0
+            .push(Refusal::Malformed("sidecar.config: it holds a secret, which every pod would show; name a file instead".to_owned()));
+    }
+    let mut pod = json!({ "metadata": {}, "spec": { "containers": [] } });
+    if let Err(of_pod) = inject(&mut pod, settings) {
+        refusals.0.extend(of_pod.0);
+    }
+    if refusals.0.is_empty() { Ok(()) } else { Err(refusals) }
+}
+
+/// Takes the sidecar away from a pod, which is then as it was. One that was not injected stays as it is.
+///
+/// # Errors
+/// If the annotation that says how it was can't be read. The pod stays as it is then.
+pub fn uninject(pod: &mut Value) -> Result<(), UninjectError> {
+    let Some(text) = pod["metadata"]["annotations"][RESTORE].as_str() else { return Ok(()) };
+    let restore: Restore = serde_json::from_str(text).map_err(|error| UninjectError(error.to_string()))?;
+    let is_own = |item: &Value, names: &[&str]| item["name"].as_str().is_some_and(|name| names.contains(&name));
+    for list in LISTS {
+        let Some(containers) = pod["spec"][list].as_array_mut() else { continue };
+        containers.retain(|container| !is_own(container, &[REDIRECT, SIDECAR]));
+        for container in containers {
+            let Some(name) = container["name"].as_str().map(str::to_owned) else { continue };
+            for (key, probe) in restore.probes.get(&name).into_iter().flatten().filter(|(key, _)| PROBES.contains(&key.as_str())) {
+                container[key] = probe.clone();
+            }
+            match (restore.security_contexts.get(&name), container.as_object_mut()) {
+                (Some(Value::Null), Some(container)) => drop(container.remove("securityContext")),
+                (Some(before), Some(container)) => drop(container.insert("securityContext".to_owned(), before.clone())),
+                _ => {}
+            }
+        }
+    }
+    if let Some(volumes) = pod["spec"]["volumes"].as_array_mut() {
+        volumes.retain(|volume| !is_own(volume, &VOLUMES));
+    }
+    if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
+        [CONFIG, RESTORE].iter().for_each(|name| drop(annotations.remove(*name)));
+    }
+    for (parent, field) in [("spec", "initContainers"), ("spec", "volumes"), ("metadata", "annotations")] {
+        let is_empty = match &pod[parent][field] {
+            Value::Array(items) => items.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            _ => false,
+        };
+        if is_empty
+            && restore.made.contains(field)
+            && let Some(parent) = pod[parent].as_object_mut()
+        {
+            parent.remove(field);
+        }
+    }
+    Ok(())
+}
+
+/// Adds why the pod can't have a sidecar. Returns what is allowed, but worth a warning.
+fn refuse(spec: &PodSpec, settings: &SidecarConfig, options: &PodOptions, config: &Config, refusals: &mut Vec<Refusal>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
+        refusals.push(Refusal::OtherSystem(os.name.clone()));
+    }
+    if spec.host_network == Some(true) {
+        refusals.push(Refusal::HostNetwork);
+    }
+    if spec.share_process_namespace == Some(true) {
+        match &options.exceptions.share_process_namespace {
+            Some(reason) => warnings.push(format!("sidegate: containers share processes with the sidecar: {reason}")),
+            None => refusals.push(Refusal::SharedProcesses),
+        }
+    }
+    let uid = i64::from(settings.uid);
+    let pod_user = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let own_ports: BTreeSet<u16> = own_ports(config).collect();
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        let name = &container.name;
+        if [REDIRECT, SIDECAR].contains(&name.as_str()) {
+            refusals.push(Refusal::Name { what: "container", name: name.clone() });
+        }
+        let context = container.security_context.as_ref();
+        if context.and_then(|context| context.run_as_user).or(pod_user) == Some(uid) {
+            refusals.push(Refusal::SidecarUid { container: name.clone(), uid: settings.uid });
+        }
+        for capability in dangerous_capabilities(container) {
+            match &options.exceptions.capabilities {
+                Some(reason) => warnings.push(format!("sidegate: container {name} has {capability}: {reason}")),
+                None => refusals.push(Refusal::Capability { container: name.clone(), capability }),
+            }
+        }
+        for port in container.ports.iter().flatten().filter_map(|port| u16::try_from(port.container_port).ok()) {
+            if own_ports.contains(&port) {
+                refusals.push(Refusal::Port { container: name.clone(), port });
+            }
+        }
+    }
+    for volume in spec.volumes.iter().flatten().filter(|volume| VOLUMES.contains(&volume.name.as_str())) {
+        refusals.push(Refusal::Name { what: "volume", name: volume.name.clone() });
+    }
+    warnings
+}
+
+/// What of [`DANGEROUS`] a container has by its own wish.
+fn dangerous_capabilities(container: &Container) -> Vec<String> {
+    let Some(context) = &container.security_context else { return Vec::new() };
+    if context.privileged == Some(true) {
+        return vec!["privileged: true".to_owned()];
+    }
+    let added = context.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
+    added.filter(|name| DANGEROUS.contains(&plain(name).as_str())).cloned().collect()
+}
+
+/// A capability without the prefix, which runtimes do without.
+fn plain(capability: &str) -> String {
+    let capability = capability.to_ascii_uppercase();
+    capability.strip_prefix("CAP_").map(str::to_owned).unwrap_or(capability)
+}
+
+/// Drops the capability that container runtimes give by default. False if the container does without already.
+fn drop_by_default(container: &mut Value) -> bool {
+    let dropped = container["securityContext"]["capabilities"]["drop"].as_array();
+    let does_without = |name: &Value| name.as_str().is_some_and(|name| ["ALL", BY_DEFAULT].contains(&plain(name).as_str()));
+    if dropped.is_some_and(|dropped| dropped.iter().any(does_without)) {
+        return false;
+    }
+    let mut drop = dropped.cloned().unwrap_or_default();
+    drop.push(json!(BY_DEFAULT));
+    for path in [&["securityContext"][..], &["securityContext", "capabilities"]] {
+        let field = path.iter().fold(&mut *container, |value, key| &mut value[*key]);
+        if !field.is_object() {
+            *field = Value::Object(Map::default());
+        }
+    }
+    container["securityContext"]["capabilities"]["drop"] = Value::Array(drop);
+    true
+}
+
+fn prepend(spec: &mut Value, field: &str, mut items: Vec<Value>, made: &mut BTreeSet<String>) {
+    match spec[field].as_array_mut() {
+        Some(before) => {
+            items.append(before);
+            *before = items;
+        }
+        None => {
+            made.insert(field.to_owned());
+            spec[field] = Value::Array(items);
+        }
+    }
+}
+
+fn append(spec: &mut Value, field: &str, items: Vec<Value>, made: &mut BTreeSet<String>) {
+    match spec[field].as_array_mut() {
+        Some(before) => before.extend(items),
+        None => {
+            made.insert(field.to_owned());
+            spec[field] = Value::Array(items);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Pods, before and after.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use serde_json::{Value, json};
+use sidegate_config::Config;
+use sidegate_config::schema::Mode;
+use sidegate_kube::{CONFIG, ControllerConfig, RESTORE, SidecarConfig, inject, is_injected, uninject};
+
+fn settings() -> SidecarConfig {
+    let text = "
+sidecar:
+  image: registry.example/sidegate:0.1.0
+  config:
+    outbound: { destinations: [{ name: cluster, cidrs: [10.0.0.0/8] }] }
+    redirect: { dnsResolvers: [10.96.0.10] }
+";
+    sidegate_config::typed::<ControllerConfig>("controller.yaml", text).unwrap().0.sidecar
+}
+
+fn pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "web", "annotations": { "other.example/note": "kept" } },
+        "spec": {
+            "initContainers": [{ "name": "migrate", "image": "web:1" }],
+            "containers": [{
+                "name": "web", "image": "web:1", "aFieldOfTomorrow": { "kept": true },
+                "ports": [{ "name": "http", "containerPort": 8080 }, { "containerPort": 9090 }],
+                "securityContext": { "runAsUser": 1000, "capabilities": { "drop": ["CHOWN"] } },
+                "readinessProbe": { "httpGet": { "path": "/ready", "port": "http", "httpHeaders": [{ "name": "X-A", "value": "b" }] }, "periodSeconds": 3 },
+                "livenessProbe": { "grpc": { "port": 9090, "service": "shop" }, "timeoutSeconds": 5 },
+                "startupProbe": { "exec": { "command": ["true"] } }
+            }, {
+                "name": "helper", "image": "helper:1",
+                "securityContext": { "capabilities": { "drop": ["ALL"] } },
+                "livenessProbe": { "tcpSocket": { "port": 7000 } }
+            }]
+        }
+    })
+}
+
+fn configuration(pod: &Value) -> Config {
+    let text = pod["metadata"]["annotations"][CONFIG].as_str().unwrap();
+    sidegate_config::parse("sidegate.yaml", text).unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+}
+
+fn annotate(pod: &mut Value, name: &str, value: &str) {
+    pod["metadata"]["annotations"][name] = json!(value);
+}
+
+fn refusal(pod: &Value) -> String {
+    let mut changed = pod.clone();
+    let refusals = inject(&mut changed, &settings()).unwrap_err();
+    assert_eq!(&changed, pod, "a pod that is refused is as it was");
+    refusals.to_string()
+}
+
+#[test]
+fn a_pod_gets_its_sidecar_before_everything_else() {
+    let mut pod = pod();
+    assert_eq!(inject(&mut pod, &settings()).unwrap(), Vec::<String>::new());
+    let names: Vec<&str> = pod["spec"]["initContainers"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["sidegate-redirect", "sidegate", "migrate"]);
+    let sidecar = &pod["spec"]["initContainers"][1];
+    assert_eq!(sidecar["restartPolicy"], "Always");
+    assert_eq!(sidecar["startupProbe"]["httpGet"], json!({ "path": "/startupz", "port": 15020 }));
+    // Pod Security `restricted`.
+    assert_eq!(
+        sidecar["securityContext"],
+        json!({
+            "runAsUser": 1337, "runAsGroup": 1337, "runAsNonRoot": true, "privileged": false, "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] }, "seccompProfile": { "type": "RuntimeDefault" },
+        })
+    );
+    assert_eq!(pod["spec"]["initContainers"][0]["securityContext"]["capabilities"], json!({ "add": ["NET_ADMIN"], "drop": ["ALL"] }));
+    // Every volume that is mounted is there, and no container but ours has one of ours.
+    let volumes: Vec<&Value> = pod["spec"]["volumes"].as_array().unwrap().iter().map(|volume| &volume["name"]).collect();
+    for mount in sidecar["volumeMounts"].as_array().unwrap() {
+        assert!(volumes.contains(&&mount["name"]), "{mount}");
+    }
+    assert!(pod["spec"]["containers"].as_array().unwrap().iter().all(|container| container["volumeMounts"].is_null()));
+    assert_eq!(pod["spec"]["containers"][0]["aFieldOfTomorrow"], json!({ "kept": true }));
+    let config = configuration(&pod);
+    assert_eq!((config.outbound.destinations[0].name.as_str(), config.inbound.default_mode), ("cluster", Mode::Strict));
+    assert!(config.admin.listen.unwrap().0.ip().is_unspecified());
+}
+
+#[test]
+fn probes_of_strict_ports_are_asked_by_the_sidecar() {
+    let mut pod = pod();
+    inject(&mut pod, &settings()).unwrap();
+    let web = &pod["spec"]["containers"][0];
+    assert_eq!(web["readinessProbe"], json!({ "httpGet": { "path": "/probe/web/readiness", "port": 15020 }, "periodSeconds": 3 }));
+    assert_eq!(web["livenessProbe"], json!({ "httpGet": { "path": "/probe/web/liveness", "port": 15020 }, "timeoutSeconds": 5 }));
+    assert_eq!(web["startupProbe"], json!({ "exec": { "command": ["true"] } }), "the kubelet runs it in the container");
+    let config = serde_json::to_value(configuration(&pod).admin.probes).unwrap();
+    let entry = |path: &str| config.as_array().unwrap().iter().find(|probe| probe["path"] == path).unwrap();
+    let readiness = entry("/probe/web/readiness");
+    assert_eq!((&readiness["http"]["port"], &readiness["http"]["path"]), (&json!(8080), &json!("/ready")));
+    assert_eq!(readiness["http"]["headers"][0]["name"], "X-A");
+    let liveness = entry("/probe/web/liveness");
+    assert_eq!(
+        (&liveness["grpc"]["port"], &liveness["grpc"]["service"], &liveness["timeout"]),
+        (&json!(9090), &json!("shop"), &json!("4s900ms"))
+    );
+    assert_eq!(entry("/probe/helper/liveness")["tcp"]["port"], 7000);
+
+    // The kubelet reaches a port of mode plaintext itself.
+    let mut pod = self::pod();
+    annotate(&mut pod, "sidegate.dev/inbound-ports", "[{ port: 8080, mode: plaintext, reason: 'health checks' }]");
+    inject(&mut pod, &settings()).unwrap();
+    assert_eq!(pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"], "http");
+
+    let mut pod = self::pod();
+    pod["spec"]["containers"][1]["livenessProbe"] = json!({ "tcpSocket": { "port": "nowhere" } });
+    assert!(refusal(&pod).contains("container `helper`: its livenessProbe probe is for port `nowhere`"), "{}", refusal(&pod));
+}
+
+#[test]
+fn injecting_twice_is_injecting_once_and_uninject_undoes_it() {
+    for pod in [pod(), json!({ "metadata": {}, "spec": { "containers": [{ "name": "a", "image": "a" }] } })] {
+        let mut once = pod.clone();
+        inject(&mut once, &settings()).unwrap();
+        let mut twice = once.clone();
+        inject(&mut twice, &settings()).unwrap();
+        assert_eq!(once, twice);
+        assert!(is_injected(&once) && !is_injected(&pod));
+        uninject(&mut twice).unwrap();
+        assert_eq!(twice, pod);
+        uninject(&mut twice).unwrap();
+        assert_eq!(twice, pod, "one that was not injected stays as it is");
+    }
+}
+
+#[test]
+fn annotations_of_a_pod_come_before_the_clusters_configuration() {
+    let mut pod = pod();
+    annotate(&mut pod, "sidegate.dev/destinations", "[{ name: db, cidrs: [10.1.0.0/16], spiffeIds: ['spiffe://a.b/db'] }]");
+    annotate(&mut pod, "sidegate.dev/default-mode", "{ mode: permissive, reason: 'clients move' }");
+    annotate(&mut pod, "sidegate.dev/policy", "web-policy");
+    annotate(&mut pod, "sidegate.dev/log-filter", "warn");
+    annotate(&mut pod, "sidegate.dev/resources", "limits: { memory: 64Mi }");
+    pod["spec"]["dnsConfig"] = json!({ "nameservers": ["10.0.0.53"] });
+    inject(&mut pod, &settings()).unwrap();
+    let config = configuration(&pod);
+    let names: Vec<&str> = config.outbound.destinations.iter().map(|destination| destination.name.as_str()).collect();
+    assert_eq!(names, ["db", "cluster"]);
+    assert_eq!((config.inbound.default_mode, config.policy.files.len(), config.redirect.dns_resolvers.len()), (Mode::Permissive, 1, 2));
+    let sidecar = &pod["spec"]["initContainers"][1];
+    assert_eq!(sidecar["resources"]["limits"]["memory"], "64Mi");
+    assert!(sidecar["env"].as_array().unwrap().contains(&json!({ "name": "SIDEGATE_LOG", "value": "warn" })));
+    let volume = pod["spec"]["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "sidegate-policy").unwrap();
+    assert_eq!(volume["configMap"]["name"], "web-policy");
+    assert_eq!(pod["spec"]["containers"][0]["livenessProbe"]["grpc"]["port"], 9090, "a permissive port lets the kubelet in");
+}
+
+/// What a workload could use to get around its sidecar.
+#[test]
+fn who_could_get_around_the_sidecar_is_refused() {
+    let with = |field: &str, value: Value| {
+        let mut pod = pod();
+        pod["spec"][field] = value;
+        pod
+    };
+    let container = |context: Value| with("containers", json!([{ "name": "web", "image": "web", "securityContext": context }]));
+    for (pod, why) in [
+        (with("hostNetwork", json!(true)), "hostNetwork"),
+        (with("shareProcessNamespace", json!(true)), "shareProcessNamespace"),
+        (with("os", json!({ "name": "windows" })), "os `windows`"),
+        (with("securityContext", json!({ "runAsUser": 1337 })), "`helper` runs as user 1337"),
+        (container(json!({ "runAsUser": 1337 })), "`web` runs as user 1337"),
+        (container(json!({ "privileged": true })), "`web` has privileged: true"),
+        (container(json!({ "capabilities": { "add": ["CAP_NET_ADMIN"] } })), "`web` has CAP_NET_ADMIN"),
+        (container(json!({ "capabilities": { "add": ["net_raw"] } })), "`web` has net_raw"),
+        (container(json!({ "capabilities": { "add": ["ALL"] } })), "`web` has ALL"),
+        (with("initContainers", json!([{ "name": "sidegate", "image": "mine" }])), "container `sidegate` has a name"),
+        (with("volumes", json!([{ "name": "sidegate-run", "emptyDir": {} }])), "volume `sidegate-run` has a name"),
+        (with("containers", json!([{ "name": "web", "ports": [{ "containerPort": 15006 }] }])), "has port 15006"),
+        (with("containers", json!("none")), "this is no pod"),
+    ] {
+        assert!(refusal(&pod).contains(why), "{why}: {}", refusal(&pod));
+    }
+    // All of it at once.
+    let mut pod = container(json!({ "runAsUser": 1337, "privileged": true }));
+    annotate(&mut pod, "sidegate.dev/inbound-ports", "8080");
+    assert_eq!(refusal(&pod).lines().count(), 3, "{}", refusal(&pod));
+
+    // In writing, with a warning.
+    let mut pod = container(json!({ "capabilities": { "add": ["NET_RAW"] } }));
+    annotate(&mut pod, "sidegate.dev/exceptions", "{ capabilities: 'it pings' }");
+    assert_eq!(inject(&mut pod, &settings()).unwrap(), ["sidegate: container web has NET_RAW: it pings"]);
+    assert_eq!(pod["spec"]["containers"][0]["securityContext"]["capabilities"], json!({ "add": ["NET_RAW"] }));
+}
+
+#[test]
+fn what_runtimes_give_by_default_is_dropped() {
+    let mut pod = pod();
+    inject(&mut pod, &settings()).unwrap();
+    let drop = |list: &str, at: usize| pod["spec"][list][at]["securityContext"]["capabilities"]["drop"].clone();
+    assert_eq!(drop("containers", 0), json!(["CHOWN", "NET_RAW"]));
+    assert_eq!(drop("containers", 1), json!(["ALL"]));
+    assert_eq!(drop("initContainers", 2), json!(["NET_RAW"]));
+}
+
+/// An author who writes what the injector writes gets no more than any other.
+#[test]
+fn a_forged_restore_is_no_way_around() {
+    let mut pod = pod();
+    annotate(&mut pod, RESTORE, r#"{"securityContexts":{"web":{"privileged":true}}}"#);
+    assert!(inject(&mut pod.clone(), &settings()).unwrap_err().to_string().contains("privileged: true"));
+    annotate(&mut pod, RESTORE, "{");
+    assert!(inject(&mut pod.clone(), &settings()).unwrap_err().to_string().contains("can't be read"));
+    let mut pod = self::pod();
+    annotate(&mut pod, CONFIG, "{}");
+    assert!(refusal(&pod).contains("`sidegate.dev/config` is not known"));
+}
+
+#[test]
+fn a_contradiction_in_the_configuration_is_told() {
+    let mut pod = pod();
+    annotate(&mut pod, "sidegate.dev/inbound-ports", "[{ port: 8080, mode: permissive }]");
+    let text = refusal(&pod);
+    assert!(text.contains("inbound.ports[0]") && text.contains("reason"), "{text}");
+}

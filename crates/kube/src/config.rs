@@ -87,7 +87,7 @@ pub struct WorkloadApiVolume {
     /// A CSI driver. Default `csi.spiffe.io`.
     #[schemars(length(min = 1))]
     pub csi: Option<String>,
-    /// A folder of the node, for clusters without the driver. It makes Pod Security `restricted` and `baseline` refuse the pod.
+    /// A folder of the node, for clusters without the driver.
     pub host_path: Option<String>,
     /// The name of the socket in there. Default `spire-agent.sock`.
     #[schemars(length(min = 1))]
@@ -117,7 +117,25 @@ impl Default for Resources {
     }
 }
 
+/// What a pod says of the resources of its sidecar.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ResourcesOverride {
+    /// What is set aside for it, instead of the cluster's.
+    pub requests: Option<BTreeMap<String, String>>,
+    /// What it may use at most, instead of the cluster's.
+    pub limits: Option<BTreeMap<String, String>>,
+}
+
 impl Resources {
+    /// These, where `pod` does not say otherwise.
+    pub(crate) fn with(&self, pod: &ResourcesOverride) -> Self {
+        Self {
+            requests: pod.requests.clone().unwrap_or_else(|| self.requests.clone()),
+            limits: pod.limits.clone().unwrap_or_else(|| self.limits.clone()),
+        }
+    }
+
     /// What is no quantity of Kubernetes, if something is.
     pub(crate) fn mistake(&self) -> Option<String> {
         let all = self.requests.iter().chain(&self.limits);

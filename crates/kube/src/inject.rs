@@ -200,6 +200,11 @@ fn refuse(spec: &PodSpec, settings: &SidecarConfig, options: &PodOptions, config
     if spec.host_network == Some(true) {
         refusals.push(Refusal::HostNetwork);
     }
+    for (field, is_set) in [("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)] {
+        if is_set == Some(true) {
+            refusals.push(Refusal::HostProcesses(field));
+        }
+    }
     if spec.share_process_namespace == Some(true) {
         match &options.exceptions.share_process_namespace {
             Some(reason) => warnings.push(format!("sidegate: containers share processes with the sidecar: {reason}")),
@@ -217,6 +222,11 @@ fn refuse(spec: &PodSpec, settings: &SidecarConfig, options: &PodOptions, config
         let context = container.security_context.as_ref();
         if context.and_then(|context| context.run_as_user).or(pod_user) == Some(uid) {
             refusals.push(Refusal::SidecarUid { container: name.clone(), uid: settings.uid });
+        }
+        if may_become_other_user(container, spec) {
+            warnings.push(format!(
+                "sidegate: container {name} may run as root and become user {uid}, the sidecar's, which the rules exempt: set runAsNonRoot, or drop SETUID"
+            ));
         }
         for capability in dangerous_capabilities(container) {
             match &options.exceptions.capabilities {
@@ -244,6 +254,17 @@ fn dangerous_capabilities(container: &Container) -> Vec<String> {
     }
     let added = context.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
     added.filter(|name| DANGEROUS.contains(&plain(name).as_str())).cloned().collect()
+}
+
+/// Whether a container may run as root with the capability to become any user, which container runtimes give by default.
+fn may_become_other_user(container: &Container, spec: &PodSpec) -> bool {
+    let (own, pods) = (container.security_context.as_ref(), spec.security_context.as_ref());
+    let user = own.and_then(|context| context.run_as_user).or(pods.and_then(|context| context.run_as_user));
+    let is_not_root = own.and_then(|context| context.run_as_non_root).or(pods.and_then(|context| context.run_as_non_root));
+    let dropped = own.and_then(|context| context.capabilities.as_ref()).into_iter().flat_map(|all| all.drop.iter().flatten());
+    user.is_none_or(|user| user == 0)
+        && is_not_root != Some(true)
+        && !dropped.into_iter().any(|name| ["ALL", "SETUID"].contains(&plain(name).as_str()))
 }
 
 /// A capability without the prefix, which runtimes do without.

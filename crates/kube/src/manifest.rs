@@ -64,7 +64,10 @@ pub fn uninject_manifest(text: &str) -> Result<String, ManifestError> {
 }
 
 fn read(text: &str) -> Result<Vec<Value>, ManifestError> {
-    let documents = serde_saphyr::from_multiple::<Value>(text).map_err(|error| ManifestError::Read(error.to_string()))?;
+    // As kubectl does, by YAML 1.1: `0440` is octal, and `yes` is true.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true, strict_booleans: false };
+    let documents =
+        serde_saphyr::from_multiple_with_options::<Value>(text, options).map_err(|error| ManifestError::Read(error.to_string()))?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 

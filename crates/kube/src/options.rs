@@ -7,7 +7,7 @@ use serde_json::Value;
 use sidegate_config::distance;
 use sidegate_config::schema::{Destination, InboundPort, Mode};
 
-use crate::config::Resources;
+use crate::config::{Resources, ResourcesOverride};
 use crate::refusal::{Refusal, Refusals};
 
 /// The label that says whether a pod gets a sidecar: `true` or `false`.
@@ -49,7 +49,7 @@ pub struct PodOptions {
     /// The ConfigMap with the policy.
     pub policy: Option<String>,
     /// The sidecar's resources.
-    pub resources: Option<Resources>,
+    pub resources: ResourcesOverride,
     /// The sidecar's log filter.
     pub log_filter: Option<String>,
     /// What is allowed though it is refused otherwise.
@@ -117,11 +117,11 @@ impl PodOptions {
                 return Err(Refusal::Value { name: POLICY, why });
             }
             RESOURCES => {
-                let resources: Resources = typed(RESOURCES, text)?;
-                if let Some(why) = resources.mistake() {
+                let resources: ResourcesOverride = typed(RESOURCES, text)?;
+                if let Some(why) = Resources::default().with(&resources).mistake() {
                     return Err(Refusal::Value { name: RESOURCES, why });
                 }
-                self.resources = Some(resources);
+                self.resources = resources;
             }
             LOG_FILTER => match tracing_subscriber::EnvFilter::try_new(text) {
                 Ok(_) => self.log_filter = Some(text.to_owned()),
@@ -180,8 +180,8 @@ mod tests {
         assert_eq!((options.inbound_ports.len(), options.destinations[0].name.as_str()), (2, "db"));
         assert_eq!(options.default_mode.unwrap().mode, Mode::Plaintext);
         assert_eq!((options.policy.as_deref(), options.exceptions.capabilities.as_deref()), (Some("web-policy"), Some("a ping sidecar")));
-        let resources = options.resources.unwrap();
-        assert_eq!((resources.limits["memory"].as_str(), resources.requests.len()), ("64Mi", 2), "what is left out is the default");
+        let resources = Resources::default().with(&options.resources);
+        assert_eq!((resources.limits["memory"].as_str(), resources.requests.len()), ("64Mi", 2), "what is left out is the cluster's");
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub enum Refusal {
     /// It is no Linux pod.
     #[error("os `{0}`: sidegate is for Linux")]
     OtherSystem(String),
+    /// It would see the processes of the node, and they it.
+    #[error("{0}: containers of this pod could look into sidecars of the whole node; a pod with it can't have a sidecar")]
+    HostProcesses(&'static str),
     /// Other containers could read the sidecar's memory.
     #[error(
         "shareProcessNamespace: other containers could look into the sidecar; give a reason in `sidegate.dev/exceptions`: {{ shareProcessNamespace: REASON }}"

@@ -101,7 +101,7 @@ pub(crate) fn sidecar_container(settings: &SidecarConfig, options: &PodOptions, 
         readiness_probe: Some(probe("/readyz")),
         liveness_probe: Some(probe("/livez")),
         volume_mounts: Some(mounts),
-        ..container(settings, options.resources.as_ref().unwrap_or(&settings.resources))
+        ..container(settings, &settings.resources.with(&options.resources))
     }
 }
 

@@ -31,6 +31,9 @@ pub(crate) fn sidecar_config(settings: &SidecarConfig, options: &PodOptions, spe
     if options.policy.is_some() {
         config.policy.files.push(PathBuf::from(POLICY_FOLDER));
     }
+    // What a pod says of its ports takes the place of what the cluster says.
+    let is_overridden = |port: u16| options.inbound_ports.iter().any(|own| own.port.0.contains(port));
+    config.inbound.ports.retain(|named| !(is_overridden(named.port.0.first) && is_overridden(named.port.0.last)));
     config.inbound.ports.splice(0..0, options.inbound_ports.iter().cloned());
     if let Some(default) = &options.default_mode {
         config.inbound.default_mode = default.mode;

@@ -15,7 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -34,6 +34,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const HEADER: Duration = Duration::from_secs(60);
 /// The API server waits for ten seconds if nothing else is configured.
 const BODY: Duration = Duration::from_secs(10);
+/// How long reviews that have begun are answered when the controller ends.
+pub const LAST_ANSWERS: Duration = Duration::from_secs(10);
 /// The pause after accept has failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -94,26 +96,36 @@ impl WebhookServer {
         self.listener.local_addr()
     }
 
-    /// Serves until dropped.
+    /// Serves until `stop` ends, and then answers the reviews that have begun, for at most [`LAST_ANSWERS`].
     ///
     /// # Errors
     /// If the listener can't be used on this runtime.
-    pub async fn serve(self) -> io::Result<()> {
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
         let acceptor = TlsAcceptor::from(self.tls);
         let room = Arc::new(Semaphore::new(CONNECTIONS));
-        // They end with this task.
+        // All end with this task.
+        let mut files = JoinSet::new();
+        files.spawn(self.certificate.follow(self.files));
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.certificate.follow(self.files));
+        let stopping = watch::Sender::new(false);
+        tokio::pin!(stop);
         loop {
-            // Further clients wait in the kernel's queue.
-            let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
-            match listener.accept().await {
+            let next = async {
+                // Further clients wait in the kernel's queue.
+                let permit = room.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                () = &mut stop => break,
+                next = next => next,
+            };
+            match accepted {
                 Ok((tcp, _)) => {
                     while tasks.try_join_next().is_some() {}
-                    let (acceptor, sidecar) = (acceptor.clone(), self.sidecar.clone());
+                    let (acceptor, sidecar, stopped) = (acceptor.clone(), self.sidecar.clone(), stopping.subscribe());
                     tasks.spawn(async move {
-                        serve_connection(tcp, acceptor, sidecar).await;
+                        serve_connection(tcp, acceptor, sidecar, stopped).await;
                         drop(permit);
                     });
                 }
@@ -123,15 +135,28 @@ impl WebhookServer {
                 }
             }
         }
+        drop(listener);
+        stopping.send_replace(true);
+        let _ = timeout(LAST_ANSWERS, async { while tasks.join_next().await.is_some() {} }).await;
+        Ok(())
     }
 }
 
-async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor, sidecar: Arc<SidecarConfig>) {
+async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor, sidecar: Arc<SidecarConfig>, mut stopped: watch::Receiver<bool>) {
     let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(tcp)).await else { return };
     let service = service_fn(move |request| answer(request, sidecar.clone()));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = async { drop(stopped.wait_for(|stopped| *stopped).await) } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
         tracing::debug!("a connection to the webhook ended: {error}");
     }
 }

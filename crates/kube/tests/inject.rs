@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use sidegate_config::Config;
 use sidegate_config::schema::Mode;
-use sidegate_kube::{CONFIG, ControllerConfig, RESTORE, SidecarConfig, inject, is_injected, uninject};
+use sidegate_kube::{ANNOTATIONS, CONFIG, ControllerConfig, RESTORE, SidecarConfig, check_sidecar, inject, is_injected, uninject};
 
 fn settings() -> SidecarConfig {
     let text = "
@@ -22,7 +22,7 @@ fn pod() -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": "web", "annotations": { "other.example/note": "kept" } },
         "spec": {
-            "initContainers": [{ "name": "migrate", "image": "web:1" }],
+            "initContainers": [{ "name": "migrate", "image": "web:1", "securityContext": { "runAsUser": 1000 } }],
             "containers": [{
                 "name": "web", "image": "web:1", "aFieldOfTomorrow": { "kept": true },
                 "ports": [{ "name": "http", "containerPort": 8080 }, { "containerPort": 9090 }],
@@ -32,7 +32,7 @@ fn pod() -> Value {
                 "startupProbe": { "exec": { "command": ["true"] } }
             }, {
                 "name": "helper", "image": "helper:1",
-                "securityContext": { "capabilities": { "drop": ["ALL"] } },
+                "securityContext": { "runAsNonRoot": true, "capabilities": { "drop": ["ALL"] } },
                 "livenessProbe": { "tcpSocket": { "port": 7000 } }
             }]
         }
@@ -166,6 +166,8 @@ fn who_could_get_around_the_sidecar_is_refused() {
     for (pod, why) in [
         (with("hostNetwork", json!(true)), "hostNetwork"),
         (with("shareProcessNamespace", json!(true)), "shareProcessNamespace"),
+        (with("hostPID", json!(true)), "hostPID"),
+        (with("hostIPC", json!(true)), "hostIPC"),
         (with("os", json!({ "name": "windows" })), "os `windows`"),
         (with("securityContext", json!({ "runAsUser": 1337 })), "`helper` runs as user 1337"),
         (container(json!({ "runAsUser": 1337 })), "`web` runs as user 1337"),
@@ -186,10 +188,93 @@ fn who_could_get_around_the_sidecar_is_refused() {
     assert_eq!(refusal(&pod).lines().count(), 3, "{}", refusal(&pod));
 
     // In writing, with a warning.
-    let mut pod = container(json!({ "capabilities": { "add": ["NET_RAW"] } }));
+    let mut pod = container(json!({ "runAsUser": 1000, "capabilities": { "add": ["NET_RAW"] } }));
     annotate(&mut pod, "sidegate.dev/exceptions", "{ capabilities: 'it pings' }");
     assert_eq!(inject(&mut pod, &settings()).unwrap(), ["sidegate: container web has NET_RAW: it pings"]);
     assert_eq!(pod["spec"]["containers"][0]["securityContext"]["capabilities"], json!({ "add": ["NET_RAW"] }));
+}
+
+/// Root with the capabilities that runtimes give can become the sidecar's user: not refused, for many images begin as root.
+#[test]
+fn who_can_become_the_sidecars_user_is_a_warning() {
+    for (pods, own, warns) in [
+        (json!({}), json!({}), true),
+        (json!({}), json!({ "runAsUser": 0 }), true),
+        (json!({ "runAsUser": 5 }), json!({}), false),
+        (json!({ "runAsNonRoot": true }), json!({}), false),
+        (json!({}), json!({ "capabilities": { "drop": ["CAP_SETUID"] } }), false),
+        (json!({}), json!({ "capabilities": { "drop": ["all"] } }), false),
+    ] {
+        let mut pod =
+            json!({ "metadata": {}, "spec": { "securityContext": pods, "containers": [{ "name": "a", "securityContext": own }] } });
+        let warnings = inject(&mut pod, &settings()).unwrap();
+        assert_eq!(warnings.iter().any(|warning| warning.contains("become user 1337")), warns, "{pod}");
+    }
+}
+
+#[test]
+fn a_pod_says_more_of_its_ports_than_the_cluster() {
+    let text = "sidecar: { image: x, config: { inbound: { ports: [{ port: 9090, mode: plaintext, reason: scrape }, { port: 80 }] } } }";
+    let settings = sidegate_config::typed::<ControllerConfig>("c", text).unwrap().0.sidecar;
+    let mut pod = pod();
+    annotate(&mut pod, "sidegate.dev/inbound-ports", "[{ port: 9090 }]");
+    inject(&mut pod, &settings).unwrap();
+    let ports: Vec<(u16, Mode)> = configuration(&pod).inbound.ports.iter().map(|port| (port.port.0.first, port.mode)).collect();
+    assert_eq!(ports, [(9090, Mode::Strict), (80, Mode::Strict)]);
+}
+
+/// The reference, the manifest and their configurations are those of the code.
+#[test]
+fn the_documents_are_true() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let reference = read("docs/reference/injection.md");
+    let table = reference.split("<!-- annotations -->").nth(1).unwrap().split("<!-- /annotations -->").next().unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect())
+        .collect();
+    let said: Vec<(String, &str)> = rows.iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1])).collect();
+    let known: Vec<(String, &str)> = ANNOTATIONS.iter().map(|(name, text)| ((*name).to_owned(), *text)).collect();
+    assert_eq!(said, known);
+    // All examples together make a pod.
+    let mut pod = pod();
+    for row in &rows {
+        annotate(&mut pod, row[0].trim_matches('`'), row[2].trim_matches('`'));
+    }
+    inject(&mut pod, &settings()).unwrap();
+
+    let controller = |text: &str| {
+        let config =
+            sidegate_config::typed::<ControllerConfig>("controller.yaml", text).unwrap_or_else(|problems| panic!("{problems}\n{text}")).0;
+        check_sidecar(&config.sidecar).unwrap();
+        config
+    };
+    let example = reference.split("```yaml controller\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(controller(example).webhook.is_some());
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let manifest: Vec<Value> = serde_saphyr::from_multiple_with_options(&read("deploy/kubernetes/injector.yaml"), options).unwrap();
+    let map = manifest.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
+    let webhook = controller(map["data"]["controller.yaml"].as_str().unwrap()).webhook.unwrap();
+    let of_kind = |kind: &str| manifest.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"));
+    // The same port and the same files in configuration, deployment, service and webhook.
+    let container = &of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"][0]["containerPort"], webhook.listen.0.port());
+    let mounts: Vec<&str> =
+        container["volumeMounts"].as_array().unwrap().iter().map(|mount| mount["mountPath"].as_str().unwrap()).collect();
+    for file in [&webhook.certificate, &webhook.key] {
+        assert!(mounts.iter().any(|mount| file.starts_with(mount)), "{}", file.display());
+    }
+    for hook in of_kind("MutatingWebhookConfiguration")["webhooks"].as_array().unwrap() {
+        assert_eq!(hook["clientConfig"]["service"]["path"], "/inject");
+        assert_eq!(hook["clientConfig"]["service"]["name"], of_kind("Service")["metadata"]["name"]);
+        assert_eq!((&hook["failurePolicy"], &hook["sideEffects"]), (&json!("Fail"), &json!("None")));
+    }
+    // Every object is one, by the types of Kubernetes' API.
+    let _: k8s_openapi::api::apps::v1::Deployment = serde_json::from_value(of_kind("Deployment").clone()).unwrap();
+    let _: k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration =
+        serde_json::from_value(of_kind("MutatingWebhookConfiguration").clone()).unwrap();
+    let _: k8s_openapi::api::networking::v1::NetworkPolicy = serde_json::from_value(of_kind("NetworkPolicy").clone()).unwrap();
 }
 
 #[test]

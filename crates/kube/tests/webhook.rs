@@ -39,7 +39,7 @@ fn serve(folder: &Path) -> SocketAddr {
     // It ends with the process.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(server.serve())
+        runtime.block_on(server.serve(std::future::pending()))
     });
     address
 }
@@ -205,6 +205,21 @@ fn manifests_of_all_kinds_are_injected_and_restored() {
     before[1]["spec"]["template"]["metadata"] = json!({});
     before[2]["spec"]["jobTemplate"]["spec"]["template"]["metadata"] = json!({});
     assert_eq!(documents(&restored.stdout), before);
+}
+
+/// A manifest means the same afterwards, by the YAML that kubectl reads, which is 1.1.
+#[test]
+fn values_keep_their_meaning() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("controller.yaml");
+    std::fs::write(&config, SIDECAR).unwrap();
+    let manifest = "{ kind: X, a: 0440, b: yes, c: 'no', d: \"on\", e: '0440', f: 1.5, g: '1e3', h: ~, i: '12:30:45' }";
+    let output = controller(&["inject", "-f", "-", "--config", config.to_str().unwrap()], manifest);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let expected =
+        ["a: 288", "b: true", "c: \"no\"", "d: \"on\"", "e: \"0440\"", "f: 1.5", "g: \"1e3\"", "h: null", "i: \"12:30:45\"", "kind: X"];
+    assert_eq!(lines, expected);
 }
 
 #[test]

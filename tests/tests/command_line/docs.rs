@@ -47,7 +47,8 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<(&'a str, &'a str)> {
     found
 }
 
-/// A block says what it is: ```yaml config, ```yaml policy, ```yaml suite, ```yaml deny-list or ```yaml authority.
+/// A block says what it is: ```yaml config, ```yaml policy, ```yaml suite, ```yaml deny-list or ```yaml authority. One of the controller,
+/// ```yaml controller, is checked by the crate `kube`.
 #[test]
 fn every_configuration_in_the_docs_is_good() {
     let mut checked = 0;
@@ -64,7 +65,8 @@ fn every_configuration_in_the_docs_is_good() {
                 "yaml deny-list" => sidegate_config::typed::<sidegate_config::schema::DenyList>(&source, body).map(drop),
                 "yaml suite" => sidegate_config::typed::<sidegate_policy::suite::Suite>(&source, body).map(drop),
                 "yaml authority" => sidegate_config::typed::<sidegate_devkit::authority::AuthorityConfig>(&source, body).map(drop),
-                _ => panic!("{}say what it is: config, policy, suite, deny-list or authority", place()),
+                "yaml controller" => continue,
+                _ => panic!("{}say what it is: config, policy, suite, deny-list, authority or controller", place()),
             };
             result.unwrap_or_else(|problems| panic!("{}{problems}", place()));
             checked += 1;

@@ -130,10 +130,12 @@ fn serve(arguments: &RunArgs) -> Result<()> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let server = WebhookServer::bind(config)?;
         tracing::info!(address = %server.local_addr()?, "the webhook is served");
-        tokio::select! {
-            served = server.serve() => served.context("the webhook can't be served"),
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
-        }
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server.serve(stop).await.context("the webhook can't be served")
     })
 }

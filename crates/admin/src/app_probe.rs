@@ -57,8 +57,6 @@ enum Check {
 /// Why the application counts as unhealthy. The words hold nothing of what the application has said but its status.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeFailure {
-    #[error("{0} checks at this path are under way already")]
-    Busy(usize),
     #[error("timed out after {}", Span(*.0))]
     TimedOut(Duration),
     #[error("no connection to port {0} of 127.0.0.1 or ::1: {1}")]

@@ -48,7 +48,13 @@ events! {
     LIMIT_LOWERED "sidegate.limits.lowered" "There are fewer descriptors than the configured limits need.";
     CODE_GIVEN_BACK "sidegate.process.code_given_back" "The start is over: code that only it needed is out of memory.";
     HARDENING_FAILED "sidegate.process.hardening_failed" "The system refused what was to protect the process.";
-    PROBE_FAILED "sidegate.probe.failed" "The application failed a health check of admin.probes, or too many were asked for at once; with the reason.";
+    PROBE_FAILED "sidegate.probe.failed" "The application failed a health check of admin.probes; with the reason.";
+    WEBHOOK_SERVED "sidegate.webhook.served" "The controller serves the admission webhook.";
+    WEBHOOK_CERTIFICATE "sidegate.webhook.certificate" "The webhook has a new certificate.";
+    WEBHOOK_CERTIFICATE_REFUSED "sidegate.webhook.certificate_refused" "The files with the webhook's certificate and key can't be used; the last good certificate stays.";
+    WEBHOOK_CONNECTION "sidegate.webhook.connection" "A connection to the webhook ended before its time.";
+    POD_INJECTED "sidegate.pod.injected" "A pod got its sidecar.";
+    POD_REFUSED "sidegate.pod.refused" "A pod was refused: it can't have a sidecar, or would get around it; with every reason.";
     ADMIN_UNAVAILABLE "sidegate.admin.unavailable" "The admin port or socket can't be served.";
     ADMIN_CUT "sidegate.admin.cut" "Somebody cut a connection over the admin API.";
     ADMIN_DRAIN "sidegate.admin.drain" "Somebody started the drain over the admin API.";

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sidegate_config::{FileWatch, aside, file};
+use sidegate_core::event;
 
 use crate::config::Webhook;
 
@@ -37,7 +38,7 @@ impl Certificate {
     pub(crate) async fn follow(self: Arc<Self>, webhook: Webhook) {
         let (mut watch, why) = FileWatch::aside(vec![webhook.certificate.clone(), webhook.key.clone()]).await;
         if let Some(why) = why {
-            tracing::warn!("the webhook's certificate: {why}");
+            tracing::warn!(event = event::FILES_UNWATCHED, "the webhook's certificate: {why}");
         }
         let mut last = None;
         loop {
@@ -46,7 +47,7 @@ impl Certificate {
             let read = match aside("certificate", move || read(&files), || {}).await {
                 Ok(read) => read,
                 Err(error) => {
-                    tracing::error!("the webhook's certificate can't be read again: {error}");
+                    tracing::error!(event = event::WEBHOOK_CERTIFICATE_REFUSED, "the webhook's certificate can't be read again: {error}");
                     continue;
                 }
             };
@@ -55,12 +56,15 @@ impl Certificate {
                 Ok(key) => {
                     self.0.store(key);
                     last = None;
-                    tracing::info!(file = %webhook.certificate.display(), "the webhook has a new certificate");
+                    tracing::info!(event = event::WEBHOOK_CERTIFICATE, file = %webhook.certificate.display(), "the webhook has a new certificate");
                 }
                 // Told once.
                 Err(error) if last.as_ref() == Some(&error) => {}
                 Err(error) => {
-                    tracing::error!("the webhook's certificate can't be used, the last one stays: {error}");
+                    tracing::error!(
+                        event = event::WEBHOOK_CERTIFICATE_REFUSED,
+                        "the webhook's certificate can't be used, the last one stays: {error}"
+                    );
                     last = Some(error);
                 }
             }

@@ -4,25 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sidegate_config::Config;
 
 use crate::config::SidecarConfig;
-use crate::options::PodOptions;
-use crate::probes::{PROBES, rewrite};
+use crate::options::{CONFIG, PodOptions, RESTORE};
+use crate::probes::{PROBE_FOLDER, PROBES, rewrite, strict_hooks};
 use crate::refusal::{Refusal, Refusals};
 use crate::sidecar::{REDIRECT, SIDECAR, VOLUMES, redirect_container, sidecar_container, volumes};
 use crate::sidecar_config::{admin_port, own_ports, sidecar_config, text_of};
 
-/// The annotation with the sidecar's configuration.
-pub const CONFIG: &str = "sidegate.dev/config";
-/// The annotation with what was changed in the pod's own containers. A pod that has it was injected.
-pub const RESTORE: &str = "sidegate.dev/restore";
-
-/// Capabilities with which a container can remove the kernel rules, or send past them.
-const DANGEROUS: [&str; 4] = ["ALL", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"];
-/// The one of them that container runtimes give by default.
+/// Capabilities with which a container can remove the kernel rules, send past them, or become the user that they exempt.
+const DANGEROUS: [&str; 6] = ["ALL", "NET_ADMIN", "NET_RAW", "SETUID", "SYS_ADMIN", "SYS_MODULE"];
+/// The one of them that container runtimes give by default, and that is dropped.
 const BY_DEFAULT: &str = "NET_RAW";
+/// The one that they give by default too, and that is not dropped: images that begin as root and become another user need it.
+const BECOMES_ANY_USER: &str = "SETUID";
 
 /// The lists of containers in a pod's spec.
 const LISTS: [&str; 2] = ["initContainers", "containers"];
@@ -34,9 +31,10 @@ struct Restore {
     /// By the container's name: its probes as they were.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     probes: BTreeMap<String, BTreeMap<String, Value>>,
-    /// By the container's name: its security context as it was; null if it had none.
+    /// The containers in which [`BY_DEFAULT`] was dropped, and how many fields of the path to it were made for that: of
+    /// `securityContext`, `capabilities`, `drop`, the last ones.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    security_contexts: BTreeMap<String, Value>,
+    dropped: BTreeMap<String, usize>,
     /// Fields that the pod did not have.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     made: BTreeSet<String>,
@@ -58,6 +56,11 @@ pub fn is_injected(pod: &Value) -> bool {
 /// # Errors
 /// Why it can't have one: everything at once. The pod is as it was then.
 pub fn inject(pod: &mut Value, settings: &SidecarConfig) -> Result<Vec<String>, Refusals> {
+    for part in ["metadata", "spec"] {
+        if !pod[part].is_object() {
+            return Err(Refusal::Malformed(format!("this is no pod: it has no {part}")).into());
+        }
+    }
     let mut changed = pod.clone();
     if is_injected(&changed) {
         uninject(&mut changed).map_err(|error| Refusal::Malformed(error.to_string()))?;
@@ -90,9 +93,10 @@ pub fn inject(pod: &mut Value, settings: &SidecarConfig) -> Result<Vec<String>, 
                 }
                 Err(unknown) => refusals.0.extend(unknown),
             }
-            let context = original.get("securityContext").cloned();
-            if options.exceptions.capabilities.is_none() && drop_by_default(original) {
-                restore.security_contexts.insert(container.name.clone(), context.unwrap_or(Value::Null));
+            if options.exceptions.capabilities.is_none()
+                && let Some(made) = drop_by_default(original)
+            {
+                restore.dropped.insert(container.name.clone(), made);
             }
         }
     }
@@ -153,19 +157,23 @@ pub fn check_sidecar(settings: &SidecarConfig) -> Result<(), Refusals> {
 pub fn uninject(pod: &mut Value) -> Result<(), UninjectError> {
     let Some(text) = pod["metadata"]["annotations"][RESTORE].as_str() else { return Ok(()) };
     let restore: Restore = serde_json::from_str(text).map_err(|error| UninjectError(error.to_string()))?;
+    if !pod["spec"].is_object() {
+        return Err(UninjectError("the pod has no spec".to_owned()));
+    }
     let is_own = |item: &Value, names: &[&str]| item["name"].as_str().is_some_and(|name| names.contains(&name));
     for list in LISTS {
         let Some(containers) = pod["spec"][list].as_array_mut() else { continue };
         containers.retain(|container| !is_own(container, &[REDIRECT, SIDECAR]));
         for container in containers {
             let Some(name) = container["name"].as_str().map(str::to_owned) else { continue };
+            // What somebody else has changed since is theirs.
             for (key, probe) in restore.probes.get(&name).into_iter().flatten().filter(|(key, _)| PROBES.contains(&key.as_str())) {
-                container[key] = probe.clone();
+                if container[key]["httpGet"]["path"].as_str().is_some_and(|path| path.starts_with(PROBE_FOLDER)) {
+                    container[key] = probe.clone();
+                }
             }
-            match (restore.security_contexts.get(&name), container.as_object_mut()) {
-                (Some(Value::Null), Some(container)) => drop(container.remove("securityContext")),
-                (Some(before), Some(container)) => drop(container.insert("securityContext".to_owned(), before.clone())),
-                _ => {}
+            if let Some(made) = restore.dropped.get(&name) {
+                restore_dropped(container, *made);
             }
         }
     }
@@ -213,7 +221,7 @@ fn refuse(spec: &PodSpec, settings: &SidecarConfig, options: &PodOptions, config
     }
     let uid = i64::from(settings.uid);
     let pod_user = spec.security_context.as_ref().and_then(|context| context.run_as_user);
-    let own_ports: BTreeSet<u16> = own_ports(config).collect();
+    let own_ports = own_ports(config);
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         let name = &container.name;
         if [REDIRECT, SIDECAR].contains(&name.as_str()) {
@@ -234,10 +242,21 @@ fn refuse(spec: &PodSpec, settings: &SidecarConfig, options: &PodOptions, config
                 None => refusals.push(Refusal::Capability { container: name.clone(), capability }),
             }
         }
+        for mount in container.volume_mounts.iter().flatten().filter(|mount| VOLUMES.contains(&mount.name.as_str())) {
+            refusals.push(Refusal::Mount { container: name.clone(), volume: mount.name.clone() });
+        }
+        refusals.extend(strict_hooks(container, config));
         for port in container.ports.iter().flatten().filter_map(|port| u16::try_from(port.container_port).ok()) {
             if own_ports.contains(&port) {
                 refusals.push(Refusal::Port { container: name.clone(), port });
             }
+        }
+    }
+    let resolvers = &config.redirect.dns_resolvers;
+    for server in spec.dns_config.iter().flat_map(|dns| dns.nameservers.iter().flatten()) {
+        if !server.parse().is_ok_and(|server| resolvers.contains(&server)) {
+            warnings
+                .push(format!("sidegate: dnsConfig names {server}, which is not among redirect.dnsResolvers: what goes there is dropped"));
         }
     }
     for volume in spec.volumes.iter().flatten().filter(|volume| VOLUMES.contains(&volume.name.as_str())) {
@@ -264,7 +283,7 @@ fn may_become_other_user(container: &Container, spec: &PodSpec) -> bool {
     let dropped = own.and_then(|context| context.capabilities.as_ref()).into_iter().flat_map(|all| all.drop.iter().flatten());
     user.is_none_or(|user| user == 0)
         && is_not_root != Some(true)
-        && !dropped.into_iter().any(|name| ["ALL", "SETUID"].contains(&plain(name).as_str()))
+        && !dropped.into_iter().any(|name| ["ALL", BECOMES_ANY_USER].contains(&plain(name).as_str()))
 }
 
 /// A capability without the prefix, which runtimes do without.
@@ -273,23 +292,49 @@ fn plain(capability: &str) -> String {
     capability.strip_prefix("CAP_").map(str::to_owned).unwrap_or(capability)
 }
 
-/// Drops the capability that container runtimes give by default. False if the container does without already.
-fn drop_by_default(container: &mut Value) -> bool {
-    let dropped = container["securityContext"]["capabilities"]["drop"].as_array();
+/// Where a container says what it does without.
+const DROP: [&str; 3] = ["securityContext", "capabilities", "drop"];
+
+/// Drops the capability that container runtimes give by default. How many fields were made for that; none if the container does
+/// without already.
+fn drop_by_default(container: &mut Value) -> Option<usize> {
+    let dropped = container[DROP[0]][DROP[1]][DROP[2]].as_array();
     let does_without = |name: &Value| name.as_str().is_some_and(|name| ["ALL", BY_DEFAULT].contains(&plain(name).as_str()));
     if dropped.is_some_and(|dropped| dropped.iter().any(does_without)) {
-        return false;
+        return None;
     }
-    let mut drop = dropped.cloned().unwrap_or_default();
-    drop.push(json!(BY_DEFAULT));
-    for path in [&["securityContext"][..], &["securityContext", "capabilities"]] {
-        let field = path.iter().fold(&mut *container, |value, key| &mut value[*key]);
-        if !field.is_object() {
-            *field = Value::Object(Map::default());
+    let (mut made, mut field) = (0, container);
+    for key in DROP {
+        field = &mut field[key];
+        if field.is_null() {
+            made += 1;
+            *field = if key == DROP[2] { json!([]) } else { json!({}) };
         }
     }
-    container["securityContext"]["capabilities"]["drop"] = Value::Array(drop);
-    true
+    field.as_array_mut()?.push(json!(BY_DEFAULT));
+    Some(made)
+}
+
+/// Takes back what [`drop_by_default`] did: the entry, and the fields that were made for it, as far as nobody else uses them.
+fn restore_dropped(container: &mut Value, made: usize) {
+    if let Some(dropped) = container.pointer_mut("/securityContext/capabilities/drop").and_then(Value::as_array_mut)
+        && let Some(at) = dropped.iter().rposition(|name| name == BY_DEFAULT)
+    {
+        dropped.remove(at);
+    }
+    for depth in (DROP.len().saturating_sub(made)..DROP.len()).rev() {
+        let parent = DROP[..depth].iter().try_fold(&mut *container, |field, key| field.get_mut(*key));
+        let Some(parent) = parent.and_then(Value::as_object_mut) else { return };
+        let is_empty = match parent.get(DROP[depth]) {
+            Some(Value::Array(items)) => items.is_empty(),
+            Some(Value::Object(fields)) => fields.is_empty(),
+            _ => false,
+        };
+        if !is_empty {
+            return;
+        }
+        parent.remove(DROP[depth]);
+    }
 }
 
 fn prepend(spec: &mut Value, field: &str, mut items: Vec<Value>, made: &mut BTreeSet<String>) {

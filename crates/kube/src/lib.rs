@@ -47,9 +47,9 @@ mod sidecar_config;
 mod webhook;
 
 pub use config::{ControllerConfig, PullPolicy, Resources, ResourcesOverride, SidecarConfig, Webhook, WorkloadApiVolume};
-pub use inject::{CONFIG, RESTORE, UninjectError, check_sidecar, inject, is_injected, uninject};
+pub use inject::{UninjectError, check_sidecar, inject, is_injected, uninject};
 pub use manifest::{ManifestError, inject_manifest, uninject_manifest};
-pub use options::{ANNOTATIONS, DefaultMode, Exceptions, INJECT, PodOptions};
+pub use options::{ANNOTATIONS, CONFIG, DefaultMode, Exceptions, INJECT, PodOptions, RESTORE};
 pub use refusal::{Refusal, Refusals};
 pub use review::review;
 pub use webhook::{LAST_ANSWERS, WebhookError, WebhookServer};

@@ -33,7 +33,7 @@ pub fn inject_manifest(text: &str, settings: &SidecarConfig) -> Result<(String, 
     let mut documents = read(text)?;
     let (mut warnings, mut refused) = (Vec::new(), Vec::new());
     for document in &mut documents {
-        each_pod(document, &mut |name, pod| {
+        each_pod(document, "", &mut |name, pod| {
             if pod["metadata"]["labels"][INJECT] == "false" {
                 return;
             }
@@ -54,7 +54,7 @@ pub fn uninject_manifest(text: &str) -> Result<String, ManifestError> {
     let mut documents = read(text)?;
     let mut failed = None;
     for document in &mut documents {
-        each_pod(document, &mut |name, pod| {
+        each_pod(document, "", &mut |name, pod| {
             if let Err(error) = uninject(pod) {
                 failed.get_or_insert_with(|| ManifestError::Uninject(name.to_owned(), error));
             }
@@ -84,24 +84,25 @@ fn write(documents: &[Value]) -> Result<String, ManifestError> {
     Ok(all)
 }
 
-/// Calls `visit` with every pod, or template of pods, of an object.
-fn each_pod(object: &mut Value, visit: &mut impl FnMut(&str, &mut Value)) {
-    let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+/// Calls `visit` with every pod, or template of pods, of an object. In a list of one kind, `listed`, the objects need not name it.
+fn each_pod(object: &mut Value, listed: &str, visit: &mut impl FnMut(&str, &mut Value)) {
+    let kind = object["kind"].as_str().unwrap_or(listed).to_owned();
     let name = format!("{kind} {}", object["metadata"]["name"].as_str().unwrap_or("?"));
     let template = match kind.as_str() {
-        "Pod" => object,
-        "PodTemplate" => &mut object["template"],
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => &mut object["spec"]["template"],
-        "CronJob" => &mut object["spec"]["jobTemplate"]["spec"]["template"],
-        "List" => {
-            object["items"].as_array_mut().into_iter().flatten().for_each(|item| each_pod(item, visit));
-            return;
+        "Pod" => Some(object),
+        "PodTemplate" => object.pointer_mut("/template"),
+        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => object.pointer_mut("/spec/template"),
+        "CronJob" => object.pointer_mut("/spec/jobTemplate/spec/template"),
+        list => {
+            if let (Some(listed), Some(Value::Array(items))) = (list.strip_suffix("List"), object.get_mut("items")) {
+                items.iter_mut().for_each(|item| each_pod(item, listed, visit));
+            }
+            None
         }
-        _ => return,
     };
-    if template.is_object() {
+    if let Some(template) = template.filter(|template| template.is_object()) {
         // A template may come without metadata.
-        if !template["metadata"].is_object() {
+        if template["metadata"].is_null() {
             template["metadata"] = Value::Object(serde_json::Map::default());
         }
         visit(&name, template);

@@ -12,8 +12,17 @@ use crate::refusal::{Refusal, Refusals};
 
 /// The label that says whether a pod gets a sidecar: `true` or `false`.
 pub const INJECT: &str = "sidegate.dev/inject";
+/// The annotation with the sidecar's configuration. The injector writes it.
+pub const CONFIG: &str = "sidegate.dev/config";
+/// The annotation with what was changed in the pod's own containers. The injector writes it; a pod that has it was injected.
+pub const RESTORE: &str = "sidegate.dev/restore";
 /// What the names of our annotations begin with.
 pub(crate) const PREFIX: &str = "sidegate.dev/";
+
+/// All annotations of an object together, by Kubernetes' own limit.
+const LARGEST: usize = 256 * 1024;
+/// How much of a name that is not known is looked at.
+const LONGEST_NAME: usize = 64;
 
 const INBOUND_PORTS: &str = "sidegate.dev/inbound-ports";
 const DEFAULT_MODE: &str = "sidegate.dev/default-mode";
@@ -86,6 +95,11 @@ impl PodOptions {
         let mut options = Self::default();
         let mut refusals = Refusals::default();
         let annotations = metadata["annotations"].as_object();
+        // Kubernetes looks at their size only after the webhooks.
+        let size: usize = annotations.into_iter().flatten().map(|(name, value)| name.len() + value.as_str().map_or(0, str::len)).sum();
+        if size > LARGEST {
+            return Err(Refusal::Malformed(format!("annotations have {size} bytes, and Kubernetes allows {LARGEST}")).into());
+        }
         for (name, value) in annotations.into_iter().flatten().filter(|(name, _)| name.starts_with(PREFIX)) {
             let Some(text) = value.as_str() else {
                 refusals.0.push(Refusal::Malformed(format!("annotation `{name}` is no text")));
@@ -123,13 +137,15 @@ impl PodOptions {
                 }
                 self.resources = resources;
             }
-            LOG_FILTER => match tracing_subscriber::EnvFilter::try_new(text) {
+            // Without patterns: some take gigabytes to compile.
+            LOG_FILTER => match tracing_subscriber::EnvFilter::builder().with_regex(false).parse(text) {
                 Ok(_) => self.log_filter = Some(text.to_owned()),
                 Err(error) => return Err(Refusal::Value { name: LOG_FILTER, why: format!("`{text}` is no log filter: {error}") }),
             },
             other => {
+                let other = &other.chars().take(LONGEST_NAME).collect::<String>();
                 let nearest = ANNOTATIONS.iter().map(|(known, _)| *known).min_by_key(|known| distance(known, other));
-                return Err(Refusal::UnknownAnnotation { name: other.to_owned(), nearest: nearest.unwrap_or(INJECT) });
+                return Err(Refusal::UnknownAnnotation { name: other.clone(), nearest: nearest.unwrap_or(INJECT) });
             }
         }
         Ok(())

@@ -11,6 +11,11 @@ use crate::sidecar_config::is_strict;
 /// The probes of a container, by their keys in Kubernetes.
 pub(crate) const PROBES: [&str; 3] = ["startupProbe", "readinessProbe", "livenessProbe"];
 
+/// What the paths begin with at which the sidecar is asked.
+pub(crate) const PROBE_FOLDER: &str = "/probe/";
+/// The longest check that a sidecar makes, in seconds.
+const LONGEST: i32 = 300;
+
 /// What a probe does.
 const ACTIONS: [&str; 4] = ["httpGet", "tcpSocket", "grpc", "exec"];
 
@@ -40,10 +45,10 @@ pub(crate) fn rewrite(
         let Some(probe) = probe else { continue };
         match action(container, key, probe) {
             Ok(Some((port, mut entry))) if is_strict(config, port) => {
-                let path = format!("/probe/{}/{}", container.name, key.trim_end_matches("Probe"));
+                let path = format!("{PROBE_FOLDER}{}/{}", container.name, key.trim_end_matches("Probe"));
                 entry["path"] = json!(path);
                 // A little before the kubelet gives up, so that it hears why.
-                let timeout = u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1) * 1000 - 100;
+                let timeout = u64::try_from(probe.timeout_seconds.unwrap_or(1).clamp(1, LONGEST)).unwrap_or(1) * 1000 - 100;
                 entry["timeout"] = json!(format!("{timeout}ms"));
                 let mut asked = original[key].clone();
                 if let Some(fields) = asked.as_object_mut() {
@@ -59,10 +64,31 @@ pub(crate) fn rewrite(
     if refusals.is_empty() { Ok(rewritten) } else { Err(refusals) }
 }
 
+/// Whether a probe with this host asks the pod itself.
+fn is_here(host: Option<&str>) -> bool {
+    host.is_none_or(str::is_empty)
+}
+
+/// The hooks that a kubelet would make by HTTP to a strict port.
+pub(crate) fn strict_hooks(container: &Container, config: &Config) -> Vec<Refusal> {
+    let lifecycle = container.lifecycle.as_ref();
+    let hooks = [("postStart", lifecycle.and_then(|l| l.post_start.as_ref())), ("preStop", lifecycle.and_then(|l| l.pre_stop.as_ref()))];
+    let mut refusals = Vec::new();
+    for (hook, handler) in hooks {
+        let Some(get) = handler.and_then(|handler| handler.http_get.as_ref()).filter(|get| is_here(get.host.as_deref())) else { continue };
+        match number_of(container, hook, &get.port) {
+            Ok(port) if is_strict(config, port) => refusals.push(Refusal::Hook { container: container.name.clone(), hook, port }),
+            Ok(_) => {}
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    refusals
+}
+
 /// The port that a probe asks, and how, as the sidecar's configuration says it. Nothing if it goes elsewhere, or to no port.
 fn action(container: &Container, key: &'static str, probe: &Probe) -> Result<Option<(u16, Value)>, Refusal> {
     let number = |port: &IntOrString| number_of(container, key, port);
-    if let Some(get) = probe.http_get.as_ref().filter(|get| get.host.is_none()) {
+    if let Some(get) = probe.http_get.as_ref().filter(|get| is_here(get.host.as_deref())) {
         let port = number(&get.port)?;
         // The kubelet puts the slash before a path that has none.
         let path = get.path.as_deref().unwrap_or_default();
@@ -78,7 +104,7 @@ fn action(container: &Container, key: &'static str, probe: &Probe) -> Result<Opt
         }
         return Ok(Some((port, json!({ "http": http }))));
     }
-    if let Some(tcp) = probe.tcp_socket.as_ref().filter(|tcp| tcp.host.is_none()) {
+    if let Some(tcp) = probe.tcp_socket.as_ref().filter(|tcp| is_here(tcp.host.as_deref())) {
         let port = number(&tcp.port)?;
         return Ok(Some((port, json!({ "tcp": { "port": port } }))));
     }

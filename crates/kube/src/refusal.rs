@@ -61,6 +61,26 @@ pub enum Refusal {
         /// What it has.
         capability: String,
     },
+    /// A container would have one of the sidecar's volumes.
+    #[error("container `{container}` mounts `{volume}`, which is the sidecar's: it could take its identity or its admin socket")]
+    Mount {
+        /// Which container.
+        container: String,
+        /// The volume.
+        volume: String,
+    },
+    /// A hook that the kubelet makes by HTTP.
+    #[error(
+        "container `{container}`: its {hook} hook asks port {port}, which is strict, and the kubelet has no SVID; use `exec`, or a port of mode plaintext"
+    )]
+    Hook {
+        /// Which container.
+        container: String,
+        /// Which hook.
+        hook: &'static str,
+        /// The port.
+        port: u16,
+    },
     /// A name is taken.
     #[error("{what} `{name}` has a name that the injector needs; rename it")]
     Name {

@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sidegate_core::event;
 
 use crate::config::SidecarConfig;
 use crate::inject::inject;
@@ -26,7 +27,7 @@ pub fn review(review: &Value, settings: &SidecarConfig) -> Option<Value> {
         let mut injected = pod.clone();
         match inject(&mut injected, settings) {
             Ok(warnings) => {
-                tracing::info!(namespace, pod = name, warnings = warnings.len(), "a pod is injected");
+                tracing::info!(event = event::POD_INJECTED, namespace, pod = name, warnings = warnings.len(), "a pod is injected");
                 let patch = serde_json::to_string(&json_patch::diff(pod, &injected)).unwrap_or_default();
                 response["patchType"] = json!("JSONPatch");
                 response["patch"] = json!(STANDARD.encode(patch));
@@ -36,7 +37,7 @@ pub fn review(review: &Value, settings: &SidecarConfig) -> Option<Value> {
                 }
             }
             Err(refusals) => {
-                tracing::warn!(namespace, pod = name, "a pod is refused: {refusals}");
+                tracing::warn!(event = event::POD_REFUSED, namespace, pod = name, "a pod is refused: {refusals}");
                 response["allowed"] = json!(false);
                 response["status"] = json!({ "code": 422, "reason": "Invalid", "message": format!("sidegate: {refusals}") });
             }

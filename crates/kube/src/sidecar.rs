@@ -11,8 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::config::{Resources, SidecarConfig};
-use crate::inject::CONFIG;
-use crate::options::PodOptions;
+use crate::options::{CONFIG, PodOptions};
 
 /// The container that makes the kernel rules.
 pub(crate) const REDIRECT: &str = "sidegate-redirect";

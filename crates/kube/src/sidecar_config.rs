@@ -1,6 +1,7 @@
 //! The configuration of a pod's sidecar.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::Value;
 use sidegate_config::Config;
 use sidegate_config::schema::{Mode, Source, WorkloadApi};
-use sidegate_config::value::{Address, Endpoint, Span};
+use sidegate_config::value::{Address, Endpoint, PortRange, Span};
 
 use crate::config::SidecarConfig;
 use crate::options::PodOptions;
@@ -32,8 +33,8 @@ pub(crate) fn sidecar_config(settings: &SidecarConfig, options: &PodOptions, spe
         config.policy.files.push(PathBuf::from(POLICY_FOLDER));
     }
     // What a pod says of its ports takes the place of what the cluster says.
-    let is_overridden = |port: u16| options.inbound_ports.iter().any(|own| own.port.0.contains(port));
-    config.inbound.ports.retain(|named| !(is_overridden(named.port.0.first) && is_overridden(named.port.0.last)));
+    let overrides = |own: PortRange, named: PortRange| own.contains(named.first) && own.contains(named.last);
+    config.inbound.ports.retain(|named| !options.inbound_ports.iter().any(|own| overrides(own.port.0, named.port.0)));
     config.inbound.ports.splice(0..0, options.inbound_ports.iter().cloned());
     if let Some(default) = &options.default_mode {
         config.inbound.default_mode = default.mode;
@@ -41,8 +42,6 @@ pub(crate) fn sidecar_config(settings: &SidecarConfig, options: &PodOptions, spe
     }
     config.outbound.destinations.splice(0..0, options.destinations.iter().cloned());
     config.redirect.exempt_uid = Some(settings.uid);
-    let resolvers = spec.dns_config.iter().flat_map(|dns| dns.nameservers.iter().flatten());
-    config.redirect.dns_resolvers.extend(resolvers.filter_map(|resolver| resolver.parse::<IpAddr>().ok()));
     // The kubelet and Prometheus come from outside.
     if config.admin.listen.as_ref().is_some_and(|listen| listen.0.ip().is_loopback()) {
         config.admin.listen = Some(Address((Ipv6Addr::UNSPECIFIED, admin_port(&config)).into()));
@@ -62,9 +61,11 @@ pub(crate) fn admin_port(config: &Config) -> u16 {
 }
 
 /// The ports that the sidecar listens on.
-pub(crate) fn own_ports(config: &Config) -> impl Iterator<Item = u16> {
+pub(crate) fn own_ports(config: &Config) -> BTreeSet<u16> {
     let addresses = [&config.inbound.listen, &config.outbound.listen, &config.outbound.listen6, &config.admin.listen];
-    addresses.into_iter().flatten().map(|address| address.0.port())
+    let inbound = config.inbound.listeners.iter().map(|listener| &listener.listen);
+    let outbound = config.outbound.listeners.iter().map(|listener| &listener.listen);
+    addresses.into_iter().flatten().chain(inbound).chain(outbound).map(|address| address.0.port()).collect()
 }
 
 /// Whether only peers with an SVID reach a port.

@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use sidegate_core::event;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -30,8 +31,13 @@ const INJECT_PATH: &str = "/inject";
 const LONGEST_REVIEW: usize = 4 * 1024 * 1024;
 /// API servers keep connections and use each for many reviews.
 const CONNECTIONS: usize = 256;
+/// Reviews that are read or answered at once: each may have [`LONGEST_REVIEW`].
+const REVIEWS: usize = 8;
 const HANDSHAKE: Duration = Duration::from_secs(5);
-const HEADER: Duration = Duration::from_secs(60);
+/// The timeout of a request's head, also on a kept connection: an API server opens another.
+const HEADER: Duration = Duration::from_secs(5);
+/// The timeout of a whole connection, also of one whose client reads nothing.
+const DEADLINE: Duration = Duration::from_secs(60);
 /// The API server waits for ten seconds if nothing else is configured.
 const BODY: Duration = Duration::from_secs(10);
 /// How long reviews that have begun are answered when the controller ends.
@@ -130,7 +136,7 @@ impl WebhookServer {
                     });
                 }
                 Err(error) => {
-                    tracing::error!("accept failed, trying again: {error}");
+                    tracing::error!(event = event::ACCEPT_FAILED, "accept failed, trying again: {error}");
                     sleep(PAUSE).await;
                 }
             }
@@ -149,15 +155,17 @@ async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor, sidecar: Arc<Si
     http.timer(TokioTimer::new()).header_read_timeout(HEADER);
     let connection = http.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = async { drop(stopped.wait_for(|stopped| *stopped).await) } => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let served = async {
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = async { drop(stopped.wait_for(|stopped| *stopped).await) } => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!("a connection to the webhook ended: {error}");
+    if let Ok(Err(error)) = timeout(DEADLINE, served).await {
+        tracing::debug!(event = event::WEBHOOK_CONNECTION, "a connection to the webhook ended: {error}");
     }
 }
 
@@ -166,10 +174,14 @@ async fn answer(request: Request<Incoming>, sidecar: Arc<SidecarConfig>) -> Resu
     Ok(match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
         (&Method::POST, INJECT_PATH) => {
+            static REVIEWING: Semaphore = Semaphore::const_new(REVIEWS);
             const TOO_LONG: &str = "the review can't be read, or is longer than 4 MiB\n";
             if request.body().size_hint().lower() > LONGEST_REVIEW as u64 {
                 return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, TOO_LONG));
             }
+            let Ok(Ok(_permit)) = timeout(BODY, REVIEWING.acquire()).await else {
+                return Ok(text(StatusCode::SERVICE_UNAVAILABLE, "too many reviews at once\n"));
+            };
             let body = match timeout(BODY, Limited::new(request.into_body(), LONGEST_REVIEW).collect()).await {
                 Ok(Ok(body)) => body.to_bytes(),
                 Ok(Err(_)) => return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, TOO_LONG)),

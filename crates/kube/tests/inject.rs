@@ -140,12 +140,14 @@ fn annotations_of_a_pod_come_before_the_clusters_configuration() {
     annotate(&mut pod, "sidegate.dev/policy", "web-policy");
     annotate(&mut pod, "sidegate.dev/log-filter", "warn");
     annotate(&mut pod, "sidegate.dev/resources", "limits: { memory: 64Mi }");
-    pod["spec"]["dnsConfig"] = json!({ "nameservers": ["10.0.0.53"] });
-    inject(&mut pod, &settings()).unwrap();
+    pod["spec"]["dnsConfig"] = json!({ "nameservers": ["10.0.0.53", "10.96.0.10"] });
+    let warnings = inject(&mut pod, &settings()).unwrap();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("dnsConfig names 10.0.0.53"), "{warnings:?}");
     let config = configuration(&pod);
     let names: Vec<&str> = config.outbound.destinations.iter().map(|destination| destination.name.as_str()).collect();
     assert_eq!(names, ["db", "cluster"]);
-    assert_eq!((config.inbound.default_mode, config.policy.files.len(), config.redirect.dns_resolvers.len()), (Mode::Permissive, 1, 2));
+    assert_eq!((config.inbound.default_mode, config.policy.files.len(), config.redirect.dns_resolvers.len()), (Mode::Permissive, 1, 1));
     let sidecar = &pod["spec"]["initContainers"][1];
     assert_eq!(sidecar["resources"]["limits"]["memory"], "64Mi");
     assert!(sidecar["env"].as_array().unwrap().contains(&json!({ "name": "SIDEGATE_LOG", "value": "warn" })));
@@ -178,6 +180,15 @@ fn who_could_get_around_the_sidecar_is_refused() {
         (with("initContainers", json!([{ "name": "sidegate", "image": "mine" }])), "container `sidegate` has a name"),
         (with("volumes", json!([{ "name": "sidegate-run", "emptyDir": {} }])), "volume `sidegate-run` has a name"),
         (with("containers", json!([{ "name": "web", "ports": [{ "containerPort": 15006 }] }])), "has port 15006"),
+        (container(json!({ "capabilities": { "drop": ["ALL"], "add": ["SETUID"] } })), "`web` has SETUID"),
+        (
+            with("containers", json!([{ "name": "web", "volumeMounts": [{ "name": "sidegate-run", "mountPath": "/x" }] }])),
+            "`web` mounts `sidegate-run`",
+        ),
+        (
+            with("containers", json!([{ "name": "web", "lifecycle": { "postStart": { "httpGet": { "port": 80 } } } }])),
+            "its postStart hook asks port 80",
+        ),
         (with("containers", json!("none")), "this is no pod"),
     ] {
         assert!(refusal(&pod).contains(why), "{why}: {}", refusal(&pod));
@@ -287,12 +298,54 @@ fn what_runtimes_give_by_default_is_dropped() {
     assert_eq!(drop("initContainers", 2), json!(["NET_RAW"]));
 }
 
+/// What others change after the injection stays when it is made again, and when it is undone.
+#[test]
+fn what_others_have_changed_stays() {
+    let mut pod = pod();
+    inject(&mut pod, &settings()).unwrap();
+    let web = &mut pod["spec"]["containers"][0];
+    web["securityContext"]["readOnlyRootFilesystem"] = json!(true);
+    web["readinessProbe"] = json!({ "exec": { "command": ["ready"] } });
+    pod["spec"]["initContainers"][2]["securityContext"]["capabilities"]["drop"].as_array_mut().unwrap().push(json!("ALL"));
+    inject(&mut pod, &settings()).unwrap();
+    let hardened = json!({ "runAsUser": 1000, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["CHOWN", "NET_RAW"] } });
+    assert_eq!(pod["spec"]["containers"][0]["securityContext"], hardened);
+    assert_eq!(pod["spec"]["containers"][0]["readinessProbe"], json!({ "exec": { "command": ["ready"] } }));
+    assert_eq!(pod["spec"]["initContainers"][2]["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+    uninject(&mut pod).unwrap();
+    let hardened = json!({ "runAsUser": 1000, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["CHOWN"] } });
+    assert_eq!(pod["spec"]["containers"][0]["securityContext"], hardened);
+}
+
+/// A webhook has one thread and little memory, and many who may create pods.
+#[test]
+fn what_would_take_long_is_refused_at_once() {
+    let start = std::time::Instant::now();
+    let mut pod = pod();
+    let pattern = format!("[a{{b=(x|y)*x{}}}]=info", "(x|y)".repeat(40));
+    annotate(&mut pod, "sidegate.dev/log-filter", &pattern);
+    let _ = inject(&mut pod.clone(), &settings());
+    annotate(&mut pod, "sidegate.dev/log-filter", "info");
+    annotate(&mut pod, &format!("sidegate.dev/{}", "x".repeat(200_000)), "");
+    assert!(refusal(&pod).len() < 1000);
+    annotate(&mut pod, "sidegate.dev/inbound-ports", &"[".repeat(300_000));
+    assert!(refusal(&pod).contains("Kubernetes allows 262144"));
+    assert!(start.elapsed().as_secs() < 20, "a pattern was compiled");
+}
+
 /// An author who writes what the injector writes gets no more than any other.
 #[test]
 fn a_forged_restore_is_no_way_around() {
     let mut pod = pod();
-    annotate(&mut pod, RESTORE, r#"{"securityContexts":{"web":{"privileged":true}}}"#);
-    assert!(inject(&mut pod.clone(), &settings()).unwrap_err().to_string().contains("privileged: true"));
+    annotate(
+        &mut pod,
+        RESTORE,
+        r#"{"probes":{"web":{"readinessProbe":{"exec":{}},"securityContext":{"privileged":true}}},"dropped":{"web":7}}"#,
+    );
+    let mut forged = pod.clone();
+    inject(&mut forged, &settings()).unwrap();
+    assert!(forged["spec"]["containers"][0]["securityContext"]["privileged"].is_null());
+    assert_eq!(forged["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"], "/probe/web/readiness");
     annotate(&mut pod, RESTORE, "{");
     assert!(inject(&mut pod.clone(), &settings()).unwrap_err().to_string().contains("can't be read"));
     let mut pod = self::pod();

@@ -176,6 +176,15 @@ kind: List
 items:
   - { apiVersion: v1, kind: Pod, metadata: { name: one, labels: { sidegate.dev/inject: 'false' } }, spec: { containers: [] } }
   - { apiVersion: v1, kind: Pod, metadata: { name: two }, spec: { containers: [{ name: a, image: a }] } }
+---
+apiVersion: v1
+kind: PodList
+items: [{ metadata: { name: three }, spec: { containers: [{ name: a, image: a }] } }]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: odd }
+spec: odd
 ";
 
 fn documents(text: &[u8]) -> Vec<Value> {
@@ -193,7 +202,7 @@ fn manifests_of_all_kinds_are_injected_and_restored() {
     let text = String::from_utf8(once.stdout.clone()).unwrap();
     let injected = documents(&once.stdout);
     assert_eq!(injected[0], documents(MANIFEST.as_bytes())[0], "what has no pods stays as it is");
-    for at in ["/1/spec/template", "/2/spec/jobTemplate/spec/template", "/3/items/1"] {
+    for at in ["/1/spec/template", "/2/spec/jobTemplate/spec/template", "/3/items/1", "/4/items/0"] {
         let template = json!(injected).pointer(at).unwrap().clone();
         assert_eq!(template["spec"]["initContainers"][1]["name"], "sidegate", "{at}");
     }

@@ -111,7 +111,7 @@ instruments! {
     BUFFERED_LIMIT "sidegate.buffers.limit" Gauge "By" [] "What they may hold together, by limits.bufferedBytes or the cgroup's memory limit.";
     ACCEPT_ERRORS "sidegate.accept.errors" Counter "{error}" [DIRECTION] "accept() failures, such as an exhausted descriptor table.";
     ADMIN_EVICTED "sidegate.admin.evicted" Counter "{connection}" [] "Connections to the admin port that were closed to make room for others: the longest silent, of the address that holds the most.";
-    PROBES "sidegate.probes" Counter "{check}" [OUTCOME] "Health checks of the application that were asked for at the admin port; those that find too many under way are failures too.";
+    PROBES "sidegate.probes" Counter "{check}" [OUTCOME] "Health checks of the application, as asked for at the admin port; those who ask at the same time share one.";
     EXPORTED "sidegate.telemetry.exported" Counter "{item}" [SIGNAL] "Spans, data points and log records that a collector has taken.";
     EXPORTS "sidegate.telemetry.exports" Counter "{request}" [SIGNAL, OUTCOME] "Export requests and their repetitions.";
     DROPPED "sidegate.telemetry.dropped" Counter "{item}" [SIGNAL, CAUSE] "What never reached its reader: spans, data points, log records, lines of the access log or of standard error, audit records (audit) and their copies (audit_copies), and under records connections whose span, log record, peer and rule are unknown to telemetry.";

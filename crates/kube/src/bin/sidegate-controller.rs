@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use sidegate_config::file;
+use sidegate_core::event;
 use sidegate_kube::{ControllerConfig, WebhookServer, check_sidecar, inject_manifest, uninject_manifest};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -122,14 +123,14 @@ fn write(manifest: &str) -> Result<()> {
 }
 
 fn serve(arguments: &RunArgs) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log).context("--log")?;
+    let filter = tracing_subscriber::EnvFilter::builder().with_regex(false).parse(&arguments.log).context("--log")?;
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
     let config = load(&arguments.config.config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let server = WebhookServer::bind(config)?;
-        tracing::info!(address = %server.local_addr()?, "the webhook is served");
+        tracing::info!(event = event::WEBHOOK_SERVED, address = %server.local_addr()?, "the webhook is served");
         let stop = async {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -190,6 +190,39 @@ impl World {
         })
     }
 
+    /// No connection waited for a SYN to be sent again.
+    #[track_caller]
+    fn assert_at_once(&self, longest: Duration) {
+        assert!(longest < Duration::from_secs(1), "a connection took {longest:?}\n{}", self.kernel_counters());
+    }
+
+    /// What the kernels of both pods have dropped, refused and sent again.
+    fn kernel_counters(&self) -> String {
+        let counters = || {
+            let list = Command::new("nft").args(["list", "counters", "table", "inet", "sidegate"]).output();
+            let nft = list.map_or_else(|error| error.to_string(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
+            let nft: Vec<String> =
+                nft.lines().filter(|line| line.contains("packets") && !line.contains("packets 0 ")).map(str::to_owned).collect();
+            let mut told = Vec::new();
+            for file in ["/proc/thread-self/net/netstat", "/proc/thread-self/net/snmp"] {
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                for pair in lines.chunks_exact(2) {
+                    for (name, value) in pair[0].split_whitespace().zip(pair[1].split_whitespace()).filter(|(_, value)| *value != "0") {
+                        if ["Challenge", "Retrans", "Syn", "Drop", "Overflow", "PAWS", "Abort", "Recycl", "Timeout"]
+                            .iter()
+                            .any(|part| name.contains(part))
+                        {
+                            told.push(format!("{name}={value}"));
+                        }
+                    }
+                }
+            }
+            format!("{nft:?} {}", told.join(" "))
+        };
+        [&self.web, &self.api].map(|workload| format!("{}: {}\n", workload.name, workload.pod.run(counters).unwrap())).concat()
+    }
+
     /// Nothing was dropped by the rules of either pod, and the application has had its own requests only.
     #[track_caller]
     fn assert_clean(&self) {
@@ -233,7 +266,7 @@ fn ends_of_every_kind(tunnel: &str, ports: &'static str) {
     let service = world.service.clone();
     let (wrong, longest) = world.call_for_a_period(move |_| service.requests.load(Ordering::Relaxed) > 500);
     assert!(wrong.len() <= ran_out_of_ports(&web), "{wrong:?}\n{}", web.log());
-    assert!(longest < Duration::from_secs(1), "a connection took {longest:?}");
+    world.assert_at_once(longest);
     assert!(world.service.requests.load(Ordering::Relaxed) > 500, "{:?}", world.service.requests);
     world.assert_clean();
     if tunnel != "off" {
@@ -287,13 +320,13 @@ fn a_sidecar_comes_back(tunnel: &str, ports: &'static str) {
     api.kill();
     let (refused, longest) = world.call_for_a_period(|progress| progress.failed.load(Ordering::Relaxed) > 100);
     assert!(refused.len() > 100, "nobody is there");
-    assert!(longest < Duration::from_secs(1), "a connection took {longest:?}");
+    world.assert_at_once(longest);
     let api = world.api.start();
     api.wait_ready();
     let failed = ran_out_of_ports(&web);
     let (wrong, longest) = world.call(16, |progress| progress.begun.load(Ordering::Relaxed) >= 2000);
     assert!(wrong.len() <= ran_out_of_ports(&web) - failed, "{wrong:?}\n{}", unusual(&web));
-    assert!(longest < Duration::from_secs(1), "a connection took {longest:?}");
+    world.assert_at_once(longest);
     world.assert_clean();
 }
 
@@ -324,7 +357,7 @@ fn a_host_that_comes_back_is_reached_at_once() {
     link("down");
     let (lost, longest) = world.call_for_a_period(|progress| progress.failed.load(Ordering::Relaxed) > 0);
     assert!(!lost.is_empty());
-    assert!(longest < Duration::from_secs(1), "a connection took {longest:?}");
+    world.assert_at_once(longest);
     // The kernel keeps the last SYNs for as long as it looks for a neighbour. With the link they would arrive, long after their
     // sockets are gone, and what answers them would be in the way of the next connections from the same ports.
     eventually("neighbours that are given up", || {
@@ -343,6 +376,6 @@ fn a_host_that_comes_back_is_reached_at_once() {
     let failed = ran_out_of_ports(&web);
     let (wrong, longest) = world.call(16, |progress| progress.begun.load(Ordering::Relaxed) >= 1000);
     assert!(wrong.len() <= ran_out_of_ports(&web) - failed, "{wrong:?}\n{}", unusual(&web));
-    assert!(longest < Duration::from_secs(1), "a connection took {longest:?}");
+    world.assert_at_once(longest);
     world.assert_clean();
 }

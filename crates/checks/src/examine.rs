@@ -96,7 +96,7 @@ fn on_this_host(draft: &mut Draft, config: &Config) -> Option<Proof> {
     proof
 }
 
-/// Why what is to be made at a path can't be: there is no folder that could have it.
+/// Why sidegate can't make a file, folder or socket at this path: the folder for it is missing. None if it can.
 fn missing_folder(named: &NamedPath) -> Option<String> {
     let parent = named.path.parent().unwrap_or(Path::new("/"));
     let needed = match named.path_use {

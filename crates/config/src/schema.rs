@@ -71,6 +71,15 @@ impl Config {
     pub fn is_redirected(&self) -> bool {
         self.inbound.listen.is_some() || self.outbound.is_redirected()
     }
+
+    /// The ports that sidegate itself listens on.
+    #[must_use]
+    pub fn own_ports(&self) -> Vec<u16> {
+        let fixed = [&self.inbound.listen, &self.outbound.listen, &self.outbound.listen6, &self.admin.listen];
+        let inbound = self.inbound.listeners.iter().map(|listener| &listener.listen);
+        let outbound = self.outbound.listeners.iter().map(|listener| &listener.listen);
+        fixed.into_iter().flatten().chain(inbound).chain(outbound).map(|address| address.0.port()).collect()
+    }
 }
 
 /// How strictly the configuration is checked.

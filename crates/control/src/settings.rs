@@ -159,7 +159,7 @@ impl Settings {
             destinations,
             matched,
             otherwise: config.outbound.otherwise,
-            own_ports: own_ports(config),
+            own_ports: config.own_ports(),
             directions: u64::from(config.inbound.is_served()) + u64::from(config.outbound.is_served()),
             mark: config.redirect.exempt_mark,
             poll: Duration::from_micros(config.poll_microseconds.into()),
@@ -237,12 +237,4 @@ impl Destination {
 
 fn server_name(sni: Option<&DnsName>) -> Option<ServerName<'static>> {
     sni.and_then(|name| ServerName::try_from(name.get().clone()).ok())
-}
-
-fn own_ports(config: &Config) -> Vec<u16> {
-    let fixed = [&config.inbound.listen, &config.outbound.listen, &config.outbound.listen6, &config.admin.listen];
-    let fixed = fixed.into_iter().flatten().map(|a| a.0.port());
-    let explicit =
-        config.inbound.listeners.iter().map(|l| l.listen.0.port()).chain(config.outbound.listeners.iter().map(|l| l.listen.0.port()));
-    fixed.chain(explicit).collect()
 }

@@ -12,7 +12,7 @@ use crate::options::{CONFIG, PodOptions, RESTORE};
 use crate::probes::{PROBE_FOLDER, PROBES, rewrite, strict_hooks};
 use crate::refusal::{Refusal, Refusals};
 use crate::sidecar::{REDIRECT, SIDECAR, VOLUMES, redirect_container, sidecar_container, volumes};
-use crate::sidecar_config::{admin_port, own_ports, sidecar_config, text_of};
+use crate::sidecar_config::{admin_port, sidecar_config, text_of};
 
 /// Capabilities with which a container can remove the kernel rules, send past them, or become the user that they exempt.
 const DANGEROUS: [&str; 6] = ["ALL", "NET_ADMIN", "NET_RAW", "SETUID", "SYS_ADMIN", "SYS_MODULE"];
@@ -111,8 +111,8 @@ pub fn inject(pod: &mut Value, settings: &SidecarConfig) -> Result<Vec<String>, 
     let sidecar = sidecar_container(settings, &options, admin_port(&config));
     let own = [redirect_container(settings), sidecar].map(|container| json!(container));
     let volumes = volumes(settings, &options).into_iter().map(|volume| json!(volume));
-    prepend(&mut changed["spec"], "initContainers", own.into_iter().collect(), &mut restore.made);
-    append(&mut changed["spec"], "volumes", volumes.collect(), &mut restore.made);
+    add(&mut changed["spec"], "initContainers", own.into(), true, &mut restore.made);
+    add(&mut changed["spec"], "volumes", volumes.collect(), false, &mut restore.made);
     if !changed["metadata"]["annotations"].is_object() {
         restore.made.insert("annotations".to_owned());
         changed["metadata"]["annotations"] = json!({});
@@ -220,15 +220,13 @@ fn refuse(spec: &PodSpec, settings: &SidecarConfig, options: &PodOptions, config
         }
     }
     let uid = i64::from(settings.uid);
-    let pod_user = spec.security_context.as_ref().and_then(|context| context.run_as_user);
-    let own_ports = own_ports(config);
+    let own_ports = config.own_ports();
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         let name = &container.name;
         if [REDIRECT, SIDECAR].contains(&name.as_str()) {
             refusals.push(Refusal::Name { what: "container", name: name.clone() });
         }
-        let context = container.security_context.as_ref();
-        if context.and_then(|context| context.run_as_user).or(pod_user) == Some(uid) {
+        if user_of(container, spec) == Some(uid) {
             refusals.push(Refusal::SidecarUid { container: name.clone(), uid: settings.uid });
         }
         if may_become_other_user(container, spec) {
@@ -275,13 +273,18 @@ fn dangerous_capabilities(container: &Container) -> Vec<String> {
     added.filter(|name| DANGEROUS.contains(&plain(name).as_str())).cloned().collect()
 }
 
+/// The user that a container runs as, if the pod says so; else its image does.
+fn user_of(container: &Container, spec: &PodSpec) -> Option<i64> {
+    let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
+    own.or(spec.security_context.as_ref().and_then(|context| context.run_as_user))
+}
+
 /// Whether a container may run as root with the capability to become any user, which container runtimes give by default.
 fn may_become_other_user(container: &Container, spec: &PodSpec) -> bool {
     let (own, pods) = (container.security_context.as_ref(), spec.security_context.as_ref());
-    let user = own.and_then(|context| context.run_as_user).or(pods.and_then(|context| context.run_as_user));
     let is_not_root = own.and_then(|context| context.run_as_non_root).or(pods.and_then(|context| context.run_as_non_root));
     let dropped = own.and_then(|context| context.capabilities.as_ref()).into_iter().flat_map(|all| all.drop.iter().flatten());
-    user.is_none_or(|user| user == 0)
+    user_of(container, spec).is_none_or(|user| user == 0)
         && is_not_root != Some(true)
         && !dropped.into_iter().any(|name| ["ALL", BECOMES_ANY_USER].contains(&plain(name).as_str()))
 }
@@ -337,25 +340,16 @@ fn restore_dropped(container: &mut Value, made: usize) {
     }
 }
 
-fn prepend(spec: &mut Value, field: &str, mut items: Vec<Value>, made: &mut BTreeSet<String>) {
-    match spec[field].as_array_mut() {
-        Some(before) => {
-            items.append(before);
-            *before = items;
+/// Adds to a list of `parent`, in front or behind, and makes the list if it is not there.
+fn add(parent: &mut Value, field: &str, items: Vec<Value>, in_front: bool, made: &mut BTreeSet<String>) {
+    match parent[field].as_array_mut() {
+        Some(list) => {
+            let at = if in_front { 0 } else { list.len() };
+            list.splice(at..at, items);
         }
         None => {
             made.insert(field.to_owned());
-            spec[field] = Value::Array(items);
-        }
-    }
-}
-
-fn append(spec: &mut Value, field: &str, items: Vec<Value>, made: &mut BTreeSet<String>) {
-    match spec[field].as_array_mut() {
-        Some(before) => before.extend(items),
-        None => {
-            made.insert(field.to_owned());
-            spec[field] = Value::Array(items);
+            parent[field] = Value::Array(items);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The configuration of a pod's sidecar.
 
-use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,14 +57,6 @@ pub(crate) fn sidecar_config(settings: &SidecarConfig, options: &PodOptions, spe
 /// The port of the sidecar's probes.
 pub(crate) fn admin_port(config: &Config) -> u16 {
     config.admin.listen.as_ref().map_or(15020, |listen| listen.0.port())
-}
-
-/// The ports that the sidecar listens on.
-pub(crate) fn own_ports(config: &Config) -> BTreeSet<u16> {
-    let addresses = [&config.inbound.listen, &config.outbound.listen, &config.outbound.listen6, &config.admin.listen];
-    let inbound = config.inbound.listeners.iter().map(|listener| &listener.listen);
-    let outbound = config.outbound.listeners.iter().map(|listener| &listener.listen);
-    addresses.into_iter().flatten().chain(inbound).chain(outbound).map(|address| address.0.port()).collect()
 }
 
 /// Whether only peers with an SVID reach a port.

@@ -32,5 +32,5 @@ pub use collector::{Attributes, Collector, attributes};
 pub use echo::{Echo, echo_bytes, exchange, free_port, pattern, read_all};
 pub use identities::{Identities, TRUST_DOMAIN, id};
 pub use pair::{Pair, client_config, server_config};
-pub use sidecar::{Sidecar, ask, get, sidegate};
+pub use sidecar::{Sidecar, ask, controller, get, sidegate};
 pub use wait::{DEADLINE, eventually};

@@ -16,40 +16,51 @@ use serde_json::Value;
 use super::echo::{free_port, read_all};
 use super::wait::eventually;
 
-/// The binary, built from what is in the tree, and copied to where every user may run it: of the tests' own profile, or of
+/// The sidecar's binary, built from what is in the tree, and copied to where every user may run it: of the tests' own profile, or of
 /// `SIDEGATE_TEST_PROFILE`.
 pub fn sidegate() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        // The tests' own binary lies in TARGET/PROFILE/deps.
-        let own = std::env::current_exe().unwrap();
-        let mut folder = own.ancestors().nth(2).unwrap().to_owned();
-        if let Some(profile) = std::env::var_os("SIDEGATE_TEST_PROFILE") {
-            folder.set_file_name(profile);
-        }
-        let profile = folder.file_name().unwrap().to_str().unwrap();
-        let profile = if profile == "debug" { "dev" } else { profile };
+    BINARY.get_or_init(|| binary("sidegate", "sidegate"))
+}
+
+/// The controller's binary, likewise.
+pub fn controller() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| binary("sidegate-kube", "sidegate-controller"))
+}
+
+fn binary(package: &str, name: &str) -> PathBuf {
+    // The tests' own binary lies in TARGET/PROFILE/deps.
+    let own = std::env::current_exe().unwrap();
+    let mut folder = own.ancestors().nth(2).unwrap().to_owned();
+    if let Some(profile) = std::env::var_os("SIDEGATE_TEST_PROFILE") {
+        folder.set_file_name(profile);
+    }
+    let profile = folder.file_name().unwrap().to_str().unwrap();
+    let profile = if profile == "debug" { "dev" } else { profile };
+    // What `cargo test --workspace` has built is there; built alone, a package gets other features of what it depends on.
+    if std::env::var_os("SIDEGATE_TEST_BUILT").is_none() {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--package", "sidegate", "--profile", profile]);
-        assert!(cargo.status().unwrap().success(), "the binary can't be built");
-        let built = folder.join("sidegate");
-        // Keyed by its age, so that all test binaries of a run share one copy; those of yesterday go.
-        let age = built.metadata().unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
-        let prefix = format!("sidegate-test-binary-{}-", nix::unistd::geteuid());
-        let copy = std::env::temp_dir().join(format!("{prefix}{age}"));
-        if !copy.exists() {
-            for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
-                let old = entry.metadata().is_ok_and(|m| m.modified().is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() > 86_400)));
-                if old && entry.file_name().to_string_lossy().starts_with(&prefix) {
-                    let _ = std::fs::remove_file(entry.path());
-                }
+        cargo.args(["build", "--quiet", "--package", package, "--bin", name, "--profile", profile]);
+        assert!(cargo.status().unwrap().success(), "{name} can't be built");
+    }
+    let built = folder.join(name);
+    // Keyed by its age, so that all test binaries of a run share one copy; those of yesterday go.
+    let age = built.metadata().unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let prefix = format!("sidegate-test-binary-{name}-{}-", nix::unistd::geteuid());
+    let copy = std::env::temp_dir().join(format!("{prefix}{age}"));
+    if !copy.exists() {
+        for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+            let old = entry.metadata().is_ok_and(|m| m.modified().is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() > 86_400)));
+            if old && entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let _ = std::fs::remove_file(entry.path());
             }
-            let new = copy.with_extension(std::process::id().to_string());
-            std::fs::copy(&built, &new).unwrap();
-            std::fs::rename(&new, &copy).unwrap();
         }
-        copy
-    })
+        let new = copy.with_extension(std::process::id().to_string());
+        std::fs::copy(&built, &new).unwrap();
+        std::fs::rename(&new, &copy).unwrap();
+    }
+    copy
 }
 
 type Ask = dyn Fn(SocketAddr, &str) -> Option<(u16, String)> + Send + Sync;

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share besides devkit's harness: pods with sidecars, foreign peers, hand-made ends of tunnels, the audit
 //! log. Everything here panics on failure, as tests do.
 
+mod api_server;
 mod audit_log;
 mod envoy;
 mod gate;
@@ -13,6 +14,7 @@ mod terminal;
 mod tunnel_end;
 mod tunnel_world;
 
+pub use api_server::ApiServer;
 pub use audit_log::AuditLog;
 pub use envoy::Envoy;
 pub use gate::{Gate, Owner};

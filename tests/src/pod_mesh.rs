@@ -32,7 +32,12 @@ pub struct PodWorkload {
 impl PodMesh {
     /// A network with an authority for `names`.
     pub fn new(names: &[&str], ttl: Duration) -> Self {
-        Self { identities: Identities::start(names, ttl), network: Network::new().unwrap() }
+        Self::of(Identities::start(names, ttl))
+    }
+
+    /// A network whose workloads are these.
+    pub fn of(identities: Identities) -> Self {
+        Self { identities, network: Network::new().unwrap() }
     }
 
     /// A pod without sidecar and rules.

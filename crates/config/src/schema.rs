@@ -1,6 +1,7 @@
 //! The schema: each field with its default and why it is that.
 
 pub mod audit;
+mod directory;
 mod live;
 mod probes;
 mod redirect;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use directory::Directory;
 pub use live::{LiveConnections, OnChange};
 pub use probes::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProbeScheme, TcpProbe};
 pub use redirect::{Captured, Redirect, Udp};
@@ -288,6 +290,8 @@ pub struct Outbound {
     pub listen6: Option<Address>,
     /// What is in the mesh; the first that covers an address decides.
     pub destinations: Vec<Destination>,
+    /// Who is asked about an address that no destination covers: the directory of a cluster. Default: nobody.
+    pub directory: Option<Directory>,
     /// What becomes of everything else. Default: refuse.
     pub otherwise: Otherwise,
     /// Why `otherwise` is `passthrough`. Production wants it in writing.
@@ -302,6 +306,7 @@ impl Default for Outbound {
             listen: Some(Address((std::net::Ipv4Addr::LOCALHOST, 15001).into())),
             listen6: Some(Address((std::net::Ipv6Addr::LOCALHOST, 15001).into())),
             destinations: Vec::new(),
+            directory: None,
             otherwise: Otherwise::Refuse,
             reason: None,
             listeners: Vec::new(),

@@ -7,6 +7,7 @@ use sidegate_audit::Audit;
 use sidegate_telemetry::Telemetry;
 use tokio::sync::watch;
 
+use crate::directory::Directory;
 use crate::loads::Loads;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
@@ -22,6 +23,8 @@ pub struct Control {
     pub loads: Loads,
     /// The configuration, compiled.
     pub settings: Arc<Settings>,
+    /// Who is expected in the cluster, where the configuration names a directory.
+    pub directory: Option<Arc<Directory>>,
     /// Counts reloads and rotations.
     pub telemetry: Arc<Telemetry>,
     /// Takes what was loaded and refused.
@@ -50,6 +53,7 @@ impl Control {
     #[must_use]
     pub fn new(settings: Arc<Settings>, telemetry: Arc<Telemetry>, audit: Arc<Audit>) -> Arc<Self> {
         Arc::new(Self {
+            directory: settings.directory.as_ref().map(Directory::new),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             renewals: watch::Sender::new(0),
             loads: Loads::default(),

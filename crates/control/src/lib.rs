@@ -10,11 +10,15 @@
 //! DNS names ─────────┘
 //! ```
 //!
+//! A cluster's [`Directory`] is not in the snapshot: it is asked about an address when a connection needs it.
+//!
 //! What can't be used never replaces what is in force. [`Loads`] says what is in force, since when, and what was refused.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod change;
 mod control;
+mod directory;
+mod directory_client;
 mod fetch;
 mod loads;
 mod policy;
@@ -25,6 +29,7 @@ mod settings;
 mod snapshot;
 
 pub use control::{Control, Latest};
+pub use directory::{Directory, Expected};
 pub use loads::{Load, Loads, Refusal, Subject};
 pub use policy::{PolicyError, PolicySource};
 pub use publisher::Publisher;

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::change::change;
 use crate::control::Control;
+use crate::directory_client::DirectoryClient;
 use crate::loads::Subject;
 use crate::policy::{PolicySource, follow_policy};
 use crate::resolver::{self, Resolved};
@@ -44,6 +45,9 @@ impl Publisher {
         }
         if !control.settings.names.is_empty() {
             tasks.spawn(resolver::run(control.settings.names.clone(), names));
+        }
+        if let Some(client) = DirectoryClient::new(control, identity.clone()) {
+            tasks.spawn(client.run());
         }
         tasks.spawn(revocation.follow(revocations, identity.clone(), control.clone()));
         tasks.spawn(publish(

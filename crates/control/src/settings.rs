@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sidegate_config::schema::{self, Config, Mode, Otherwise, Timeouts, TunnelMode};
 use sidegate_config::value::{DnsName, PortRange};
-use sidegate_core::OriginalDst;
+use sidegate_core::{OriginalDst, SpiffeId, SpiffeIdPattern};
 use sidegate_tls::{PeerAuth, ServerName};
 
 use crate::resolver::Resolved;
@@ -24,12 +24,17 @@ pub struct Settings {
     pub tls: schema::Tls,
     /// Ports that differ from the default; the last entry is the default itself.
     pub ports: Vec<Port>,
-    /// Destinations in the order of the configuration, then those of the explicit outbound listeners.
-    pub destinations: Vec<Destination>,
+    /// Destinations in the order of the configuration, then those of the explicit outbound listeners, then what stands for all that a
+    /// directory knows.
+    pub destinations: Vec<Arc<Destination>>,
     /// Every DNS name that has to be resolved.
     pub names: Vec<String>,
     /// How many of `destinations` are matched by address.
     pub matched: usize,
+    /// Who is asked about what no destination covers.
+    pub directory: Option<schema::Directory>,
+    /// The last of `destinations`, if there is a directory. Who may answer there depends on the address.
+    pub of_directory: Option<usize>,
     /// What becomes of what no destination covers.
     pub otherwise: Otherwise,
     /// Ports that sidegate itself listens on.
@@ -146,6 +151,9 @@ impl Settings {
             tunnel: l.tunnel,
             protocol: Protocol::Tcp,
         }));
+        let of_directory = config.outbound.directory.as_ref().map(|_| destinations.len());
+        destinations.extend(of_directory.map(|_| Destination::of_directory("directory", &[])));
+        let destinations: Vec<Arc<Destination>> = destinations.into_iter().map(Arc::new).collect();
         let mut names: Vec<String> = destinations.iter().flat_map(|d| d.dns.iter().cloned()).collect();
         names.sort_unstable();
         names.dedup();
@@ -158,6 +166,8 @@ impl Settings {
             ports,
             destinations,
             matched,
+            directory: config.outbound.directory.clone(),
+            of_directory,
             otherwise: config.outbound.otherwise,
             own_ports: config.own_ports(),
             directions: u64::from(config.inbound.is_served()) + u64::from(config.outbound.is_served()),
@@ -198,7 +208,7 @@ impl Settings {
     #[must_use]
     pub fn unresolved(&self, address: SocketAddr, found: Option<usize>, resolved: &Resolved) -> Option<&str> {
         let earlier = &self.destinations[..found.unwrap_or(self.matched)];
-        let expects_others = |d: &&Destination| found.is_none_or(|found| d.peer_auth != self.destinations[found].peer_auth);
+        let expects_others = |d: &&Arc<Destination>| found.is_none_or(|found| d.peer_auth != self.destinations[found].peer_auth);
         let candidates = earlier.iter().filter(|d| d.serves_port(address.port())).filter(expects_others);
         candidates.flat_map(|d| &d.dns).find(|name| !resolved.contains_key(*name)).map(String::as_str)
     }
@@ -219,6 +229,22 @@ impl Port {
 }
 
 impl Destination {
+    /// What a directory knows under `name`.
+    pub(crate) fn of_directory(name: &str, ids: &[SpiffeId]) -> Self {
+        Self {
+            name: name.into(),
+            rule: format!("directory {name}").into(),
+            cidrs: Vec::new(),
+            dns: Vec::new(),
+            ports: Vec::new(),
+            peer_auth: PeerAuth::spiffe(ids.iter().map(SpiffeIdPattern::exactly)),
+            sni: None,
+            alpn: Vec::new(),
+            tunnel: TunnelMode::Auto,
+            protocol: Protocol::Tcp,
+        }
+    }
+
     /// Whether it covers a port.
     #[must_use]
     pub fn serves_port(&self, port: u16) -> bool {

@@ -41,6 +41,13 @@ events! {
     REVOCATION_TROUBLE "sidegate.revocation.trouble" "A revocation list or deny list can't be used; its last good state stays.";
     CONNECTIONS_REJUDGED "sidegate.connection.rejudged" "Live connections are ended, since the current snapshot would not admit them, or they are too old.";
     NAME_UNRESOLVED "sidegate.resolver.name_unresolved" "A destination's name can't be resolved; its last addresses stay.";
+    DIRECTORY_CONNECTED "sidegate.directory.connected" "The directory says who is expected at an address.";
+    DIRECTORY_UNAVAILABLE "sidegate.directory.unavailable" "The directory can't be reached; what it has said stays valid.";
+    DIRECTORY_REFUSED "sidegate.directory.refused" "What the directory says of an address can't be used; what was known of it stays.";
+    DIRECTORY_SERVED "sidegate.directory.served" "The controller serves the directory.";
+    DIRECTORY_CLIENT_REFUSED "sidegate.directory.client_refused" "A client of the directory did not prove to be one that may ask it.";
+    CLUSTER_FOLLOWED "sidegate.cluster.followed" "The API server has listed all objects of a kind that the directory follows, or can be followed again.";
+    CLUSTER_UNAVAILABLE "sidegate.cluster.unavailable" "The API server can't be followed; the directory says what it knew last.";
     RESOLVER_UNUSABLE "sidegate.resolver.unusable" "The system's resolver configuration is of no use.";
     ACCEPT_FAILED "sidegate.listener.accept_failed" "accept failed; it is tried again.";
     NO_IPV6 "sidegate.listener.no_ipv6" "The kernel has no IPv6; nothing is listened on there.";

@@ -89,6 +89,13 @@ impl SpiffeIdPattern {
         Ok(Self { trust_domain: id.trust_domain().clone(), segments, text: text.to_owned() })
     }
 
+    /// The set of this one ID.
+    #[must_use]
+    pub fn exactly(id: &SpiffeId) -> Self {
+        let segments = id.path().split('/').skip(1).map(|segment| Segment::Literal(segment.to_owned())).collect();
+        Self { trust_domain: id.trust_domain().clone(), segments, text: id.to_string() }
+    }
+
     /// Whether the set contains `id`.
     #[must_use]
     pub fn matches(&self, id: &SpiffeId) -> bool {

@@ -7,7 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidegate_config::Config;
 use sidegate_config::path_use::{FilePath, SecretPath};
-use sidegate_config::value::Address;
+use sidegate_config::schema::{Identity, Profile};
+use sidegate_config::value::{Address, IdPattern};
+
+use crate::directory::SpiffeIdTemplate;
 
 /// What a file of the controller's configuration holds.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -15,6 +18,9 @@ use sidegate_config::value::Address;
 pub struct ControllerConfig {
     /// The sidecar that pods get.
     pub sidecar: SidecarConfig,
+    /// Who is expected to answer at each address of the cluster, as sidecars ask; only `sidegate-controller run` needs it.
+    #[serde(default)]
+    pub directory: Option<Directory>,
     /// The admission webhook; only `sidegate-controller run` needs it.
     #[serde(default)]
     pub webhook: Option<Webhook>,
@@ -156,6 +162,38 @@ fn is_quantity(text: &str) -> bool {
     };
     const SUFFIXES: [&str; 15] = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi"];
     is_number && (SUFFIXES.contains(&suffix) || suffix == "Ei" || is_exponent())
+}
+
+/// The directory, which sidecars ask who is expected to answer at an address. Their `outbound.directory` names it.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Directory {
+    /// Where it is served. Default `[::]:8444`.
+    #[serde(default = "directory_listen")]
+    pub listen: Address,
+    /// The SPIFFE ID that SPIRE gives to pods, with `{namespace}` and `{serviceAccount}`.
+    pub spiffe_id: SpiffeIdTemplate,
+    /// `development` also takes an SVID of sidegate's own development authority. Default: production.
+    #[serde(default)]
+    pub profile: Profile,
+    /// Where the controller's own X.509-SVID comes from. Default: the Workload API at `SPIFFE_ENDPOINT_SOCKET`.
+    #[serde(default)]
+    pub identity: Identity,
+    /// Who may ask. Default: any workload of the controller's own trust domain.
+    #[serde(default)]
+    pub clients: Vec<IdPattern>,
+    /// Sidecars that are served at once by one controller. Default 20000.
+    #[serde(default = "sidecars")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub sidecars: u32,
+}
+
+fn directory_listen() -> Address {
+    Address((std::net::Ipv6Addr::UNSPECIFIED, 8444).into())
+}
+
+const fn sidecars() -> u32 {
+    20_000
 }
 
 /// The admission webhook.

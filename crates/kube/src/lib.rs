@@ -36,6 +36,7 @@
 
 mod certificate;
 mod config;
+pub mod directory;
 mod inject;
 mod manifest;
 mod options;
@@ -46,7 +47,7 @@ mod sidecar;
 mod sidecar_config;
 mod webhook;
 
-pub use config::{ControllerConfig, PullPolicy, Resources, ResourcesOverride, SidecarConfig, Webhook, WorkloadApiVolume};
+pub use config::{ControllerConfig, Directory, PullPolicy, Resources, ResourcesOverride, SidecarConfig, Webhook, WorkloadApiVolume};
 pub use inject::{UninjectError, check_sidecar, inject, is_injected, uninject};
 pub use manifest::{ManifestError, inject_manifest, uninject_manifest};
 pub use options::{ANNOTATIONS, CONFIG, DefaultMode, Exceptions, INJECT, PodOptions, RESTORE};

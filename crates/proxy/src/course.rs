@@ -35,6 +35,8 @@ pub(crate) fn outbound_verdict(policy: &Policy, destination: &Destination, own: 
 pub(crate) enum Towards<'a> {
     /// To this destination.
     Destination(usize),
+    /// To what the directory says of it.
+    Directory,
     /// It is not known: this name has never been resolved, and may stand for the address.
     Unknown(&'a str),
     /// Out of the mesh, and there it stays.
@@ -51,12 +53,17 @@ impl Towards<'_> {
                 let detail = format!("`{name}` has not been resolved yet, so it is not known where {to} belongs");
                 (None, Some((Reason::NotReady, detail)))
             }
-            Self::Refused => {
-                let decision = Decision::new(false, "outbound.otherwise: refuse".into());
-                (Some(decision), Some((Reason::NotInMesh, format!("no destination covers {to}"))))
-            }
-            Self::Destination(_) | Self::Outside => (Some(Decision::new(true, "outbound.otherwise: passthrough".into())), None),
+            Self::Refused => otherwise(Otherwise::Refuse, Reason::NotInMesh, format!("no destination covers {to}")),
+            Self::Destination(_) | Self::Directory | Self::Outside => otherwise(Otherwise::Passthrough, Reason::NotInMesh, String::new()),
         }
+    }
+}
+
+/// What `outbound.otherwise` makes of a connection that leads to no destination, for this reason.
+pub(crate) fn otherwise(what: Otherwise, reason: Reason, why: String) -> (Option<Decision>, Option<(Reason, String)>) {
+    match what {
+        Otherwise::Refuse => (Some(Decision::new(false, "outbound.otherwise: refuse".into())), Some((reason, why))),
+        Otherwise::Passthrough => (Some(Decision::new(true, "outbound.otherwise: passthrough".into())), None),
     }
 }
 
@@ -66,6 +73,7 @@ pub(crate) fn towards<'a>(settings: &'a Settings, to: SocketAddr, resolved: &Res
     match (settings.unresolved(to, found, resolved), found, settings.otherwise) {
         (Some(name), ..) => Towards::Unknown(name),
         (None, Some(index), _) => Towards::Destination(index),
+        (None, None, _) if settings.directory.is_some() => Towards::Directory,
         (None, None, Otherwise::Refuse) => Towards::Refused,
         (None, None, Otherwise::Passthrough) => Towards::Outside,
     }
@@ -123,6 +131,8 @@ pub enum Meets {
     Port(PortRange, Mode, Option<usize>),
     /// A destination, by name.
     Destination(String),
+    /// `outbound.directory`, which says at the time who is expected.
+    Directory,
     /// `outbound.otherwise`.
     Otherwise,
 }
@@ -166,10 +176,19 @@ pub fn ask(settings: &Settings, policy: &Policy, asked: &Asked<'_>) -> Result<Co
     }
     let resolved = resolved(asked.names);
     let towards = index.map_or_else(|| towards(settings, to, &resolved), Towards::Destination);
-    let Towards::Destination(index) = towards else {
-        let (decision, refused) = towards.decide(to);
-        let (reason, detail) = refused.unzip();
-        return Ok(Course { decision, reason, detail, plaintext: true, ..Course::of(Meets::Otherwise) });
+    let index = match (towards, settings.of_directory) {
+        (Towards::Destination(index), _) => index,
+        // Who is expected is not known here, so whoever is named is taken to be.
+        (Towards::Directory, Some(index)) => {
+            let Destination { name, rule, .. } = &*settings.destinations[index];
+            let Verdict { decision, reason } = policy.decide_outbound(&Query { destination: Some(name), ..*query }, rule);
+            return Ok(Course { decision: Some(decision), reason, ..Course::of(Meets::Directory) });
+        }
+        _ => {
+            let (decision, refused) = towards.decide(to);
+            let (reason, detail) = refused.unzip();
+            return Ok(Course { decision, reason, detail, plaintext: true, ..Course::of(Meets::Otherwise) });
+        }
     };
     let destination = &settings.destinations[index];
     let course = Course::of(Meets::Destination(destination.name.to_string()));

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use sidegate_config::schema::TunnelMode;
 use sidegate_config::value::HostAndPort;
-use sidegate_control::{Destination, Protocol, Snapshot, Tls};
+use sidegate_control::{Destination, Expected, Protocol, Snapshot, Tls};
 use sidegate_core::{
-    ClientAddr, ConnectionRecord, DialAddr, Direction, Lap, OriginalDst, Peer, ReachedAt, Reason, Transport, TunnelUse, event,
+    ClientAddr, ConnectionRecord, Decision, DialAddr, Direction, Lap, OriginalDst, Peer, ReachedAt, Reason, Transport, TunnelUse, event,
 };
 use sidegate_identity::unix_now;
 use sidegate_net::socket;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use crate::attempt::attempt;
 use crate::authorize::authorize_server;
 use crate::connection::Connection;
-use crate::course::{Towards, out_of_bounds, towards};
+use crate::course::{Towards, otherwise, out_of_bounds, towards};
 use crate::destination::original_destination;
 use crate::dial::{dial_in_advance, dial_peer};
 use crate::failure::Failure;
@@ -87,30 +87,34 @@ async fn reach(
     let latest = shared.control.latest();
     let mut connection = Connection::new(shared, handle, record, &latest);
     let (named, redirected);
-    let (candidates, index) = match route {
+    let (candidates, index, destination) = match route {
         Route::To(host, index) => {
             named = choose_addresses(host, connection.snapshot)?;
-            (named.as_slice(), *index)
+            (named.as_slice(), *index, settings.destinations[*index].clone())
         }
         Route::Redirected => {
             let to = not_ourselves(shared, tcp, connection.record.downstream)?;
             connection.record.original_destination = Some(to);
             handle.set_destination(to);
             redirected = to.dialled();
-            match towards(settings, *to, &connection.snapshot.resolved) {
-                Towards::Destination(index) => (std::slice::from_ref(&redirected), index),
-                outside => {
-                    let (peer, own) = not_in_mesh(&mut connection, outside, to).await?;
+            let (index, destination) = match towards(settings, *to, &connection.snapshot.resolved) {
+                Towards::Destination(index) => (index, Ok(settings.destinations[index].clone())),
+                Towards::Directory => (settings.of_directory.unwrap_or_default(), ask_directory(shared, to).await?),
+                outside => (0, Err(outside.decide(*to))),
+            };
+            match destination {
+                Ok(destination) => (std::slice::from_ref(&redirected), index, destination),
+                Err(decided) => {
+                    let (peer, own) = not_in_mesh(&mut connection, decided, to).await?;
                     return Ok(Reached::Plaintext { peer, _own: own });
                 }
             }
         }
     };
-    let destination = &settings.destinations[index];
     connection.record.destination = Some(destination.name.clone());
     let tls = connection.tls()?;
     let mut outbound = Outbound { connection, destination, index, tls };
-    if waiting && destination.tunnel == TunnelMode::Auto {
+    if waiting && outbound.destination.tunnel == TunnelMode::Auto {
         for to in candidates {
             let Some((peer, channel)) = tunnel_pool::take(shared, (index, *to)) else { continue };
             if let Some(reached) = outbound.on_waiting_session(*to, peer, channel)? {
@@ -213,10 +217,10 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
         }
     };
     let dial = Lap::since(start);
+    let Some(destination) = destination_of(shared, key) else { return false };
     let serve = async move |shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle| {
         let latest = shared.control.latest();
         let mut connection = Connection::new(shared, handle, record, &latest);
-        let destination = &shared.settings.destinations[index];
         connection.record.stages.dial = Some(dial);
         connection.record.destination = Some(destination.name.clone());
         connection.record.original_destination = Some(to.wanted());
@@ -255,7 +259,7 @@ struct Done {
 /// A connection whose destination is known.
 struct Outbound<'a> {
     connection: Connection<'a>,
-    destination: &'a Destination,
+    destination: Arc<Destination>,
     /// The destination's index.
     index: usize,
     tls: &'a Tls,
@@ -324,18 +328,19 @@ impl<'a> Outbound<'a> {
     async fn shake(&mut self, peer: &TcpStream, to: DialAddr, permit: HandshakePermit<'_>, tunnel: bool) -> Result<Session, Failure> {
         // An address as name makes rustls send no server name.
         let name = self.destination.sni.clone().unwrap_or_else(|| ServerName::IpAddress(to.ip().into()));
-        let choice = handshake_cache::choice(self.tls, self.destination, self.index, to, tunnel);
+        let choice = handshake_cache::choice(self.tls, &self.destination, self.index, to, tunnel);
         shake_hands(&mut self.connection, peer, permit, sidegate_tls::connect(peer, &choice, name)).await
     }
 
     fn authorize(&mut self, session: &Session, to: DialAddr) -> Result<(), Failure> {
-        authorize_server(&mut self.connection, self.destination, self.tls, session, to.wanted())
+        authorize_server(&mut self.connection, &self.destination, self.tls, session, to.wanted())
     }
 
     fn reached(&self, to: DialAddr, peer: TcpStream, mut channel: Box<PeerChannel>) -> Result<Reached, Failure> {
         self.connection.handle.set_destination(to.wanted());
         let session = &channel.session;
-        let basis = AdmissionBasis::Server { peer: session.peer.clone(), facts: session.facts.clone(), destination: self.index };
+        let basis =
+            AdmissionBasis::Server { peer: session.peer.clone(), facts: session.facts.clone(), destination: self.destination.clone() };
         if let Err(failure) = admit(&self.connection, basis) {
             channel.abort(&peer, failure.reason);
             return Err(failure);
@@ -390,13 +395,37 @@ async fn dial_one(connection: &mut Connection<'_>, candidates: &[DialAddr]) -> R
     Err(last)
 }
 
+/// What was decided of a connection that leads to no destination, and why it can't be if so.
+type Outside = (Option<Decision>, Option<(Reason, String)>);
+
+/// Who is expected at `to` by what the directory says.
+async fn ask_directory(shared: &Shared, to: OriginalDst) -> Result<Result<Arc<Destination>, Outside>, Failure> {
+    let Some(directory) = &shared.control.directory else { return Err(Failure::new(Reason::DirectoryUnavailable)) };
+    Ok(match directory.expected(*to).await {
+        Expected::Destination(destination) => Ok(destination),
+        Expected::Nobody(why) => return Err(Failure::with(Reason::NoIdentity, why)),
+        Expected::Outside(why) => Err(otherwise(shared.settings.otherwise, Reason::NotInMesh, why)),
+        Expected::Unavailable(why) => Err(otherwise(shared.settings.otherwise, Reason::DirectoryUnavailable, why)),
+    })
+}
+
+/// The destination of sessions that are kept by `key`. None if the directory has forgotten the address.
+fn destination_of(shared: &Shared, (index, to): tunnel_pool::Key) -> Option<Arc<Destination>> {
+    if shared.settings.of_directory != Some(index) {
+        return Some(shared.settings.destinations[index].clone());
+    }
+    match shared.control.directory.as_ref()?.known(*to)? {
+        Expected::Destination(destination) => Some(destination),
+        Expected::Nobody(_) | Expected::Outside(_) | Expected::Unavailable(_) => None,
+    }
+}
+
 /// What becomes of a connection out of the mesh: it is refused, or dialled.
 async fn not_in_mesh(
     connection: &mut Connection<'_>,
-    outside: Towards<'_>,
+    (decision, refused): Outside,
     to: OriginalDst,
 ) -> Result<(TcpStream, Option<OwnDial>), Failure> {
-    let (decision, refused) = outside.decide(*to);
     connection.record.decision = decision;
     if let Some((reason, detail)) = refused {
         return Err(Failure::with(reason, detail));

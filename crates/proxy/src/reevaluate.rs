@@ -62,13 +62,10 @@ fn refusal(shared: &Shared, snapshot: &Snapshot, handle: &ConnectionHandle) -> O
     let verdict = match &admission.basis {
         AdmissionBasis::Client { peer, facts } => client_verdict(snapshot, shared.settings.port(to).mode, (peer, facts), from, to),
         AdmissionBasis::Plaintext => plaintext_verdict(snapshot, shared.settings.port(to).mode, from, to),
-        AdmissionBasis::Server { peer, facts, destination } => {
-            let destination = shared.settings.destinations.get(*destination)?;
-            match server_verdict(snapshot, destination, tls, (peer, facts), from, to) {
-                Some(verdict) => verdict,
-                None => return Some(no_longer_allowed(&destination.rule)),
-            }
-        }
+        AdmissionBasis::Server { peer, facts, destination } => match server_verdict(snapshot, destination, tls, (peer, facts), from, to) {
+            Some(verdict) => verdict,
+            None => return Some(no_longer_allowed(&destination.rule)),
+        },
         AdmissionBasis::Outside => return None,
     };
     verdict.reason.map(|_| no_longer_allowed(&verdict.decision.rule))

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use sidegate_control::Destination;
 use sidegate_core::{ClientAddr, ConnectionId, ConnectionRecord, Direction, HandshakeFacts, OriginalDst, Reason, Transport};
 use sidegate_tls::PeerIdentity;
 use tokio::sync::Notify;
@@ -88,8 +89,8 @@ pub(crate) enum AdmissionBasis {
     Client { peer: Arc<PeerIdentity>, facts: Arc<HandshakeFacts> },
     /// A client without an identity, by deny rules alone.
     Plaintext,
-    /// A server, by what is expected at the destination with this index, and by policy.
-    Server { peer: Arc<PeerIdentity>, facts: Arc<HandshakeFacts>, destination: usize },
+    /// A server, by what was expected at the destination, and by policy.
+    Server { peer: Arc<PeerIdentity>, facts: Arc<HandshakeFacts>, destination: Arc<Destination> },
     /// None: it is out of the mesh.
     Outside,
 }

@@ -101,6 +101,16 @@ impl TlsContext {
         ClientChoice { config: Arc::new(config), trust: self.trust.clone() }
     }
 
+    /// A server configuration for a service of sidegate's own, which speaks `protocol` over tokio-rustls.
+    #[must_use]
+    pub fn service(&self, protocol: &[u8]) -> Arc<ServerConfig> {
+        let mut config = self.server.clone();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        config.enable_secret_extraction = false;
+        config.send_tls13_tickets = 0;
+        Arc::new(config)
+    }
+
     /// The server configurations of a port that negotiates `alpn`.
     #[must_use]
     pub fn server(&self, alpn: &[String]) -> ServerChoice {

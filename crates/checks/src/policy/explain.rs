@@ -177,7 +177,7 @@ impl LoadedPolicy {
         // Where policy is not asked no rule matters.
         let is_policys = match &course.meets {
             Meets::Port(_, mode, _) => *mode != Mode::Strict || query.client.is_some(),
-            Meets::Destination(_) => true,
+            Meets::Destination(_) | Meets::Directory => true,
             Meets::Nothing => self.config.is_none(),
             Meets::Otherwise => false,
         };
@@ -234,6 +234,7 @@ impl Explained<'_> {
                 let key = self.config.map_or_else(String::new, |config| key_of(config, name));
                 text += &format!("  it goes to destination {name}{key}\n");
             }
+            Meets::Directory => text += "  it goes to whom the directory of the cluster expects there, by `outbound.directory`\n",
             Meets::Nothing | Meets::Otherwise => {}
         }
         if let (Some(_), Some(detail)) = (&course.decision, &course.detail) {

@@ -1,15 +1,21 @@
 //! `sidegate-controller`: gives pods of a Kubernetes cluster their sidecar, as an admission webhook or in manifests.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use sidegate_config::file;
 use sidegate_core::event;
-use sidegate_kube::{ControllerConfig, WebhookServer, check_sidecar, inject_manifest, uninject_manifest};
+use sidegate_identity::Identity;
+use sidegate_kube::directory::{DirectoryServer, Subscriptions, watch_cluster};
+use sidegate_kube::{ControllerConfig, Directory, WebhookServer, check_sidecar, inject_manifest, uninject_manifest};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Gives pods of a Kubernetes cluster their sidegate sidecar.
 #[derive(Debug, Parser)]
@@ -127,16 +133,49 @@ fn serve(arguments: &RunArgs) -> Result<()> {
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
     let config = load(&arguments.config.config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if config.webhook.is_none() && config.directory.is_none() {
+        bail!("the configuration has neither `webhook` nor `directory`; there is nothing to serve");
+    }
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let server = WebhookServer::bind(config)?;
-        tracing::info!(event = event::WEBHOOK_SERVED, address = %server.local_addr()?, "the webhook is served");
+        // Ends with this function.
+        let mut tasks = JoinSet::new();
+        if let Some(directory) = config.directory.clone() {
+            tasks.spawn(serve_directory(directory));
+        }
+        let server = config.webhook.is_some().then(|| WebhookServer::bind(config)).transpose()?;
+        if let Some(server) = &server {
+            tracing::info!(event = event::WEBHOOK_SERVED, address = %server.local_addr()?, "the webhook is served");
+        }
         let stop = async {
             tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                _ = terminate.recv() => Ok(()),
+                _ = interrupt.recv() => Ok(()),
+                Some(ended) = tasks.join_next() => ended.map_err(anyhow::Error::from).flatten().context("the directory can't be served"),
             }
         };
-        server.serve(stop).await.context("the webhook can't be served")
+        let Some(server) = server else { return stop.await };
+        let stopped = Cell::new(Ok(()));
+        server.serve(async { stopped.set(stop.await) }).await.context("the webhook can't be served")?;
+        stopped.into_inner()
     })
+}
+
+/// Serves the directory as soon as the API server has listed everything.
+async fn serve_directory(config: Directory) -> Result<()> {
+    let identity = Identity::start(&config.identity, config.profile).context("directory.identity")?;
+    let client = kube::Client::try_default().await.context("the API server can't be asked")?;
+    let subscriptions = Arc::new(Subscriptions::default());
+    let (listed, mut count) = watch::channel(0);
+    let watching = watch_cluster(client, config.spiffe_id.clone(), subscriptions.clone(), listed);
+    let serving = async {
+        count.wait_for(|count| *count == 3).await.context("the API server can't be followed")?;
+        let server = DirectoryServer::bind(config, subscriptions)?;
+        tracing::info!(event = event::DIRECTORY_SERVED, address = %server.local_addr()?, "the directory is served");
+        server.serve(identity.subscribe()).await.context("its listener can't be used")
+    };
+    tokio::select! {
+        () = watching => anyhow::bail!("the API server is not followed any more"),
+        served = serving => served,
+    }
 }

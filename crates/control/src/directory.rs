@@ -173,6 +173,15 @@ impl Directory {
         Some(slot.known.holder.expected(to))
     }
 
+    /// One of those that connections to the service at `to` lead to, chosen at random. None if it is no service's address.
+    #[must_use]
+    pub fn any_endpoint(&self, to: SocketAddr) -> Option<SocketAddr> {
+        let table = self.table();
+        let Holder::Service { ports, .. } = &table.slots.get(&key(to.ip()))?.known.holder else { return None };
+        let endpoints = &ports.iter().find(|port| port.port == to.port())?.endpoints;
+        (!endpoints.is_empty()).then(|| endpoints[fastrand::usize(..endpoints.len())])
+    }
+
     /// Whether `endpoint` is one that connections to the service at `to` lead to.
     #[must_use]
     pub fn is_behind(&self, to: SocketAddr, endpoint: SocketAddr) -> bool {

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,7 +48,7 @@ thread_local! {
 
 /// Keeps a session for the next connection, or closes it where it may not be kept.
 pub(crate) fn keep(shared: &Arc<Shared>, key: Key, tcp: TcpStream, mut channel: Box<PeerChannel>) {
-    match IdlePermit::take(shared, Direction::Outbound).filter(|_| shared.settings.keeps_tunnels() && may_wait(shared, &channel)) {
+    match IdlePermit::take(shared, Direction::Outbound).filter(|_| shared.settings.keeps_tunnels() && may_wait(shared, key, &channel)) {
         Some(permit) => keep_at(shared, permit, key, tcp, channel),
         None => close(&tcp, &mut channel),
     }
@@ -70,15 +71,19 @@ pub(crate) fn keep_at(shared: &Shared, permit: IdlePermit, key: Key, tcp: TcpStr
     }
 }
 
-/// A session to the same server that stands, the last that was used first.
+/// A session to the same server that stands, the last that was used first. Of a service's address, one to an endpoint that is chosen as
+/// for a new connection, so that sessions that wait draw no more connections to their servers than others get.
 pub(crate) fn take(shared: &Shared, key: Key) -> Option<(TcpStream, Box<PeerChannel>)> {
     let now = Instant::now();
     let renewal = *shared.control.renewals.borrow();
+    let endpoint = any_endpoint(shared, key);
     loop {
         let mut idle = POOL.with_borrow_mut(|pool| {
             let server = pool.get_mut(&key)?;
             server.called_until = now + shared.settings.timeouts.tunnel_idle.duration();
-            server.idle.pop()
+            let Some(endpoint) = endpoint else { return server.idle.pop() };
+            let at = server.idle.iter().rposition(|idle| idle.reached_at() == Some(endpoint))?;
+            Some(server.idle.remove(at))
         })?;
         if idle.stands(renewal, now) {
             return Some((idle.tcp, idle.channel));
@@ -111,6 +116,8 @@ pub(crate) fn sweep(shared: &Shared) -> Vec<Key> {
             !server.idle.is_empty() || now < server.called_until
         });
         let wanted = pool.iter_mut().filter(|(_, server)| now < server.called_until && server.idle.len() < warm && !server.making);
+        // Where a session to a service's address leads is known only after a connection on it.
+        let wanted = wanted.filter(|(key, _)| any_endpoint(shared, **key).is_none());
         let make = |(key, server): (&Key, &mut Server)| {
             server.making = true;
             *key
@@ -146,6 +153,10 @@ impl Idle {
         now < self.until && self.channel.tunnel.as_ref().is_some_and(|tunnel| tunnel.renewal == renewal)
     }
 
+    fn reached_at(&self) -> Option<SocketAddr> {
+        self.channel.tunnel.as_ref()?.reached_at.map(|address| address.0)
+    }
+
     fn was_never_used(&self) -> bool {
         self.channel.tunnel.as_ref().is_some_and(|tunnel| tunnel.opened == 0)
     }
@@ -157,10 +168,26 @@ impl Idle {
 
 /// Whether the session may wait: both ends are done with the last connection, its server takes another, and neither
 /// identity nor policy has changed since it was made.
-fn may_wait(shared: &Shared, channel: &PeerChannel) -> bool {
+fn may_wait(shared: &Shared, key: Key, channel: &PeerChannel) -> bool {
     channel.tunnel.as_ref().is_some_and(|tunnel| {
-        tunnel.reusable && !tunnel.going && tunnel.is_between_connections() && tunnel.renewal == *shared.control.renewals.borrow()
+        let leads_there = || tunnel.reached_at.is_some_and(|reached_at| is_behind(shared, key, *reached_at));
+        (tunnel.reusable || leads_there())
+            && !tunnel.going
+            && tunnel.is_between_connections()
+            && tunnel.renewal == *shared.control.renewals.borrow()
     })
+}
+
+/// An endpoint of the service whose address `key` has, if it is one's.
+fn any_endpoint(shared: &Shared, (index, to): Key) -> Option<SocketAddr> {
+    let directory = shared.control.directory.as_ref().filter(|_| shared.settings.of_directory == Some(index));
+    directory?.any_endpoint(*to)
+}
+
+/// Whether the address of `key` is a service's, and `endpoint` is one that it leads to.
+fn is_behind(shared: &Shared, (index, to): Key, endpoint: SocketAddr) -> bool {
+    let directory = shared.control.directory.as_ref().filter(|_| shared.settings.of_directory == Some(index));
+    directory.is_some_and(|directory| directory.is_behind(*to, endpoint))
 }
 
 /// Whether the server has said nothing since, not even that it goes.

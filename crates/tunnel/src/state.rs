@@ -58,6 +58,8 @@ pub struct Tunnel {
     pub opening: Option<Opening>,
     /// Whether the session may carry another connection.
     pub reusable: bool,
+    /// On the client's side, where a server that takes another connection says that it was reached.
+    pub reached_at: Option<ReachedAt>,
     /// Where the client dialled, or where the server was reached.
     pub address: ReachedAt,
     /// Of which count of renewals of identity and policy the session is.
@@ -105,6 +107,7 @@ impl Tunnel {
             opened: 0,
             opening: None,
             reusable: false,
+            reached_at: None,
             address,
             renewal,
         }
@@ -113,7 +116,7 @@ impl Tunnel {
     /// A tunnel to `address` that is ready for its first connection.
     #[must_use]
     pub fn waiting(address: ReachedAt, renewal: u64) -> Self {
-        Self { peer_ended: true, ended: true, reusable: true, ..Self::new(address, renewal) }
+        Self { peer_ended: true, ended: true, reusable: true, reached_at: Some(address), ..Self::new(address, renewal) }
     }
 
     /// The next control frame that has come whole; data before it is counted.
@@ -165,7 +168,9 @@ impl Tunnel {
                 match Outcome::try_from(outcome) {
                     Ok(Outcome::Accepted) => {
                         self.opening = None;
-                        self.reusable = reusable && self.is_single_pod(&reached_at);
+                        self.reached_at = reached_at.parse().ok().filter(|_| reusable).map(ReachedAt);
+                        // Nothing that could lead elsewhere next time stands between.
+                        self.reusable = self.reached_at == Some(self.address);
                     }
                     Ok(Outcome::NotOpened) => return Err(TunnelError::NotOpened),
                     Ok(Outcome::Refused) => return Err(TunnelError::Refused(reason)),
@@ -199,13 +204,6 @@ impl Tunnel {
                 }
             }
         }
-    }
-
-    /// Whether the server was reached at the very address that was dialled: nothing that could lead elsewhere next time
-    /// stands between.
-    #[must_use]
-    pub fn is_single_pod(&self, reached_at: &str) -> bool {
-        reached_at.parse() == Ok(*self.address)
     }
 
     /// Whether nothing of a connection is under way.

@@ -41,7 +41,7 @@ impl World {
         let mut mesh = PodMesh::of(identities);
         let controller_pod = mesh.bare("controller");
         let directory = format!(
-            "outbound: {{ {otherwise}directory: {{ to: \"{}:{DIRECTORY}\", spiffeIds: [\"{}\"] }} }}\n",
+            "workers: 1\noutbound: {{ {otherwise}directory: {{ to: \"{}:{DIRECTORY}\", spiffeIds: [\"{}\"] }} }}\n",
             controller_pod.ipv4(),
             id(&account("controller"))
         );
@@ -185,18 +185,22 @@ fn the_directory_says_who_is_expected_and_follows_the_cluster() {
     assert_eq!(record["peerId"], id(&account("db")), "{record}");
     assert_eq!(record["destination"], "shop/db", "{record}");
 
-    // A service, by its virtual address: who is behind it.
+    // A service, by its virtual address. Where that leads to another than who is behind it, that one is not taken for it.
     let vip = SocketAddr::from((SERVICE, SERVICE_PORT));
-    let record = call_until(&world.web, web, vip, "closed");
-    assert_eq!((&record["peerId"], &record["destination"]), (&id(&account("api")).into(), &"shop/api".into()), "{record}");
-
-    // Where the address leads to another than the directory knows of, that one is not taken for it.
     route(&world.web.pod, world.db.v4(PORT));
-    assert_eq!(call(&world.web, web, vip)["reason"], "unexpected_peer");
-    // The endpoints move, and the answer with them.
+    call_until(&world.web, web, vip, "unexpected_peer");
+    route(&world.web.pod, world.api.v4(PORT));
+    let record = call(&world.web, web, vip);
+    assert_eq!((&record["peerId"], &record["destination"]), (&id(&account("api")).into(), &"shop/api".into()), "{record}");
+    // The session carries the next connection too, since its server was reached at an endpoint of the service.
+    let record = call(&world.web, web, vip);
+    assert_eq!((&record["tunnel"], &record["reason"]), (&"reused".into(), &"closed".into()), "{record}");
+    assert_eq!(sidecars[1].wait_records(2).last().unwrap()["originalDestination"], world.api.v4(PORT).to_string());
+
+    // The endpoints move, and connections with them, also where a session to the old one still waits.
+    route(&world.web.pod, world.db.v4(PORT));
     world.api_server.set(slice("api", &world.db));
-    let record = call_until(&world.web, web, vip, "closed");
-    assert_eq!(record["peerId"], id(&account("db")), "{record}");
+    eventually("an answer of db", || Some(call(&world.web, web, vip)).filter(|record| record["peerId"] == id(&account("db"))));
 
     // Nothing behind it, a port that it does not have, an address that nobody has.
     world.api_server.delete(&slice("api", &world.db));

@@ -105,6 +105,10 @@ impl v1::admin_server::Admin for Api {
             profile: self.controls.profile.clone(),
             capture: Some(capture(&shared.capture.borrow())),
             loads: Subject::ALL.map(|subject| load(subject, shared.control.loads.get(subject))).into(),
+            directory: shared.control.directory.as_ref().map(|directory| v1::Directory {
+                addresses: directory.len() as u64,
+                unavailable: directory.unavailable().map(|why| why.to_string()),
+            }),
             drain_ends: self.controls.drain.ends().map(time),
         }))
     }

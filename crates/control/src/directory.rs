@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use sidegate_config::schema;
+use sidegate_config::schema::{self, TunnelMode};
 use sidegate_core::SpiffeId;
-use sidegate_directory::{Entry, Unidentified};
+use sidegate_directory::{Entry, ServicePort, Unidentified};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -49,6 +49,7 @@ pub struct Directory {
     /// Why nobody can be asked, if so.
     unavailable: ArcSwapOption<String>,
     wait: Duration,
+    tunnel: TunnelMode,
     most: usize,
     start: Instant,
 }
@@ -123,6 +124,7 @@ impl Directory {
             answers: watch::Sender::new(0),
             unavailable: ArcSwapOption::empty(),
             wait: config.wait.duration(),
+            tunnel: config.tunnel,
             most: config.addresses as usize,
             start: Instant::now(),
         })
@@ -223,7 +225,7 @@ impl Directory {
         let room = self.most.saturating_sub(entries.len() + absent.len());
         let forgotten = if table.slots.len() > room { table.forget_oldest(room) } else { Vec::new() };
         for (ip, version, entry) in entries {
-            table.set(ip, Known { version: version.into(), holder: entry.into() }, now);
+            table.set(ip, Known { version: version.into(), holder: Holder::new(entry, self.tunnel) }, now);
         }
         for ip in absent {
             table.set(*ip, Known { version: "".into(), holder: Holder::Absent }, now);
@@ -311,6 +313,22 @@ impl Table {
 }
 
 impl Holder {
+    fn new(entry: Entry, tunnel: TunnelMode) -> Self {
+        let destination = |name: &str, ids: &[SpiffeId]| Arc::new(Destination::of_directory(name, ids, tunnel));
+        match entry {
+            Entry::Workload { name, id } => Self::Workload(destination(&name, &[id])),
+            Entry::Service { name, ports } => {
+                let port = |port: ServicePort| Port {
+                    port: port.port,
+                    servers: port.ids.map(|ids| destination(&name, &ids)),
+                    endpoints: port.endpoints.into(),
+                };
+                Self::Service { ports: ports.into_iter().map(port).collect(), name: name.into() }
+            }
+            Entry::Unidentified { name, why } => Self::Unidentified { name: name.into(), why },
+        }
+    }
+
     fn expected(&self, to: SocketAddr) -> Expected {
         match self {
             Self::Absent => Expected::Outside(format!("no destination covers {to}, and the directory knows nothing of it")),
@@ -333,27 +351,6 @@ fn nobody(place: &str, why: Unidentified) -> Expected {
         }
         Unidentified::NoEndpoints => Expected::Nobody(format!("{place} there is no endpoint")),
     }
-}
-
-impl From<Entry> for Holder {
-    fn from(entry: Entry) -> Self {
-        match entry {
-            Entry::Workload { name, id } => Self::Workload(destination(&name, &[id])),
-            Entry::Service { name, ports } => {
-                let port = |port: sidegate_directory::ServicePort| Port {
-                    port: port.port,
-                    servers: port.ids.map(|ids| destination(&name, &ids)),
-                    endpoints: port.endpoints.into(),
-                };
-                Self::Service { ports: ports.into_iter().map(port).collect(), name: name.into() }
-            }
-            Entry::Unidentified { name, why } => Self::Unidentified { name: name.into(), why },
-        }
-    }
-}
-
-fn destination(name: &str, ids: &[SpiffeId]) -> Arc<Destination> {
-    Arc::new(Destination::of_directory(name, ids))
 }
 
 fn key(ip: IpAddr) -> [u8; 16] {
@@ -416,7 +413,7 @@ mod tests {
     fn a_service_expects_by_port() {
         let directory = directory(10);
         let id = SpiffeId::new("spiffe://a.b/db").unwrap();
-        let port = |port, ids, endpoints| sidegate_directory::ServicePort { port, ids, endpoints };
+        let port = |port, ids, endpoints| ServicePort { port, ids, endpoints };
         let (vip, endpoint) = (ip(9), SocketAddr::new(ip(1), 5433));
         let ports = vec![
             port(5432, Ok(vec![id]), vec![endpoint]),

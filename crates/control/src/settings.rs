@@ -152,7 +152,7 @@ impl Settings {
             protocol: Protocol::Tcp,
         }));
         let of_directory = config.outbound.directory.as_ref().map(|_| destinations.len());
-        destinations.extend(of_directory.map(|_| Destination::of_directory("directory", &[])));
+        destinations.extend(config.outbound.directory.as_ref().map(|d| Destination::of_directory("directory", &[], d.tunnel)));
         let destinations: Vec<Arc<Destination>> = destinations.into_iter().map(Arc::new).collect();
         let mut names: Vec<String> = destinations.iter().flat_map(|d| d.dns.iter().cloned()).collect();
         names.sort_unstable();
@@ -230,7 +230,7 @@ impl Port {
 
 impl Destination {
     /// What a directory knows under `name`.
-    pub(crate) fn of_directory(name: &str, ids: &[SpiffeId]) -> Self {
+    pub(crate) fn of_directory(name: &str, ids: &[SpiffeId], tunnel: TunnelMode) -> Self {
         Self {
             name: name.into(),
             rule: format!("directory {name}").into(),
@@ -240,7 +240,7 @@ impl Destination {
             peer_auth: PeerAuth::spiffe(ids.iter().map(SpiffeIdPattern::exactly)),
             sni: None,
             alpn: Vec::new(),
-            tunnel: TunnelMode::Auto,
+            tunnel,
             protocol: Protocol::Tcp,
         }
     }

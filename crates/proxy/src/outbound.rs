@@ -401,7 +401,15 @@ type Outside = (Option<Decision>, Option<(Reason, String)>);
 /// Who is expected at `to` by what the directory says.
 async fn ask_directory(shared: &Shared, to: OriginalDst) -> Result<Result<Arc<Destination>, Outside>, Failure> {
     let Some(directory) = &shared.control.directory else { return Err(Failure::new(Reason::DirectoryUnavailable)) };
-    Ok(match directory.expected(*to).await {
+    let expected = match directory.known(*to) {
+        Some(expected) => expected,
+        None => {
+            let expected = directory.expected(*to).await;
+            shared.telemetry.metrics.directory_waits(!matches!(expected, Expected::Unavailable(_))).inc();
+            expected
+        }
+    };
+    Ok(match expected {
         Expected::Destination(destination) => Ok(destination),
         Expected::Nobody(why) => return Err(Failure::with(Reason::NoIdentity, why)),
         Expected::Outside(why) => Err(otherwise(shared.settings.otherwise, Reason::NotInMesh, why)),

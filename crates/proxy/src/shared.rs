@@ -121,6 +121,7 @@ impl Shared {
             ready: self.readiness() == Readiness::Ready,
             svid_time_left: material.map(|m| m.svid.not_after - now),
             bundles_time_left: bundles.filter_map(last).collect(),
+            directory: self.control.directory.as_ref().map(|directory| (directory.unavailable().is_none(), directory.len())),
             captured: match &*self.capture.borrow() {
                 Capture::NotProved => None,
                 capture => Some(capture.missing().is_none()),

@@ -101,6 +101,9 @@ instruments! {
     ROTATIONS "sidegate.identity.rotations" Counter "{rotation}" [OUTCOME] "SVID or bundles were replaced (success), or what a source offered could not be used (failure).";
     SOURCE_HEALTHY "sidegate.identity.source.healthy" Gauge "" [IDENTITY_SOURCE] "1 while the last thing that an identity source said was of use.";
     POLICY_RELOADS "sidegate.policy.reloads" Counter "{reload}" [OUTCOME] "Policy files were read again (success), or refused so that the last good policy stays (failure).";
+    DIRECTORY_REACHABLE "sidegate.directory.reachable" Gauge "" [] "1 while the directory can be asked; absent where none is configured.";
+    DIRECTORY_ADDRESSES "sidegate.directory.addresses" Gauge "{address}" [] "Addresses of which it is known what the directory says.";
+    DIRECTORY_WAITS "sidegate.directory.waits" Counter "{connection}" [OUTCOME] "Connections to an address that was not known: the directory said who is expected there (success), or did not in time (failure).";
     REVOCATION_RELOADS "sidegate.revocation.reloads" Counter "{reload}" [OUTCOME] "Revocation lists or deny lists were read or fetched again (success), or could not be used so that the last good ones stay (failure).";
     REVOCATION_UNSURE "sidegate.revocation.unsure" Counter "{handshake}" [PEER_REVOCATION] "Handshakes with peers that may be revoked or not, for no list says, and that the configuration admits all the same.";
     READY "sidegate.ready" Gauge "" [] "1 while ready.";

@@ -46,6 +46,7 @@ pub struct Metrics {
     peers: Bounded<6>,
     rotations: [Counter; 2],
     policy_reloads: [Counter; 2],
+    directory_waits: [Counter; 2],
     revocation_reloads: [Counter; 2],
     /// By whether a list covers the peer but has expired.
     revocation_unsure: [Counter; 2],
@@ -108,6 +109,7 @@ impl Metrics {
             peers: Bounded::new(config.peers.into()),
             rotations: each(),
             policy_reloads: each(),
+            directory_waits: each(),
             revocation_reloads: each(),
             revocation_unsure: each(),
             exported: each(),
@@ -249,6 +251,12 @@ impl Metrics {
             RevocationStatus::ExpiredAllowed => self.revocation_unsure[1].inc(),
             RevocationStatus::NotChecked | RevocationStatus::Good => {}
         }
+    }
+
+    /// Connections that waited for the directory, by whether it answered.
+    #[must_use]
+    pub fn directory_waits(&self, success: bool) -> &Counter {
+        &self.directory_waits[usize::from(success)]
     }
 
     /// Reloads of policy files, by success.
@@ -393,6 +401,7 @@ impl Metrics {
             streams.sum(&catalog::ROTATIONS, [attribute(OUTCOME, outcome)], self.rotations[i].get());
             streams.sum(&catalog::POLICY_RELOADS, [attribute(OUTCOME, outcome)], self.policy_reloads[i].get());
             streams.sum(&catalog::REVOCATION_RELOADS, [attribute(OUTCOME, outcome)], self.revocation_reloads[i].get());
+            streams.sum(&catalog::DIRECTORY_WAITS, [attribute(OUTCOME, outcome)], self.directory_waits[i].get());
             streams.sum(&catalog::PROBES, [attribute(OUTCOME, outcome)], self.probes[i].get());
         }
         for (i, status) in [RevocationStatus::UnknownAllowed, RevocationStatus::ExpiredAllowed].into_iter().enumerate() {
@@ -480,6 +489,7 @@ mod tests {
             svid_time_left: Some(60),
             bundles_time_left: vec![("a.b".into(), 600)],
             captured: Some(true),
+            directory: Some((true, 3)),
             loads: vec![("policy", Some(Duration::from_secs(3)), 0)],
             buffered: (4096, 1 << 20),
             sources: vec![("files".into(), true)],

@@ -17,6 +17,8 @@ pub struct Observation {
     pub bundles_time_left: Vec<(Arc<str>, i64)>,
     /// Whether the kernel sends the pod's traffic here; none if that is not checked.
     pub captured: Option<bool>,
+    /// Whether the directory can be asked, and how many addresses are known; none without a directory.
+    pub directory: Option<(bool, usize)>,
     /// What can be loaded again, how long it has been in force, and how many of its sources offer what is refused.
     pub loads: Vec<(&'static str, Option<Duration>, usize)>,
     /// Bytes that the buffers of all connections hold, and may hold.
@@ -32,6 +34,10 @@ impl Streams {
         self.number(&catalog::READY, [], f64::from(u8::from(seen.ready)));
         if let Some(captured) = seen.captured {
             self.number(&catalog::CAPTURE_PROVEN, [], f64::from(u8::from(captured)));
+        }
+        if let Some((reachable, addresses)) = seen.directory {
+            self.number(&catalog::DIRECTORY_REACHABLE, [], f64::from(u8::from(reachable)));
+            self.number(&catalog::DIRECTORY_ADDRESSES, [], addresses as f64);
         }
         for (subject, age, refused) in seen.loads {
             if let Some(age) = age {

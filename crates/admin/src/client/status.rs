@@ -49,6 +49,10 @@ pub fn screen(status: &v1::Status) -> String {
         let health = if source.healthy { "" } else { "TROUBLE: " };
         add("source", format!("{}: {health}{}", source.name, source.message));
     }
+    if let Some(directory) = &status.directory {
+        let health = directory.unavailable.as_ref().map_or_else(String::new, |why| format!("; UNAVAILABLE: {why}"));
+        add("directory", format!("{} known{health}", counted(directory.addresses, "address")));
+    }
     for load in &status.loads {
         let files = counted(load.files.len() as u64, "file");
         match load.subject.as_str() {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::TunnelMode;
 use crate::value::{HostPort, IdPattern, Span};
 
 /// The directory of a cluster: who is expected to answer at an address that no destination covers. `sidegate-controller` serves it.
@@ -14,6 +15,9 @@ pub struct Directory {
     /// Who may serve it. Both ends prove who they are by their SVIDs.
     #[schemars(length(min = 1))]
     pub spiffe_ids: Vec<IdPattern>,
+    /// Whether connections go through a tunnel where the peer is a sidegate. Default: auto.
+    #[serde(default)]
+    pub tunnel: TunnelMode,
     /// How long a connection waits for what is said of an address that is not known yet. Default 2s. Where the directory can't be reached,
     /// a connection does not wait.
     #[serde(default = "wait")]

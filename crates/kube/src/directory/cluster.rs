@@ -242,3 +242,168 @@ fn unindex<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<String>>, ke
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::{SpiffeIdTemplate, objects};
+    use super::*;
+
+    fn object(value: Value) -> (Kind, String, Option<Object>) {
+        let template = SpiffeIdTemplate::parse("spiffe://a.b/ns/{namespace}/sa/{serviceAccount}").unwrap();
+        let name = format!("shop/{}", value["metadata"]["name"].as_str().unwrap());
+        let typed = |value: Value| serde_json::from_value(value).unwrap();
+        match value["kind"].as_str().unwrap() {
+            "Pod" => (Kind::Pod, name, objects::pod(&typed(value), &template).map(Object::Pod)),
+            "Service" => (Kind::Service, name, objects::service(&serde_json::from_value(value).unwrap()).map(Object::Service)),
+            _ => (Kind::Slice, name, objects::slice(&serde_json::from_value(value).unwrap()).map(Object::Slice)),
+        }
+    }
+
+    fn set(cluster: &mut Cluster, value: Value) -> Vec<String> {
+        let (kind, name, object) = object(value);
+        let mut affected: Vec<String> = cluster.set(kind, &name, object).iter().map(ToString::to_string).collect();
+        affected.sort();
+        affected
+    }
+
+    fn pod(name: &str, account: &str, ips: &[&str]) -> Value {
+        json!({
+            "kind": "Pod", "apiVersion": "v1",
+            "metadata": { "namespace": "shop", "name": name, "annotations": { "sidegate.dev/restore": "{}" } },
+            "spec": { "serviceAccountName": account, "containers": [] },
+            "status": { "podIPs": ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>() }
+        })
+    }
+
+    fn service(name: &str, vips: &[&str], ports: &Value) -> Value {
+        json!({
+            "kind": "Service", "apiVersion": "v1", "metadata": { "namespace": "shop", "name": name },
+            "spec": { "clusterIPs": vips, "ports": ports, "externalIPs": ["192.0.2.1"] }
+        })
+    }
+
+    fn slice(name: &str, service: &str, ports: &Value, endpoints: &[(&str, Option<&str>)]) -> Value {
+        let endpoint = |(ip, pod): &(&str, Option<&str>)| {
+            let target = pod.map(|pod| json!({ "kind": "Pod", "namespace": "shop", "name": pod }));
+            json!({ "addresses": [ip], "conditions": { "ready": true }, "targetRef": target })
+        };
+        let family = if endpoints.iter().any(|(ip, _)| ip.contains(':')) { "IPv6" } else { "IPv4" };
+        json!({
+            "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": family,
+            "metadata": { "namespace": "shop", "name": name, "labels": { "kubernetes.io/service-name": service } },
+            "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(), "ports": ports
+        })
+    }
+
+    fn entry(cluster: &Cluster, ip: &str) -> Option<Entry> {
+        cluster.entry(ip.parse().unwrap())
+    }
+
+    /// `port ids|why endpoints`, a line for each port.
+    fn ports(cluster: &Cluster, ip: &str) -> Vec<String> {
+        let Some(Entry::Service { ports, .. }) = entry(cluster, ip) else { panic!("{ip} is no service's") };
+        let ids = |ids: &Result<Vec<SpiffeId>, Unidentified>| match ids {
+            Ok(ids) => ids.iter().map(|id| id.path().rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>().join(","),
+            Err(why) => format!("{why:?}"),
+        };
+        let endpoints = |port: &ServicePort| port.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        ports.iter().map(|port| format!("{} {} {}", port.port, ids(&port.ids), endpoints(port))).collect()
+    }
+
+    #[test]
+    fn named_ports_and_both_families_of_a_service() {
+        let mut cluster = Cluster::default();
+        set(&mut cluster, pod("web-0", "web", &["10.0.0.1", "fd00::1"]));
+        set(&mut cluster, pod("web-1", "web2", &["10.0.0.2"]));
+        let named = json!([{ "name": "http", "port": 80, "targetPort": "http" }, { "name": "admin", "port": 90 }, { "name": "dns", "port": 53, "protocol": "UDP" }]);
+        set(&mut cluster, service("web", &["10.96.0.1", "fd96::1"], &named));
+        // The named port is another in each pod, so there are two slices.
+        set(
+            &mut cluster,
+            slice(
+                "web-a",
+                "web",
+                &json!([{ "name": "http", "port": 8080 }, { "name": "admin", "port": 9090 }]),
+                &[("10.0.0.1", Some("web-0"))],
+            ),
+        );
+        set(&mut cluster, slice("web-b", "web", &json!([{ "name": "http", "port": 8081 }]), &[("10.0.0.2", Some("web-1"))]));
+        set(&mut cluster, slice("web-c", "web", &json!([{ "name": "http", "port": 8080 }]), &[("fd00::1", Some("web-0"))]));
+        assert_eq!(ports(&cluster, "10.96.0.1"), ["80 web,web2 10.0.0.1:8080,10.0.0.2:8081", "90 web 10.0.0.1:9090"]);
+        assert_eq!(ports(&cluster, "fd96::1"), ["80 web [fd00::1]:8080", "90 NoEndpoints "]);
+        // The headless case: who resolves the name has the pod's address.
+        assert!(matches!(entry(&cluster, "fd00::1"), Some(Entry::Workload { name, .. }) if name == "shop/web"));
+        // What somebody writes into a service's external addresses says nothing.
+        assert_eq!(entry(&cluster, "192.0.2.1"), None);
+    }
+
+    #[test]
+    fn who_has_no_identity_and_why() {
+        let mut cluster = Cluster::default();
+        let mut host = pod("host", "node", &["10.1.0.1"]);
+        host["spec"]["hostNetwork"] = true.into();
+        set(&mut cluster, host);
+        // Another on the same node's network, which has no sidecar: the address is no more its own.
+        let mut other = pod("other", "node", &["10.1.0.1"]);
+        other["metadata"]["annotations"] = json!({});
+        other["spec"]["hostNetwork"] = true.into();
+        set(&mut cluster, other);
+        let mut bare = pod("bare", "bare", &["10.0.0.3"]);
+        bare["metadata"]["annotations"] = json!({});
+        set(&mut cluster, bare);
+        let why = |ip| match entry(&cluster, ip) {
+            Some(Entry::Unidentified { why, .. }) => why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((why("10.1.0.1"), why("10.0.0.3")), (Unidentified::HostNetwork, Unidentified::NotInMesh));
+        let port = json!([{ "port": 443 }]);
+        set(&mut cluster, service("mixed", &["10.96.0.2"], &port));
+        let target = json!([{ "port": 6443 }]);
+        set(&mut cluster, slice("m", "mixed", &target, &[("10.1.0.1", Some("host")), ("10.0.0.3", Some("bare"))]));
+        assert_eq!(ports(&cluster, "10.96.0.2"), ["443 HostNetwork 10.0.0.3:6443,10.1.0.1:6443"]);
+        // As the API server's own service: endpoints that are no pods.
+        set(&mut cluster, slice("m", "mixed", &target, &[("10.2.0.1", None)]));
+        assert_eq!(ports(&cluster, "10.96.0.2"), ["443 NotInMesh 10.2.0.1:6443"]);
+    }
+
+    #[test]
+    fn what_changes_tells_which_addresses_do() {
+        let mut cluster = Cluster::default();
+        let one = json!([{ "port": 80 }]);
+        assert_eq!(set(&mut cluster, service("web", &["10.96.0.1"], &one)), ["10.96.0.1"]);
+        assert_eq!(set(&mut cluster, slice("w", "web", &one, &[("10.0.0.1", Some("web-0"))])), ["10.96.0.1"]);
+        assert_eq!(ports(&cluster, "10.96.0.1"), ["80 NotInMesh 10.0.0.1:80"]);
+        // The pod comes after its endpoint.
+        assert_eq!(set(&mut cluster, pod("web-0", "web", &["10.0.0.1"])), ["10.0.0.1", "10.96.0.1"]);
+        assert_eq!(ports(&cluster, "10.96.0.1"), ["80 web 10.0.0.1:80"]);
+        assert_eq!(set(&mut cluster, pod("web-0", "web", &["10.0.0.1"])), [""; 0], "nothing has changed");
+        assert_eq!(set(&mut cluster, slice("w", "web", &one, &[("10.0.0.1", Some("web-0"))])), [""; 0]);
+        // A pod that has ended gives its address to another.
+        let mut ended = pod("web-0", "web", &["10.0.0.1"]);
+        ended["status"]["phase"] = "Succeeded".into();
+        assert_eq!(set(&mut cluster, ended), ["10.0.0.1", "10.96.0.1"]);
+        assert_eq!(entry(&cluster, "10.0.0.1"), None);
+        set(&mut cluster, pod("db-0", "db", &["10.0.0.1"]));
+        assert!(matches!(entry(&cluster, "10.0.0.1"), Some(Entry::Workload { name, .. }) if name == "shop/db"));
+        assert_eq!(cluster.set(Kind::Slice, "shop/w", None).len(), 1);
+        assert_eq!(ports(&cluster, "10.96.0.1"), ["80 NoEndpoints "]);
+        assert_eq!(cluster.set(Kind::Service, "shop/web", None).len(), 1);
+        assert_eq!(entry(&cluster, "10.96.0.1"), None);
+        assert!(cluster.services_by_pod.is_empty() && cluster.slices_by_service.is_empty() && cluster.services_by_vip.is_empty());
+    }
+
+    #[test]
+    fn of_two_pods_with_an_address_the_younger_has_it() {
+        let mut cluster = Cluster::default();
+        let at = |name: &str, time: &str| {
+            let mut pod = pod(name, name, &["10.0.0.1"]);
+            pod["metadata"]["creationTimestamp"] = time.into();
+            pod
+        };
+        set(&mut cluster, at("a", "2026-01-02T00:00:00Z"));
+        set(&mut cluster, at("z", "2026-01-01T00:00:00Z"));
+        assert!(matches!(entry(&cluster, "10.0.0.1"), Some(Entry::Workload { name, .. }) if name == "shop/a"));
+    }
+}

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 /// A server of recorded objects. Dropping it, or [`ApiServer::stop`], ends its connections.
 pub struct ApiServer {
+    address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
@@ -44,6 +45,7 @@ impl ApiServer {
     pub fn on(listener: TcpListener) -> Self {
         let state = Arc::new(Mutex::new(State { version: 1, ..State::default() }));
         let serving = state.clone();
+        let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for tcp in listener.incoming().flatten() {
                 let mut locked = serving.lock().unwrap();
@@ -56,7 +58,12 @@ impl ApiServer {
                 std::thread::spawn(move || serve(&tcp, &state));
             }
         });
-        Self { state }
+        Self { address, state }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The configuration of a client that asks it at `address`.

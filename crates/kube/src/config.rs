@@ -40,6 +40,10 @@ pub struct SidecarConfig {
     #[serde(default = "uid")]
     #[schemars(range(min = 1))]
     pub uid: u32,
+    /// Who makes the kernel rules of a pod: `initContainer`, which needs NET_ADMIN in the pod, or `cni`, the plugin `sidegate-cni`, which
+    /// has to be on every node. Default `initContainer`.
+    #[serde(default)]
+    pub rules: Rules,
     /// Where the sockets of the SPIFFE Workload API come from. Default: the SPIFFE CSI driver.
     #[serde(default)]
     pub workload_api: WorkloadApiVolume,
@@ -61,6 +65,17 @@ fn uid() -> u32 {
 
 fn log_filter() -> String {
     "info".to_owned()
+}
+
+/// Who makes the kernel rules of a pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Rules {
+    /// An init container of the pod, with NET_ADMIN.
+    #[default]
+    InitContainer,
+    /// The CNI plugin `sidegate-cni` of the node, before any container of the pod runs.
+    Cni,
 }
 
 /// When an image is pulled.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sidegate_config::Config;
 
-use crate::config::SidecarConfig;
-use crate::options::{CONFIG, PodOptions, RESTORE};
+use crate::config::{Rules, SidecarConfig};
+use crate::options::{CONFIG, PodOptions, RESTORE, RULES, RULES_BY_CNI};
 use crate::probes::{PROBE_FOLDER, PROBES, rewrite, strict_hooks};
 use crate::refusal::{Refusal, Refusals};
 use crate::sidecar::{REDIRECT, SIDECAR, VOLUMES, redirect_container, sidecar_container, volumes};
@@ -109,15 +109,21 @@ pub fn inject(pod: &mut Value, settings: &SidecarConfig) -> Result<Vec<String>, 
         }
     };
     let sidecar = sidecar_container(settings, &options, admin_port(&config));
-    let own = [redirect_container(settings), sidecar].map(|container| json!(container));
+    let own = match settings.rules {
+        Rules::InitContainer => vec![json!(redirect_container(settings)), json!(sidecar)],
+        Rules::Cni => vec![json!(sidecar)],
+    };
     let volumes = volumes(settings, &options).into_iter().map(|volume| json!(volume));
-    add(&mut changed["spec"], "initContainers", own.into(), true, &mut restore.made);
+    add(&mut changed["spec"], "initContainers", own, true, &mut restore.made);
     add(&mut changed["spec"], "volumes", volumes.collect(), false, &mut restore.made);
     if !changed["metadata"]["annotations"].is_object() {
         restore.made.insert("annotations".to_owned());
         changed["metadata"]["annotations"] = json!({});
     }
     changed["metadata"]["annotations"][CONFIG] = json!(text);
+    if settings.rules == Rules::Cni {
+        changed["metadata"]["annotations"][RULES] = json!(RULES_BY_CNI);
+    }
     let restore = serde_json::to_string(&restore).map_err(|error| Refusal::Malformed(error.to_string()))?;
     changed["metadata"]["annotations"][RESTORE] = json!(restore);
     *pod = changed;
@@ -181,7 +187,7 @@ pub fn uninject(pod: &mut Value) -> Result<(), UninjectError> {
         volumes.retain(|volume| !is_own(volume, &VOLUMES));
     }
     if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
-        [CONFIG, RESTORE].iter().for_each(|name| drop(annotations.remove(*name)));
+        [CONFIG, RESTORE, RULES].iter().for_each(|name| drop(annotations.remove(*name)));
     }
     for (parent, field) in [("spec", "initContainers"), ("spec", "volumes"), ("metadata", "annotations")] {
         let is_empty = match &pod[parent][field] {

@@ -16,6 +16,10 @@ pub const INJECT: &str = "sidegate.dev/inject";
 pub const CONFIG: &str = "sidegate.dev/config";
 /// The annotation with what was changed in the pod's own containers. The injector writes it; a pod that has it was injected.
 pub const RESTORE: &str = "sidegate.dev/restore";
+/// The annotation that says who makes the pod's kernel rules, if it is not an init container. The injector writes it, `sidegate-cni` reads it.
+pub const RULES: &str = "sidegate.dev/rules";
+/// The value of [`RULES`] by which `sidegate-cni` makes them.
+pub const RULES_BY_CNI: &str = "cni";
 /// What the names of our annotations begin with.
 pub(crate) const PREFIX: &str = "sidegate.dev/";
 
@@ -159,7 +163,7 @@ fn typed<T: DeserializeOwned + JsonSchema>(name: &'static str, text: &str) -> Re
 }
 
 /// Whether `name` can be that of an object in Kubernetes: a DNS subdomain (RFC 1123).
-fn is_object_name(name: &str) -> bool {
+pub(crate) fn is_object_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         !label.is_empty()

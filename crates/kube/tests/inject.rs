@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 use sidegate_config::Config;
 use sidegate_config::schema::Mode;
-use sidegate_kube::{ANNOTATIONS, CONFIG, ControllerConfig, RESTORE, SidecarConfig, check_sidecar, inject, is_injected, uninject};
+use sidegate_kube::{
+    ANNOTATIONS, CONFIG, ControllerConfig, RESTORE, RULES, Rules, SidecarConfig, check_sidecar, inject, is_injected, uninject,
+};
 
 fn settings() -> SidecarConfig {
     let text = "
@@ -232,6 +234,43 @@ fn a_pod_says_more_of_its_ports_than_the_cluster() {
     inject(&mut pod, &settings).unwrap();
     let ports: Vec<(u16, Mode)> = configuration(&pod).inbound.ports.iter().map(|port| (port.port.0.first, port.mode)).collect();
     assert_eq!(ports, [(9090, Mode::Strict), (80, Mode::Strict)]);
+}
+
+/// With the plugin that makes the rules, a pod is as Pod Security `restricted` wants it.
+#[test]
+fn with_the_cni_plugin_no_container_has_a_privilege() {
+    let settings = SidecarConfig { rules: Rules::Cni, ..settings() };
+    let mut pod = json!({ "metadata": {}, "spec": { "containers": [{ "name": "web", "image": "web", "securityContext": {
+        "runAsUser": 1000, "runAsNonRoot": true, "allowPrivilegeEscalation": false,
+        "capabilities": { "drop": ["ALL"] }, "seccompProfile": { "type": "RuntimeDefault" },
+    } }] } });
+    let before = pod.clone();
+    inject(&mut pod, &settings).unwrap();
+    assert_eq!(pod["metadata"]["annotations"][RULES], "cni");
+    let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array().unwrap().clone());
+    let names: Vec<&str> = lists.iter().flatten().map(|container| container["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["sidegate", "web"]);
+    for container in lists.iter().flatten() {
+        let context = &container["securityContext"];
+        assert_eq!((&context["runAsNonRoot"], &context["allowPrivilegeEscalation"]), (&json!(true), &json!(false)), "{container}");
+        assert_eq!((&context["capabilities"]["drop"], &context["capabilities"]["add"]), (&json!(["ALL"]), &json!(null)), "{container}");
+        assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault", "{container}");
+        assert!(context["runAsUser"].as_u64().unwrap() > 0 && context["privileged"] != true, "{container}");
+    }
+    let volumes = pod["spec"]["volumes"].as_array().unwrap().iter();
+    for kind in volumes.flat_map(|volume| volume.as_object().unwrap().keys().filter(|key| *key != "name")) {
+        assert!(["csi", "downwardAPI", "emptyDir", "configMap"].contains(&kind.as_str()), "{kind}");
+    }
+    // Another injection, with other settings, leaves nothing of this one.
+    let mut again = pod.clone();
+    inject(&mut again, &self::settings()).unwrap();
+    assert!(again["metadata"]["annotations"][RULES].is_null());
+    assert_eq!(again["spec"]["initContainers"][0]["name"], "sidegate-redirect");
+    uninject(&mut pod).unwrap();
+    assert_eq!(pod, before);
+    // An author can't say it: only the injector knows what the nodes have.
+    annotate(&mut pod, RULES, "cni");
+    assert!(inject(&mut pod, &settings).unwrap_err().to_string().contains("`sidegate.dev/rules` is not known"));
 }
 
 /// The reference, the manifest and their configurations are those of the code.

@@ -62,6 +62,8 @@ events! {
     WEBHOOK_CONNECTION "sidegate.webhook.connection" "A connection to the webhook ended before its time.";
     POD_INJECTED "sidegate.pod.injected" "A pod got its sidecar.";
     POD_REFUSED "sidegate.pod.refused" "A pod was refused: it can't have a sidecar, or would get around it; with every reason.";
+    CNI_INSTALLED "sidegate.cni.installed" "The CNI plugin, or what it needs, was put in place on this node, for the first time or again; which files.";
+    CNI_NO_NETWORK "sidegate.cni.no_network" "The node has no network configuration yet in which the CNI plugin could be; it is waited for.";
     ADMIN_UNAVAILABLE "sidegate.admin.unavailable" "The admin port or socket can't be served.";
     ADMIN_CUT "sidegate.admin.cut" "Somebody cut a connection over the admin API.";
     ADMIN_DRAIN "sidegate.admin.drain" "Somebody started the drain over the admin API.";

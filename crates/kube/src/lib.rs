@@ -1,4 +1,4 @@
-//! sidegate in a Kubernetes cluster: the injector, which gives pods their sidecar.
+//! sidegate in a Kubernetes cluster: the injector, which gives pods their sidecar, and [`cni`], the plugin that makes their kernel rules.
 //!
 //! ```text
 //! a pod, or a workload with a pod template          the cluster's settings (ControllerConfig)
@@ -35,6 +35,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod certificate;
+pub mod cni;
 mod config;
 pub mod directory;
 mod inject;

@@ -24,7 +24,7 @@ pub const RULES_BY_CNI: &str = "cni";
 pub(crate) const PREFIX: &str = "sidegate.dev/";
 
 /// All annotations of an object together, by Kubernetes' own limit.
-const LARGEST: usize = 256 * 1024;
+pub(crate) const LARGEST: usize = 256 * 1024;
 /// How much of a name that is not known is looked at.
 const LONGEST_NAME: usize = 64;
 

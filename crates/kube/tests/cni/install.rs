@@ -268,3 +268,49 @@ fn what_can_not_be_repaired_ends_the_installer() {
     let output = Command::new(PLUGIN).args(["check", "--api-server", "http://10.96.0.1"]).output().unwrap();
     assert!(String::from_utf8(output.stderr).unwrap().contains("it has to be https"));
 }
+
+/// The manifest gives the installer the folders, the rights and the program that it needs, and the page names its options.
+#[test]
+fn manifest_and_page_are_true() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let manifest: Vec<Value> = serde_saphyr::from_multiple(&read("deploy/kubernetes/cni.yaml")).unwrap();
+    let of_kind = |kind: &str| manifest.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"));
+    let set: k8s_openapi::api::apps::v1::DaemonSet = serde_json::from_value(of_kind("DaemonSet").clone()).unwrap();
+    let pod = set.spec.template.spec.unwrap();
+    let container = &pod.containers[0];
+    assert_eq!(container.command.as_ref().unwrap().join(" "), "sidegate-cni install");
+    assert_eq!(
+        container.readiness_probe.as_ref().unwrap().exec.as_ref().unwrap().command.as_ref().unwrap().join(" "),
+        "sidegate-cni check"
+    );
+    let help = Command::new(PLUGIN).args(["install", "--help"]).env("KUBERNETES_SERVICE_HOST", "").output().unwrap();
+    // Lines are as wide as a terminal.
+    let help = String::from_utf8(help.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    // Each folder by the same path as on the node, which is the default of its option.
+    for (mount, volume) in container.volume_mounts.as_ref().unwrap().iter().zip(pod.volumes.as_ref().unwrap()) {
+        assert_eq!((&mount.name, &mount.mount_path), (&volume.name, &volume.host_path.as_ref().unwrap().path));
+        assert!(help.contains(&format!("[default: {}]", mount.mount_path)), "{help}");
+    }
+    assert!(container.security_context.as_ref().unwrap().run_as_user == Some(0) && pod.host_network == Some(true));
+    assert_eq!(of_kind("ClusterRole")["rules"], json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get"] }]));
+    let (role, account) = (of_kind("ClusterRoleBinding"), of_kind("ServiceAccount"));
+    assert_eq!(
+        (&role["roleRef"]["name"], &role["subjects"][0]["name"]),
+        (&of_kind("ClusterRole")["metadata"]["name"], &account["metadata"]["name"])
+    );
+    assert_eq!(pod.service_account_name.as_deref(), account["metadata"]["name"].as_str());
+    let image = read("deploy/docker/controller.Dockerfile");
+    assert!(
+        image.contains(&format!("--tag {} .\n", container.image.as_ref().unwrap())) && image.contains("/sidegate-cni /usr/local/bin/"),
+        "{image}"
+    );
+
+    let page = read("docs/how-to/cni.md");
+    let options = |text: &str| -> std::collections::BTreeSet<String> {
+        let words =
+            text.split(|c: char| c.is_whitespace() || "`,".contains(c)).filter(|word| word.starts_with("--") && !word.starts_with("---"));
+        words.map(str::to_owned).filter(|word| word != "--help").collect()
+    };
+    let table = page.split("| option | default | meaning |").nth(1).unwrap().split("\n\n").next().unwrap();
+    assert_eq!(options(table), options(&help));
+}

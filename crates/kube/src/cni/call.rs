@@ -90,8 +90,6 @@ impl Input {
         #[derive(Deserialize)]
         struct Interface {
             name: String,
-            #[serde(default)]
-            sandbox: String,
         }
         #[derive(Deserialize)]
         struct Ip {
@@ -102,10 +100,11 @@ impl Input {
             .map_err(|error| CniError::Decode(format!("prevResult is none of the CNI specification: {error}")))?;
         let mut addresses = Vec::new();
         for ip in previous.ips {
-            // Some plugins say of no address which interface has it.
+            // Some plugins say of no address which interface has it, and of no interface that it is the pod's. What is taken for the
+            // pod's and is not is missing in its namespace, so the call is refused.
             let of_pod = match ip.interface.map(|at| previous.interfaces.get(at)) {
                 None => true,
-                Some(Some(at)) => at.name == interface && !at.sandbox.is_empty(),
+                Some(Some(at)) => at.name == interface,
                 Some(None) => return Err(CniError::Decode(format!("prevResult: {} is on an interface that it does not list", ip.address))),
             };
             if of_pod {

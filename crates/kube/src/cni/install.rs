@@ -1,7 +1,7 @@
 //! Puts the plugin on a node, keeps it there, and takes it away.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -84,10 +84,7 @@ impl Installation {
     /// If a file can't be read or written.
     pub fn apply(&self) -> Result<Installed, InstallError> {
         let mut installed = Installed::default();
-        let folder = self.folder();
-        std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)))
-            .map_err(at(&folder))?;
+        self.make_folder()?;
         for OwnFile { path, bytes, mode } in self.own_files()? {
             if put(&path, &bytes, mode).map_err(at(&path))? {
                 installed.changed.push(path);
@@ -151,7 +148,8 @@ impl Installation {
     /// If a file can't be read or written.
     pub async fn follow(&self, stop: impl Future<Output = ()>) -> Result<(), InstallError> {
         tokio::pin!(stop);
-        // First, so that no change is missed.
+        // What is not there can't be watched. And first it is watched, so that no change is missed.
+        self.make_folder()?;
         let (folder, binary) = (self.folder(), self.binary());
         let watched = vec![self.ca_file.clone(), self.token_file.clone(), self.conf_dir.clone(), folder, binary];
         let (mut watch, why) = FileWatch::aside(watched).await;
@@ -243,6 +241,12 @@ impl Installation {
         ])
     }
 
+    fn make_folder(&self) -> Result<(), InstallError> {
+        let folder = self.folder();
+        let made = std::fs::create_dir_all(&folder);
+        made.and_then(|()| std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700))).map_err(at(&folder))
+    }
+
     fn folder(&self) -> PathBuf {
         self.conf_dir.join(FOLDER)
     }
@@ -268,10 +272,11 @@ impl Installation {
             return Err(InstallError::InTheWay(list));
         }
         let saved = self.folder().join(path.file_name().unwrap_or_default());
+        let mode = std::fs::metadata(path).map_err(at(path))?.mode() & 0o7777;
         let write = |from: &Path| {
             let text = file::read(from, LONGEST).map_err(at(from))?;
             if let Some(new) = listed(&text, &self.entry()) {
-                put(&list, &new, 0o644).map_err(at(&list))?;
+                put(&list, &new, mode).map_err(at(&list))?;
             }
             Ok(())
         };

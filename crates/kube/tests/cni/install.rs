@@ -195,11 +195,13 @@ fn a_single_plugin_becomes_a_list_and_comes_back() {
     let folders = Folders::new();
     let single = |mtu: u32| json!({ "cniVersion": "0.3.1", "name": "pods", "type": "bridge", "mtu": mtu });
     folders.write("net.d/10-bridge.conf", &single(1400).to_string());
+    std::fs::set_permissions(folders.path("net.d/10-bridge.conf"), PermissionsExt::from_mode(0o600)).unwrap();
     let installer = folders.install();
     folders.eventually("all is in place", Folders::is_complete);
     let of = |mtu: u32| move |folders: &Folders| folders.json("net.d/10-bridge.conflist")["plugins"][0] == single(mtu);
     assert!(of(1400)(&folders) && !folders.path("net.d/10-bridge.conf").exists());
     assert_eq!(folders.plugins("net.d/10-bridge.conflist"), ["bridge", "sidegate-cni"]);
+    assert_eq!(mode(&folders.path("net.d/10-bridge.conflist")), 0o600);
     // Its owner knows nothing of that.
     folders.write("net.d/10-bridge.conf", &single(1500).to_string());
     folders.eventually("the new one", of(1500));

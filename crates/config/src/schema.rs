@@ -1,5 +1,6 @@
 //! The schema: each field with its default and why it is that.
 
+mod admin;
 pub mod audit;
 mod directory;
 mod live;
@@ -14,12 +15,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use directory::Directory;
+pub use admin::{ADMIN_SOCKET, Admin, ServePage, StatusPage};
 pub use live::{LiveConnections, OnChange};
 pub use probes::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProbeScheme, TcpProbe};
 pub use redirect::{Captured, Redirect, Udp};
 pub use revocation::{Denied, DenyList, Depth, Revocation, RevocationLists, Unsure};
 
-use crate::path_use::{FileOrFolderPath, FilePath, SecretPath, SocketPath};
+use crate::path_use::{FileOrFolderPath, FilePath, SecretPath};
 use crate::value::{Address, Cidr, DnsName, Domain, Endpoint, HostPort, Id, IdPattern, Ports, Span};
 
 /// What a file of sidegate's configuration holds.
@@ -50,7 +52,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How sidegate ends.
     pub drain: Drain,
-    /// The HTTP port with probes and metrics, and the socket of the admin API.
+    /// The HTTP port with probes, metrics and the status page, and the socket of the admin API.
     pub admin: Admin,
     /// A line for each connection, on standard output.
     pub access_log: AccessLog,
@@ -549,34 +551,6 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Self { deadline: Span::seconds(25), settle: Span::seconds(3), quiet: Span::seconds(5) }
-    }
-}
-
-/// The HTTP port with `/livez`, `/readyz`, `/startupz`, `/metrics` and `probes`, and the socket of `sidegate status` and its like.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Admin {
-    /// Where it listens; `null` for nowhere. Default `127.0.0.1:15020`; a kubelet's probes need the pod's address.
-    pub listen: Option<Address>,
-    /// A Unix socket for the admin API; `null` for none. Only its owner and root may use it. Default
-    /// `/run/sidegate/admin.sock`, which is done without where it can't be made.
-    #[schemars(with = "Option<SocketPath>")]
-    pub socket: Option<PathBuf>,
-    /// Health checks of the application, made over loopback: a kubelet has no SVID, so it can't reach a strict port itself.
-    #[schemars(length(max = 64))]
-    pub probes: Vec<Probe>,
-}
-
-/// Where the admin API is served if nothing else is said.
-pub const ADMIN_SOCKET: &str = "/run/sidegate/admin.sock";
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self {
-            listen: Some(Address((std::net::Ipv4Addr::LOCALHOST, 15020).into())),
-            socket: Some(PathBuf::from(ADMIN_SOCKET)),
-            probes: Vec::new(),
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod probes;
+mod status_page;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ pub(crate) fn validate(config: &Config, root: &Node, problems: &mut Problems) {
     telemetry(config, &mut say);
     audit::validate(config, &mut say);
     probes::validate(config, &mut say);
+    status_page::validate(config, &mut say);
     if config.profile == Profile::Production {
         production(config, &mut say);
     }

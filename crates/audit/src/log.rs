@@ -74,6 +74,12 @@ impl Audit {
         Ok((Self(Some(ActiveLog { sender, state: state.clone(), capacity, blocks })), AuditThread(Some((thread, state)))))
     }
 
+    /// Whether there is an audit log.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether new connections must be refused, since their records could not be kept.
     #[must_use]
     pub fn is_blocked(&self) -> bool {

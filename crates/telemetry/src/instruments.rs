@@ -153,6 +153,12 @@ impl Histogram {
         }
     }
 
+    /// How many values there were, and their sum.
+    pub(crate) fn totals(&self) -> (u64, Duration) {
+        let count: u64 = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).sum();
+        (self.zero.load(Ordering::Relaxed) + count, Duration::from_micros(self.microseconds.load(Ordering::Relaxed)))
+    }
+
     pub(crate) fn distribution(&self) -> Distribution {
         let all: Vec<u64> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
         let first = all.iter().position(|n| *n > 0).unwrap_or(0);

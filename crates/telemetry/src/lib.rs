@@ -3,7 +3,7 @@
 //! ```text
 //! worker: record -> metrics (atomics)
 //!                -> queue -> access log thread -> standard output
-//!                -> queue -> telemetry thread -> watchers of the admin API
+//!                -> queue -> telemetry thread -> watchers of the admin API, the latest connections for the status page
 //!                                             -> samplers -> one exporter a signal -> OTLP collector
 //! tracing event -> filter, fold -> queue --^
 //!                              -> queue -> a thread -> standard error
@@ -45,6 +45,7 @@ mod otlp;
 mod pipeline;
 mod process;
 mod prometheus;
+mod recent;
 mod reference;
 mod resource;
 mod sampler;
@@ -72,11 +73,12 @@ pub use fold::Fold;
 pub use instruments::{Counter, Histogram, UpDownCounter};
 pub use log_filter::{LogFilter, with_telemetry};
 pub use logging::{LineFormat, Logging, start_logging};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, RuleHits};
 pub use observation::Observation;
 pub use otlp::TlsSource;
 pub use process::descriptors;
 pub use prometheus::ScrapeFormat;
+pub use recent::RecentConnections;
 pub use reference::reference;
 pub use resource::{RESOURCE, Resource};
 pub use spans::SPANS;
@@ -87,6 +89,7 @@ use attributes::AttributeBounds;
 use otlp::export::ExportState;
 use otlp::traces::SpanEncoder;
 use pipeline::Pipeline;
+use recent::Recent;
 
 /// A few seconds of a busy data plane; at most about 8 MiB.
 const QUEUE: usize = 8192;
@@ -106,6 +109,7 @@ pub struct Telemetry {
     records: mpsc::Sender<Arc<ConnectionRecord>>,
     watchers: broadcast::Sender<Arc<ConnectionRecord>>,
     audit_lines: Option<AuditLines>,
+    recent: Option<Arc<Recent>>,
     states: [Option<Arc<ExportState>>; 3],
 }
 
@@ -123,6 +127,8 @@ pub struct TelemetryOptions<'a> {
     pub events: Option<Events>,
     /// The layer that folds repeated warnings.
     pub fold: Fold,
+    /// Whether the latest connections are remembered, for [`Telemetry::recent`].
+    pub remember: bool,
 }
 
 impl<'a> TelemetryOptions<'a> {
@@ -136,6 +142,7 @@ impl<'a> TelemetryOptions<'a> {
             tls: Box::new(|_| Arc::new(|| Err("there is no TLS towards collectors".to_owned()))),
             events: None,
             fold: Fold::default(),
+            remember: false,
         }
     }
 }
@@ -194,6 +201,7 @@ impl Telemetry {
         let (records, receiver) = mpsc::channel(QUEUE);
         let (watchers, _) = broadcast::channel(WATCH);
         let (end, known_end) = watch::channel(None);
+        let recent = options.remember.then(Arc::<Recent>::default);
         let (lines, audit_lines) = mpsc::channel(audit_lines::QUEUE);
         let pipeline = Pipeline {
             records: receiver,
@@ -202,6 +210,7 @@ impl Telemetry {
             metrics: metrics.clone(),
             resource: resource.clone(),
             watchers: watchers.clone(),
+            recent: recent.clone(),
             fold: options.fold,
             end: known_end,
             states: states.clone(),
@@ -218,7 +227,10 @@ impl Telemetry {
         })?;
         let exports_logs = states[Signal::Logs as usize].is_some();
         let audit_lines = exports_logs.then(|| AuditLines { lines, _records: records.clone() });
-        Ok((Self { metrics, resource, log, records, watchers, audit_lines, states }, Writers { log: log_thread, telemetry, flush, end }))
+        Ok((
+            Self { metrics, resource, log, records, watchers, audit_lines, recent, states },
+            Writers { log: log_thread, telemetry, flush, end },
+        ))
     }
 
     /// Takes a finished connection's record. Never blocks.
@@ -252,6 +264,12 @@ impl Telemetry {
         self.watchers.subscribe()
     }
 
+    /// The latest connections; none if they are not remembered.
+    #[must_use]
+    pub fn recent(&self) -> Option<RecentConnections> {
+        self.recent.as_ref().map(|recent| recent.all())
+    }
+
     /// Everything in a text format for Prometheus.
     #[must_use]
     pub fn scrape(&self, format: ScrapeFormat) -> String {
@@ -262,14 +280,13 @@ impl Telemetry {
     #[must_use]
     pub fn exports(&self) -> Vec<ExportStatus> {
         let status = |signal: Signal| {
-            let way = DropSource::from(signal);
             let state = self.states[signal as usize].as_ref();
             ExportStatus {
                 signal,
                 target: state.map(|s| s.target.clone()),
                 error: state.and_then(|s| s.error()),
                 exported: self.metrics.exported(signal).get(),
-                dropped: Cause::ALL.iter().map(|cause| self.metrics.dropped(way, *cause).get()).sum(),
+                dropped: self.metrics.dropped_in_all(signal.into()),
             }
         };
         Signal::ALL.into_iter().map(status).collect()

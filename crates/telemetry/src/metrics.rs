@@ -70,6 +70,19 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
+/// How often a rule decided so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleHits {
+    /// The rule, with file and line; or the default.
+    pub rule: Arc<str>,
+    /// Of connections in this direction.
+    pub direction: Direction,
+    /// What it decided.
+    pub allowed: bool,
+    /// How often.
+    pub connections: u64,
+}
+
 /// The outcome of a connection for its peer.
 #[derive(Clone, Copy)]
 enum Outcome {
@@ -277,6 +290,12 @@ impl Metrics {
         &self.dropped[way as usize][cause as usize]
     }
 
+    /// Items that were dropped, for any cause.
+    #[must_use]
+    pub fn dropped_in_all(&self, way: DropSource) -> u64 {
+        Cause::ALL.iter().map(|cause| self.dropped(way, *cause).get()).sum()
+    }
+
     /// Records written to the audit log.
     #[must_use]
     pub fn audit_records(&self) -> &Counter {
@@ -303,6 +322,45 @@ impl Metrics {
     /// Takes the count of the audit log's destinations that block new connections; the log itself changes it.
     pub fn observe_audit_blocking(&self, count: Arc<AtomicUsize>) {
         let _ = self.audit_blocking.set(count);
+    }
+
+    /// How many destinations of the audit log block new connections.
+    #[must_use]
+    pub fn audit_blocking(&self) -> usize {
+        self.audit_blocking.get().map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Connections through tunnels, by the kind of their session.
+    #[must_use]
+    pub fn tunnels(&self, direction: Direction, tunnel: TunnelUse) -> u64 {
+        self.tunnels[direction as usize][tunnel as usize].get()
+    }
+
+    /// Handshakes that were completed, and how long they took together.
+    #[must_use]
+    pub fn handshakes(&self, direction: Direction) -> (u64, Duration) {
+        let [full, resumed] = self.handshakes[direction as usize][1].each_ref().map(Histogram::totals);
+        (full.0 + resumed.0, full.1 + resumed.1)
+    }
+
+    /// How often each rule decided. Rules without a series of their own are one, `other`.
+    #[must_use]
+    pub fn rule_hits(&self) -> Vec<RuleHits> {
+        let mut all: Vec<RuleHits> = Vec::new();
+        for counted in self.decisions.all() {
+            for direction in DIRECTIONS {
+                for allowed in [false, true] {
+                    let connections = counted.counts[decided(direction, allowed)];
+                    let is_same = |hits: &&mut RuleHits| (&hits.rule, hits.direction, hits.allowed) == (&counted.key, direction, allowed);
+                    match all.iter_mut().rev().take(8).find(is_same) {
+                        Some(hits) => hits.connections += connections,
+                        None if connections > 0 => all.push(RuleHits { rule: counted.key.clone(), direction, allowed, connections }),
+                        None => {}
+                    }
+                }
+            }
+        }
+        all
     }
 
     /// Sets the function that reports readiness, expiry and sources. Only the first call has an effect.
@@ -433,8 +491,7 @@ impl Metrics {
             let value = PointValue::Distribution(lag.distribution());
             streams.push(&catalog::RUNTIME_LAG, [attribute(WORKER, i.to_string().as_str())], value);
         }
-        let blocking = self.audit_blocking.get().map_or(0, |count| count.load(Ordering::Relaxed));
-        streams.level(&catalog::AUDIT_BLOCKED, [], i64::try_from(blocking).unwrap_or(i64::MAX));
+        streams.level(&catalog::AUDIT_BLOCKED, [], i64::try_from(self.audit_blocking()).unwrap_or(i64::MAX));
         if let Some(observe) = self.observer.get() {
             streams.observed(observe());
         }

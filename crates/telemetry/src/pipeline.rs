@@ -18,6 +18,7 @@ use crate::logs::LogEntry;
 use crate::metrics::Metrics;
 use crate::otlp::export::{self, ExportState, Exporter};
 use crate::otlp::{self, TlsSource};
+use crate::recent::Recent;
 use crate::resource::Resource;
 use crate::sampler::{Choice, Failures, TraceSampler};
 use crate::spans;
@@ -49,6 +50,8 @@ pub(crate) struct Pipeline {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) watchers: broadcast::Sender<Arc<ConnectionRecord>>,
+    /// The latest connections, if somebody wants to see them.
+    pub(crate) recent: Option<Arc<Recent>>,
     pub(crate) fold: Fold,
     /// The deadline of the thread, once it is known.
     pub(crate) end: watch::Receiver<Option<std::time::Instant>>,
@@ -190,6 +193,9 @@ impl Pipeline {
         if self.watchers.receiver_count() > 0 {
             // A slow watcher learns how many it missed.
             let _ = self.watchers.send(record.clone());
+        }
+        if let Some(recent) = &self.recent {
+            recent.add(&record);
         }
         let mut sampled = false;
         if let Some((queue, sampler, state)) = &mut queues.traces {

@@ -3,14 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use sidegate_audit::{AdminAction, Event};
-use sidegate_control::{Load, Subject};
-use sidegate_core::{ConnectionRecord, Direction, Reason, SpiffeId, SpiffeIdPattern, event, rfc3339};
-use sidegate_identity::unix_now;
-use sidegate_proxy::{Capture, ConnectionHandle, Phase, Readiness, Shared};
+use sidegate_core::{Reason, SpiffeId, SpiffeIdPattern, event};
+use sidegate_proxy::{ConnectionHandle, Shared};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,7 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status as Refusal};
 
-use crate::drain::DrainState;
+use crate::answers::{activity, connection, identities, of_record, status, time};
+use crate::controls::Controls;
 use crate::v1;
 use crate::v1::connection_change::Change;
 use crate::v1::cut_connections_request::Which;
@@ -31,33 +29,14 @@ const NAMED: usize = 10;
 const WATCHERS: usize = 8;
 const LOOK: Duration = Duration::from_secs(1);
 
-type SetLogFilter = dyn Fn(&str) -> Result<(), String> + Send + Sync;
-
-/// What the admin API can read and change.
-pub struct Controls {
-    /// The data plane.
-    pub shared: Arc<Shared>,
-    /// The configuration as it was loaded, secrets redacted.
-    pub config: String,
-    /// The profile's name.
-    pub profile: String,
-    /// Returns the log filter.
-    pub log_filter: Box<dyn Fn() -> String + Send + Sync>,
-    /// Changes the log filter, or says what is wrong with the new one.
-    pub set_log_filter: Box<SetLogFilter>,
-    /// The drain, which the API can begin.
-    pub drain: Arc<DrainState>,
-}
-
 pub(crate) struct Api {
-    controls: Controls,
-    started: Instant,
+    controls: Arc<Controls>,
     watchers: Arc<Semaphore>,
 }
 
 impl Api {
-    pub(crate) fn new(controls: Controls) -> Self {
-        Self { controls, started: Instant::now(), watchers: Arc::new(Semaphore::new(WATCHERS)) }
+    pub(crate) fn new(controls: Arc<Controls>) -> Self {
+        Self { controls, watchers: Arc::new(Semaphore::new(WATCHERS)) }
     }
 }
 
@@ -77,40 +56,7 @@ type Answer<T> = Result<Response<T>, Refusal>;
 #[tonic::async_trait]
 impl v1::admin_server::Admin for Api {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Answer<v1::Status> {
-        let shared = &self.controls.shared;
-        let snapshot = shared.control.snapshot.load();
-        let missing = match shared.readiness() {
-            Readiness::Ready => Vec::new(),
-            Readiness::NotReady(lines) => lines,
-        };
-        let exports = shared.telemetry.exports().into_iter().map(|export| v1::Export {
-            signal: export.signal.label().to_owned(),
-            endpoint: export.target,
-            error: export.error,
-            exported: export.exported,
-            dropped: export.dropped,
-        });
-        Ok(Response::new(v1::Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            phase: phase(*shared.phase.borrow()).to_owned(),
-            ready: missing.is_empty(),
-            missing,
-            identities: Some(identities(shared)),
-            policy_rules: snapshot.policy.len() as u64,
-            generation: snapshot.generation,
-            traffic: [Direction::Inbound, Direction::Outbound].map(|d| traffic(shared, d)).into(),
-            exports: exports.collect(),
-            log_filter: (self.controls.log_filter)(),
-            profile: self.controls.profile.clone(),
-            capture: Some(capture(&shared.capture.borrow())),
-            loads: Subject::ALL.map(|subject| load(subject, shared.control.loads.get(subject))).into(),
-            directory: shared.control.directory.as_ref().map(|directory| v1::Directory {
-                addresses: directory.len() as u64,
-                unavailable: directory.unavailable().map(|why| why.to_string()),
-            }),
-            drain_ends: self.controls.drain.ends().map(time),
-        }))
+        Ok(Response::new(status(&self.controls)))
     }
 
     async fn list_connections(&self, request: Request<v1::ListConnectionsRequest>) -> Answer<v1::ListConnectionsResponse> {
@@ -166,6 +112,10 @@ impl v1::admin_server::Admin for Api {
             return Err(Refusal::not_found(format!("{what}: none is open, and nothing was cut")));
         }
         Ok(Response::new(v1::CutConnectionsResponse { cut }))
+    }
+
+    async fn get_activity(&self, _: Request<v1::GetActivityRequest>) -> Answer<v1::Activity> {
+        Ok(Response::new(activity(&self.controls.shared)))
     }
 
     async fn list_identities(&self, _: Request<v1::ListIdentitiesRequest>) -> Answer<v1::Identities> {
@@ -246,101 +196,5 @@ async fn watch(shared: Arc<Shared>, sender: mpsc::Sender<Result<v1::ConnectionCh
                 return;
             }
         }
-    }
-}
-
-/// RFC 3339, to the second.
-fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
-}
-
-fn capture(capture: &Capture) -> v1::Capture {
-    let (state, since) = match capture {
-        Capture::NotProved => ("not_proved", None),
-        Capture::Proven { since } => ("proven", Some(*since)),
-        Capture::Missing { .. } => ("missing", None),
-    };
-    v1::Capture { state: state.to_owned(), since: since.map(time), why: capture.missing().map(str::to_owned) }
-}
-
-fn load(subject: Subject, load: Load) -> v1::Load {
-    let files = load.files.into_iter().map(|file| v1::File { file: file.file, sha256: file.sha256 });
-    let refused = load.refused.into_iter().map(|(source, refusal)| v1::Refusal { source, since: time(refusal.since), why: refusal.why });
-    v1::Load { subject: subject.label().to_owned(), since: load.since.map(time), files: files.collect(), refused: refused.collect() }
-}
-
-fn of_record(record: &ConnectionRecord) -> v1::EndedConnection {
-    let json = serde_json::to_string(record).unwrap_or_default();
-    v1::EndedConnection { json, line: sidegate_telemetry::line(record) }
-}
-
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Starting => "starting",
-        Phase::Serving => "serving",
-        Phase::Settling => "settling",
-        Phase::Draining => "draining",
-        Phase::Ending => "ending",
-    }
-}
-
-fn traffic(shared: &Shared, direction: Direction) -> v1::Traffic {
-    let metrics = &shared.telemetry.metrics;
-    let ended = Reason::ALL.iter().map(|reason| v1::Ended {
-        reason: reason.label().to_owned(),
-        connections: metrics.ended(direction, *reason),
-        success: !reason.is_failure(),
-    });
-    v1::Traffic {
-        direction: direction.label().to_owned(),
-        open: shared.registry.open_in(direction) as u64,
-        handshakes_in_flight: u64::try_from(metrics.handshakes_in_flight(direction).get()).unwrap_or(0),
-        ended: ended.filter(|e| e.connections > 0).collect(),
-    }
-}
-
-fn identities(shared: &Shared) -> v1::Identities {
-    let state = shared.control.snapshot.load().identity.clone();
-    let now = unix_now();
-    let svid = state.material.as_ref().map(|material| {
-        let facts = material.svid.facts();
-        v1::Svid {
-            spiffe_id: material.svid.id.to_string(),
-            sha256: facts.sha256(),
-            serial: facts.serial,
-            not_before: rfc3339(facts.not_before),
-            not_after: rfc3339(facts.not_after),
-            seconds_left: facts.not_after - now,
-        }
-    });
-    let bundles = state.material.iter().flat_map(|material| &material.bundles).map(|(domain, bundle)| {
-        let last = bundle.authorities.iter().map(|a| a.not_after).max();
-        v1::Bundle {
-            trust_domain: domain.to_string(),
-            authorities: u32::try_from(bundle.authorities.len()).unwrap_or(u32::MAX),
-            seconds_left: last.map_or(0, |last| last - now),
-            not_after: last.and_then(rfc3339),
-        }
-    });
-    let sources = state.sources.iter().map(|s| v1::Source { name: s.name.clone(), healthy: s.healthy, message: s.message.clone() });
-    v1::Identities { svid, bundles: bundles.collect(), sources: sources.collect(), rotations: state.rotations }
-}
-
-fn connection(live: &ConnectionHandle) -> v1::Connection {
-    let admission = live.admission();
-    let admission = admission.as_deref();
-    let rule = admission.and_then(|a| a.rule.as_ref());
-    v1::Connection {
-        connection_id: live.id().to_string(),
-        time: humantime::format_rfc3339_micros(live.since).to_string(),
-        direction: live.direction.label().to_owned(),
-        downstream: live.downstream.to_string(),
-        original_destination: live.destination().map(|d| d.to_string()),
-        admitted: admission.is_some(),
-        transport: admission.and_then(|a| a.transport).map(|transport| transport.label().to_owned()),
-        peer_id: admission.and_then(|a| a.peer.as_ref()).map(ToString::to_string),
-        decision: rule.map(|rule| v1::Decision { allowed: true, rule: rule.to_string() }),
-        bytes_up: live.bytes_up.load(Ordering::Relaxed),
-        bytes_down: live.bytes_down.load(Ordering::Relaxed),
     }
 }

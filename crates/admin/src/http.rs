@@ -1,4 +1,4 @@
-//! HTTP probes and the metrics scrape.
+//! HTTP probes, the metrics scrape and the status page.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,7 +25,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::app_probes::AppProbes;
 use crate::negotiate::negotiate;
-use crate::scrape::Scrape;
+use crate::response::text;
+use crate::shared_bodies::{BodyKind, SharedBodies, compressed};
+use crate::status_page::StatusPage;
 
 /// Probes and a scraper need few connections. The data plane leaves descriptors for them (`RESERVED` in `proxy/src/limits.rs`).
 const CONNECTIONS: usize = 64;
@@ -56,8 +58,9 @@ pub struct ProbeServer {
 /// What answers are made of.
 struct Answers {
     shared: Arc<Shared>,
-    scrape: Scrape,
+    bodies: SharedBodies,
     probes: AppProbes,
+    page: Option<StatusPage>,
 }
 
 impl ProbeServer {
@@ -79,14 +82,14 @@ impl ProbeServer {
         }
     }
 
-    /// Serves until dropped.
-    pub async fn serve(self, shared: Arc<Shared>) {
+    /// Serves until dropped, with the status page if there is one.
+    pub async fn serve(self, shared: Arc<Shared>, page: Option<StatusPage>) {
         let listener = match TcpListener::from_std(self.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(event = event::ADMIN_UNAVAILABLE, "the admin port can't be served: {error}"),
         };
         let deadline = DEADLINE + self.probes.longest();
-        let answers = Arc::new(Answers { shared: shared.clone(), scrape: Scrape::default(), probes: self.probes });
+        let answers = Arc::new(Answers { shared: shared.clone(), bodies: SharedBodies::default(), probes: self.probes, page });
         let mut open = OpenConnections::default();
         // They end with this task.
         let mut tasks = JoinSet::new();
@@ -199,9 +202,14 @@ fn asks_to_keep(headers: &HeaderMap) -> bool {
 }
 
 async fn answer(request: &Request<Incoming>, answers: &Answers) -> Response<Full<Bytes>> {
-    let Answers { shared, scrape, probes } = answers;
+    let Answers { shared, bodies, probes, page } = answers;
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+    }
+    if let Some(page) = page
+        && let Some(response) = page.answer(request, bodies).await
+    {
+        return response;
     }
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n"),
@@ -215,7 +223,11 @@ async fn answer(request: &Request<Incoming>, answers: &Answers) -> Response<Full
         },
         "/metrics" => {
             let (form, content_type) = negotiate(request.headers());
-            let Ok(body) = scrape.body(form, || shared.telemetry.scrape(form.format)).await else {
+            let make = || {
+                let text = shared.telemetry.scrape(form.format);
+                Ok(Bytes::from(if form.gzip { compressed(&text)? } else { text.into_bytes() }))
+            };
+            let Ok(body) = bodies.body(BodyKind::Scrape(form), make).await else {
                 return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be compressed\n");
             };
             let mut response = text(StatusCode::OK, body);
@@ -229,15 +241,12 @@ async fn answer(request: &Request<Incoming>, answers: &Answers) -> Response<Full
         }
         path => match probes.answer(path, shared).await {
             Some((status, said)) => text(status, said),
+            None if page.is_some() => {
+                text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /startupz, /metrics, /status and the paths in admin.probes\n")
+            }
             None => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /startupz, /metrics and the paths in admin.probes\n"),
         },
     }
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response
 }
 
 #[cfg(test)]

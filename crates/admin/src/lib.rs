@@ -1,7 +1,8 @@
-//! The operator's door: HTTP probes and the metrics scrape, the admin API on a Unix socket, and what a service manager is told.
+//! The operator's door: HTTP probes, the metrics scrape and the status page, the admin API on a Unix socket, and what a service manager is told.
 //!
 //! ```text
 //! kubelet, Prometheus -- HTTP --> ProbeServer: /livez /readyz /startupz /metrics /probe/...
+//! browser ---------- HTTP --> the same, StatusPage: /status
 //! sidegate status ... -- gRPC --> AdminSocket: status, connections, cut, drain, log filter
 //! systemd <------- sd_notify --- ServiceManager
 //! ```
@@ -22,23 +23,28 @@
 //! are bounded; only the sidecar's user and root may use the socket; every change is recorded with the user and process that made it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod answers;
 mod api;
 mod app_probe;
 mod app_probes;
 mod client;
+mod controls;
 mod drain;
 mod http;
 mod negotiate;
-mod scrape;
+mod response;
 mod service_manager;
+mod shared_bodies;
 mod socket;
+mod status_page;
 
-pub use api::Controls;
 pub use client::{AdminAddresses, ClientError, DrainError, Draining, NotReadyError, connect, connections, screen};
+pub use controls::Controls;
 pub use drain::{DrainState, drain};
 pub use http::{AdminError, ProbeServer};
 pub use service_manager::ServiceManager;
 pub use socket::{AdminSocket, SocketError};
+pub use status_page::StatusPage;
 
 /// The admin API as generated from `proto/sidegate/admin/v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]

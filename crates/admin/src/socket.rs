@@ -19,7 +19,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
-use crate::api::{Api, Controls};
+use crate::api::Api;
+use crate::controls::Controls;
 use crate::v1::admin_server::AdminServer;
 
 /// Operators and their scripts need few.
@@ -89,7 +90,7 @@ impl AdminSocket {
     }
 
     /// Serves the admin API until dropped.
-    pub async fn serve(mut self, controls: Controls) {
+    pub async fn serve(mut self, controls: Arc<Controls>) {
         let Some(listener) = self.listener.take() else { return };
         let failed = |error: &dyn std::fmt::Display| {
             tracing::error!(event = event::ADMIN_UNAVAILABLE, "the admin socket can't be served: {error}");

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
-use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer, ServiceManager, drain};
+use sidegate_admin::{AdminSocket, Controls, DrainState, ProbeServer, ServiceManager, StatusPage, drain};
 use sidegate_audit::{Audit, Event, IdentityCell, follow_identity, follow_secrets};
 use sidegate_checks::{Examined, Unusable, destinations, doubts, examine, in_plaintext, notes, wrong_user};
 use sidegate_config::schema::telemetry::{Signal, Target};
@@ -75,6 +75,7 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
         tls: Box::new(move |target| collector_tls(target, of_collectors.clone())),
         events,
         fold: logging.fold.clone(),
+        remember: config.admin.serves_page(),
         ..TelemetryOptions::new(&config.telemetry)
     };
     let (telemetry, writers) = Telemetry::start(options).context("telemetry can't be started")?;
@@ -202,11 +203,10 @@ async fn control(
     let _capture = proof.map(|proof| tokio::spawn(prove_capture(shared.clone(), proof)));
     let draining = Arc::new(DrainState::new(config.drain.deadline.duration()));
     // Ended with the runtime.
-    let _admin = listeners.admin.map(|admin| tokio::spawn(admin.serve(shared.clone())));
-    let _socket = match listeners.socket {
-        Some(socket) => Some(tokio::spawn(socket.serve(controls(config, shared, logging, &draining)?))),
-        None => None,
-    };
+    let controls = Arc::new(controls(config, shared, logging, &draining)?);
+    let page = config.admin.serves_page().then(|| StatusPage::new(controls.clone(), &config.admin.status_page)).transpose()?;
+    let _admin = listeners.admin.map(|admin| tokio::spawn(admin.serve(shared.clone(), page)));
+    let _socket = listeners.socket.map(|socket| tokio::spawn(socket.serve(controls)));
     let _give_back = tokio::spawn(give_back(shared.phase.subscribe()));
     let service_manager = ServiceManager::from_environment().map(Arc::new);
     // Ended with the runtime.
@@ -275,6 +275,7 @@ fn controls(config: &Config, shared: &Arc<Shared>, logging: &Logging, drain: &Ar
         log_filter: Box::new(move || told.text()),
         set_log_filter: Box::new(move |text| changed.set(text)),
         drain: drain.clone(),
+        started: Instant::now(),
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod api_server;
 mod audit_log;
+mod chromium;
 mod envoy;
 mod gate;
 mod json_schema;
@@ -16,6 +17,7 @@ mod tunnel_world;
 
 pub use api_server::ApiServer;
 pub use audit_log::AuditLog;
+pub use chromium::Chromium;
 pub use envoy::Envoy;
 pub use gate::{Gate, Owner};
 pub use json_schema::{problems_by, schema_problems};

@@ -6,4 +6,5 @@ mod audit_destinations;
 mod collector_outage;
 mod redaction;
 mod secrets;
+mod status_page;
 mod telemetry;

@@ -47,6 +47,11 @@ pub(crate) enum Command {
     ///
     /// As a table that fits the terminal. --watch ends with the sidecar, and with exit status 0.
     Connections(ConnectionsArgs),
+    /// Connections, refusals, identity and tunnels of a running sidecar, live in a terminal
+    ///
+    /// Keys: Tab or 1 to 4 for a view, arrows to select, Enter for all of one, / to filter, s to sort, r to reverse, q to quit. It ends
+    /// with the sidecar.
+    Top(TopArgs),
     /// Reset connections of a running sidecar
     ///
     /// Exit status 1 if no open connection matches, or the beginning of an ID matches several.
@@ -284,6 +289,21 @@ pub(crate) struct ConnectionsArgs {
     /// Show at most this many
     #[arg(long, value_name = "NUMBER", default_value_t = 1000, conflicts_with = "watch")]
     pub(crate) limit: u32,
+}
+
+/// A length of time that is neither a burden for the sidecar nor longer than anyone looks.
+fn interval(text: &str) -> Result<Span, String> {
+    let span = Span::parse(text).map_err(|error| error.to_string())?;
+    if (100..=3_600_000).contains(&span.0.as_millis()) { Ok(span) } else { Err("must be between 100ms and 1h".to_owned()) }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) asked: TargetArgs,
+    /// How often the sidecar is asked, from 100ms to 1h
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub(crate) interval: Span,
 }
 
 #[derive(Debug, Args)]

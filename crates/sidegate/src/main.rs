@@ -30,6 +30,7 @@ mod schema;
 mod status;
 mod style;
 mod target;
+mod top;
 mod variables;
 mod wait;
 
@@ -73,6 +74,7 @@ fn run_command(command: Command) -> ExitCode {
         Command::Wait(arguments) => wait::wait(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Connections(arguments) => connections::connections(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
         Command::Cut(arguments) => connections::cut(&arguments),
         Command::LogFilter(arguments) => log_filter::log_filter(&arguments),
         Command::Drain(arguments) => drain::drain(&arguments),

@@ -108,8 +108,9 @@ fn expires(seconds_left: i64) -> String {
     if seconds_left < 0 { format!("EXPIRED {} ago", span(-seconds_left)) } else { format!("expires in {}", span(seconds_left)) }
 }
 
-/// The two largest units of a length of time.
-fn span(seconds: i64) -> String {
+/// The two largest units of a length of time, such as `2m05s`.
+#[must_use]
+pub fn span(seconds: i64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m{:02}s", seconds / 60, seconds % 60),

@@ -7,8 +7,10 @@ const GAP: usize = 2;
 
 /// Which part of a long cell is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+pub enum Keep {
+    /// The start.
     Start,
+    /// The end.
     End,
     /// The start, without a mark: of an ID it is enough, and can be copied.
     Beginning,
@@ -58,7 +60,8 @@ impl Column {
 }
 
 /// `text` of at most `width` characters.
-pub(super) fn shortened(text: &str, width: usize, keep: Keep) -> String {
+#[must_use]
+pub fn shortened(text: &str, width: usize, keep: Keep) -> String {
     let length = text.chars().count();
     match (keep, width) {
         _ if length <= width => text.to_owned(),

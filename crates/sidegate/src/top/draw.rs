@@ -1,0 +1,308 @@
+//! How `sidegate top` looks. Colours only repeat what the words say.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
+use sidegate_admin::{Keep, shortened, span, v1};
+use sidegate_core::{Reason, counted, without_controls};
+
+use super::view::{Open, Refusal, Tab, View, explanation};
+
+/// The colours, if there are any.
+#[derive(Clone, Copy)]
+struct Paint(bool);
+
+impl Paint {
+    fn of(self, colour: Color) -> Style {
+        if self.0 { Style::new().fg(colour).add_modifier(Modifier::BOLD) } else { Style::new().add_modifier(Modifier::BOLD) }
+    }
+}
+
+const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
+
+/// Draws all of it.
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View, coloured: bool) {
+    let paint = Paint(coloured);
+    let [head, tabs, body, foot] =
+        Layout::vertical([Constraint::Length(1), Constraint::Length(2), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
+    frame.render_widget(head_line(view, paint, usize::from(head.width)), head);
+    frame.render_widget(tab_line(view), tabs);
+    match (view.tab, view.selected()) {
+        (Tab::Connections, Some(at)) if view.detailed => {
+            view.connections().get(at).iter().for_each(|open| paragraph(frame, body, connection(open)));
+        }
+        (Tab::Refusals, Some(at)) if view.detailed => {
+            view.refusals().get(at).iter().for_each(|refusal| paragraph(frame, body, refused(refusal)));
+        }
+        (Tab::Connections, at) => connections(frame, body, &view.connections(), at),
+        (Tab::Refusals, at) => refusals(frame, body, view, at, paint),
+        (Tab::Identity, _) => paragraph(frame, body, identity(&view.status, paint)),
+        (Tab::Tunnels, _) => tunnels(frame, body, &view.activity),
+    }
+    frame.render_widget(foot_line(view), foot);
+}
+
+/// Whose sidecar it is, and how it is.
+fn head_line(view: &View, paint: Paint, width: usize) -> Line<'static> {
+    let status = &view.status;
+    let svid = status.identities.as_ref().and_then(|identities| identities.svid.as_ref());
+    let (state, colour) = if status.ready { ("ready", Color::Green) } else { ("NOT READY", Color::Red) };
+    let mut right = vec![Span::styled(state, paint.of(colour)), Span::raw(format!(", {}", without_controls(&status.phase)))];
+    match svid {
+        Some(svid) if svid.seconds_left < 0 => right.push(Span::styled(" EXPIRED", paint.of(Color::Red))),
+        Some(svid) => right.push(Span::raw(format!(", expires in {}", span(svid.seconds_left)))),
+        None => {}
+    }
+    if let Some((since, _)) = &view.silence {
+        let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
+        right.push(Span::styled(format!(" NO ANSWER for {}", span(seconds)), paint.of(Color::Red)));
+    }
+    let taken: usize = right.iter().map(Span::width).sum();
+    let id = svid.map_or_else(|| "no identity".to_owned(), |svid| without_controls(&svid.spiffe_id));
+    let id = shortened(&id, width.saturating_sub(taken + 2), Keep::End);
+    Line::from([vec![Span::styled(id, BOLD), Span::raw("  ")], right].concat())
+}
+
+fn tab_line(view: &View) -> Line<'static> {
+    let name = |tab: Tab| match tab {
+        Tab::Connections => format!(" 1 Connections {} ", view.open),
+        Tab::Refusals => format!(" 2 Refusals {} ", view.refusals().len()),
+        Tab::Identity => " 3 Identity ".to_owned(),
+        Tab::Tunnels => " 4 Tunnels ".to_owned(),
+    };
+    let style = |tab| if tab == view.tab { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
+    Line::from(Tab::ALL.map(|tab| Span::styled(name(tab), style(tab))).to_vec())
+}
+
+fn foot_line(view: &View) -> Line<'static> {
+    if view.typing {
+        return Line::from(format!("/{}_   Enter: keep  Esc: clear", view.filter));
+    }
+    let filter = if view.filter.is_empty() { String::new() } else { format!("filter: {}  ", view.filter) };
+    let order = if view.reversed { ", reversed" } else { "" };
+    let missed = if view.missed > 0 { format!("{} missed  ", counted(view.missed, "end")) } else { String::new() };
+    let keys = match view.tab {
+        Tab::Connections => format!("by {}{order}  s sort  r reverse  / filter  Enter all of it  q quit", view.sort.label()),
+        Tab::Refusals => "r reverse  / filter  Enter why and what to do  q quit".to_owned(),
+        Tab::Identity | Tab::Tunnels => "Tab next  q quit".to_owned(),
+    };
+    Line::from(format!("{filter}{missed}{keys}"))
+}
+
+fn paragraph(frame: &mut Frame<'_>, area: Rect, text: Text<'static>) {
+    frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }), area);
+}
+
+/// A column: its head, its width (none for what is left), and whether it is a number.
+type Column = (&'static str, Option<u16>, bool);
+
+/// A table of which the column without a width gets what the others leave; its cells keep their end.
+fn table(frame: &mut Frame<'_>, area: Rect, columns: &[Column], rows: Vec<Vec<String>>, selected: Option<usize>) {
+    let taken: u16 = columns.iter().map(|(_, width, _)| width.unwrap_or(0) + 1).sum::<u16>().saturating_sub(1);
+    let rest = usize::from(area.width.saturating_sub(taken));
+    let cell = |text: String, (_, width, is_number): &Column| {
+        let text = shortened(&text, width.map_or(rest, usize::from), if width.is_none() { Keep::End } else { Keep::Start });
+        Cell::from(if *is_number { Line::from(text).right_aligned() } else { Line::from(text) })
+    };
+    let row = |texts: Vec<String>| Row::new(texts.into_iter().zip(columns).map(|(text, column)| cell(text, column)));
+    let head = row(columns.iter().map(|(head, ..)| (*head).to_owned()).collect()).style(BOLD);
+    let widths = columns.iter().map(|(_, width, _)| width.map_or(Constraint::Fill(1), Constraint::Length));
+    let shown =
+        Table::new(rows.into_iter().map(row), widths).header(head).row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    frame.render_stateful_widget(shown, area, &mut TableState::default().with_selected(selected));
+}
+
+fn connections(frame: &mut Frame<'_>, area: Rect, open: &[&Open], selected: Option<usize>) {
+    if open.is_empty() {
+        return paragraph(frame, area, "No open connection.".into());
+    }
+    let columns: &[Column] = match area.width {
+        0..60 => &[("DIR", Some(3), false), ("PEER", None, false), ("AGE", Some(6), true)],
+        60..100 => {
+            &[("DIR", Some(3), false), ("PEER", None, false), ("TO", Some(21), false), ("AGE", Some(6), true), ("RATE", Some(10), true)]
+        }
+        _ => &[
+            ("DIR", Some(3), false),
+            ("PEER", None, false),
+            ("FROM", Some(21), false),
+            ("TO", Some(21), false),
+            ("AGE", Some(6), true),
+            ("RATE", Some(10), true),
+            ("BYTES", Some(10), true),
+        ],
+    };
+    let text = |open: &Open, head: &str| match head {
+        "DIR" => direction(&open.direction),
+        "PEER" if open.admitted && open.peer == "-" => open.transport.clone(),
+        "PEER" if !open.admitted => "opening".to_owned(),
+        "PEER" => open.peer.clone(),
+        "FROM" => open.from.clone(),
+        "TO" => open.to.clone(),
+        "AGE" => age(open),
+        "RATE" => open.rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", bytes(rate))),
+        _ => bytes(open.up + open.down),
+    };
+    let rows = open.iter().map(|open| columns.iter().map(|(head, ..)| text(open, head)).collect()).collect();
+    table(frame, area, columns, rows, selected);
+}
+
+fn refusals(frame: &mut Frame<'_>, area: Rect, view: &View, selected: Option<usize>, paint: Paint) {
+    let all = view.refusals();
+    let Some(refusal) = selected.and_then(|at| all.get(at)) else {
+        let none = if view.filter.is_empty() { "Nothing was refused since this began." } else { "No refusal fits the filter." };
+        return paragraph(frame, area, none.into());
+    };
+    let [list, why] = Layout::vertical([Constraint::Min(3), Constraint::Length(6)]).areas(area);
+    let columns: &[Column] = if area.width < 60 {
+        &[("TIME", Some(8), false), ("REASON", Some(20), false), ("PEER", None, false)]
+    } else {
+        &[("TIME", Some(8), false), ("DIR", Some(3), false), ("REASON", Some(26), false), ("PEER", None, false)]
+    };
+    let text = |refusal: &Refusal, head: &str| match head {
+        // Of an RFC 3339 time.
+        "TIME" => refusal.time.get(11..19).unwrap_or("-").to_owned(),
+        "DIR" => direction(&refusal.direction),
+        "REASON" => refusal.reason.clone(),
+        _ => refusal.peer.clone(),
+    };
+    let rows = all.iter().map(|refusal| columns.iter().map(|(head, ..)| text(refusal, head)).collect()).collect();
+    table(frame, list, columns, rows, selected);
+    // The answer to the question that follows is there without a key.
+    let known = explanation(&refusal.reason);
+    let meaning = known.map_or("This reason is not known here.", Reason::meaning);
+    let todo = known.map_or(String::new(), |reason| reason.remedy().to_owned());
+    let lines = vec![Line::styled(meaning, paint.of(Color::Yellow)), Line::from(format!("What to do: {todo}"))];
+    paragraph(frame, why, lines.into());
+}
+
+fn tunnels(frame: &mut Frame<'_>, area: Rect, activity: &v1::Activity) {
+    let columns: &[Column] =
+        &[("DIRECTION", None, false), ("WAITING", Some(8), true), ("NEW SESSION", Some(12), true), ("REUSED", Some(12), true)];
+    let row = |one: &v1::Tunnels| vec![without_controls(&one.direction), one.idle.to_string(), one.new.to_string(), one.reused.to_string()];
+    table(frame, area, columns, activity.tunnels.iter().map(row).collect(), None);
+}
+
+/// All that is known of an open connection.
+fn connection(open: &Open) -> Text<'static> {
+    let state = if open.admitted { "open" } else { "opening" };
+    facts(&[
+        ("connection", open.id.clone()),
+        ("state", format!("{state}, {} for {}, since {}", open.direction, age(open), open.since)),
+        ("from", open.from.clone()),
+        ("to", open.to.clone()),
+        ("peer", open.peer.clone()),
+        ("transport", open.transport.clone()),
+        ("rule", open.rule.clone()),
+        ("up", format!("{} ({})", bytes(open.up), open.up)),
+        ("down", format!("{} ({})", bytes(open.down), open.down)),
+        ("rate", open.rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", bytes(rate)))),
+        ("", format!("sidegate cut {} resets it", open.id)),
+    ])
+}
+
+/// Why a connection was refused, and what to do.
+fn refused(refusal: &Refusal) -> Text<'static> {
+    let known = explanation(&refusal.reason);
+    let of = |text: Option<&'static str>| text.unwrap_or("not known here").to_owned();
+    let mut all = vec![
+        ("reason", refusal.reason.clone()),
+        ("meaning", of(known.map(Reason::meaning))),
+        ("cause", of(known.map(Reason::cause))),
+        ("what to do", of(known.map(Reason::remedy))),
+        ("time", refusal.time.clone()),
+        ("peer", refusal.peer.clone()),
+        ("direction", refusal.direction.clone()),
+        ("from", refusal.from.clone()),
+        ("to", refusal.to.clone()),
+        ("detail", refusal.detail.clone()),
+        ("rule", refusal.rule.clone()),
+    ];
+    all.extend(refusal.nearest.iter().map(|near| ("nearest", near.clone())));
+    facts(&all)
+}
+
+fn identity(status: &v1::Status, paint: Paint) -> Text<'static> {
+    let identities = status.identities.clone().unwrap_or_default();
+    let mut all = Vec::new();
+    match &identities.svid {
+        Some(svid) => {
+            let until = svid.not_after.clone().unwrap_or_default();
+            let left = if svid.seconds_left < 0 {
+                format!("EXPIRED {} ago", span(-svid.seconds_left))
+            } else {
+                format!("expires in {}, at {until}", span(svid.seconds_left))
+            };
+            all.push(("identity", svid.spiffe_id.clone()));
+            all.push(("", format!("{left}, {} so far", counted(identities.rotations, "rotation"))));
+            all.push(("serial", svid.serial.clone()));
+        }
+        None => all.push(("identity", "none".to_owned())),
+    }
+    for bundle in &identities.bundles {
+        let authorities = counted(bundle.authorities.into(), "CA");
+        all.push(("bundle", format!("{}: {authorities}, the last expires in {}", bundle.trust_domain, span(bundle.seconds_left.max(0)))));
+    }
+    for source in &identities.sources {
+        let health = if source.healthy { "" } else { "TROUBLE: " };
+        all.push(("source", format!("{}: {health}{}", source.name, source.message)));
+    }
+    for load in &status.loads {
+        all.extend(load.refused.iter().map(|refusal| ("refused", format!("{}: {}", load.subject, refusal.why))));
+    }
+    all.extend(status.missing.iter().map(|line| ("missing", line.clone())));
+    let mut text = facts(&all);
+    for line in &mut text.lines {
+        if line.to_string().contains("TROUBLE") || line.to_string().contains("EXPIRED") {
+            *line = std::mem::take(line).style(paint.of(Color::Red));
+        }
+    }
+    text
+}
+
+/// Names and values, one a line.
+fn facts(facts: &[(&str, String)]) -> Text<'static> {
+    let line =
+        |(name, value): &(&str, String)| Line::from(vec![Span::styled(format!("{name:<12}"), BOLD), Span::raw(without_controls(value))]);
+    facts.iter().map(line).collect::<Vec<_>>().into()
+}
+
+fn direction(direction: &str) -> String {
+    match direction {
+        "inbound" => "in".to_owned(),
+        "outbound" => "out".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn age(open: &Open) -> String {
+    span(i64::try_from(open.age.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// A number of bytes in at most eight characters.
+#[allow(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count}B");
+    }
+    let mut size = count as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1000.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1}{}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_short() {
+        let shown = [0, 1023, 1024, 1_023_999, 1_330_000, u64::from(u32::MAX)].map(bytes);
+        assert_eq!(shown, ["0B", "1023B", "1.0KiB", "1000.0KiB", "1.3MiB", "4.0GiB"].map(str::to_owned));
+    }
+}

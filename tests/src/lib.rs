@@ -26,6 +26,6 @@ pub use peers::{program, require, skipped};
 pub use pod_mesh::{PodMesh, PodWorkload};
 pub use process::Process;
 pub use sidegate_devkit::harness::*;
-pub use terminal::on_a_terminal;
+pub use terminal::{Terminal, on_a_terminal};
 pub use tunnel_end::{Frame, Heard, Open, Status, TunnelEnd, TunnelServer, goaway, outcome, reset};
 pub use tunnel_world::{ByClient, ByServer, assert_reset, assert_reset_at};

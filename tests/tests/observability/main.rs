@@ -8,3 +8,4 @@ mod redaction;
 mod secrets;
 mod status_page;
 mod telemetry;
+mod top;

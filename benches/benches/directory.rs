@@ -172,6 +172,14 @@ fn memory(process: &Child) -> f64 {
     kib.trim().parse::<f64>().unwrap() / 1024.0
 }
 
+/// Seconds of a processor that it has used.
+fn cpu(process: &Child) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+    // Ticks of a hundredth: user and system.
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
 fn settle(seen: &Seen, streams: usize, since: Instant) -> f64 {
     let all = streams * 2 * WANTED as usize;
     while seen.answers.load(Ordering::Relaxed) < all {
@@ -230,6 +238,7 @@ fn main() {
         runtime.spawn(stream(number, to, tls.clone(), seen.clone()));
     }
     println!("{streams} streams at once, all answered:      {:.2} s", settle(&seen, streams as usize, since));
+    println!("CPU of the controller since its start:   {:.2} s", cpu(&controller));
     println!("memory of the controller:                {:.0} MiB", memory(&controller));
 
     let mut latencies: Vec<f64> = Vec::new();
@@ -269,6 +278,7 @@ fn main() {
     let since = Instant::now();
     controller = begin();
     println!("killed, started again, all streams back: {:.2} s", settle(&seen, streams as usize, since));
+    println!("CPU of the controller since its start:   {:.2} s", cpu(&controller));
     println!("memory of the controller:                {:.0} MiB", memory(&controller));
     runtime.shutdown_background();
     controller.kill().unwrap();

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use directory::Directory;
 pub use admin::{ADMIN_SOCKET, Admin, ServePage, StatusPage};
+pub use directory::Directory;
 pub use live::{LiveConnections, OnChange};
 pub use probes::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProbeScheme, TcpProbe};
 pub use redirect::{Captured, Redirect, Udp};

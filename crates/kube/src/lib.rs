@@ -48,9 +48,7 @@ mod sidecar;
 mod sidecar_config;
 mod webhook;
 
-pub use config::{
-    ControllerConfig, Directory, PullPolicy, Resources, ResourcesOverride, Rules, SidecarConfig, Webhook, WorkloadApiVolume,
-};
+pub use config::{ControllerConfig, Directory, PullPolicy, Resources, ResourcesOverride, Rules, SidecarConfig, Webhook, WorkloadApiVolume};
 pub use inject::{UninjectError, check_sidecar, inject, is_injected, uninject};
 pub use manifest::{ManifestError, inject_manifest, uninject_manifest};
 pub use options::{ANNOTATIONS, CONFIG, DefaultMode, Exceptions, INJECT, PodOptions, RESTORE, RULES, RULES_BY_CNI};

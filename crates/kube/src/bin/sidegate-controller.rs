@@ -17,6 +17,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Gives memory back: a list of a whole cluster is needed for a moment only.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Gives pods of a Kubernetes cluster their sidegate sidecar.
 #[derive(Debug, Parser)]
 #[command(name = "sidegate-controller", version, disable_help_subcommand = true)]
@@ -107,6 +111,9 @@ fn load(path: &Path) -> Result<ControllerConfig> {
     Ok(config)
 }
 
+/// Threads that serve.
+const MOST_WORKERS: usize = 4;
+
 /// A manifest may be as long as a list of all that a namespace has.
 const LONGEST_MANIFEST: usize = 64 * 1024 * 1024;
 
@@ -132,7 +139,9 @@ fn serve(arguments: &RunArgs) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::builder().with_regex(false).parse(&arguments.log).context("--log")?;
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
     let config = load(&arguments.config.config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Handshakes of all sidecars at once, after a restart, are work for more than one.
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_WORKERS);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     if config.webhook.is_none() && config.directory.is_none() {
         bail!("the configuration has neither `webhook` nor `directory`; there is nothing to serve");
     }

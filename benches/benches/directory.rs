@@ -156,7 +156,7 @@ async fn stream(number: u32, to: SocketAddr, tls: Arc<sidegate_tls::ClientConfig
 fn start(folder: &Path, socket: &Path, api: SocketAddr, directory: u16) -> Child {
     let (config, kubeconfig) = (folder.join("controller.yaml"), folder.join("kubeconfig"));
     let text = format!(
-        "sidecar: {{ image: x }}\ndirectory:\n  listen: 127.0.0.1:{directory}\n  profile: development\n  spiffeId: \"spiffe://{TRUST_DOMAIN}/ns/{{namespace}}/sa/{{serviceAccount}}\"\n  identity: {{ sources: [{{ workloadApi: {{ socket: \"unix://{}\" }} }}] }}\n",
+        "sidecar: {{ image: x }}\ndirectory:\n  listen: 127.0.0.1:{directory}\n  sidecarsPerAddress: 1000000\n  profile: development\n  spiffeId: \"spiffe://{TRUST_DOMAIN}/ns/{{namespace}}/sa/{{serviceAccount}}\"\n  identity: {{ sources: [{{ workloadApi: {{ socket: \"unix://{}\" }} }}] }}\n",
         socket.display()
     );
     std::fs::write(&config, text).unwrap();

@@ -150,7 +150,9 @@ fn serve(tcp: &TcpStream, state: &Mutex<State>) {
             return;
         }
         if parameter("watch") == Some("true") {
-            write!(writer, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+            if write!(writer, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n").is_err() {
+                return;
+            }
             let since: u64 = parameter("resourceVersion").unwrap().parse().unwrap();
             for (_, _, event) in locked.events.iter().filter(|(of, version, _)| of == path && *version > since) {
                 if chunk(&mut writer, event).is_err() {
@@ -160,9 +162,15 @@ fn serve(tcp: &TcpStream, state: &Mutex<State>) {
             locked.watches.push((path.to_owned(), writer));
             return;
         }
-        let items: Vec<&Value> = locked.objects.get(path).into_iter().flat_map(BTreeMap::values).collect();
-        let list =
-            json!({ "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": locked.version.to_string() }, "items": items });
+        // In pages, each of which says where the next begins.
+        let from: usize = parameter("continue").map_or(0, |token| token.parse().unwrap());
+        let most: usize = parameter("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
+        let all = || locked.objects.get(path).into_iter().flat_map(BTreeMap::values);
+        let items: Vec<&Value> = all().skip(from).take(most).collect();
+        let next = from + items.len();
+        let token = if next < all().count() { next.to_string() } else { String::new() };
+        let metadata = json!({ "resourceVersion": locked.version.to_string(), "continue": token });
+        let list = json!({ "kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items });
         let body = list.to_string();
         if write!(writer, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).is_err() {
             return;

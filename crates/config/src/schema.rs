@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use admin::{ADMIN_SOCKET, Admin, ServePage, StatusPage};
-pub use directory::Directory;
+pub use directory::{Directory, Unavailable};
 pub use live::{LiveConnections, OnChange};
 pub use probes::{GrpcProbe, HttpProbe, Probe, ProbeHeader, ProbeScheme, TcpProbe};
 pub use redirect::{Captured, Redirect, Udp};

@@ -1,6 +1,6 @@
 //! What the directory of a cluster has said: who is expected to answer at an address.
 //!
-//! A worker that needs an address looks here. What is not known yet is asked for, by way of a queue that `directory_client` reads, and
+//! A worker that needs an address looks here. What is not known yet is asked for, by a bounded list that `directory_client` sends, and
 //! the connection waits.
 
 use std::collections::{BTreeMap, HashSet};
@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use sidegate_config::schema::{self, TunnelMode};
 use sidegate_core::SpiffeId;
 use sidegate_directory::{Entry, ServicePort, Unidentified};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::settings::Destination;
@@ -41,9 +41,10 @@ pub enum Expected {
 pub struct Directory {
     /// Held for a look only; workers and the client never wait in it.
     table: Mutex<Table>,
-    questions: mpsc::Sender<IpAddr>,
-    /// The other end, until somebody sends them.
-    asked: Mutex<Option<mpsc::Receiver<IpAddr>>>,
+    /// What nobody has answered yet, and whether it was sent on this stream.
+    questions: Mutex<BTreeMap<IpAddr, bool>>,
+    /// Wakes who sends them.
+    asked: Notify,
     /// Counts answers.
     answers: watch::Sender<u64>,
     /// Why nobody can be asked, if so.
@@ -116,11 +117,10 @@ impl Directory {
     /// One that knows nothing yet.
     #[must_use]
     pub(crate) fn new(config: &schema::Directory) -> Arc<Self> {
-        let (questions, asked) = mpsc::channel(QUESTIONS);
         Arc::new(Self {
             table: Mutex::default(),
-            questions,
-            asked: Mutex::new(Some(asked)),
+            questions: Mutex::default(),
+            asked: Notify::new(),
             answers: watch::Sender::new(0),
             unavailable: ArcSwapOption::empty(),
             wait: config.wait.duration(),
@@ -130,9 +130,31 @@ impl Directory {
         })
     }
 
-    /// The questions that are to be sent; only once.
-    pub(crate) fn questions(&self) -> Option<mpsc::Receiver<IpAddr>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Waits for questions that were not sent yet, and takes at most `most` of them as sent.
+    pub(crate) async fn questions(&self, most: usize) -> Vec<IpAddr> {
+        loop {
+            let unsent = take(lock(&self.questions).iter_mut().filter(|(_, sent)| !**sent).take(most));
+            if !unsent.is_empty() {
+                return unsent;
+            }
+            self.asked.notified().await;
+        }
+    }
+
+    /// All questions, which are sent with the beginning of a stream.
+    pub(crate) fn all_questions(&self) -> Vec<IpAddr> {
+        take(lock(&self.questions).iter_mut())
+    }
+
+    /// Asks about `ip`. False if too many questions wait.
+    fn ask(&self, ip: IpAddr) -> bool {
+        let mut questions = lock(&self.questions);
+        if questions.len() >= QUESTIONS && !questions.contains_key(&ip) {
+            return false;
+        }
+        questions.entry(ip).or_insert(false);
+        self.asked.notify_one();
+        true
     }
 
     /// Who is expected at `to`. What is not known is asked for, and waited for.
@@ -141,11 +163,11 @@ impl Directory {
             return expected;
         }
         let mut answers = self.answers.subscribe();
-        let asked = self.questions.try_send(to.ip());
+        let is_asked = self.ask(to.ip());
         if let Some(why) = self.unavailable() {
             return Expected::Unavailable(format!("the directory can't be asked about {to}: {why}"));
         }
-        if asked.is_err() {
+        if !is_asked {
             return Expected::Unavailable(format!("the directory can't be asked about {to}: too many questions wait"));
         }
         let answered = async {
@@ -217,18 +239,27 @@ impl Directory {
         self.answers.send_modify(|count| *count += 1);
     }
 
-    /// Takes what was said: entries with their versions, and addresses of which there is none. Returns those that are forgotten for it.
-    pub(crate) fn learn(&self, entries: Vec<(IpAddr, String, Entry)>, absent: &[IpAddr]) -> Vec<IpAddr> {
+    /// Takes what was said: entries with their versions, and addresses of which there is none. What was neither asked nor known is left
+    /// out: it was forgotten while the answer was on its way. Returns what is forgotten for what is new.
+    pub(crate) fn learn(&self, mut entries: Vec<(IpAddr, String, Entry)>, mut absent: Vec<IpAddr>) -> Vec<IpAddr> {
         let now = self.now();
         let mut table = self.table();
-        // Room first: what is learned now is not what is forgotten.
-        let room = self.most.saturating_sub(entries.len() + absent.len());
-        let forgotten = if table.slots.len() > room { table.forget_oldest(room) } else { Vec::new() };
+        {
+            let mut questions = lock(&self.questions);
+            let mut is_wanted = |ip: &IpAddr| questions.remove(ip).is_some() || table.slots.contains_key(&key(*ip));
+            entries.retain(|(ip, ..)| is_wanted(ip));
+            absent.retain(is_wanted);
+        }
+        let learned: HashSet<[u8; 16]> = entries.iter().map(|(ip, ..)| key(*ip)).chain(absent.iter().map(|ip| key(*ip))).collect();
+        let new = learned.iter().filter(|key| !table.slots.contains_key(*key)).count();
+        // Room first, and never of what is learned now. A sixteenth more than has to be, so that not each new address costs a look at all.
+        let surplus = (table.slots.len() + new).saturating_sub(self.most);
+        let forgotten = if surplus > 0 { table.forget_oldest(surplus + self.most / 16, &learned) } else { Vec::new() };
         for (ip, version, entry) in entries {
             table.set(ip, Known { version: version.into(), holder: Holder::new(entry, self.tunnel) }, now);
         }
         for ip in absent {
-            table.set(*ip, Known { version: "".into(), holder: Holder::Absent }, now);
+            table.set(ip, Known { version: "".into(), holder: Holder::Absent }, now);
         }
         drop(table);
         self.answers.send_modify(|count| *count += 1);
@@ -239,7 +270,7 @@ impl Directory {
     pub(crate) fn forget_unused(&self) -> Vec<IpAddr> {
         let before = self.now().saturating_sub(u32::try_from(UNUSED.as_secs()).unwrap_or(u32::MAX));
         let mut table = self.table();
-        table.forget(|used| used < before)
+        table.forget(|_, used| used < before)
     }
 
     /// All addresses, and the version of what is known of them. What there is nothing of has none.
@@ -250,7 +281,7 @@ impl Directory {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     fn now(&self) -> u32 {
@@ -286,9 +317,9 @@ impl Table {
         }
     }
 
-    fn forget(&mut self, which: impl Fn(u32) -> bool) -> Vec<IpAddr> {
-        let used = |slot: &Slot| slot.used.load(Ordering::Relaxed);
-        let gone: Vec<[u8; 16]> = self.slots.iter().filter(|(_, slot)| which(used(slot))).map(|(key, _)| *key).collect();
+    fn forget(&mut self, which: impl Fn(&[u8; 16], u32) -> bool) -> Vec<IpAddr> {
+        let is_gone = |(key, slot): &(&[u8; 16], &Slot)| which(key, slot.used.load(Ordering::Relaxed));
+        let gone: Vec<[u8; 16]> = self.slots.iter().filter(is_gone).map(|(key, _)| *key).collect();
         for key in &gone {
             if let Some(slot) = self.slots.remove(key) {
                 self.release(&slot.known);
@@ -297,18 +328,14 @@ impl Table {
         gone.iter().map(address).collect()
     }
 
-    /// A sixteenth more than has to be, so that not each new address costs a look at all.
-    fn forget_oldest(&mut self, most: usize) -> Vec<IpAddr> {
-        let surplus = self.slots.len() - most + most / 16;
-        let mut by_age: Vec<(u32, [u8; 16])> = self.slots.iter().map(|(key, slot)| (slot.used.load(Ordering::Relaxed), *key)).collect();
+    /// Forgets those which no connection has needed for the longest, but none of `kept`.
+    fn forget_oldest(&mut self, count: usize, kept: &HashSet<[u8; 16]>) -> Vec<IpAddr> {
+        let slots = self.slots.iter().filter(|(key, _)| !kept.contains(*key));
+        let mut by_age: Vec<(u32, [u8; 16])> = slots.map(|(key, slot)| (slot.used.load(Ordering::Relaxed), *key)).collect();
         by_age.sort_unstable();
-        let gone: Vec<[u8; 16]> = by_age.into_iter().take(surplus).map(|(_, key)| key).collect();
-        for key in &gone {
-            if let Some(slot) = self.slots.remove(key) {
-                self.release(&slot.known);
-            }
-        }
-        gone.iter().map(address).collect()
+        by_age.truncate(count);
+        let gone: HashSet<[u8; 16]> = by_age.into_iter().map(|(_, key)| key).collect();
+        self.forget(|key, _| gone.contains(key))
     }
 }
 
@@ -350,7 +377,21 @@ fn nobody(place: &str, why: Unidentified) -> Expected {
             Expected::Nobody(format!("{place} there is a pod on its node's network, which has no identity of its own"))
         }
         Unidentified::NoEndpoints => Expected::Nobody(format!("{place} there is no endpoint")),
+        Unidentified::TooLarge => Expected::Nobody(format!("{place} there are more ports or identities than the directory tells of")),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes questions as sent.
+fn take<'a>(questions: impl Iterator<Item = (&'a IpAddr, &'a mut bool)>) -> Vec<IpAddr> {
+    let take = |(ip, sent): (&IpAddr, &mut bool)| {
+        *sent = true;
+        *ip
+    };
+    questions.map(take).collect()
 }
 
 fn key(ip: IpAddr) -> [u8; 16] {
@@ -385,7 +426,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_waits_for_the_answer_and_no_longer_than_it_may() {
         let directory = directory(10);
-        let mut asked = directory.questions().unwrap();
         let to = SocketAddr::new(ip(1), 80);
         let start = tokio::time::Instant::now();
         directory.set_unavailable(Some("refused".to_owned()));
@@ -396,17 +436,29 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_secs(2));
         let (version, entry) = workload("web");
         let answer = async {
-            // The two questions before, then this one.
-            for _ in 0..3 {
-                assert_eq!(asked.recv().await, Some(ip(1)));
-            }
-            directory.learn(vec![(ip(1), version, entry)], &[]);
+            // All three asked the same, which is one question.
+            assert_eq!(directory.questions(10).await, [ip(1)]);
+            directory.learn(vec![(ip(1), version, entry)], Vec::new());
         };
         let (expected, ()) = tokio::join!(directory.expected(to), answer);
         assert!(matches!(expected, Expected::Destination(destination) if &*destination.name == "ns/web"));
         // What is known stays valid without a directory.
         directory.set_unavailable(Some("gone".to_owned()));
         assert!(matches!(directory.expected(to).await, Expected::Destination(_)));
+    }
+
+    #[tokio::test]
+    async fn questions_are_bounded_and_stay_until_they_are_answered() {
+        let directory = directory(10);
+        let asked = (0..2 * u32::try_from(QUESTIONS).unwrap()).filter(|n| directory.ask(ip(*n))).count();
+        assert_eq!(asked, QUESTIONS);
+        assert!(directory.ask(ip(0)), "it waits already");
+        assert_eq!(directory.questions(3).await, [ip(0), ip(1), ip(2)]);
+        assert_eq!(directory.questions(1).await, [ip(3)]);
+        // A new stream asks all of them again.
+        assert_eq!(directory.all_questions().len(), QUESTIONS);
+        directory.learn(Vec::new(), vec![ip(0)]);
+        assert_eq!(directory.all_questions().len(), QUESTIONS - 1);
     }
 
     #[test]
@@ -420,7 +472,8 @@ mod tests {
             port(80, Err(Unidentified::NotInMesh), Vec::new()),
             port(81, Err(Unidentified::NoEndpoints), Vec::new()),
         ];
-        directory.learn(vec![(vip, "1".to_owned(), Entry::Service { name: "ns/db".to_owned(), ports })], &[ip(8)]);
+        assert!(directory.ask(vip) && directory.ask(ip(8)));
+        directory.learn(vec![(vip, "1".to_owned(), Entry::Service { name: "ns/db".to_owned(), ports })], vec![ip(8)]);
         let expected = |port| directory.known(SocketAddr::new(vip, port)).unwrap();
         assert!(matches!(expected(5432), Expected::Destination(_)));
         assert!(matches!(expected(80), Expected::Outside(_)));
@@ -439,14 +492,24 @@ mod tests {
         let directory = directory(100);
         for n in 0..1000 {
             let (version, entry) = workload(if n % 2 == 0 { "even" } else { "odd" });
-            directory.learn(vec![(ip(n), version, entry)], &[]);
+            assert!(directory.ask(ip(n)));
+            directory.learn(vec![(ip(n), version, entry)], Vec::new());
             assert!(directory.len() <= 100);
             assert!(directory.known(SocketAddr::new(ip(n), 80)).is_some(), "the newest stays");
         }
         let shared = || directory.table().shared.len();
         assert_eq!(shared(), 2);
         let known: Vec<IpAddr> = directory.versions().into_iter().map(|(ip, _)| ip).collect();
-        directory.learn(Vec::new(), &known);
+        assert!(directory.learn(Vec::new(), known).is_empty(), "what is said of a known address again takes no place");
         assert_eq!(shared(), 1, "what nobody has any more is gone");
+        // It was forgotten before the answer came.
+        let (version, entry) = workload("late");
+        directory.learn(vec![(ip(5000), version, entry)], Vec::new());
+        assert!(directory.known(SocketAddr::new(ip(5000), 80)).is_none());
+        let many: Vec<IpAddr> = (2000..2050).map(ip).collect();
+        assert!(many.iter().all(|ip| directory.ask(*ip)));
+        let forgotten = directory.learn(Vec::new(), many.clone());
+        assert!(!forgotten.is_empty() && forgotten.iter().all(|ip| !many.contains(ip)), "nothing of an answer is forgotten for it");
+        assert!(directory.len() <= 100);
     }
 }

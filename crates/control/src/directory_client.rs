@@ -1,6 +1,6 @@
 //! Keeps a stream of delta xDS to the directory: sends the questions, and takes the answers and what changes later.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use sidegate_identity::IdentityState;
 use sidegate_net::{Backoff, dial_host};
 use sidegate_tls::{CollectorConfig, ServerName};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -37,6 +37,8 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(5);
 const REQUESTS: usize = 4;
 /// The longest response: tens of thousands of endpoints.
 const LONGEST_RESPONSE: usize = 4 * 1024 * 1024;
+/// Requests that wait, beyond which nothing is asked; with those that accept responses at most twice as many.
+const WAITING: usize = 64;
 /// Questions in one request.
 const TOGETHER: usize = 256;
 const LOOK_FOR_UNUSED: Duration = Duration::from_secs(300);
@@ -48,18 +50,15 @@ pub(crate) struct DirectoryClient {
     tls: CollectorConfig,
     mark: Option<u32>,
     identity: watch::Receiver<Arc<IdentityState>>,
-    /// Connections that wait for an answer have asked these.
-    questions: mpsc::Receiver<IpAddr>,
 }
 
 impl DirectoryClient {
-    /// None if there is no directory, or it has a client already.
+    /// None if there is no directory.
     pub(crate) fn new(control: &Control, identity: watch::Receiver<Arc<IdentityState>>) -> Option<Self> {
         let (directory, config) = (control.directory.clone()?, control.settings.directory.clone()?);
         let tls = CollectorTls { svid: true, spiffe_ids: config.spiffe_ids.clone(), ..CollectorTls::default() };
         let tls = CollectorConfig::new(tls, "the directory");
-        let questions = directory.questions()?;
-        Some(Self { directory, config, tls, mark: control.settings.mark, identity, questions })
+        Some(Self { directory, config, tls, mark: control.settings.mark, identity })
     }
 
     /// Keeps a stream, until dropped.
@@ -150,13 +149,11 @@ impl DirectoryClient {
     }
 
     /// What is known and what is asked, for the first request of a stream.
-    fn known(&mut self) -> (Vec<String>, HashMap<String, String>) {
+    fn known(&self) -> (Vec<String>, HashMap<String, String>) {
         let known = self.directory.versions();
         let mut names: Vec<String> = known.iter().map(|(ip, _)| ip.to_string()).collect();
         let versions = known.into_iter().filter_map(|(ip, version)| Some((ip.to_string(), version?))).collect();
-        while let Ok(ip) = self.questions.try_recv() {
-            names.push(ip.to_string());
-        }
+        names.extend(texts(&self.directory.all_questions()));
         (names, versions)
     }
 
@@ -168,19 +165,28 @@ impl DirectoryClient {
     ) -> String {
         let mut unused = interval(LOOK_FOR_UNUSED);
         unused.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut asked = Vec::with_capacity(TOGETHER);
+        // Requests that HTTP/2 has not taken yet. Responses are read meanwhile, or both ends could wait for each other.
+        let mut outgoing: VecDeque<DeltaDiscoveryRequest> = VecDeque::new();
+        let mut stalled = Instant::now();
         loop {
-            asked.clear();
             let request = tokio::select! {
                 response = responses.message() => match response {
                     Ok(Some(response)) => self.learn(response),
                     Ok(None) => return "the directory ended the stream".to_owned(),
                     Err(status) => return printable(&format!("{:?}: {}", status.code(), status.message())),
                 },
-                count = self.questions.recv_many(&mut asked, TOGETHER) => match count {
-                    0 => return "sidegate ends".to_owned(),
-                    _ => DeltaDiscoveryRequest { resource_names_subscribe: texts(&asked), ..DeltaDiscoveryRequest::default() },
-                },
+                permit = requests.reserve(), if !outgoing.is_empty() => {
+                    let (Ok(permit), Some(request)) = (permit, outgoing.pop_front()) else { return "the stream was closed".to_owned() };
+                    permit.send(request);
+                    stalled = Instant::now();
+                    continue;
+                }
+                () = sleep_until(stalled + CONNECT), if !outgoing.is_empty() => {
+                    return format!("the directory took no request within {} s", CONNECT.as_secs());
+                }
+                asked = self.directory.questions(TOGETHER), if outgoing.len() < WAITING => {
+                    DeltaDiscoveryRequest { resource_names_subscribe: texts(&asked), ..DeltaDiscoveryRequest::default() }
+                }
                 _ = unused.tick() => {
                     let forgotten = self.directory.forget_unused();
                     if forgotten.is_empty() {
@@ -189,11 +195,12 @@ impl DirectoryClient {
                     DeltaDiscoveryRequest { resource_names_unsubscribe: texts(&forgotten), ..DeltaDiscoveryRequest::default() }
                 }
             };
-            let request = DeltaDiscoveryRequest { type_url: TYPE_URL.to_owned(), ..request };
-            match timeout(CONNECT, requests.send(request)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return "the stream was closed".to_owned(),
-                Err(_) => return format!("the directory took no request within {} s", CONNECT.as_secs()),
+            if outgoing.is_empty() {
+                stalled = Instant::now();
+            }
+            outgoing.push_back(DeltaDiscoveryRequest { type_url: TYPE_URL.to_owned(), ..request });
+            if outgoing.len() > 2 * WAITING {
+                return "the directory takes no requests".to_owned();
             }
         }
     }
@@ -210,7 +217,7 @@ impl DirectoryClient {
             }
         }
         let absent: Vec<IpAddr> = response.removed_resources.iter().filter_map(|name| name.parse().ok()).collect();
-        let forgotten = self.directory.learn(entries, &absent);
+        let forgotten = self.directory.learn(entries, absent);
         if let Some(why) = &wrong {
             tracing::warn!(event = event::DIRECTORY_REFUSED, "what the directory says can't be used: {why}");
         }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use prost::Message;
 use sidegate_core::{SpiffeId, parse_canonical};
 
@@ -53,6 +54,8 @@ pub enum Unidentified {
     HostNetwork,
     /// Nothing is behind the port.
     NoEndpoints,
+    /// There is too much to say about it.
+    TooLarge,
 }
 
 /// A resource is no entry.
@@ -96,6 +99,10 @@ impl Entry {
     /// # Errors
     /// If it is none, or holds what is no SPIFFE ID, port or address.
     pub fn of_resource(resource: &xds::Resource) -> Result<Self, Invalid> {
+        // An empty one stands for an address that nobody has.
+        if resource.version.is_empty() {
+            return Err(Invalid::Message("it has no version".to_owned()));
+        }
         let any = resource.resource.as_ref().ok_or_else(|| Invalid::Message("it is empty".to_owned()))?;
         if any.type_url != TYPE_URL {
             return Err(Invalid::Message(format!("its type is `{}`", any.type_url.chars().take(200).collect::<String>())));
@@ -105,10 +112,10 @@ impl Entry {
     }
 }
 
-/// A digest of what is sent, the same on each controller (FNV-1a): it tells versions apart, and guards against nobody.
+/// A digest of what is sent, the same on each controller. Sidecars take equal versions for the same content, also of two addresses, so
+/// nobody may be able to make one that another has: whoever writes into the cluster's objects chooses what goes into it.
 fn version(bytes: &[u8]) -> String {
-    let digest = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("{digest:016x}")
+    hex::encode(&digest(&SHA256, bytes).as_ref()[..16])
 }
 
 impl From<&Entry> for v1::Address {
@@ -148,6 +155,7 @@ impl From<Unidentified> for v1::Why {
             Unidentified::NotInMesh => Self::NotInMesh,
             Unidentified::HostNetwork => Self::HostNetwork,
             Unidentified::NoEndpoints => Self::NoEndpoints,
+            Unidentified::TooLarge => Self::TooLarge,
         }
     }
 }
@@ -207,6 +215,7 @@ fn why(number: i32) -> Result<Unidentified, Invalid> {
         Ok(v1::Why::NotInMesh) => Ok(Unidentified::NotInMesh),
         Ok(v1::Why::HostNetwork) => Ok(Unidentified::HostNetwork),
         Ok(v1::Why::NoEndpoints) => Ok(Unidentified::NoEndpoints),
+        Ok(v1::Why::TooLarge) => Ok(Unidentified::TooLarge),
         Ok(v1::Why::Unspecified) | Err(_) => Err(Invalid::value("reason", &number, "is not one for which there is no SPIFFE ID")),
     }
 }
@@ -278,8 +287,11 @@ mod tests {
         assert!(of_service(v1::ServicePort { why: 0, ..good.clone() }).contains("reason `0`"));
         let endpoint = v1::Endpoint { address: vec![1, 2, 3], port: 80 };
         assert!(of_service(v1::ServicePort { endpoints: vec![endpoint], ..good }).contains("address `3`"));
-        let other =
-            xds::Resource { resource: Some(prost_types::Any { type_url: "x".to_owned(), value: Vec::new() }), ..Default::default() };
+        let other = xds::Resource {
+            version: "1".to_owned(),
+            resource: Some(prost_types::Any { type_url: "x".to_owned(), value: Vec::new() }),
+            ..Default::default()
+        };
         assert!(Entry::of_resource(&other).unwrap_err().to_string().contains("its type is `x`"));
     }
 }

@@ -20,6 +20,7 @@
 //! canonical and whose ports and addresses are real, or an error that says what is wrong.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod codec;
 mod entry;
 
 /// The delta variant of xDS, as far as it is used here.

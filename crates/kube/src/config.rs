@@ -201,10 +201,19 @@ pub struct Directory {
     #[serde(default = "sidecars")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub sidecars: u32,
+    /// Sidecars that are served at once at one address, an eighth of them in their handshake. Default 256: a pod has an address of its own
+    /// and one sidecar, but some networks show a node's address for all its pods.
+    #[serde(default = "sidecars_per_address")]
+    #[schemars(range(min = 8, max = 1_000_000))]
+    pub sidecars_per_address: u32,
 }
 
 fn directory_listen() -> Address {
     Address((std::net::Ipv6Addr::UNSPECIFIED, 8444).into())
+}
+
+const fn sidecars_per_address() -> u32 {
+    256
 }
 
 const fn sidecars() -> u32 {

@@ -13,6 +13,7 @@
 mod cluster;
 mod objects;
 mod server;
+mod sources;
 mod subscriptions;
 mod template;
 mod watch;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sidegate_config::schema::TunnelMode;
+use sidegate_config::schema::{TunnelMode, Unavailable};
 use sidegate_config::value::HostAndPort;
 use sidegate_control::{Destination, Expected, Protocol, Snapshot, Tls};
 use sidegate_core::{
@@ -207,6 +207,7 @@ impl Reached {
 pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
     let Some(permit) = IdlePermit::take(shared, Direction::Outbound) else { return false };
     let (index, to) = key;
+    let Some(destination) = destination_of(shared, key) else { return false };
     // Before there is a connection nothing can go on record: nobody has asked for this one.
     let start = Instant::now();
     let (tcp, own, downstream) = match dial_in_advance(shared, to).await {
@@ -217,7 +218,6 @@ pub(crate) async fn warm(shared: &Arc<Shared>, key: tunnel_pool::Key) -> bool {
         }
     };
     let dial = Lap::since(start);
-    let Some(destination) = destination_of(shared, key) else { return false };
     let serve = async move |shared: &Shared, record: &mut ConnectionRecord, handle: &ConnectionHandle| {
         let latest = shared.control.latest();
         let mut connection = Connection::new(shared, handle, record, &latest);
@@ -413,7 +413,10 @@ async fn ask_directory(shared: &Shared, to: OriginalDst) -> Result<Result<Arc<De
         Expected::Destination(destination) => Ok(destination),
         Expected::Nobody(why) => return Err(Failure::with(Reason::NoIdentity, why)),
         Expected::Outside(why) => Err(otherwise(shared.settings.otherwise, Reason::NotInMesh, why)),
-        Expected::Unavailable(why) => Err(otherwise(shared.settings.otherwise, Reason::DirectoryUnavailable, why)),
+        Expected::Unavailable(why) => match shared.settings.directory.as_ref().map(|directory| directory.unavailable) {
+            Some(Unavailable::Otherwise) => Err(otherwise(shared.settings.otherwise, Reason::DirectoryUnavailable, why)),
+            Some(Unavailable::Refuse) | None => return Err(Failure::with(Reason::DirectoryUnavailable, why)),
+        },
     })
 }
 

@@ -234,3 +234,20 @@ fn the_directory_says_who_is_expected_and_follows_the_cluster() {
     world.api_server.stop();
     assert_eq!(call(&world.web, web, world.db.v4(PORT))["reason"], "closed");
 }
+
+/// Where the controller is not the one that is expected, nothing that it says is believed, and nothing goes out in plaintext for it.
+#[test]
+fn a_directory_that_is_not_believed_makes_no_traffic_leave() {
+    if !require() {
+        return;
+    }
+    let world = World::new("otherwise: passthrough, ");
+    let _server = world.db.echo((Ipv4Addr::UNSPECIFIED, PORT));
+    let (web, db) = (world.web.start_differently(&id(&account("controller")), &id(&account("other"))), world.db.start());
+    for sidecar in [&web, &db] {
+        sidecar.wait_ready();
+    }
+    let record = call_until(&world.web, &web, world.db.v4(PORT), "directory_unavailable");
+    assert_eq!((&record["transport"], &record["bytesUp"]), (&Value::Null, &0.into()), "{record}");
+    assert!(db.records().iter().all(|record| record["reason"] != "plaintext_refused"), "{:?}", db.records());
+}

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,7 @@ use sidegate_core::event;
 use sidegate_identity::Identity;
 use sidegate_kube::directory::{DirectoryServer, Subscriptions, watch_cluster};
 use sidegate_kube::{ControllerConfig, Directory, WebhookServer, check_sidecar, inject_manifest, uninject_manifest};
+use sidegate_net::Backoff;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -150,7 +152,8 @@ fn serve(arguments: &RunArgs) -> Result<()> {
         // Ends with this function.
         let mut tasks = JoinSet::new();
         if let Some(directory) = config.directory.clone() {
-            tasks.spawn(serve_directory(directory));
+            // Pods are injected also while the directory can't be served.
+            tasks.spawn(keep_directory(directory));
         }
         let server = config.webhook.is_some().then(|| WebhookServer::bind(config)).transpose()?;
         if let Some(server) = &server {
@@ -160,7 +163,7 @@ fn serve(arguments: &RunArgs) -> Result<()> {
             tokio::select! {
                 _ = terminate.recv() => Ok(()),
                 _ = interrupt.recv() => Ok(()),
-                Some(ended) = tasks.join_next() => ended.map_err(anyhow::Error::from).flatten().context("the directory can't be served"),
+                Some(Err(error)) = tasks.join_next() => Err(anyhow::Error::from(error).context("the directory can't be served")),
             }
         };
         let Some(server) = server else { return stop.await };
@@ -168,6 +171,17 @@ fn serve(arguments: &RunArgs) -> Result<()> {
         server.serve(async { stopped.set(stop.await) }).await.context("the webhook can't be served")?;
         stopped.into_inner()
     })
+}
+
+/// Serves the directory, again and again where that ends.
+async fn keep_directory(config: Directory) {
+    let mut backoff = Backoff::new(Duration::from_secs(1));
+    loop {
+        if let Err(error) = serve_directory(config.clone()).await {
+            tracing::error!(event = event::DIRECTORY_UNAVAILABLE, "the directory can't be served, trying again: {error:#}");
+        }
+        tokio::time::sleep(backoff.next(Duration::from_secs(60))).await;
+    }
 }
 
 /// Serves the directory as soon as the API server has listed everything.

@@ -48,6 +48,13 @@ pub struct SliceEndpoint {
     pub pod: Option<String>,
 }
 
+impl SliceEndpoint {
+    /// By what it is found when its pod changes.
+    fn names(&self) -> impl Iterator<Item = String> + use<> {
+        [Some(self.ip.to_string()), self.pod.clone()].into_iter().flatten()
+    }
+}
+
 /// A kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -79,8 +86,14 @@ pub struct Cluster {
     pods_by_ip: HashMap<IpAddr, BTreeSet<String>>,
     services_by_vip: HashMap<IpAddr, BTreeSet<String>>,
     slices_by_service: HashMap<String, BTreeSet<String>>,
-    services_by_pod: HashMap<String, HashMap<String, usize>>,
+    /// By a pod's name and by an endpoint's address as text: the services that have it as an endpoint, and how often.
+    services_by_endpoint: HashMap<String, HashMap<String, usize>>,
 }
+
+/// Endpoints of a service that sidecars are told of, for all its ports together. Without them sessions are not reused, and no more.
+const MOST_ENDPOINTS: usize = 1024;
+/// Ports and SPIFFE IDs of a service. Nobody is expected behind one that has more, so that the entry stays short.
+const MOST_NAMES: usize = 256;
 
 impl Cluster {
     /// An object as it is now, or that there is none any more. Returns the addresses of which something else may hold now.
@@ -124,7 +137,8 @@ impl Cluster {
             self.pods_by_ip.entry(*ip).or_default().insert(name.to_owned());
             affected.insert(*ip);
         }
-        for service in self.services_by_pod.get(name).into_iter().flat_map(HashMap::keys) {
+        let endpoints: Vec<String> = affected.iter().map(ToString::to_string).chain([name.to_owned()]).collect();
+        for service in endpoints.iter().filter_map(|endpoint| self.services_by_endpoint.get(endpoint)).flat_map(HashMap::keys) {
             affected.extend(self.services.get(service).into_iter().flat_map(|service| &service.vips));
         }
         if let Some(pod) = pod {
@@ -157,22 +171,22 @@ impl Cluster {
         let mut affected = HashSet::new();
         if let Some(Slice { service, endpoints, .. }) = &before {
             unindex(&mut self.slices_by_service, service, name);
-            for pod in endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref()) {
-                let Some(services) = self.services_by_pod.get_mut(pod) else { continue };
+            for name in endpoints.iter().flat_map(SliceEndpoint::names) {
+                let Some(services) = self.services_by_endpoint.get_mut(&name) else { continue };
                 if let Some(count) = services.get_mut(service) {
                     *count -= 1;
                 }
                 services.retain(|_, count| *count > 0);
                 if services.is_empty() {
-                    self.services_by_pod.remove(pod);
+                    self.services_by_endpoint.remove(&name);
                 }
             }
             affected.extend(self.services.get(service).into_iter().flat_map(|service| &service.vips));
         }
         if let Some(slice) = slice {
             self.slices_by_service.entry(slice.service.clone()).or_default().insert(name.to_owned());
-            for pod in slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref()) {
-                *self.services_by_pod.entry(pod.clone()).or_default().entry(slice.service.clone()).or_default() += 1;
+            for name in slice.endpoints.iter().flat_map(SliceEndpoint::names) {
+                *self.services_by_endpoint.entry(name).or_default().entry(slice.service.clone()).or_default() += 1;
             }
             affected.extend(self.services.get(&slice.service).into_iter().flat_map(|service| &service.vips));
             self.slices.insert(name.to_owned(), slice);
@@ -188,6 +202,13 @@ impl Cluster {
             let service = self.services.get(name)?;
             let mut ports: Vec<ServicePort> = service.ports.iter().map(|(port, port_name)| self.port(ip, name, *port, port_name)).collect();
             ports.sort_by_key(|port| port.port);
+            let ids: usize = ports.iter().flat_map(|port| &port.ids).map(Vec::len).sum();
+            if ports.len() > MOST_NAMES || ids > MOST_NAMES {
+                return Some(Entry::Unidentified { name: name.clone(), why: Unidentified::TooLarge });
+            }
+            if ports.iter().map(|port| port.endpoints.len()).sum::<usize>() > MOST_ENDPOINTS {
+                ports.iter_mut().for_each(|port| port.endpoints.clear());
+            }
             return Some(Entry::Service { name: name.clone(), ports });
         }
         let (name, pod) = self.pod_at(ip)?;
@@ -391,7 +412,35 @@ mod tests {
         assert_eq!(ports(&cluster, "10.96.0.1"), ["80 NoEndpoints "]);
         assert_eq!(cluster.set(Kind::Service, "shop/web", None).len(), 1);
         assert_eq!(entry(&cluster, "10.96.0.1"), None);
-        assert!(cluster.services_by_pod.is_empty() && cluster.slices_by_service.is_empty() && cluster.services_by_vip.is_empty());
+        assert!(cluster.services_by_endpoint.is_empty() && cluster.slices_by_service.is_empty() && cluster.services_by_vip.is_empty());
+    }
+
+    #[test]
+    fn an_endpoint_that_names_no_pod_is_who_has_its_address() {
+        let mut cluster = Cluster::default();
+        let one = json!([{ "port": 80 }]);
+        set(&mut cluster, service("web", &["10.96.0.1"], &one));
+        set(&mut cluster, slice("w", "web", &one, &[("10.0.0.1", None)]));
+        assert_eq!(ports(&cluster, "10.96.0.1"), ["80 NotInMesh 10.0.0.1:80"]);
+        assert_eq!(set(&mut cluster, pod("a", "a", &["10.0.0.1"])), ["10.0.0.1", "10.96.0.1"]);
+        assert_eq!(ports(&cluster, "10.96.0.1"), ["80 a 10.0.0.1:80"]);
+        assert_eq!(set(&mut cluster, pod("a", "a", &["10.0.0.2"])), ["10.0.0.1", "10.0.0.2", "10.96.0.1"]);
+        assert_eq!(ports(&cluster, "10.96.0.1"), ["80 NotInMesh 10.0.0.1:80"]);
+    }
+
+    #[test]
+    fn a_large_service_is_told_of_within_bounds() {
+        let mut cluster = Cluster::default();
+        let many = |count: u16| Value::from((1..=count).map(|n| json!({ "name": format!("p{n}"), "port": n })).collect::<Vec<_>>());
+        set(&mut cluster, pod("a", "a", &["10.0.0.1"]));
+        let ips: Vec<String> = (1..=6).map(|n| format!("10.0.0.{n}")).collect();
+        let endpoints: Vec<(&str, Option<&str>)> = ips.iter().map(|ip| (ip.as_str(), None)).collect();
+        set(&mut cluster, service("web", &["10.96.0.1"], &many(200)));
+        set(&mut cluster, slice("w", "web", &many(200), &endpoints));
+        // 200 ports of 6 endpoints: who is expected is told, where it leads is not.
+        assert_eq!(ports(&cluster, "10.96.0.1")[0], "1 a ");
+        set(&mut cluster, service("web", &["10.96.0.1"], &many(300)));
+        assert!(matches!(entry(&cluster, "10.96.0.1"), Some(Entry::Unidentified { why: Unidentified::TooLarge, .. })));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use sidegate_core::{SpiffeId, event, printable};
@@ -15,34 +17,33 @@ use sidegate_directory::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use sidegate_identity::{IdentityState, unix_now};
 use sidegate_tls::{PeerAuth, Role, TlsContext, verify_cached};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::sources::Sources;
 use super::subscriptions::{Stream, Subscriptions};
 use crate::config::Directory;
 
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes at once.
+const HANDSHAKES: usize = 512;
 /// A sidecar that vanished without a word is noticed after this and [`KEEPALIVE_ANSWER`].
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// How old a connection gets: so that sidecars spread over new replicas, and show the SVID that they have by then. Up to half as long
 /// again, so that those which came together do not go together.
 const AGE: Duration = Duration::from_secs(1800);
-/// A connection has one stream; a second is there for a moment at most.
-const STREAMS: u32 = 2;
+/// A connection has one stream.
+const STREAMS: u32 = 1;
 /// The first request names all that a sidecar knows.
 const LONGEST_REQUEST: usize = 4 * 1024 * 1024;
-/// Responses that wait until HTTP/2 takes them. What changes meanwhile is sent as it is then.
-const RESPONSES: usize = 1;
-/// How long a sidecar may take no response.
-const STALLED: Duration = Duration::from_secs(60);
-/// Addresses in one response.
+/// Addresses in one response, and bytes beyond which none is added: a sidecar takes 4 MiB.
 const TOGETHER: usize = 1024;
+const LARGE: usize = 1024 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the directory can't be served.
@@ -90,80 +91,99 @@ impl DirectoryServer {
     /// If the listener can't be used on this runtime.
     pub async fn serve(self, mut identity: watch::Receiver<Arc<IdentityState>>) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
-        let room = Arc::new(Semaphore::new(self.config.sidecars as usize));
-        let clients = PeerAuth::spiffe(self.config.clients.iter().map(|id| id.get().clone()));
-        let mut tls: Option<Arc<TlsContext>> = None;
+        let shared = Arc::new(Shared {
+            seats: Semaphore::new(self.config.sidecars as usize),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            sources: Sources::new(self.config.sidecars_per_address as usize),
+            clients: PeerAuth::spiffe(self.config.clients.iter().map(|id| id.get().clone())),
+            subscriptions: self.subscriptions,
+        });
         let mut tasks = JoinSet::new();
         loop {
-            if tls.is_none() || identity.has_changed().unwrap_or(false) {
-                let Ok(state) = identity.wait_for(|state| state.material.is_some()).await.map(|state| state.clone()) else { return Ok(()) };
-                tls = state.material.as_ref().and_then(|material| match TlsContext::new(material) {
-                    Ok(context) => Some(Arc::new(context)),
-                    Err(error) => {
-                        tracing::error!(event = event::IDENTITY_UNUSABLE, "no TLS configuration can be made of the SVID: {error}");
-                        None
+            let state = identity.wait_for(|state| state.material.is_some()).await.map_err(|_| ended())?.clone();
+            let Some(material) = &state.material else { continue };
+            match TlsContext::new(material) {
+                Ok(context) => {
+                    let own = Arc::new(Own { context, id: material.svid.id.clone() });
+                    tokio::select! {
+                        () = accept(&listener, &shared, &own, &mut tasks) => {}
+                        changed = identity.changed() => changed.map_err(|_| ended())?,
                     }
-                });
-                identity.mark_unchanged();
-            }
-            let Some(context) = &tls else {
-                sleep(PAUSE).await;
-                continue;
-            };
-            let own = identity.borrow().material.as_ref().map(|material| material.svid.id.clone());
-            let next = async {
-                // Further sidecars wait in the kernel's queue.
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
-                next = next => next,
-                changed = identity.changed() => match changed {
-                    Ok(()) => {
-                        tls = None;
-                        continue;
-                    }
-                    Err(_) => return Ok(()),
-                },
-            };
-            match (accepted, own) {
-                (Ok((tcp, from)), Some(own)) => {
-                    while tasks.try_join_next().is_some() {}
-                    let (context, clients, subscriptions) = (context.clone(), clients.clone(), self.subscriptions.clone());
-                    tasks.spawn(async move {
-                        let shaken = timeout(HANDSHAKE, shake_hands(tcp, &context, &clients, &own)).await;
-                        match shaken.unwrap_or_else(|_| Err(format!("no handshake within {} s", HANDSHAKE.as_secs()))) {
-                            Ok((stream, peer)) => serve_connection(stream, peer, subscriptions).await,
-                            Err(why) => tracing::warn!(event = event::DIRECTORY_CLIENT_REFUSED, %from, "a client of the directory was refused: {why}"),
-                        }
-                        drop(permit);
-                    });
                 }
-                (Ok(_), None) => {}
-                (Err(error), _) => {
-                    tracing::error!(event = event::ACCEPT_FAILED, "accept failed, trying again: {error}");
-                    sleep(PAUSE).await;
+                Err(error) => {
+                    tracing::error!(event = event::IDENTITY_UNUSABLE, "no TLS configuration can be made of the SVID: {error}");
+                    identity.changed().await.map_err(|_| ended())?;
                 }
             }
         }
     }
 }
 
+fn ended() -> io::Error {
+    io::Error::other("the source of the controller's identity has ended")
+}
+
+/// What all connections share.
+struct Shared {
+    seats: Semaphore,
+    handshakes: Arc<Semaphore>,
+    sources: Arc<Sources>,
+    clients: PeerAuth,
+    subscriptions: Arc<Subscriptions>,
+}
+
+/// The controller's identity.
+struct Own {
+    context: TlsContext,
+    id: SpiffeId,
+}
+
+/// Accepts connections, until dropped.
+async fn accept(listener: &TcpListener, shared: &Arc<Shared>, own: &Arc<Own>, tasks: &mut JoinSet<()>) {
+    loop {
+        // Further sidecars wait in the kernel's queue.
+        let Ok(handshake) = shared.handshakes.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((tcp, from)) => {
+                while tasks.try_join_next().is_some() {}
+                let Some(mut place) = shared.sources.place(from.ip().to_canonical()) else {
+                    tracing::debug!(event = event::DIRECTORY_CLIENT_REFUSED, %from, "a client was refused: its address has too many connections");
+                    continue;
+                };
+                let (shared, own) = (shared.clone(), own.clone());
+                tasks.spawn(async move {
+                    let shaken = timeout(HANDSHAKE, shake_hands(tcp, &own, &shared.clients)).await;
+                    drop(handshake);
+                    place.shaken();
+                    let shaken = shaken.unwrap_or_else(|_| Err(format!("no handshake within {} s", HANDSHAKE.as_secs())));
+                    let seated =
+                        shaken.and_then(|shaken| Ok((shaken, shared.seats.try_acquire().map_err(|_| "all seats are taken".to_owned())?)));
+                    match seated {
+                        Ok(((stream, peer), _seat)) => serve_connection(stream, peer, shared.subscriptions.clone()).await,
+                        Err(why) => {
+                            tracing::warn!(event = event::DIRECTORY_CLIENT_REFUSED, %from, "a client of the directory was refused: {why}");
+                        }
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::error!(event = event::ACCEPT_FAILED, "accept failed, trying again: {error}");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
 /// A connection with a client that has proven to be one of `clients`.
-async fn shake_hands(
-    tcp: TcpStream,
-    context: &TlsContext,
-    clients: &PeerAuth,
-    own: &SpiffeId,
-) -> Result<(TlsStream<TcpStream>, SpiffeId), String> {
+async fn shake_hands(tcp: TcpStream, own: &Own, clients: &PeerAuth) -> Result<(TlsStream<TcpStream>, SpiffeId), String> {
     let _ = tcp.set_nodelay(true);
-    let stream = TlsAcceptor::from(context.service(b"h2")).accept(tcp).await.map_err(|error| printable(&error.to_string()))?;
+    let stream = TlsAcceptor::from(own.context.service(b"h2")).accept(tcp).await.map_err(|error| printable(&error.to_string()))?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let (leaf, intermediates) = chain.split_first().ok_or("it has no certificate")?;
-    let peer = verify_cached(leaf, intermediates, Role::Client, context.trust(), unix_now());
+    let peer = verify_cached(leaf, intermediates, Role::Client, own.context.trust(), unix_now());
     let peer = peer.map_err(|failure| format!("{}: {}", failure.reason, failure.detail))?.id.clone();
-    if !clients.expects(&peer, own.trust_domain()) {
-        return Err(format!("{peer} is not one of `directory.clients`: {}", clients.expected(own.trust_domain())));
+    if !clients.expects(&peer, own.id.trust_domain()) {
+        return Err(format!("{peer} is not one of `directory.clients`: {}", clients.expected(own.id.trust_domain())));
     }
     Ok((stream, peer))
 }
@@ -198,55 +218,67 @@ struct OfConnection {
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for OfConnection {
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let (responses, outgoing) = mpsc::channel(RESPONSES);
-        let (subscriptions, peer) = (self.subscriptions.clone(), self.peer.clone());
-        // Ends when the client has gone: its requests end, and so do its responses.
-        tokio::spawn(async move {
-            let mut session = Session { stream: subscriptions.stream(), subscriptions, peer, sent: BTreeMap::new(), nonce: 0 };
-            let ended = session.run(request.into_inner(), &responses).await;
-            session.end();
-            if let Err(status) = ended {
-                let _ = timeout(STALLED, responses.send(Err(status))).await;
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        let session = Session {
+            stream: self.subscriptions.stream(),
+            subscriptions: self.subscriptions.clone(),
+            peer: self.peer.clone(),
+            requests: request.into_inner(),
+            sent: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            nonce: 0,
+        };
+        // Nothing runs but when HTTP/2 takes a response: a sidecar that reads none costs nothing but its place.
+        let next = async |mut session: Session| match session.next().await {
+            Ok(Some(response)) => Some((Ok(response), Some(session))),
+            Ok(None) => None,
+            Err(status) => Some((Err(status), None)),
+        };
+        let responses = stream::unfold(Some(session), move |session| async move { next(session?).await });
+        Ok(Response::new(responses.boxed()))
     }
 }
 
-/// A stream of one sidecar.
+/// A stream of one sidecar. Dropped, nobody is subscribed any more.
 struct Session {
     subscriptions: Arc<Subscriptions>,
     stream: Arc<Stream>,
     peer: SpiffeId,
+    requests: Streaming<DeltaDiscoveryRequest>,
     /// What it wants, and the version of what it has. None if it has been sent nothing; empty if it knows that there is none.
     sent: BTreeMap<IpAddr, Option<Box<str>>>,
+    /// Of which something else may hold than it has.
+    pending: BTreeSet<IpAddr>,
     nonce: u64,
 }
 
 /// Addresses that a sidecar may want.
-const WANTED: usize = 65_536;
+const WANTED: usize = 16_384;
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.sent.keys().for_each(|ip| self.subscriptions.unsubscribe(&self.stream, *ip));
+    }
+}
 
 impl Session {
-    async fn run(
-        &mut self,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
-        responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-    ) -> Result<(), Status> {
+    /// The next response; nothing when the sidecar has ended its requests.
+    async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         loop {
-            let stream = self.stream.clone();
+            if let Some(response) = self.response() {
+                return Ok(Some(response));
+            }
             tokio::select! {
-                request = requests.message() => match request? {
+                request = self.requests.message() => match request? {
                     Some(request) => self.receive(request)?,
-                    None => return Ok(()),
+                    None => return Ok(None),
                 },
-                changed = stream.changed() => self.send(changed, responses).await?,
-                () = responses.closed() => return Ok(()),
+                changed = self.stream.changed() => self.pending.extend(changed),
             }
         }
     }
@@ -286,44 +318,35 @@ impl Session {
         Ok(())
     }
 
-    /// Sends what holds now of `changed`, as far as that is another than what was sent.
-    async fn send(
-        &mut self,
-        changed: BTreeSet<IpAddr>,
-        responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-    ) -> Result<(), Status> {
-        let changed: Vec<IpAddr> = changed.into_iter().collect();
-        for some in changed.chunks(TOGETHER) {
-            let mut response = DeltaDiscoveryResponse { type_url: TYPE_URL.to_owned(), ..DeltaDiscoveryResponse::default() };
-            for ip in some {
-                // It may have been asked for and given up since.
-                let Some(sent) = self.sent.get_mut(ip) else { continue };
-                let resource = self.subscriptions.resource(*ip);
-                let version: &str = resource.as_ref().map_or("", |resource| &resource.version);
-                if sent.as_deref() == Some(version) {
-                    continue;
-                }
-                *sent = Some(version.into());
-                match resource {
-                    Some(resource) => response.resources.push((*resource).clone()),
-                    None => response.removed_resources.push(ip.to_string()),
-                }
-            }
-            if response.resources.is_empty() && response.removed_resources.is_empty() {
+    /// What holds now of what is pending, as far as that is another than what was sent. None if nothing is.
+    fn response(&mut self) -> Option<DeltaDiscoveryResponse> {
+        let mut response = DeltaDiscoveryResponse { type_url: TYPE_URL.to_owned(), ..DeltaDiscoveryResponse::default() };
+        let mut bytes = 0;
+        while response.resources.len() + response.removed_resources.len() < TOGETHER
+            && bytes < LARGE
+            && let Some(ip) = self.pending.pop_first()
+        {
+            // It may have been asked for and given up since.
+            let Some(sent) = self.sent.get_mut(&ip) else { continue };
+            let resource = self.subscriptions.resource(ip);
+            let version: &str = resource.as_ref().map_or("", |resource| &resource.version);
+            if sent.as_deref() == Some(version) {
                 continue;
             }
-            self.nonce += 1;
-            response.nonce = self.nonce.to_string();
-            match timeout(STALLED, responses.send(Ok(response))).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Ok(()),
-                Err(_) => return Err(Status::deadline_exceeded("the sidecar takes no response")),
+            *sent = Some(version.into());
+            match resource {
+                Some(resource) => {
+                    bytes += resource.resource.as_ref().map_or(0, |any| any.value.len());
+                    response.resources.push((*resource).clone());
+                }
+                None => response.removed_resources.push(ip.to_string()),
             }
         }
-        Ok(())
-    }
-
-    fn end(&self) {
-        self.sent.keys().for_each(|ip| self.subscriptions.unsubscribe(&self.stream, *ip));
+        if response.resources.is_empty() && response.removed_resources.is_empty() {
+            return None;
+        }
+        self.nonce += 1;
+        response.nonce = self.nonce.to_string();
+        Some(response)
     }
 }

@@ -33,10 +33,15 @@ pub fn long(seconds: u64) -> String {
     if tenths.is_multiple_of(10) { counted(tenths / 10, name) } else { format!("{}.{} {name}s", tenths / 10, tenths % 10) }
 }
 
-/// `1 record`, `2 records`.
+/// `1 record`, `2 records`, `2 addresses`.
 #[must_use]
 pub fn counted(number: u64, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+    let ending = match number {
+        1 => "",
+        _ if one.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{number} {one}{ending}")
 }
 
 /// `text` without control characters and bounded: a peer must not write lines, move cursors or fill disks.

@@ -1,6 +1,5 @@
 //! What is told of a running sidecar: the admin API and the status page answer with the same functions.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -56,7 +55,7 @@ pub(crate) fn status(controls: &Controls) -> v1::Status {
     }
 }
 
-/// What has happened lately.
+/// What has happened so far, without the latest connections.
 pub(crate) fn activity(shared: &Shared) -> v1::Activity {
     let metrics = &shared.telemetry.metrics;
     let mut rules = metrics.rule_hits();
@@ -77,7 +76,6 @@ pub(crate) fn activity(shared: &Shared) -> v1::Activity {
         let (count, took) = metrics.handshakes(direction);
         v1::Handshakes { direction: Direction::label(direction).to_owned(), count, seconds: took.as_secs_f64() }
     };
-    let ended = |records: VecDeque<Arc<ConnectionRecord>>| records.iter().map(|record| of_record(record)).collect();
     v1::Activity {
         rules: hits.collect(),
         rules_left_out: rules.len().saturating_sub(RULES) as u64,
@@ -90,11 +88,15 @@ pub(crate) fn activity(shared: &Shared) -> v1::Activity {
             blocking: metrics.audit_blocking() as u64,
         }),
         handshakes: DIRECTIONS.map(handshakes).into(),
-        latest: shared
-            .telemetry
-            .recent()
-            .map(|latest| v1::Latest { handshakes: ended(latest.handshakes), refusals: ended(latest.refusals) }),
+        latest: None,
     }
+}
+
+/// The latest connections; none if they are not remembered.
+pub(crate) fn latest(shared: &Shared) -> Option<v1::Latest> {
+    let ended = |records: Vec<Arc<ConnectionRecord>>| records.iter().map(|record| of_record(record)).collect();
+    let latest = shared.telemetry.recent()?;
+    Some(v1::Latest { handshakes: ended(latest.handshakes), refusals: ended(latest.refusals) })
 }
 
 /// RFC 3339, to the second.

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status as Refusal};
 
-use crate::answers::{activity, connection, identities, of_record, status, time};
+use crate::answers::{activity, connection, identities, latest, newest, of_record, status, time};
 use crate::controls::Controls;
 use crate::v1;
 use crate::v1::connection_change::Change;
@@ -60,11 +60,15 @@ impl v1::admin_server::Admin for Api {
     }
 
     async fn list_connections(&self, request: Request<v1::ListConnectionsRequest>) -> Answer<v1::ListConnectionsResponse> {
-        let all = self.controls.shared.registry.all();
-        let limit = match usize::try_from(request.into_inner().limit) {
+        let request = request.into_inner();
+        let limit = match usize::try_from(request.limit) {
             Ok(0) | Err(_) => SHOWN,
             Ok(limit) => limit,
         };
+        if request.newest {
+            return Ok(Response::new(newest(&self.controls.shared, limit)));
+        }
+        let all = self.controls.shared.registry.all();
         let connections = all.iter().take(limit).map(|live| connection(live)).collect();
         Ok(Response::new(v1::ListConnectionsResponse { connections, open: all.len() as u64 }))
     }
@@ -114,8 +118,10 @@ impl v1::admin_server::Admin for Api {
         Ok(Response::new(v1::CutConnectionsResponse { cut }))
     }
 
-    async fn get_activity(&self, _: Request<v1::GetActivityRequest>) -> Answer<v1::Activity> {
-        Ok(Response::new(activity(&self.controls.shared)))
+    async fn get_activity(&self, request: Request<v1::GetActivityRequest>) -> Answer<v1::Activity> {
+        let shared = &self.controls.shared;
+        let latest = if request.into_inner().latest { latest(shared) } else { None };
+        Ok(Response::new(v1::Activity { latest, ..activity(shared) }))
     }
 
     async fn list_identities(&self, _: Request<v1::ListIdentitiesRequest>) -> Answer<v1::Identities> {

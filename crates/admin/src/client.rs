@@ -20,7 +20,7 @@ use crate::v1::admin_client::AdminClient;
 pub use addresses::AdminAddresses;
 pub use draining::{DrainError, Draining};
 pub use ready::NotReadyError;
-pub use status::{screen, span};
+pub use status::{expires, screen, span};
 pub use table::{Keep, shortened};
 
 /// How long a connection to the socket may take.

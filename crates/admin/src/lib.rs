@@ -38,7 +38,9 @@ mod shared_bodies;
 mod socket;
 mod status_page;
 
-pub use client::{AdminAddresses, ClientError, DrainError, Draining, Keep, NotReadyError, connect, connections, screen, shortened, span};
+pub use client::{
+    AdminAddresses, ClientError, DrainError, Draining, Keep, NotReadyError, connect, connections, expires, screen, shortened, span,
+};
 pub use controls::Controls;
 pub use drain::{DrainState, drain};
 pub use http::{AdminError, ProbeServer};

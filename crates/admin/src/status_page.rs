@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use sidegate_config::schema;
 use sidegate_core::Reason;
 
-use crate::answers::{activity, newest, status, time};
+use crate::answers::{activity, latest, newest, status};
 use crate::controls::Controls;
 use crate::response::text;
 use crate::shared_bodies::{BodyKind, SharedBodies};
@@ -49,6 +49,7 @@ pub struct StatusPage {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PageData {
+    /// RFC 3339, to the millisecond: rates are made of differences.
     time: String,
     status: v1::Status,
     connections: v1::ListConnectionsResponse,
@@ -75,7 +76,13 @@ impl StatusPage {
     pub fn new(controls: Arc<Controls>, config: &schema::StatusPage) -> Result<Self, InvalidHeaderValue> {
         let page = PAGE.replacen("{style}", STYLE, 1).replacen("{script}", SCRIPT, 1);
         let names = config.names.iter().map(ToString::to_string).collect();
-        Ok(Self { controls, names, page: page.into(), policy: HeaderValue::try_from(policy())? })
+        Ok(Self {
+            controls,
+           
+            names,
+            page: page.into(),
+            policy: HeaderValue::try_from(policy())?,
+        })
     }
 
     /// The answer to a request for the page or its data; none if it is for something else.
@@ -129,8 +136,7 @@ impl StatusPage {
     fn data(&self) -> io::Result<Bytes> {
         let shared = &self.controls.shared;
         let status = status(&self.controls);
-        let mut activity = activity(shared);
-        let latest = activity.latest.take().unwrap_or_default();
+        let latest = latest(shared).unwrap_or_default();
         let records = |ended: Vec<v1::EndedConnection>| {
             ended.into_iter().map(|ended| RawValue::from_string(ended.json)).collect::<serde_json::Result<Vec<_>>>()
         };
@@ -139,9 +145,9 @@ impl StatusPage {
             |reason: &Reason| (reason.label(), Explanation { meaning: reason.meaning(), cause: reason.cause(), remedy: reason.remedy() });
         let reasons = Reason::ALL.iter().filter(|reason| reason.is_failure()).filter(occurs).map(explained).collect();
         let data = PageData {
-            time: time(std::time::SystemTime::now()),
+            time: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
             connections: newest(shared, CONNECTIONS),
-            activity,
+            activity: activity(shared),
             handshakes: records(latest.handshakes)?,
             refusals: records(latest.refusals)?,
             reasons,

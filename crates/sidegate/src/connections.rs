@@ -21,7 +21,7 @@ pub(crate) fn connections(arguments: &cli::ConnectionsArgs) -> Result<()> {
 }
 
 async fn list(mut client: AdminClient<Channel>, arguments: &cli::ConnectionsArgs) -> Result<()> {
-    let request = v1::ListConnectionsRequest { limit: arguments.limit };
+    let request = v1::ListConnectionsRequest { limit: arguments.limit, newest: false };
     let answer = client.list_connections(request).await.map_err(ClientError::from)?.into_inner();
     let shown = answer.connections.len() as u64;
     if arguments.json {
@@ -40,7 +40,7 @@ async fn list(mut client: AdminClient<Channel>, arguments: &cli::ConnectionsArgs
 
 async fn watch(mut client: AdminClient<Channel>, json_lines: bool) -> Result<()> {
     let mut changes = client.watch_connections(v1::WatchConnectionsRequest {}).await.map_err(ClientError::from)?.into_inner();
-    let request = v1::ListConnectionsRequest { limit: 1 };
+    let request = v1::ListConnectionsRequest { limit: 1, newest: false };
     let open = client.list_connections(request).await.map_err(ClientError::from)?.into_inner().open;
     if open == 0 && !json_lines {
         err!("no connection is open yet; each that opens or ends is shown, until Ctrl-C");

@@ -128,7 +128,7 @@ async fn ask(mut client: AdminClient<Channel>, every: Duration, sender: mpsc::Se
 
 async fn answer(client: &mut AdminClient<Channel>) -> Result<Answer, tonic::Status> {
     let status = client.get_status(v1::GetStatusRequest {}).await?.into_inner();
-    let activity = client.get_activity(v1::GetActivityRequest {}).await?.into_inner();
-    let listed = client.list_connections(v1::ListConnectionsRequest { limit: 0 }).await?.into_inner();
+    let activity = client.get_activity(v1::GetActivityRequest { latest: true }).await?.into_inner();
+    let listed = client.list_connections(v1::ListConnectionsRequest { limit: 0, newest: false }).await?.into_inner();
     Ok(Answer { status, activity, listed })
 }

@@ -104,7 +104,9 @@ pub(super) fn age(time: &str, now: SystemTime) -> Option<String> {
     Some(span(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)))
 }
 
-fn expires(seconds_left: i64) -> String {
+/// `expires in 2m05s`, or `EXPIRED 2m05s ago`.
+#[must_use]
+pub fn expires(seconds_left: i64) -> String {
     if seconds_left < 0 { format!("EXPIRED {} ago", span(-seconds_left)) } else { format!("expires in {}", span(seconds_left)) }
 }
 

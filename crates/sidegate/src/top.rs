@@ -17,7 +17,7 @@ use sidegate_admin::v1::connection_change::Change;
 use sidegate_admin::{ClientError, v1};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
@@ -27,6 +27,12 @@ use view::{Answer, Step, View};
 
 /// Keys that wait to be handled, and answers.
 const QUEUE: usize = 16;
+/// This number of connections is asked for, the newest.
+const LISTED: u32 = 10_000;
+/// The timeout of one round of questions.
+const ANSWER: Duration = Duration::from_secs(5);
+/// What is shown changes at least this often: ages, and how long there has been no answer.
+const REDRAW: Duration = Duration::from_secs(1);
 
 /// `sidegate top`.
 pub(crate) fn top(arguments: &cli::TopArgs) -> Result<()> {
@@ -53,7 +59,7 @@ enum End {
 async fn show(mut client: AdminClient<Channel>, every: Duration) -> Result<End> {
     // Before it asks for the latest, so that none is missed in between.
     let mut changes = client.watch_connections(v1::WatchConnectionsRequest {}).await.map_err(ClientError::from)?.into_inner();
-    let mut view = View::new(answer(&mut client).await.map_err(ClientError::from)?);
+    let mut view = View::new(answer(&mut client, true).await.map_err(ClientError::from)?);
     let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
     let [mut terminate, mut interrupt, mut hangup] = {
         let [terminate, interrupt, hangup] = signals.map(signal);
@@ -65,8 +71,12 @@ async fn show(mut client: AdminClient<Channel>, every: Duration) -> Result<End> 
     let mut keys = keys()?;
     let (sender, mut answers) = mpsc::channel(QUEUE);
     tokio::spawn(ask(client, every, sender));
+    let mut redraw = interval(REDRAW);
+    redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        screen.draw(|frame| draw::draw(frame, &view, coloured))?;
+        let mut furthest = 0;
+        screen.draw(|frame| furthest = draw::draw(frame, &view, coloured))?;
+        view.drawn(furthest);
         loop {
             tokio::select! {
                 key = keys.recv() => match key {
@@ -81,11 +91,11 @@ async fn show(mut client: AdminClient<Channel>, every: Duration) -> Result<End> 
                 Some(answer) = answers.recv() => {
                     match answer {
                         Ok(answer) => view.take(answer),
-                        Err(error) => view.unanswered(error.message()),
+                        Err(why) => view.unanswered(&why),
                     }
                     break;
                 }
-                // Drawn with the next answer: there may be thousands in a second.
+                // Drawn with the next answer or tick: there may be thousands in a second.
                 change = changes.next() => match change {
                     Some(Ok(v1::ConnectionChange { change: Some(Change::Ended(ended)) })) => view.ended(&ended),
                     Some(Ok(v1::ConnectionChange { change: Some(Change::Missed(count)) })) => view.missed(count),
@@ -93,6 +103,7 @@ async fn show(mut client: AdminClient<Channel>, every: Duration) -> Result<End> 
                     // However the stream ends, it is the sidecar that has ended: it closes none before.
                     Some(Err(_)) | None => return Ok(End::OfSidecar),
                 },
+                _ = redraw.tick() => break,
                 _ = terminate.recv() => return Ok(End::Asked),
                 _ = interrupt.recv() => return Ok(End::Asked),
                 _ = hangup.recv() => return Ok(End::Asked),
@@ -115,20 +126,27 @@ fn keys() -> Result<mpsc::Receiver<Event>> {
     Ok(keys)
 }
 
-async fn ask(mut client: AdminClient<Channel>, every: Duration, sender: mpsc::Sender<Result<Answer, tonic::Status>>) {
-    let mut ticks = interval(every);
+async fn ask(mut client: AdminClient<Channel>, every: Duration, sender: mpsc::Sender<Result<Answer, String>>) {
+    // The first answer is there already.
+    let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if sender.send(answer(&mut client).await).await.is_err() {
+        // All three together: each of them could be late by itself.
+        let answer = match timeout(ANSWER, answer(&mut client, false)).await {
+            Ok(answer) => answer.map_err(|status| status.message().to_owned()),
+            Err(_) => Err(format!("nothing within {} seconds", ANSWER.as_secs())),
+        };
+        if sender.send(answer).await.is_err() {
             return;
         }
     }
 }
 
-async fn answer(client: &mut AdminClient<Channel>) -> Result<Answer, tonic::Status> {
+/// The records of the latest connections are asked for once: later ones are told as they end.
+async fn answer(client: &mut AdminClient<Channel>, latest: bool) -> Result<Answer, tonic::Status> {
     let status = client.get_status(v1::GetStatusRequest {}).await?.into_inner();
-    let activity = client.get_activity(v1::GetActivityRequest { latest: true }).await?.into_inner();
-    let listed = client.list_connections(v1::ListConnectionsRequest { limit: 0, newest: false }).await?.into_inner();
+    let activity = client.get_activity(v1::GetActivityRequest { latest }).await?.into_inner();
+    let listed = client.list_connections(v1::ListConnectionsRequest { limit: LISTED, newest: true }).await?.into_inner();
     Ok(Answer { status, activity, listed })
 }

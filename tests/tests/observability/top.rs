@@ -35,16 +35,19 @@ fn refuse(pair: &Pair) {
 fn top_shows_who_is_connected_and_why_others_are_refused() {
     let echo = Echo::start();
     let pair = Pair::start(echo.address, HOUR, "");
-    let mut held = open(&pair);
+    let held = open(&pair);
     let mut terminal = top(&pair.api, &[]);
-    for part in [&id("api"), "ready, serving", "1 Connections 1", "DIR PEER", &id("web"), "in ", "q quit"] {
+    for part in [&id("api"), "ready, serving", "1 Connections 1", "DIR PEER", &id("web"), "q quit"] {
         terminal.wait(part);
     }
+    terminal.wait_for("an inbound connection", |screen| screen.lines().any(|line| line.starts_with("in ")));
     assert!(terminal.is_coloured());
     // A rate, once bytes flow.
-    held.write_all(&[1; 100_000]).unwrap();
-    held.read_exact(&mut [0; 100_000]).unwrap();
-    terminal.wait("/s");
+    terminal.wait_for("a rate", |screen| {
+        (&held).write_all(&[1; 1000]).unwrap();
+        (&held).read_exact(&mut [0; 1000]).unwrap();
+        screen.split_whitespace().any(|word| word.ends_with("B/s") && !word.starts_with('0'))
+    });
     // All of one connection, and back.
     terminal.press("\r");
     for part in ["connection  ", "rule        web", "transport   mtls", "sidegate cut "] {
@@ -54,7 +57,7 @@ fn top_shows_who_is_connected_and_why_others_are_refused() {
     terminal.wait("DIR PEER");
     // A filter that nothing fits, and none.
     terminal.press("/nobody\r");
-    terminal.wait("No open connection.");
+    terminal.wait("No connection fits the filter.");
     terminal.wait("filter: nobody");
     terminal.press("\x1b");
     terminal.wait(&id("web"));
@@ -118,6 +121,7 @@ fn the_terminal_is_given_back() {
     terminal.wait("ready, serving");
     pair.api.stop();
     terminal.wait("NO ANSWER for ");
+    terminal.wait("no answer: ");
     pair.api.signal(Signal::SIGCONT);
     terminal.wait_for("an answer", |screen| !screen.contains("NO ANSWER"));
     pair.api.kill();

@@ -95,7 +95,9 @@ pub(super) struct Open {
 pub(super) struct Refusal {
     key: String,
     json: String,
+    /// When it was refused or failed, RFC 3339.
     pub(super) time: String,
+    pub(super) ended: Option<SystemTime>,
     pub(super) direction: String,
     pub(super) from: String,
     pub(super) to: String,
@@ -128,10 +130,14 @@ pub(super) struct View {
     pub(super) detailed: bool,
     /// The selected one, in each list, and where it was last.
     selected: [(String, usize); 2],
-    /// Since when and why there is no answer.
-    pub(super) silence: Option<(Instant, String)>,
+    /// How many lines of a paragraph are above what is shown, and how many can be.
+    pub(super) scroll: usize,
+    furthest: usize,
+    /// Why there is no answer any more.
+    pub(super) silence: Option<String>,
     moved: HashMap<String, u64>,
-    answered: Instant,
+    /// When there was the last answer.
+    pub(super) answered: Instant,
 }
 
 impl View {
@@ -152,6 +158,8 @@ impl View {
             typing: false,
             detailed: false,
             selected: Default::default(),
+            scroll: 0,
+            furthest: 0,
             silence: None,
             moved: HashMap::new(),
             answered: Instant::now(),
@@ -181,7 +189,7 @@ impl View {
 
     /// There was no answer.
     pub(super) fn unanswered(&mut self, why: &str) {
-        self.silence.get_or_insert_with(|| (Instant::now(), without_controls(why)));
+        self.silence = Some(without_controls(why));
     }
 
     /// Takes the end of a connection, if something went wrong.
@@ -200,6 +208,29 @@ impl View {
     /// So many ends came faster than they were read.
     pub(super) fn missed(&mut self, count: u64) {
         self.missed += count;
+    }
+
+    /// How many open connections are older than those that are known.
+    pub(super) fn not_shown(&self) -> u64 {
+        self.open.saturating_sub(self.connections.len() as u64)
+    }
+
+    /// The connection of which all is shown; none if it has ended. It is never another one: what is said of it could be obeyed.
+    pub(super) fn detailed_connection(&self) -> Option<&Open> {
+        let (key, _) = self.selected.get(Tab::Connections as usize)?;
+        self.connections.iter().find(|open| open.key == *key)
+    }
+
+    /// The refusal of which all is shown; none if it is not remembered any more.
+    pub(super) fn detailed_refusal(&self) -> Option<&Refusal> {
+        let (key, _) = self.selected.get(Tab::Refusals as usize)?;
+        self.refusals.iter().find(|refusal| refusal.key == *key)
+    }
+
+    /// A paragraph can be scrolled this far.
+    pub(super) fn drawn(&mut self, furthest: usize) {
+        self.furthest = furthest;
+        self.scroll = self.scroll.min(furthest);
     }
 
     /// The open connections that fit the filter, sorted.
@@ -248,6 +279,15 @@ impl View {
         Some(keys.iter().position(|known| known == key).unwrap_or((*place).min(last)))
     }
 
+    /// Moves the selection, or a paragraph where there is no list.
+    fn go(&mut self, to: impl FnOnce(usize, usize) -> usize) {
+        if self.detailed || self.tab == Tab::Identity {
+            self.scroll = to(self.scroll, self.furthest).min(self.furthest);
+        } else {
+            self.select(to);
+        }
+    }
+
     fn select(&mut self, to: impl FnOnce(usize, usize) -> usize) {
         let keys = self.keys();
         let (Some(now), Some(last)) = (self.selected(), keys.len().checked_sub(1)) else { return };
@@ -275,16 +315,21 @@ impl View {
             KeyCode::Char(digit @ '1'..='4') => self.show(Tab::ALL[usize::from(digit as u8 - b'1')]),
             KeyCode::Tab | KeyCode::Right => self.show(Tab::ALL[(self.tab as usize + 1) % Tab::ALL.len()]),
             KeyCode::BackTab | KeyCode::Left => self.show(Tab::ALL[(self.tab as usize + Tab::ALL.len() - 1) % Tab::ALL.len()]),
-            KeyCode::Down | KeyCode::Char('j') => self.select(|now, _| now + 1),
-            KeyCode::Up | KeyCode::Char('k') => self.select(|now, _| now.saturating_sub(1)),
-            KeyCode::PageDown => self.select(|now, _| now.saturating_add_signed(PAGE)),
-            KeyCode::PageUp => self.select(|now, _| now.saturating_add_signed(-PAGE)),
-            KeyCode::Home => self.select(|_, _| 0),
-            KeyCode::End => self.select(|_, last| last),
+            KeyCode::Down | KeyCode::Char('j') => self.go(|now, _| now + 1),
+            KeyCode::Up | KeyCode::Char('k') => self.go(|now, _| now.saturating_sub(1)),
+            KeyCode::PageDown => self.go(|now, _| now.saturating_add_signed(PAGE)),
+            KeyCode::PageUp => self.go(|now, _| now.saturating_add_signed(-PAGE)),
+            KeyCode::Home => self.go(|_, _| 0),
+            KeyCode::End => self.go(|_, last| last),
             KeyCode::Enter => {
-                // Held on to, since the list goes on to move.
-                self.select(|now, _| now);
-                self.detailed = !self.detailed && self.selected().is_some();
+                self.scroll = 0;
+                if self.detailed {
+                    self.detailed = false;
+                } else {
+                    // Held on to, since the list goes on to move.
+                    self.select(|now, _| now);
+                    self.detailed = self.selected().is_some();
+                }
             }
             KeyCode::Esc if self.detailed => self.detailed = false,
             KeyCode::Esc => self.filter.clear(),
@@ -309,6 +354,7 @@ impl View {
     fn show(&mut self, tab: Tab) {
         self.tab = tab;
         self.detailed = false;
+        self.scroll = 0;
     }
 }
 
@@ -355,10 +401,15 @@ impl Refusal {
         }
         let nearest = record["decision"]["nearest"].as_array().into_iter().flatten();
         let claimed = record["claimedId"].as_str().map(|id| format!("claims {id}"));
+        // A record's time is when the connection began.
+        let began = record["time"].as_str().and_then(|time| humantime::parse_rfc3339(time).ok());
+        let took = Duration::from_micros(record["stages"]["totalMicros"].as_u64().unwrap_or(0));
+        let at = began.and_then(|began| began.checked_add(took));
         Some(Self {
             key: String::new(),
             json: ended.json.clone(),
-            time: text(&record["time"]),
+            time: at.map_or_else(|| text(&record["time"]), |at| humantime::format_rfc3339_millis(at).to_string()),
+            ended: at,
             direction: text(&record["direction"]),
             from: text(&record["downstream"]),
             to: shown(record["destination"].as_str().or(record["originalDestination"].as_str())),
@@ -462,6 +513,36 @@ mod tests {
         assert_eq!((all.len(), all[0].from.as_str(), all[0].peer.as_str()), (REFUSALS, "a:599", "x\u{fffd}"));
         press(&mut view, "2/a:599\n");
         assert_eq!((view.refusals().len(), view.selected()), (1, Some(0)));
+        press(&mut view, "\n");
+        assert_eq!(view.detailed_refusal().map(|refusal| refusal.from.as_str()), Some("a:599"));
+        (600..600 + REFUSALS).for_each(|port| view.ended(&ended("denied_by_default", port)));
+        assert!(view.detailed && view.detailed_refusal().is_none());
+    }
+
+    #[test]
+    fn the_time_of_a_refusal_is_its_end() {
+        let json = r#"{"reason":"idle","time":"2026-01-31T08:00:00Z","stages":{"totalMicros":61500000}}"#;
+        let refusal = Refusal::of(&v1::EndedConnection { json: json.to_owned(), line: String::new() });
+        assert_eq!(refusal.unwrap().time, "2026-01-31T08:01:01.500Z");
+    }
+
+    /// What is said of a connection has to be about that connection: someone may cut it.
+    #[test]
+    fn all_of_one_connection_is_never_all_of_another() {
+        let all = vec![connection("a", "web", 1, 500), connection("b", "api", 2, 900)];
+        let mut view = View::new(answer(all.clone()));
+        press(&mut view, "\n");
+        assert_eq!(view.detailed_connection().map(|open| open.id.as_str()), Some("b"));
+        // Arrows move the paragraph, as far as it goes.
+        press(&mut view, "jjj");
+        assert_eq!((view.scroll, view.detailed_connection().map(|open| open.id.as_str())), (0, Some("b")));
+        view.drawn(2);
+        press(&mut view, "jjj");
+        assert_eq!(view.scroll, 2);
+        view.take(answer(all[..1].to_vec()));
+        assert!(view.detailed && view.detailed_connection().is_none());
+        press(&mut view, "\u{1b}");
+        assert_eq!(view.selected(), Some(0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 "use strict";
 // Asks for the state every few seconds and shows it. Whatever others can choose is put into the page as text, never as markup.
-const EVERY = 2000, TIMEOUT = 5000, HISTORY = 300000, LATELY = 300000, SHOWN = 10;
+const EVERY = 2000, TIMEOUT = 5000, HISTORY = 300000, LATELY = 300000, DAY = 86400000, SHOWN = 10;
 const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 
@@ -43,8 +43,14 @@ function bytes(count) {
   return `${unit === 0 ? Math.round(count) : count.toFixed(1)} ${units[unit]}`;
 }
 
-const counted = (number, one) => `${number} ${one}${number === 1 ? "" : "s"}`;
-const clock = (time) => new Date(time).toLocaleTimeString([], { hour12: false });
+const counted = (number, one) => `${number} ${one}${number === 1 ? "" : one.endsWith("s") ? "es" : "s"}`;
+// In UTC, as records and logs are; the date too when it is older than a day.
+const clock = (time, present = now) => {
+  const text = new Date(time).toISOString();
+  return present - time < DAY ? `${text.slice(11, 19)} UTC` : `${text.slice(0, 16).replace("T", " ")} UTC`;
+};
+// The moment when it was refused or failed: a record's time is when the connection began.
+const endOf = (record) => Date.parse(record.time) + record.stages.totalMicros / 1000;
 const peerOf = (it) => it.peerId ?? (it.claimedId ? `claims ${it.claimedId}` : "-");
 const goalOf = (it) => [it.destination, it.originalDestination].filter(Boolean).join(" at ") || "-";
 const failuresOf = (status) => status.traffic.flatMap((t) => t.ended.filter((e) => !e.success).map((e) => ({ ...e, direction: t.direction })));
@@ -170,7 +176,7 @@ class Refusal {
     this.remedy = make("p");
     this.details = make("details", "", make("summary", "", "Latest"));
     this.table = new Table(this.details, `The latest with ${reason}`, [
-      ["Time", (r) => clock(r.time)],
+      ["Time", (r) => clock(endOf(r))],
       ["Direction", (r) => r.direction],
       ["From", (r) => r.downstream],
       ["To", goalOf],
@@ -182,7 +188,7 @@ class Refusal {
 
   show(counts, records, explanation) {
     const newest = records[0];
-    const last = newest ? `; last ${clock(newest.time)}, ${newest.direction}, ${newest.downstream} to ${goalOf(newest)}, peer ${peerOf(newest)}` : "";
+    const last = newest ? `; last at ${clock(endOf(newest))}, ${newest.direction}, ${newest.downstream} to ${goalOf(newest)}, peer ${peerOf(newest)}` : "";
     put(this.count, `${counts.map((c) => `${c.connections} ${c.direction}`).join(", ")}${last}`);
     putCode(this.meaning, explanation?.meaning);
     putCode(this.cause, explanation && `Likely cause: ${explanation.cause}`);
@@ -214,7 +220,7 @@ const connections = new Table(at("connections"), "The newest first", [
   ["Rate", (c) => rates.has(keyOf(c)) ? `${bytes(rates.get(keyOf(c)))}/s` : "-", "number"],
 ], "None.");
 const handshakes = new Table(at("handshakes"), "The newest first", [
-  ["Time", (r) => clock(r.time)],
+  ["Began", (r) => clock(Date.parse(r.time))],
   ["Direction", (r) => r.direction],
   ["Peer", peerOf, "id"],
   ["To", goalOf],
@@ -275,11 +281,16 @@ function attention({ status, activity, refusals: latest, reasons }) {
   else if ((lifeLeft(svid) ?? 1) < 0.1) found.push([false, `The identity expires in ${span(svid.secondsLeft)}`, "Its source should have renewed it by now. Look at the sources below."]);
   if (activity.audit?.blocking > 0) found.push([true, `${counted(activity.audit.blocking, "destination")} of the audit log block new connections`, "Records can't be written there: look at disk, destination and the sidecar's log."]);
   const lately = new Map();
-  for (const record of latest) if (now - Date.parse(record.time) < LATELY) lately.set(record.reason, [...(lately.get(record.reason) ?? []), record]);
+  for (const record of latest) if (now - endOf(record) < LATELY) lately.set(record.reason, [...(lately.get(record.reason) ?? []), record]);
   for (const [reason, records] of lately) {
     const peers = [...new Set(records.map(peerOf))].slice(0, 3).join(", ");
-    found.push([false, `${reason}: ${counted(records.length, "connection")} in the last 5 minutes, peer ${peers}`, `${reasons[reason]?.meaning ?? ""} What to do: ${reasons[reason]?.remedy ?? "see the list below."}`]);
+    // The sidecar remembers the latest few of each reason: if all of those are recent, there may have been more.
+    const total = failuresOf(status).reduce((sum, one) => sum + (one.reason === reason ? one.connections : 0), 0);
+    const isAll = records.length < latest.filter((record) => record.reason === reason).length || records.length >= total;
+    found.push([false, `${reason}: ${isAll ? "" : "at least "}${counted(records.length, "connection")} in the last 5 minutes, peer ${peers}`, `${reasons[reason]?.meaning ?? ""} What to do: ${reasons[reason]?.remedy ?? "see the list below."}`]);
   }
+  for (const bundle of status.identities?.bundles ?? []) if (bundle.secondsLeft < 0) found.push([true, `The bundle of ${bundle.trustDomain} expired ${span(-bundle.secondsLeft)} ago`, "No peer of this trust domain can be verified. Look at the sources below."]);
+  if (status.directory?.unavailable) found.push([false, "The directory can't be asked", status.directory.unavailable]);
   for (const source of status.identities?.sources ?? []) if (!source.healthy) found.push([false, `Source in trouble: ${source.name}`, source.message]);
   for (const load of status.loads) for (const refused of load.refused) found.push([false, `${load.subject} refused since ${refused.since}; what was loaded before stays in force`, refused.why]);
   for (const one of status.exports) if (one.error) found.push([false, `Export of ${one.signal} fails`, one.error]);
@@ -315,14 +326,16 @@ function showVerdict() {
   document.title = clean(`${status.ready ? "ready" : "NOT READY"} · ${id ?? "no identity"} · sidegate`);
 }
 
-function showIdentity({ identities }) {
+function showIdentity({ identities, directory }) {
   const svid = identities?.svid;
-  identity.show(svid ? [
+  const facts = svid ? [
     ["SPIFFE ID", svid.spiffeId, "id"],
     ["Expires", svid.secondsLeft < 0 ? `EXPIRED ${span(-svid.secondsLeft)} ago` : `in ${span(svid.secondsLeft)}, at ${svid.notAfter}`, svid.secondsLeft < 0 ? "bad" : ""],
     ["Serial number", svid.serial, "id"],
     ["Renewed", `${counted(identities.rotations, "time")} since the start`],
-  ] : [["SPIFFE ID", "none", "bad"]]);
+  ] : [["SPIFFE ID", "none", "bad"]];
+  if (directory) facts.push(["Directory", `${counted(directory.addresses, "address")} known${directory.unavailable ? `; UNAVAILABLE: ${directory.unavailable}` : ""}`, directory.unavailable ? "warn" : ""]);
+  identity.show(facts);
   lifetime.show(svid ? lifeLeft(svid) : null);
 }
 
@@ -407,13 +420,40 @@ function compare(answer) {
   }
 }
 
+// The time of the sidecar's clock: the last answer's, and what has passed since then.
+const present = () => now + Date.now() - answered;
+
+function showStale(why) {
+  put(at("stale"), `${why} ${data ? `What is below is from ${clock(now, present())}.` : "Nothing is known yet."}`);
+  at("stale").hidden = false;
+  document.body.classList.add("stale");
+}
+
+// The sidecar's answer as text; none if there is none, which is told.
+async function received() {
+  let response, text;
+  try {
+    response = await fetch("/status/data", { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
+    text = await response.text();
+  } catch (error) {
+    console.warn(String(error));
+    showStale("The sidecar does not answer.");
+    return null;
+  }
+  if (response.ok) return text;
+  showStale(`The sidecar answers with status ${response.status}: ${text.trim()}.`);
+  return null;
+}
+
 async function ask() {
   if (asking || isPaused || document.hidden) return;
   asking = true;
   try {
-    const response = await fetch("/status/data", { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
-    if (!response.ok) throw new Error(`status ${response.status}`);
-    const answer = await response.json();
+    const text = await received();
+    if (text === null) return;
+    const answer = JSON.parse(text);
+    // Another version may answer in a way that this page does not know.
+    if (data && answer.status.version !== data.status.version) return location.reload();
     compare(answer);
     data = answer;
     now = Date.parse(answer.time);
@@ -422,11 +462,8 @@ async function ask() {
     at("stale").hidden = true;
     document.body.classList.remove("stale");
   } catch (error) {
-    const since = answered ? `What is below is from ${clock(answered)}.` : "Nothing is known yet.";
-    put(at("stale"), `The sidecar does not answer. ${since}`);
-    at("stale").hidden = false;
-    document.body.classList.add("stale");
-    console.warn(String(error));
+    showStale(`This page has failed: ${error}.`);
+    throw error;
   } finally {
     asking = false;
   }
@@ -436,7 +473,7 @@ at("filter").addEventListener("input", () => { if (data) show(); });
 at("controls").addEventListener("submit", (event) => event.preventDefault());
 at("pause").addEventListener("click", () => {
   isPaused = !isPaused;
-  put(at("pause"), isPaused ? `Go on (paused at ${clock(Date.now())})` : "Pause");
+  put(at("pause"), isPaused ? `Go on (paused at ${clock(present(), present())})` : "Pause");
   ask();
 });
 document.addEventListener("visibilitychange", ask);

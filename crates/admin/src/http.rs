@@ -101,7 +101,7 @@ impl ProbeServer {
                         shared.telemetry.metrics.admin_evicted().inc();
                     }
                     let heard = open.next();
-                    let conversation = converse(tcp, answers.clone(), heard.clone());
+                    let conversation = converse(tcp, from.ip(), answers.clone(), heard.clone());
                     let task = tasks.spawn(async move {
                         let _ = timeout(deadline, conversation).await;
                     });
@@ -177,12 +177,12 @@ impl OpenConnections {
     }
 }
 
-async fn converse(tcp: TcpStream, answers: Arc<Answers>, heard: ActivityMark) {
+async fn converse(tcp: TcpStream, from: IpAddr, answers: Arc<Answers>, heard: ActivityMark) {
     let service = service_fn(move |request: Request<Incoming>| {
         heard.now();
         let answers = answers.clone();
         async move {
-            let mut response = answer(&request, &answers).await;
+            let mut response = answer(&request, from, &answers).await;
             if !asks_to_keep(request.headers()) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -201,8 +201,9 @@ fn asks_to_keep(headers: &HeaderMap) -> bool {
     words.map(str::trim).any(|word| word.eq_ignore_ascii_case("keep-alive"))
 }
 
-async fn answer(request: &Request<Incoming>, answers: &Answers) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, from: IpAddr, answers: &Answers) -> Response<Full<Bytes>> {
     let Answers { shared, bodies, probes, page } = answers;
+    let page = page.as_ref().filter(|page| page.is_for(from));
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }

@@ -21,7 +21,7 @@ use hyper::header::{
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sidegate_config::schema;
+use sidegate_config::schema::{self, ServePage};
 use sidegate_core::Reason;
 
 use crate::answers::{activity, latest, newest, status};
@@ -39,6 +39,8 @@ const CONNECTIONS: usize = 200;
 /// The status page.
 pub struct StatusPage {
     controls: Arc<Controls>,
+    /// Whether only clients on loopback may see it.
+    only_loopback: bool,
     /// By which a browser may ask, besides addresses and `localhost`.
     names: Vec<String>,
     page: Bytes,
@@ -78,11 +80,16 @@ impl StatusPage {
         let names = config.names.iter().map(ToString::to_string).collect();
         Ok(Self {
             controls,
-           
+            only_loopback: config.serve != ServePage::On,
             names,
             page: page.into(),
             policy: HeaderValue::try_from(policy())?,
         })
+    }
+
+    /// Whether a client at this address may see the page.
+    pub(crate) fn is_for(&self, from: IpAddr) -> bool {
+        !self.only_loopback || from.to_canonical().is_loopback()
     }
 
     /// The answer to a request for the page or its data; none if it is for something else.

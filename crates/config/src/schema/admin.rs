@@ -22,7 +22,7 @@ pub struct Admin {
     /// Health checks of the application, made over loopback: a kubelet has no SVID, so it can't reach a strict port itself.
     #[schemars(length(max = 64))]
     pub probes: Vec<Probe>,
-    /// The page for browsers at `/status`. It shows identities, peers, addresses and rules to anyone who reaches `listen`.
+    /// The page for browsers at `/status`. It shows identities, peers, addresses and rules, without authentication.
     pub status_page: StatusPage,
 }
 
@@ -41,39 +41,36 @@ impl Default for Admin {
 }
 
 impl Admin {
-    /// Whether the status page is served.
+    /// Whether the status page is served, to clients on loopback at least.
     #[must_use]
     pub fn serves_page(&self) -> bool {
-        match (self.status_page.serve, &self.listen) {
-            (_, None) | (ServePage::Off, _) => false,
-            (ServePage::On, Some(_)) => true,
-            (ServePage::Auto, Some(listen)) => listen.0.ip().is_loopback(),
-        }
+        self.listen.is_some() && self.status_page.serve != ServePage::Off
     }
 }
 
-/// The page for browsers at `/status`. It shows identities, peers, addresses and rules to anyone who reaches `listen`.
+/// The page for browsers at `/status`. It shows identities, peers, addresses and rules, without authentication.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StatusPage {
-    /// Whether it is served. Default `auto`.
+    /// To whom it is served. Default `auto`: to clients whose own address is loopback, wherever `listen` is, such as `kubectl
+    /// port-forward`, each user of this host and each container of the pod. `on`: to anyone who reaches `listen`. `off`: to nobody.
     pub serve: ServePage,
     /// Names by which browsers may ask for it, besides IP addresses and `localhost`. Any other name is refused: a web site could
     /// have given its own name the address of this port, to read the page (DNS rebinding).
     pub names: Vec<DnsName>,
-    /// Why it is served beyond loopback. Production wants it in writing.
+    /// Why it is served to clients beyond loopback. Production wants it in writing.
     pub reason: Option<String>,
 }
 
-/// Whether the status page is served.
+/// To whom the status page is served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ServePage {
-    /// Where `admin.listen` is on loopback.
+    /// To clients whose own address is loopback.
     #[default]
     Auto,
-    /// Also beyond loopback.
+    /// To anyone who reaches `admin.listen`.
     On,
-    /// Nowhere.
+    /// To nobody.
     Off,
 }

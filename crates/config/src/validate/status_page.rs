@@ -13,11 +13,10 @@ pub(super) fn validate(config: &Config, say: &mut impl FnMut(&str, String)) {
         return;
     };
     if !page.names.is_empty() && !admin.serves_page() {
-        let message = format!("the page is not served at {listen}: set `admin.statusPage.serve` to `on`, or leave out the names");
-        say("admin.statusPage.names", message);
+        say("admin.statusPage.names", "the page is not served: set `admin.statusPage.serve` to `auto`, or leave out the names".to_owned());
     }
     let is_written = page.reason.as_ref().is_some_and(|text| !text.trim().is_empty());
-    if config.profile == Profile::Production && admin.serves_page() && !listen.0.ip().is_loopback() && !is_written {
+    if config.profile == Profile::Production && page.serve == ServePage::On && !listen.0.ip().is_loopback() && !is_written {
         let message = format!(
             "anyone who reaches {listen} would see identities, peers and addresses: profile `production` wants the why in `admin.statusPage.reason`"
         );
@@ -36,11 +35,12 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_served_on_loopback_and_elsewhere_where_it_is_asked_for() {
+    fn the_page_is_served_unless_it_is_off_or_nothing_listens() {
         for (admin, expected) in [
             ("", true),
             ("listen: '[::1]:15020'", true),
-            ("listen: '0.0.0.0:15020'", false),
+            ("listen: '0.0.0.0:15020'", true),
+            ("listen: '10.0.0.1:15020', statusPage: { names: [a.example] }", true),
             ("listen: null", false),
             ("statusPage: { serve: off }", false),
             ("listen: '10.0.0.1:15020', statusPage: { serve: on, reason: 'a network policy guards it', names: [web.example] }", true),
@@ -56,8 +56,7 @@ mod tests {
             ("listen: '10.0.0.1:15020', statusPage: { serve: on }", "serve: anyone who reaches 10.0.0.1:15020 would see"),
             ("listen: '10.0.0.1:15020', statusPage: { serve: on, reason: ' ' }", "wants the why in `admin.statusPage.reason`"),
             ("listen: null, statusPage: { serve: on }", "serve: nobody can ask for it"),
-            ("listen: '10.0.0.1:15020', statusPage: { names: [a.example] }", "names: the page is not served at 10.0.0.1:15020"),
-            ("statusPage: { serve: off, names: [a.example] }", "names: the page is not served at"),
+            ("statusPage: { serve: off, names: [a.example] }", "names: the page is not served: set"),
         ] {
             let problems = served(admin).unwrap_err();
             assert!(problems.starts_with("f.yaml:1:") && problems.contains(said), "{admin}\n{problems}");

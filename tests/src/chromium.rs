@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use sidegate_devkit::harness::{DEADLINE, eventually};
@@ -73,8 +74,11 @@ impl Chromium {
         let mut bytes = serde_json::to_vec(&command).unwrap();
         bytes.push(0);
         self.commands.write_all(&bytes).unwrap();
+        // Of the answer: events that come meanwhile don't prolong it.
+        let end = Instant::now() + DEADLINE;
         loop {
-            let message = self.messages.recv_timeout(DEADLINE).unwrap_or_else(|e| panic!("{method}: {e}"));
+            let left = end.saturating_duration_since(Instant::now());
+            let message = self.messages.recv_timeout(left).unwrap_or_else(|e| panic!("{method}: {e}"));
             if message["id"] == self.next {
                 assert!(message["error"].is_null(), "{method}: {}", message["error"]);
                 return message["result"].clone();

@@ -155,6 +155,32 @@ fn the_page_shows_what_is_so_and_what_to_do() {
     chromium.value("document.querySelectorAll('details').forEach((details) => { details.open = false; })");
     screenshots(&mut chromium);
 
+    // Of a flood the latest are remembered, and the page says that there may have been more.
+    for _ in 0..10 {
+        let _ = read_all(&mut TcpStream::connect(mesh.entries[1]).unwrap());
+    }
+    shows(&mut chromium, "denied_by_default: at least 8 connections in the last 5 minutes");
+    // What this sidecar can't have: a directory, and a bundle that has expired.
+    let wrong = chromium.value(
+        "attention({ ...data, refusals: [], status: { ...data.status, exports: [], directory: { addresses: 2, unavailable: 'gone' },
+           identities: { ...data.status.identities, bundles: [{ trustDomain: 'other', authorities: 1, secondsLeft: -90 }] } } })
+           .map(([isBad, what]) => `${isBad} ${what}`)",
+    );
+    assert_eq!(wrong, serde_json::json!(["true The bundle of other expired 90s ago", "false The directory can't be asked"]));
+    // The moment of a refusal is its end; what is old has a date.
+    let times = chromium.value(
+        "[clock(endOf({ time: '2026-01-31T08:00:00Z', stages: { totalMicros: 61500000 } }), Date.parse('2026-01-31T09:00:00Z')),
+          clock(Date.parse('2026-01-31T08:00:00Z'), Date.parse('2026-02-01T08:00:00Z'))]",
+    );
+    assert_eq!(times, serde_json::json!(["08:01:01 UTC", "2026-01-31 08:00 UTC"]));
+    // A sidecar of another version has another page.
+    chromium.value("window.mark = 1; data.status.version = 'another'");
+    chromium.wait("typeof data === 'object' && data !== null && window.mark === undefined");
+    // A mistake of the page is not told as silence of the sidecar.
+    chromium.value("window.before = showVerdict; showVerdict = () => { throw new Error('a mistake'); }; 0");
+    shows(&mut chromium, "This page has failed: Error: a mistake. What is below is from ");
+    chromium.value("showVerdict = window.before; 0");
+
     // It says so when the sidecar is gone, and what is shown stays.
     chromium.wait("document.getElementById('stale').hidden");
     mesh.api.stop();

@@ -247,7 +247,7 @@ const sources = new Table(at("sources"), "Where the identity comes from", [
   ["Health", (s) => s.healthy ? "healthy" : "in trouble", "", (s) => s.healthy ? "good" : "bad"],
   ["What it says", (s) => s.message || "-"],
 ], "None is configured.");
-const bundles = new Table(at("bundles"), "Whom it trusts", [
+const bundles = new Table(at("bundles"), "What it trusts", [
   ["Trust domain", (b) => b.trustDomain],
   ["CA certificates", (b) => b.authorities, "number"],
   ["The last expires", (b) => b.secondsLeft < 0 ? "EXPIRED" : `in ${span(b.secondsLeft)}`, "", (b) => b.secondsLeft < 0 ? "bad" : ""],

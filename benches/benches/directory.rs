@@ -91,13 +91,16 @@ fn slice(service: u32, port: u32) -> Value {
     })
 }
 
+/// When a change was told, when the last stream had it, and how many have it.
+type Change = (Instant, Option<Instant>, usize);
+
 /// What all streams have seen.
 #[derive(Default)]
 struct Seen {
     /// Answers to what was asked.
     answers: AtomicUsize,
     /// By service: when its last change was told to the API server, and when the last stream had it.
-    changes: Mutex<HashMap<String, (Instant, Option<Instant>, usize)>>,
+    changes: Mutex<HashMap<String, Change>>,
 }
 
 /// A sidecar that asks, follows, and comes back.

@@ -14,8 +14,8 @@ fn without_the_api_servers_answer_no_pod_starts() {
     let Some(mut node) = node() else { return };
     let pod = node.network.pod("web").unwrap();
     let add = node.call("ADD", &pod, "web");
-    // Two seconds, of which the API server has one.
-    let add = add.input("timeout", json!("2s"));
+    // Two seconds, of which a silent API server has one. One that answers has the time that a busy machine needs.
+    let hurried = add.clone().input("timeout", json!("2s"));
     for (says, part) in [
         (Says::Status(404), "knows no pod shop/web"),
         (Says::Status(403), "its role may get pods"),
@@ -25,14 +25,14 @@ fn without_the_api_servers_answer_no_pod_starts() {
     ] {
         node.api_server.say("shop", "web", says);
         let start = Instant::now();
-        let (code, why) = node.fails(&add);
+        let (code, why) = node.fails(if part.contains("did not answer") { &hurried } else { &add });
         assert!(code == 11 && why.contains(part), "{code} {why}");
-        assert!(start.elapsed() < Duration::from_secs(10), "{part}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{part}");
     }
     // A port that nobody listens on, and one that takes connections and says nothing.
     let silent = node.network.switch().run(|| std::net::TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
     let address = silent.local_addr().unwrap();
-    let (code, why) = node.fails(&add.clone().input("apiServer", json!(format!("https://{address}"))));
+    let (code, why) = node.fails(&hurried.clone().input("apiServer", json!(format!("https://{address}"))));
     assert!(code == 11 && why.contains("did not answer within 1 s"), "{code} {why}");
     drop(silent);
     let (code, why) = node.fails(&add.clone().input("apiServer", json!(format!("https://{address}"))));
@@ -74,9 +74,9 @@ fn without_nft_no_pod_starts() {
     std::fs::set_permissions(&nft, PermissionsExt::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", node.folder.path().display(), std::env::var("PATH").unwrap());
     let start = Instant::now();
-    let (code, why) = node.fails(&node.call("ADD", &pod, "web").input("timeout", json!("2s")).with("PATH", &path));
-    assert!(code == 11 && why.contains("it was not done within 2 s"), "{code} {why}");
-    assert!(start.elapsed() < Duration::from_secs(20));
+    let (code, why) = node.fails(&node.call("ADD", &pod, "web").input("timeout", json!("10s")).with("PATH", &path));
+    assert!(code == 11 && why.contains("it was not done within 10 s"), "{code} {why}");
+    assert!(start.elapsed() < Duration::from_secs(30));
     let process = std::fs::read_to_string(&pid).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
     // It may be a zombie until the first process has noticed.

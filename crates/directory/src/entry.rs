@@ -6,7 +6,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use prost::Message;
 use sidegate_core::{SpiffeId, parse_canonical};
 
-use crate::{TYPE_URL, v1, xds};
+use crate::{v1, xds};
+
+/// The type of the directory's resources.
+pub const TYPE_URL: &str = "type.googleapis.com/sidegate.directory.v1.Address";
 
 /// What is known of one IP address.
 #[derive(Debug, Clone, PartialEq, Eq)]

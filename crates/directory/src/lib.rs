@@ -35,7 +35,4 @@ pub mod v1 {
     tonic::include_proto!("sidegate.directory.v1");
 }
 
-pub use entry::{Entry, Invalid, ServicePort, Unidentified};
-
-/// The type of the directory's resources.
-pub const TYPE_URL: &str = "type.googleapis.com/sidegate.directory.v1.Address";
+pub use entry::{Entry, Invalid, ServicePort, TYPE_URL, Unidentified};

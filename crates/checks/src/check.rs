@@ -31,7 +31,7 @@ pub struct CheckReport {
 pub fn check(file: &Path) -> Result<CheckReport, Unusable> {
     let Examined { config, warnings: variables, policy: source, .. } = examine(file)?;
     let policy = source.policy();
-    let of_policy = policy.findings(Some(&destinations(&config)));
+    let of_policy = policy.findings(destinations(&config).as_ref());
     let of_config = doubts(&config).map(|doubt| format!("{}: {doubt}", file.display()));
     let findings: Vec<String> = of_policy.iter().map(ToString::to_string).chain(of_config).collect();
     let notes = notes(&config, policy).collect();

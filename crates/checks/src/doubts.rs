@@ -7,11 +7,12 @@ use sidegate_config::schema::{Mode, Otherwise};
 use sidegate_policy::Policy;
 use sidegate_redirect::exempt_uid;
 
-/// The names of the destinations of a configuration.
+/// The names of the destinations of a configuration. None if a directory knows others, which are not known here.
 #[must_use]
-pub fn destinations(config: &Config) -> BTreeSet<String> {
+pub fn destinations(config: &Config) -> Option<BTreeSet<String>> {
     let outbound = &config.outbound;
-    outbound.destinations.iter().map(|d| &d.name).chain(outbound.listeners.iter().map(|l| &l.name)).cloned().collect()
+    let names = outbound.destinations.iter().map(|d| &d.name).chain(outbound.listeners.iter().map(|l| &l.name));
+    outbound.directory.is_none().then(|| names.cloned().collect())
 }
 
 /// What is allowed, but worth a look.
@@ -20,11 +21,14 @@ pub fn doubts(config: &Config) -> impl Iterator<Item = &'static str> {
     let may_leak = (by_name && config.outbound.otherwise == Otherwise::Passthrough).then_some(
         "with `otherwise: passthrough` an address that the application learns of before sidegate does goes out in plaintext, though it is a destination's by `dns`; name its `cidrs` too",
     );
+    let may_be_late = (config.outbound.directory.is_some() && config.outbound.otherwise == Otherwise::Passthrough).then_some(
+        "with `otherwise: passthrough` connections to a pod that the directory does not know yet go out in plaintext; set `otherwise: refuse` as soon as all that is called is in the mesh",
+    );
     let on_loopback = config.admin.listen.as_ref().is_some_and(|address| address.0.ip().is_loopback());
     let unasked = (on_loopback && !config.admin.probes.is_empty()).then_some(
         "a kubelet can't ask for `admin.probes`: `admin.listen` is on loopback; write for example 0.0.0.0:15020 and let a network policy leave it to the kubelet and Prometheus",
     );
-    may_leak.into_iter().chain(unasked)
+    may_leak.into_iter().chain(may_be_late).chain(unasked)
 }
 
 /// Notes: what errs on the safe side, and what comes from outside of the configuration.

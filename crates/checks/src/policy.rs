@@ -79,7 +79,7 @@ impl LoadedPolicy {
     /// What is questionable about it.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
-        let destinations: Option<BTreeSet<String>> = self.config.as_ref().map(destinations);
+        let destinations: Option<BTreeSet<String>> = self.config.as_ref().and_then(destinations);
         self.policy().findings(destinations.as_ref())
     }
 

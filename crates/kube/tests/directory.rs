@@ -183,7 +183,7 @@ async fn a_stream_is_told_what_it_asked_and_what_changes() {
 #[tokio::test]
 async fn a_stream_wants_no_more_than_it_may() {
     let world = World::new("").await;
-    let names: Vec<String> = (0..16_385_u32).map(|n| IpAddr::from(std::net::Ipv4Addr::from(0x0B00_0000 + n)).to_string()).collect();
+    let names: Vec<String> = (0..32_769_u32).map(|n| IpAddr::from(std::net::Ipv4Addr::from(0x0B00_0000 + n)).to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut web = world.ask(Some("web"), &names).await.unwrap();
     assert_eq!(web.hear().await.unwrap_err().code(), Code::ResourceExhausted);

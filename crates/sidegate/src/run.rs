@@ -53,7 +53,9 @@ pub(crate) fn run(arguments: &cli::RunArgs) -> Result<()> {
         tracing::warn!(event = event::HARDENING_FAILED, "the limit of descriptors could not be raised: {error}");
     }
     policy.policy().warnings.iter().for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
-    policy.policy().misdirected(&destinations(&config)).for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
+    if let Some(known) = destinations(&config) {
+        policy.policy().misdirected(&known).for_each(|warning| tracing::warn!(event = event::POLICY_WARNING, "{warning}"));
+    }
     doubts(&config).chain(notes(&config, policy.policy())).for_each(|warning| tracing::warn!(event = event::CONFIG_WARNING, "{warning}"));
     variables::log(&warnings);
     in_plaintext(&config).iter().for_each(|what| tracing::warn!(event = event::CONFIG_PLAINTEXT, "{what}"));

@@ -257,8 +257,8 @@ struct Session {
     nonce: u64,
 }
 
-/// Addresses that a sidecar may want.
-const WANTED: usize = 16_384;
+/// Addresses that a sidecar may want: twice as many as one may be configured to know, for questions come on top.
+const WANTED: usize = 32_768;
 
 impl Drop for Session {
     fn drop(&mut self) {

@@ -253,5 +253,5 @@ fn mistakes_are_named_and_nothing_is_written() {
     assert!(text.contains("it holds a secret") && !text.contains("hunter2"), "{text}");
     let text = fails("sidecar: { image: x, config: { outbound: { otherwise: passthrough } } }", &["check"], "");
     assert!(text.contains("outbound.otherwise") || text.contains("outbound.reason"), "{text}");
-    assert!(fails(SIDECAR, &["run"], "").contains("the configuration has no `webhook`"));
+    assert!(fails(SIDECAR, &["run"], "").contains("the configuration has neither `webhook` nor `directory`"));
 }

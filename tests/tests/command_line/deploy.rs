@@ -219,7 +219,8 @@ fn a_real_prometheus_scrapes_metrics_and_exemplars() {
     let names = eventually("the names of metrics", || {
         let answer = ask("/api/v1/label/__name__/values")?;
         let names: BTreeSet<String> = answer["data"].as_array()?.iter().map(|n| n.as_str().unwrap().to_owned()).collect();
-        names.contains("sidegate_build_info").then_some(names)
+        // Prometheus' own, which it adds when it has the whole scrape: until then names come one after the other.
+        names.contains("scrape_series_added").then_some(names)
     });
     // Nothing fails here, nothing is captured, and there is no cluster.
     let of_a_cluster = ["sidegate_capture_proven", "sidegate_directory_addresses", "sidegate_directory_reachable"];

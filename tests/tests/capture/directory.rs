@@ -184,6 +184,7 @@ fn the_directory_says_who_is_expected_and_follows_the_cluster() {
     let record = call_until(&world.web, web, world.db.v4(PORT), "closed");
     assert_eq!(record["peerId"], id(&account("db")), "{record}");
     assert_eq!(record["destination"], "shop/db", "{record}");
+    assert_eq!((web.metric("sidegate_directory_reachable"), web.metric("sidegate_directory_addresses")), (1.0, 1.0));
 
     // A service, by its virtual address. Where that leads to another than who is behind it, that one is not taken for it.
     let vip = SocketAddr::from((SERVICE, SERVICE_PORT));
@@ -225,6 +226,7 @@ fn the_directory_says_who_is_expected_and_follows_the_cluster() {
     assert_eq!(call(&world.web, web, world.api.v4(PORT))["reason"], "closed");
     let record = call(&world.web, web, (Ipv4Addr::new(10, 77, 0, 202), PORT).into());
     assert_eq!(record["reason"], "directory_unavailable", "{record}");
+    eventually("the directory to be unreachable", || (web.metric("sidegate_directory_reachable") == 0.0).then_some(()));
     // It comes back, and what has changed meanwhile is told.
     world.api_server.set(pod("db", world.db.pod.ipv4().into(), &json!({})));
     world.start_controller();

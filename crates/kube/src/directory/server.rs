@@ -16,6 +16,7 @@ use sidegate_directory::xds::aggregated_discovery_service_server::{AggregatedDis
 use sidegate_directory::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use sidegate_identity::{IdentityState, unix_now};
 use sidegate_tls::{PeerAuth, Role, TlsContext, verify_cached};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -44,6 +45,8 @@ const LONGEST_REQUEST: usize = 4 * 1024 * 1024;
 /// Addresses in one response, and bytes beyond which none is added: a sidecar takes 4 MiB.
 const TOGETHER: usize = 1024;
 const LARGE: usize = 1024 * 1024;
+/// Connections that wait to be accepted; the kernel's own bound may be less.
+const QUEUE: i32 = 4096;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the directory can't be served.
@@ -70,9 +73,13 @@ impl DirectoryServer {
     pub fn bind(config: Directory, subscriptions: Arc<Subscriptions>) -> Result<Self, DirectoryError> {
         let address = config.listen.0;
         let bind = || {
-            let listener = StdListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            // All sidecars come back at once after a restart; one that finds the queue full tries again only after a second.
+            socket.listen(QUEUE)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket.into())
         };
         Ok(Self { listener: bind().map_err(|error| DirectoryError::Bind(address, error))?, config, subscriptions })
     }

@@ -36,7 +36,7 @@ pub enum Expected {
     Unavailable(String),
 }
 
-/// What the directory has said, and whom to ask.
+/// What the directory has said, and where to ask.
 #[derive(Debug)]
 pub struct Directory {
     /// Held for a look only; workers and the client never wait in it.

@@ -43,7 +43,7 @@ const WAITING: usize = 64;
 const TOGETHER: usize = 256;
 const LOOK_FOR_UNUSED: Duration = Duration::from_secs(300);
 
-/// Who asks, and whom.
+/// Who asks, and where.
 pub(crate) struct DirectoryClient {
     directory: Arc<Directory>,
     config: schema::Directory,

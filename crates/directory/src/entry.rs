@@ -116,7 +116,7 @@ impl Entry {
 }
 
 /// A digest of what is sent, the same on each controller. Sidecars take equal versions for the same content, also of two addresses, so
-/// nobody may be able to make one that another has: whoever writes into the cluster's objects chooses what goes into it.
+/// nobody may be able to make one that another has: anyone who writes into the cluster's objects chooses what goes into it.
 fn version(bytes: &[u8]) -> String {
     hex::encode(&digest(&SHA256, bytes).as_ref()[..16])
 }

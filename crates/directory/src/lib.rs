@@ -16,7 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What it guarantees: equal entries have equal versions, whoever encodes them; what a peer sends is an [`Entry`] whose SPIFFE IDs are
+//! What it guarantees: equal entries have equal versions, no matter who encodes them; what a peer sends is an [`Entry`] whose SPIFFE IDs are
 //! canonical and whose ports and addresses are real, or an error that says what is wrong.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -178,7 +178,7 @@ pub fn ask(settings: &Settings, policy: &Policy, asked: &Asked<'_>) -> Result<Co
     let towards = index.map_or_else(|| towards(settings, to, &resolved), Towards::Destination);
     let index = match (towards, settings.of_directory) {
         (Towards::Destination(index), _) => index,
-        // Who is expected is not known here, so whoever is named is taken to be.
+        // Who is expected is not known here, so the one that is named is taken to be.
         (Towards::Directory, Some(index)) => {
             let Destination { name, rule, .. } = &*settings.destinations[index];
             let Verdict { decision, reason } = policy.decide_outbound(&Query { destination: Some(name), ..*query }, rule);

@@ -234,7 +234,7 @@ impl Explained<'_> {
                 let key = self.config.map_or_else(String::new, |config| key_of(config, name));
                 text += &format!("  it goes to destination {name}{key}\n");
             }
-            Meets::Directory => text += "  it goes to whom the directory of the cluster expects there, by `outbound.directory`\n",
+            Meets::Directory => text += "  it goes to the one that the directory of the cluster expects there, by `outbound.directory`\n",
             Meets::Nothing | Meets::Otherwise => {}
         }
         if let (Some(_), Some(detail)) = (&course.decision, &course.detail) {

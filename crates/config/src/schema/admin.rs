@@ -52,7 +52,7 @@ impl Admin {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StatusPage {
-    /// To whom it is served. Default `auto`: to clients whose own address is loopback, wherever `listen` is, such as `kubectl
+    /// Which clients it is served to. Default `auto`: to clients whose own address is loopback, wherever `listen` is, such as `kubectl
     /// port-forward`, each user of this host and each container of the pod. `on`: to anyone who reaches `listen`. `off`: to nobody.
     pub serve: ServePage,
     /// Names by which browsers may ask for it, besides IP addresses and `localhost`. Any other name is refused: a web site could
@@ -62,7 +62,7 @@ pub struct StatusPage {
     pub reason: Option<String>,
 }
 
-/// To whom the status page is served.
+/// Which clients the status page is served to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ServePage {

@@ -19,7 +19,7 @@ pub struct Directory {
     #[serde(default)]
     pub tunnel: TunnelMode,
     /// What becomes of a connection to an address that is not known while the directory does not answer. Default: refuse, also where
-    /// `outbound.otherwise` is `passthrough`: whoever slows the controller down shall not make traffic leave in plaintext.
+    /// `outbound.otherwise` is `passthrough`: anyone who slows the controller down shall not make traffic leave in plaintext.
     #[serde(default)]
     pub unavailable: Unavailable,
     /// How long a connection waits for what is said of an address that is not known yet. Default 2s. Where the directory can't be reached,

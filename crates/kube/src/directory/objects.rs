@@ -42,7 +42,7 @@ pub fn pod(pod: &core::Pod, template: &SpiffeIdTemplate) -> Option<Pod> {
 
 /// What is kept of a service. Nothing of one that leads to a name outside.
 ///
-/// Only the virtual addresses that the cluster gives count: whoever may make a service may write any address into
+/// Only the virtual addresses that the cluster gives count: anyone who may make a service may write any address into
 /// `externalIPs` (CVE-2020-8554), and would so say who is expected there.
 #[must_use]
 pub fn service(service: &core::Service) -> Option<Service> {

@@ -34,7 +34,7 @@ pub async fn watch_cluster(client: Client, template: SpiffeIdTemplate, subscript
     tasks.spawn(follow(Api::all(client.clone()), Kind::Service, services, into, counted));
     let slices = |slice: &EndpointSlice| objects::slice(slice).map(Object::Slice);
     tasks.spawn(follow(Api::all(client), Kind::Slice, slices, subscriptions, listed));
-    // None of them ends by itself: whoever waits for this hears of the first that does.
+    // None of them ends by itself: anyone who waits for this hears of the first that does.
     let _ = tasks.join_next().await;
 }
 

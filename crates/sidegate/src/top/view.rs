@@ -205,7 +205,7 @@ impl View {
         self.refusals.push_front(refusal);
     }
 
-    /// So many ends came faster than they were read.
+    /// Too many ends came faster than they were read.
     pub(super) fn missed(&mut self, count: u64) {
         self.missed += count;
     }

@@ -113,7 +113,7 @@ fn the_page_shows_what_is_so_and_what_to_do() {
     let mut held = mesh.traffic();
     chromium.open(&url(&mesh.api), DESKTOP, "light");
     for part in [
-        // The verdict, and what is to be done.
+        // What is wrong, and what an operator does about it.
         "Ready, serving: ",
         "denied_by_default: 2 connections in the last 5 minutes, peer spiffe://test.sidegate/other",
         "What to do: ",
